@@ -1,0 +1,42 @@
+package controller
+
+import "time"
+
+// Config is the controller's settings. DefaultConfig says what each is unless set.
+type Config struct {
+	Cluster   string        `mapstructure:"cluster"`
+	Roles     []RoleConfig  `mapstructure:"roles"`
+	GoneAfter time.Duration `mapstructure:"gone_after"` // silence after which a node is gone; not below 3.5 beats
+	Settle    time.Duration `mapstructure:"settle"`     // wait after the first change after calm; 0 turns settling off altogether
+	SettleMin time.Duration `mapstructure:"settle_min"` // least time between two kicks of an action
+	SettleMax time.Duration `mapstructure:"settle_max"` // most time that settling keeps an action waiting between two kicks
+	Backoff   BackoffConfig `mapstructure:"backoff"`
+}
+
+// RoleConfig adds a role, or overrides what the nodes say of it.
+type RoleConfig struct {
+	Name        string        `mapstructure:"name"`
+	Selector    string        `mapstructure:"selector"`     // which nodes are in it; role=NAME unless set
+	MemberFacts []string      `mapstructure:"member_facts"` // what dependents are told of each member
+	DependsOn   []string      `mapstructure:"depends_on"`   // roles, or selectors, that the nodes of this role are configured from
+	Action      string        `mapstructure:"action"`       // the action that DependsOn is for; all of a node's unless set
+	GoneAfter   time.Duration `mapstructure:"gone_after"`   // of this role's nodes; the cluster's unless set
+}
+
+// BackoffConfig spaces the tries of a failing action: exponential, with jitter.
+type BackoffConfig struct {
+	Initial time.Duration `mapstructure:"initial"`
+	Max     time.Duration `mapstructure:"max"`
+}
+
+// DefaultConfig is the settings that a controller has unless told otherwise.
+func DefaultConfig() Config {
+	return Config{
+		Cluster:   "main",
+		GoneAfter: 10 * time.Second,
+		Settle:    time.Second,
+		SettleMin: 5 * time.Second,
+		SettleMax: time.Minute,
+		Backoff:   BackoffConfig{Initial: 5 * time.Second, Max: 10 * time.Minute},
+	}
+}

@@ -1,0 +1,167 @@
+package controller
+
+import (
+	"time"
+
+	"kicker/inventory"
+	"kicker/kick"
+)
+
+// View is everything a controller knows at one moment. It is never changed after it was published; Run owns what it was made from.
+type View struct {
+	At       time.Time           `json:"at"`
+	Identity Identity            `json:"controller"`
+	Sync     Sync                `json:"sync"`
+	Roles    []Role              `json:"roles"`    // by name
+	Verdicts []Verdict           `json:"verdicts"` // by node, then in the node's order of actions
+	Runs     []Run               `json:"runs"`     // oldest first, the last 1 000
+	Events   []Event             `json:"events"`   // oldest first, the last 4 096
+	Nodes    *inventory.Snapshot `json:"-"`
+	Refused  int64               `json:"refused"` // messages that were refused since the start
+	// Next is closed when a newer view is published.
+	Next <-chan struct{} `json:"-"`
+}
+
+// Identity says which run of which controller speaks.
+type Identity struct {
+	Cluster string    `json:"cluster"`
+	ID      string    `json:"id"`
+	Epoch   int64     `json:"epoch"`
+	Started time.Time `json:"started"`
+}
+
+// Sync says whether the controller knows enough to act. While it is not open nobody is kicked.
+type Sync struct {
+	Open  bool      `json:"open"`
+	Why   string    `json:"why,omitempty"` // what it waits for
+	Until time.Time `json:"until,omitzero"`
+}
+
+// Role is a named set of nodes and its membership now.
+type Role struct {
+	Name        string        `json:"name"`
+	Selector    string        `json:"selector"`
+	MemberFacts []string      `json:"member_facts"`
+	DependsOn   []string      `json:"depends_on,omitempty"` // as configured at the controller
+	Revision    kick.Revision `json:"revision"`
+	Members     []kick.Member `json:"members"`
+	Nodes       []string      `json:"nodes"`             // all that match, members or not
+	Dependents  []string      `json:"dependents"`        // NODE/ACTION
+	Unknown     bool          `json:"unknown,omitempty"` // nothing declares it and nobody has ever borne it
+}
+
+// State is the first half of a verdict.
+type State string
+
+// The states of an action.
+const (
+	Converged State = "converged" // applied is current
+	Wanted    State = "wanted"    // stale, and to be kicked when no gate is closed
+	Failing   State = "failing"   // wanted, and the last run failed
+)
+
+// Verdict is what the controller thinks of one action of one node. Dispatch consumes the same values that are shown.
+type Verdict struct {
+	Node    string        `json:"node"`
+	Action  string        `json:"action"`
+	State   State         `json:"state"`
+	Since   time.Time     `json:"since,omitzero"` // wanted or failing since
+	Reason  string        `json:"reason,omitempty"`
+	Needs   []Need        `json:"needs"`
+	Gates   []Gate        `json:"gates,omitempty"` // what it waits for; none: it is being kicked
+	Last    *kick.LastRun `json:"last,omitempty"`
+	Running *kick.Running `json:"running,omitempty"`
+}
+
+// Need is one role that an action depends on.
+type Need struct {
+	Role    string         `json:"role"`
+	Current kick.Revision  `json:"current"`
+	Applied *kick.Revision `json:"applied,omitempty"` // nil: unknown
+	Added   []string       `json:"added,omitempty"`   // members since Applied, as far as it is remembered
+	Removed []string       `json:"removed,omitempty"`
+	Changed []string       `json:"changed,omitempty"` // same members, other member facts
+}
+
+// Gate is a reason to wait.
+type Gate struct {
+	Name  string    `json:"name"` // one of the Gate constants
+	Why   string    `json:"why"`
+	Until time.Time `json:"until,omitzero"` // zero: until something happens
+}
+
+// The gates a wanted action can wait for.
+const (
+	GateSynced   = "synced"
+	GateUnknown  = "unknown role"
+	GateSettling = "settling"
+	GateRunning  = "running"
+	GateBudget   = "budget"
+	GateBackoff  = "backoff"
+)
+
+// Run is one run of an action, as far as the controller knows of it.
+type Run struct {
+	ID       string        `json:"id"`
+	Node     string        `json:"node"`
+	Action   string        `json:"action"`
+	Reason   string        `json:"reason"`
+	Started  time.Time     `json:"started"`           // when the kick was sent
+	Ended    time.Time     `json:"ended,omitzero"`    // zero: in progress
+	Outcome  kick.Outcome  `json:"outcome,omitempty"` // empty: in progress
+	Exit     int           `json:"exit"`
+	Duration time.Duration `json:"duration_ns"` // of the command
+	Error    string        `json:"error,omitempty"`
+	Output   string        `json:"output,omitempty"` // its last 4 KiB
+}
+
+// Event is something that happened, or was decided.
+type Event struct {
+	Seq    int64     `json:"seq"` // counts up from 1 within the controller's run
+	Time   time.Time `json:"time"`
+	Kind   string    `json:"kind"` // one of the Event constants
+	Node   string    `json:"node,omitempty"`
+	Role   string    `json:"role,omitempty"`
+	Action string    `json:"action,omitempty"`
+	Run    string    `json:"run,omitempty"`
+	Text   string    `json:"text"` // for people, whole by itself
+}
+
+// The kinds of events.
+const (
+	EventStarted   = "started"   // the controller
+	EventSynced    = "synced"    // the sync gate opened
+	EventBlind     = "blind"     // the sync gate closed again
+	EventJoined    = "joined"    // a node was heard for the first time
+	EventReady     = "ready"     // a node's service
+	EventNotReady  = "not ready" //
+	EventSuspect   = "suspect"   // a node's connection closed
+	EventBackSoon  = "back soon" // a node's agent stops, and means to be back
+	EventBack      = "back"      // a suspect, or a node that was back soon, was heard again
+	EventGone      = "gone"      // a node was not heard any more
+	EventLeft      = "left"      // a node said goodbye
+	EventReplaced  = "replaced"  // a newer boot, or another instance, bears the name
+	EventRole      = "role"      // a role's membership changed
+	EventKicked    = "kicked"    // a kick was accepted
+	EventUnkicked  = "unkicked"  // a kick was not accepted
+	EventSucceeded = "succeeded" // a run
+	EventFailed    = "failed"    // a run
+	EventConverged = "converged" // an action
+	EventRefused   = "refused"   // a message from the bus was no good
+)
+
+// KickOrder is an operator's wish: run these actions now, applied or not. Settle and backoff do not delay it; it waits for a
+// run in progress, and for the sync gate.
+type KickOrder struct {
+	Object string `json:"object"`           // node/N or role/R: every node that bears the role
+	Action string `json:"action,omitempty"` // empty: all actions
+	DryRun bool   `json:"dry_run,omitempty"`
+	By     string `json:"by,omitempty"` // who says so, for the events
+}
+
+// Kicked is what became of a KickOrder: the runs that it asked for, as NODE/ACTION, and the sequence number of the newest event
+// before it, from which to follow what comes of it.
+type Kicked struct {
+	Actions []Verdict `json:"actions"`
+	After   int64     `json:"after"`
+}
