@@ -1,2 +1,144 @@
 // Package query is the language that selects nodes by their facts.
+//
+//	selector = [ term { "," term } ]
+//	term     = path ( "=" | "!=" ) value
+//	path     = key { "." key }
+//	value    = word | '"' text '"' | "'" text "'"
+//
+// Terms are and-ed; no term at all selects everything. In quoted text a backslash makes a quote or a backslash a character like any
+// other. Spaces around terms, operators and commas mean nothing.
 package query
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Selector says of facts whether they match. It is never changed. Two selectors with equal Strings match the same facts; the zero
+// value matches all.
+type Selector struct {
+	terms []term // sorted, none twice
+}
+
+// term compares one fact with a value.
+type term struct {
+	path   string
+	op     string // "=" or "!="
+	value  string
+	number float64 // of value, if it looks like one
+	isNum  bool
+}
+
+// Matches reports whether facts, values as encoding/json decodes them, satisfy every term.
+//
+// A list equals a value if any of its elements does; != is the opposite of =. A fact that is absent or null satisfies neither.
+// Values are compared as strings (a number or bool in its JSON form), but as numbers if both sides look like numbers: 8080 equals
+// 8080.0.
+func (s Selector) Matches(facts map[string]any) bool {
+	for i := range s.terms {
+		if !s.terms[i].matches(facts) {
+			return false
+		}
+	}
+	return true
+}
+
+// And is the selector that matches what both s and o match.
+func (s Selector) And(o Selector) Selector { return newSelector(slices.Concat(s.terms, o.terms)) }
+
+// String is the canonical form: the same for selectors that differ only in spaces, quotes, order or repetition. Parsing it gives
+// the same selector.
+func (s Selector) String() string {
+	var b strings.Builder
+	for i, t := range s.terms {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString(t.path)
+		b.WriteString(t.op)
+		b.WriteString(quote(t.value))
+	}
+	return b.String()
+}
+
+// Lookup finds the fact at a dot-separated path. A key may itself contain dots: the longest is tried first at each level.
+func Lookup(facts map[string]any, path string) (value any, found bool) {
+	if value, found = facts[path]; found {
+		return value, true
+	}
+	for i := len(path) - 1; i > 0; i-- {
+		if path[i] != '.' {
+			continue
+		}
+		if inner, ok := facts[path[:i]].(map[string]any); ok {
+			if value, found = Lookup(inner, path[i+1:]); found {
+				return value, true
+			}
+		}
+	}
+	return nil, false
+}
+
+func newSelector(terms []term) Selector {
+	slices.SortFunc(terms, func(a, b term) int {
+		return cmp.Or(strings.Compare(a.path, b.path), strings.Compare(a.op, b.op), strings.Compare(a.value, b.value))
+	})
+	return Selector{slices.Compact(terms)}
+}
+
+func newTerm(path, op, value string) term {
+	n, ok := number(value)
+	return term{path: path, op: op, value: value, number: n, isNum: ok}
+}
+
+func (t *term) matches(facts map[string]any) bool {
+	fact, _ := Lookup(facts, t.path)
+	return fact != nil && t.equals(fact) == (t.op == "=")
+}
+
+func (t *term) equals(fact any) bool {
+	switch f := fact.(type) {
+	case string:
+		if f == t.value {
+			return true
+		}
+		if !t.isNum {
+			return false
+		}
+		n, ok := number(f)
+		return ok && n == t.number
+	case float64:
+		if t.isNum {
+			return f == t.number
+		}
+		var buf [32]byte
+		return string(strconv.AppendFloat(buf[:0], f, 'f', -1, 64)) == t.value
+	case bool:
+		return strconv.FormatBool(f) == t.value
+	case []any:
+		return slices.ContainsFunc(f, t.equals)
+	}
+	return false
+}
+
+// number reads s if it looks like a decimal number. One of more than 15 digits does not: as a float64 it would equal its
+// neighbours, and it is a serial number rather than an amount.
+func number(s string) (float64, bool) {
+	digits := 0
+	for i := range len(s) {
+		switch c := s[i]; {
+		case '0' <= c && c <= '9':
+			digits++
+		case c == '.' || c == '-' || c == '+' || c == 'e' || c == 'E': // where they may stand is for ParseFloat to say
+		default:
+			return 0, false // also "Inf", "NaN", hexadecimals
+		}
+	}
+	if digits == 0 || digits > 15 {
+		return 0, false
+	}
+	n, err := strconv.ParseFloat(s, 64)
+	return n, err == nil
+}

@@ -1,0 +1,164 @@
+package query
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// reserved are the characters that end a word. Those that mean nothing yet are kept for operators to come.
+const reserved = "=!<>~()|&,\"'`\\"
+
+// Parse reads a selector. Its errors show the place and say what to write instead.
+func Parse(s string) (Selector, error) {
+	if !utf8.ValidString(s) {
+		return Selector{}, fmt.Errorf("selector %q: not valid UTF-8", s)
+	}
+	p := parser{text: s}
+	terms, err := p.selector()
+	if err != nil {
+		place := s[p.pos:]
+		if place == "" {
+			return Selector{}, fmt.Errorf("selector %q, at its end: %w", s, err)
+		}
+		return Selector{}, fmt.Errorf("selector %q, character %d, at %.20q: %w", s, utf8.RuneCountInString(s[:p.pos])+1, place, err)
+	}
+	return newSelector(terms), nil
+}
+
+// parser reads text from pos on. After an error pos is where it is wrong.
+type parser struct {
+	text string
+	pos  int
+}
+
+func (p *parser) selector() ([]term, error) {
+	if p.skipSpace(); p.rest() == "" {
+		return nil, nil
+	}
+	var terms []term
+	for {
+		t, err := p.term()
+		if err != nil {
+			return nil, err
+		}
+		terms = append(terms, t)
+		switch p.skipSpace(); {
+		case p.rest() == "":
+			return terms, nil
+		case !p.take(","):
+			return nil, errors.New("put a comma between terms, and quotes around a value that has other characters than letters, digits and -_.:/")
+		}
+	}
+}
+
+func (p *parser) term() (term, error) {
+	p.skipSpace()
+	start := p.pos
+	path := p.word()
+	if path == "" {
+		return term{}, errors.New("want the name of a fact here, as in role=web")
+	}
+	if strings.HasPrefix(path, ".") || strings.HasSuffix(path, ".") || strings.Contains(path, "..") {
+		p.pos = start
+		return term{}, errors.New("a fact's path has a name on both sides of each dot, as in os.family=Debian")
+	}
+	op, err := p.operator(path)
+	if err != nil {
+		return term{}, err
+	}
+	value, err := p.value()
+	if err != nil {
+		return term{}, err
+	}
+	return newTerm(path, op, value), nil
+}
+
+func (p *parser) operator(path string) (string, error) {
+	p.skipSpace()
+	for _, op := range []string{"!=", "="} {
+		if !p.take(op) {
+			continue
+		}
+		if r := p.rest(); r != "" && strings.IndexByte("=<>~!", r[0]) >= 0 {
+			p.pos -= len(op)
+			return "", fmt.Errorf("there is no such operator; write %[1]s=VALUE or %[1]s!=VALUE", path)
+		}
+		return op, nil
+	}
+	return "", fmt.Errorf("want = or != and a value here, as in %s=VALUE", path)
+}
+
+func (p *parser) value() (string, error) {
+	p.skipSpace()
+	if p.take(`"`) {
+		return p.quoted('"')
+	}
+	if p.take("'") {
+		return p.quoted('\'')
+	}
+	if w := p.word(); w != "" {
+		return w, nil
+	}
+	return "", errors.New(`want a value here; put it in quotes if it has one of ` + reserved + ` or a space, or is empty: ""`)
+}
+
+// quoted reads up to the closing quote; the opening one has been read.
+func (p *parser) quoted(end byte) (string, error) {
+	open := p.pos - 1
+	var b strings.Builder
+	for p.pos < len(p.text) {
+		c := p.text[p.pos]
+		p.pos++
+		switch {
+		case c == end:
+			return b.String(), nil
+		case c == '\\' && p.pos < len(p.text):
+			b.WriteByte(p.text[p.pos])
+			p.pos++
+		default:
+			b.WriteByte(c)
+		}
+	}
+	p.pos = open
+	return "", errors.New("this quote is not closed")
+}
+
+// word reads the longest run of characters that need no quotes.
+func (p *parser) word() string {
+	rest := p.rest()
+	n := strings.IndexFunc(rest, func(r rune) bool { return !isBare(r) })
+	if n < 0 {
+		n = len(rest)
+	}
+	p.pos += n
+	return rest[:n]
+}
+
+func (p *parser) take(s string) bool {
+	if !strings.HasPrefix(p.rest(), s) {
+		return false
+	}
+	p.pos += len(s)
+	return true
+}
+
+func (p *parser) skipSpace() {
+	p.pos = len(p.text) - len(strings.TrimLeftFunc(p.rest(), unicode.IsSpace))
+}
+
+func (p *parser) rest() string { return p.text[p.pos:] }
+
+// quote is the form of value that parses to it.
+func quote(value string) string {
+	if value != "" && strings.IndexFunc(value, func(r rune) bool { return !isBare(r) }) < 0 {
+		return value
+	}
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(value) + `"`
+}
+
+func isBare(r rune) bool {
+	return !strings.ContainsRune(reserved, r) && !unicode.IsSpace(r) && unicode.IsPrint(r)
+}
