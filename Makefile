@@ -1,0 +1,46 @@
+# What a person types, and what .ci/run types. Everything else is plain `go`.
+
+GO       ?= go
+FUZZTIME ?= 10s
+BENCH    ?= .
+
+# Where Debian keeps haproxy, and where a user's PATH does not look.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin
+
+# Without git, or in a checkout that git does not trust, the binary says "devel".
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
+
+.PHONY: build test check setup fuzz bench notice clean
+
+build: ## bin/kicker, static
+	CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w $(if $(VERSION),-X main.version=$(VERSION))' -o bin/kicker ./cmd/kicker
+
+# The race detector costs time; the limit is a package's. In CI no result is taken from a cache.
+test: setup check ## everything that must hold
+	$(GO) test -race -timeout 9m $(if $(CI),-count=1) ./...
+
+check: ## what can be said without running it
+	@unformatted=$$(gofmt -l cmd config controller inventory kick .ci) && \
+	test -z "$$unformatted" || { echo "gofmt these: $$unformatted" >&2; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+setup: ## haproxy and a C compiler, if they are missing
+	@.ci/setup.sh
+
+fuzz: ## every fuzz target for FUZZTIME
+	@set -e; grep -rl --include='*_test.go' '^func Fuzz' . | sort | while read -r file; do \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$$file"); do \
+			echo "$$(dirname "$$file") $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")"; \
+		done; \
+	done
+
+bench: ## every benchmark that matches BENCH
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem $$(grep -rl --include='*_test.go' '^func Benchmark' . | xargs -r -n 1 dirname | sort -u)
+
+notice: ## NOTICE anew, from the licences of the modules in the binary
+	$(GO) run ./.ci/notice.go > NOTICE.new && mv NOTICE.new NOTICE
+
+clean:
+	rm -rf bin
