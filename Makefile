@@ -7,13 +7,13 @@ BENCH    ?= .
 # Where Debian keeps haproxy, and where a user's PATH does not look.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin
 
-# Without git, or in a checkout that git does not trust, the binary says "devel".
+# Empty without git, or in a checkout that git does not trust, where Go would refuse to build with -buildvcs=auto.
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 
 .PHONY: build test check setup fuzz bench notice clean
 
 build: ## bin/kicker, static
-	CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w $(if $(VERSION),-X main.version=$(VERSION))' -o bin/kicker ./cmd/kicker
+	CGO_ENABLED=0 $(GO) build -buildvcs=$(if $(VERSION),auto,false) -trimpath -ldflags '-s -w $(if $(VERSION),-X main.version=$(VERSION))' -o bin/kicker ./cmd/kicker
 
 # The race detector costs time; the limit is a package's. In CI no result is taken from a cache.
 test: setup check ## everything that must hold

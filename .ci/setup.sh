@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what the tests need and a bare machine lacks: haproxy, which they drive for real, and the C compiler that Go's race
-# detector links with. Installs nothing that is there.
+# Installs what the tests need and a bare machine lacks: make, haproxy, which they drive for real, and the C compiler that Go's
+# race detector links with. Installs nothing that is there.
 set -eu
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/local/sbin:/usr/sbin # where haproxy is, and where a user's PATH does not look
@@ -14,6 +14,7 @@ command -v go >/dev/null || fail "go is not in PATH: kicker needs Go 1.26 or new
 go list -m >/dev/null || fail "$(command -v go) is no Go for this module: kicker needs Go 1.26 or newer, see https://go.dev/doc/install"
 
 missing=
+command -v make >/dev/null || missing="$missing make"
 command -v haproxy >/dev/null || missing="$missing haproxy"
 command -v "${CC:-gcc}" >/dev/null || missing="$missing gcc libc6-dev"
 [ -n "$missing" ] || exit 0
