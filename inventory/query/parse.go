@@ -28,6 +28,14 @@ func Parse(s string) (Selector, error) {
 	return newSelector(terms), nil
 }
 
+// CheckPath reports why path can't stand in a selector for a fact.
+func CheckPath(path string) error {
+	if i := strings.IndexFunc(path, func(r rune) bool { return !isBare(r) }); i >= 0 {
+		return fmt.Errorf("a fact's path must not have spaces or any of %s in it, but here is %.20q", reserved, path[i:])
+	}
+	return checkDots(path)
+}
+
 // parser reads text from pos on. After an error pos is where it is wrong.
 type parser struct {
 	text string
@@ -61,9 +69,9 @@ func (p *parser) term() (term, error) {
 	if path == "" {
 		return term{}, errors.New("want the name of a fact here, as in role=web")
 	}
-	if strings.HasPrefix(path, ".") || strings.HasSuffix(path, ".") || strings.Contains(path, "..") {
+	if err := checkDots(path); err != nil {
 		p.pos = start
-		return term{}, errors.New("a fact's path has a name on both sides of each dot, as in os.family=Debian")
+		return term{}, err
 	}
 	op, err := p.operator(path)
 	if err != nil {
@@ -103,6 +111,13 @@ func (p *parser) value() (string, error) {
 		return w, nil
 	}
 	return "", errors.New(`want a value here; put it in quotes if it has one of ` + reserved + ` or a space, or is empty: ""`)
+}
+
+func checkDots(path string) error {
+	if path == "" || strings.HasPrefix(path, ".") || strings.HasSuffix(path, ".") || strings.Contains(path, "..") {
+		return errors.New("a fact's path has a name on both sides of each dot, as in os.family")
+	}
+	return nil
 }
 
 // quoted reads up to the closing quote; the opening one has been read.
