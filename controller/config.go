@@ -23,6 +23,9 @@ type RoleConfig struct {
 	GoneAfter   time.Duration `mapstructure:"gone_after"`   // of this role's nodes; the cluster's unless set
 }
 
+// DefaultMemberFacts is what dependents are told of a member unless its role says otherwise.
+var DefaultMemberFacts = []string{"ipaddress", "port"}
+
 // BackoffConfig spaces the tries of a failing action: exponential, with jitter.
 type BackoffConfig struct {
 	Initial time.Duration `mapstructure:"initial"`

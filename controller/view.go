@@ -17,9 +17,19 @@ type View struct {
 	Runs     []Run               `json:"runs"`     // oldest first, the last 1 000
 	Events   []Event             `json:"events"`   // oldest first, the last 4 096
 	Nodes    *inventory.Snapshot `json:"-"`
-	Refused  int64               `json:"refused"` // messages that were refused since the start
+	Counts   Counts              `json:"counts"`
 	// Next is closed when a newer view is published.
 	Next <-chan struct{} `json:"-"`
+
+	next chan struct{}
+}
+
+// Counts is how often things happened since the start, where Runs and Events forget.
+type Counts struct {
+	Events  map[string]int64       `json:"events"`  // by kind
+	Kicks   map[kick.Answer]int64  `json:"kicks"`   // by answer; "" for those that got none
+	Runs    map[kick.Outcome]int64 `json:"runs"`    // that ended, by outcome
+	Refused int64                  `json:"refused"` // messages that were no good
 }
 
 // Identity says which run of which controller speaks.

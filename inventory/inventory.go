@@ -3,7 +3,15 @@ package inventory
 
 import (
 	"encoding/json"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
 	"time"
+
+	"github.com/hashicorp/go-memdb"
+
+	"kicker/inventory/query"
 )
 
 // Life is where a node is between its first beat and its last.
@@ -15,7 +23,19 @@ const (
 	Suspect  Life = "suspect"   // its connection closed; it has a moment to come back
 	BackSoon Life = "back soon" // its agent stopped and means to be back
 	Left     Life = "left"      // it said goodbye; its agent may still be heard
-	Gone     Life = "gone"      // only in the Change that says so: a node that is gone is in no snapshot
+)
+
+// Bounds of liveness, by canary time.
+const (
+	DefaultGoneAfter = 10 * time.Second        // silence after which a node is gone
+	ClosedGrace      = 1500 * time.Millisecond // for a closed connection to be back
+	MaxBackSoon      = time.Minute             // the longest "back soon" that is believed
+
+	closedMemory = time.Minute // a beat of a closed connection can't be later than this
+	askAgain     = 2 * time.Second
+	maxAsked     = 500 // facts asked for at once: 4 KiB from each of 20 000 nodes in one breath overruns the client's buffer
+	maxPending   = 4096
+	maxNodes     = 250_000 // more can only be garbage
 )
 
 // Node is a machine that is heard, as of one moment. It is never changed: a newer one takes its place.
@@ -31,12 +51,370 @@ type Node struct {
 	Facts    Facts           `json:"facts"` // nil: not known yet
 	Kick     json.RawMessage `json:"kick,omitempty"`
 
-	conn   Conn
-	digest string // of the facts that it announced last
+	conn     Conn
+	digest   string    // of the facts that it announced last; Facts may still be older
+	until    time.Time // Suspect, BackSoon: gone when a later canary came through
+	why      string    // Suspect: what closed the connection
+	oldBoots []string  // boots of this instance that were replaced, newest last
 }
 
 // Serving reports whether the node is a member of the roles that its facts match.
 func (n *Node) Serving() bool {
-	return n.Ready && n.Facts != nil && (n.Life == Alive || n.Life == Suspect || n.Life == BackSoon)
+	return n != nil && n.Ready && n.Facts != nil && (n.Life == Alive || n.Life == Suspect || n.Life == BackSoon)
 }
-type Snapshot struct{}
+
+// Change is one node's step from Before to After. Before nil: it joined; After nil: it is no longer heard.
+type Change struct {
+	Before, After *Node
+	Why           string // for people
+}
+
+// Inventory is the nodes that are heard. It belongs to one goroutine, which feeds it what Listen hears; any other may read a
+// Snapshot. It decides by canary time alone: the moments at which the listener's own beats came back to it.
+type Inventory struct {
+	db      *memdb.MemDB
+	leases  *leases
+	byConn  map[Conn]string
+	waiting map[string]time.Time    // Suspect and BackSoon nodes, by name: Node.until
+	closed  map[Conn]time.Time      // closed connections, whose beats may still arrive
+	pending map[string]pendingFacts // facts that came before their beat
+	asked   map[string]time.Time    // nodes whose facts were asked for
+
+	// GoneAfter is the silence after which a node is gone. Set it before the first Take.
+	GoneAfter func(*Node) time.Duration
+}
+
+// New is an empty inventory.
+func New() *Inventory {
+	db, err := memdb.NewMemDB(&memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
+		"node": {Name: "node", Indexes: map[string]*memdb.IndexSchema{
+			"id":   {Name: "id", Unique: true, Indexer: &memdb.StringFieldIndex{Field: "Name"}},
+			"role": {Name: "role", AllowMissing: true, Indexer: roleIndex{}},
+		}},
+	}})
+	if err != nil {
+		panic(err) // the schema is constant
+	}
+	return &Inventory{
+		db:        db,
+		leases:    &leases{byNode: map[string]*lease{}},
+		byConn:    map[Conn]string{},
+		waiting:   map[string]time.Time{},
+		closed:    map[Conn]time.Time{},
+		pending:   map[string]pendingFacts{},
+		asked:     map[string]time.Time{},
+		GoneAfter: func(*Node) time.Duration { return DefaultGoneAfter },
+	}
+}
+
+// Take takes in one thing that was heard, and returns what it changed. An error is a message that was refused: it changed nothing.
+func (inv *Inventory) Take(h Heard) ([]Change, error) {
+	switch {
+	case h.Refused != nil:
+		return nil, h.Refused
+	case h.Beat != nil:
+		return inv.beat(h)
+	case h.Facts != nil:
+		return inv.facts(*h.Facts, h.At)
+	case h.Closed != nil:
+		return inv.close(*h.Closed, h.At), nil
+	case h.Canary:
+		return inv.sweep(h.At), nil
+	case h.Blind > 0:
+		inv.renew(h.At)
+	}
+	return nil, nil
+}
+
+func (inv *Inventory) beat(h Heard) ([]Change, error) {
+	b := h.Beat
+	if _, late := inv.closed[b.Conn]; late {
+		return nil, nil // sent before its connection closed, handled after: it happens
+	}
+	was := inv.node(b.Node)
+	next := &Node{
+		Name: b.Node, Instance: b.Instance, Boot: b.Boot, Life: Alive, Since: h.At, Joined: h.At,
+		Ready: b.Ready, NotReady: b.NotReady, Kick: b.Kick, conn: b.Conn, digest: b.Facts,
+	}
+	why := ""
+	switch {
+	case was == nil && inv.leases.len() >= maxNodes:
+		return nil, fmt.Errorf("heartbeat of %s: %d nodes are heard already", b.Node, maxNodes)
+	case was == nil:
+	case was.Instance != b.Instance:
+		if was.Life == Alive && !inv.leases.late(b.Node) {
+			return nil, fmt.Errorf("heartbeat of %s: instance %s also claims the name that instance %s bears: one of them must be renamed", b.Node, b.Instance, was.Instance)
+		}
+		why = "another instance bears the name"
+	case slices.Contains(was.oldBoots, b.Boot):
+		return nil, nil // a late beat of a boot that is over
+	case was.Boot != b.Boot:
+		next.oldBoots = append(slices.Clone(was.oldBoots[max(0, len(was.oldBoots)-3):]), was.Boot)
+		why = "booted again"
+	default:
+		next.Joined, next.oldBoots = was.Joined, was.oldBoots
+		next.Facts = was.Facts // until the new ones arrive
+	}
+	switch {
+	case b.Leaving:
+		next.Life, why = Left, "said goodbye"
+	case b.BackWithin > 0:
+		next.Life, next.until = BackSoon, h.At.Add(min(time.Duration(b.BackWithin)*time.Millisecond, MaxBackSoon))
+	}
+	if was != nil && was.Life == next.Life && was.Boot == next.Boot {
+		next.Since = was.Since
+	}
+	inv.attachFacts(next, was)
+	if was != nil && was.conn != b.Conn {
+		delete(inv.byConn, was.conn)
+	}
+	inv.byConn[b.Conn] = b.Node
+	inv.wait(next)
+	inv.leases.renew(b.Node, h.raw, h.At, time.Duration(b.NextIn)*time.Millisecond)
+	inv.put(next)
+	return []Change{{Before: was, After: next, Why: why}}, nil
+}
+
+// attachFacts gives a node the facts that it announced the digest of, if they are known.
+func (inv *Inventory) attachFacts(n, was *Node) {
+	if was != nil && was.digest == n.digest && was.Facts != nil && was.Instance == n.Instance {
+		n.Facts = was.Facts
+		if was.Facts.Digest() == n.digest {
+			return
+		}
+	}
+	if m, ok := inv.pending[n.Name]; ok && m.Instance == n.Instance && m.Boot == n.Boot && m.Facts.Digest() == n.digest {
+		n.Facts = m.Facts
+		delete(inv.pending, n.Name)
+		delete(inv.asked, n.Name)
+		return
+	}
+	if _, ok := inv.asked[n.Name]; !ok {
+		inv.asked[n.Name] = time.Time{}
+	}
+}
+
+type pendingFacts struct {
+	FactsMessage
+	at time.Time
+}
+
+func (inv *Inventory) facts(m FactsMessage, at time.Time) ([]Change, error) {
+	was := inv.node(m.Node)
+	if was == nil || was.Instance != m.Instance || was.Boot != m.Boot || was.digest != m.Facts.Digest() {
+		if _, known := inv.pending[m.Node]; !known && len(inv.pending) >= maxPending {
+			return nil, fmt.Errorf("facts of %s: the facts of %d nodes without a heartbeat are kept already", m.Node, maxPending)
+		}
+		inv.pending[m.Node] = pendingFacts{m, at} // the beat that announces them comes next
+		return nil, nil
+	}
+	delete(inv.asked, m.Node)
+	next := *was
+	next.Facts = m.Facts
+	inv.put(&next)
+	return []Change{{Before: was, After: &next}}, nil
+}
+
+func (inv *Inventory) close(c Closed, at time.Time) []Change {
+	inv.closed[c.Conn] = at
+	name, ok := inv.byConn[c.Conn]
+	if !ok {
+		return nil
+	}
+	delete(inv.byConn, c.Conn)
+	inv.leases.forgetBeat(name) // the same bytes again would be a late beat of this connection
+	was := inv.node(name)
+	switch was.Life {
+	case Left:
+		return inv.remove(was, "its agent stopped")
+	case Alive:
+		next := *was
+		next.Life, next.Since, next.until, next.why = Suspect, at, at.Add(ClosedGrace), c.Why
+		inv.wait(&next)
+		inv.put(&next)
+		return []Change{{Before: was, After: &next, Why: "its connection closed: " + c.Why}}
+	}
+	return nil
+}
+
+// sweep is run when a canary came through: what was not heard by now was not sent.
+func (inv *Inventory) sweep(canary time.Time) []Change {
+	var changes []Change
+	for name, until := range inv.waiting {
+		if canary.Before(until) {
+			continue
+		}
+		n := inv.node(name)
+		why := fmt.Sprintf("its agent stopped and was not back within %s", MaxBackSoon)
+		if n.Life == Suspect {
+			why = fmt.Sprintf("its connection closed (%s) and it was not back within %s", n.why, ClosedGrace)
+		}
+		changes = append(changes, inv.remove(n, why)...)
+	}
+	for _, silent := range inv.leases.sweep(canary, func(name string) time.Duration {
+		if _, ok := inv.waiting[name]; ok {
+			return MaxBackSoon + time.Hour // waited for above
+		}
+		return inv.GoneAfter(inv.node(name))
+	}) {
+		changes = append(changes, inv.remove(inv.node(silent.node), fmt.Sprintf("silent for %.1f s", silent.since.Seconds()))...)
+	}
+	for conn, at := range inv.closed {
+		if canary.Sub(at) > closedMemory {
+			delete(inv.closed, conn)
+		}
+	}
+	for name, facts := range inv.pending {
+		if canary.Sub(facts.at) > askAgain {
+			delete(inv.pending, name) // the beat should have followed at once; facts can be asked for again
+		}
+	}
+	slices.SortFunc(changes, func(a, b Change) int { return strings.Compare(a.Before.Name, b.Before.Name) })
+	return changes
+}
+
+// renew gives every node its full time anew: the listener was blind, and nothing can be told from silence.
+func (inv *Inventory) renew(at time.Time) {
+	inv.leases.renewAll(at)
+	for name := range inv.waiting {
+		n := *inv.node(name)
+		n.until = at.Add(max(ClosedGrace, inv.GoneAfter(&n)))
+		inv.wait(&n)
+		inv.put(&n)
+	}
+}
+
+// Wanting is the nodes to be asked for their facts now, few at once. It takes them as asked.
+func (inv *Inventory) Wanting(now time.Time) []string {
+	var names []string
+	for name, at := range inv.asked {
+		if len(names) == maxAsked {
+			break
+		}
+		if inv.node(name) == nil {
+			delete(inv.asked, name)
+		} else if now.Sub(at) >= askAgain {
+			inv.asked[name] = now
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func (inv *Inventory) wait(n *Node) {
+	if n.until.IsZero() {
+		delete(inv.waiting, n.Name)
+	} else {
+		inv.waiting[n.Name] = n.until
+	}
+}
+
+func (inv *Inventory) put(n *Node) {
+	txn := inv.db.Txn(true)
+	if err := txn.Insert("node", n); err != nil {
+		panic(err) // the row fits the schema
+	}
+	txn.Commit()
+}
+
+func (inv *Inventory) remove(n *Node, why string) []Change {
+	txn := inv.db.Txn(true)
+	if err := txn.Delete("node", n); err != nil {
+		panic(err) // the row was read a moment ago, and nobody else writes
+	}
+	txn.Commit()
+	inv.leases.drop(n.Name)
+	delete(inv.waiting, n.Name)
+	delete(inv.asked, n.Name)
+	if inv.byConn[n.conn] == n.Name {
+		delete(inv.byConn, n.conn)
+	}
+	return []Change{{Before: n, Why: why}}
+}
+
+func (inv *Inventory) node(name string) *Node { return (&Snapshot{inv.db}).Node(name) }
+
+// Snapshot is the inventory as it is now; it never changes.
+func (inv *Inventory) Snapshot() *Snapshot { return &Snapshot{inv.db.Snapshot()} }
+
+// Snapshot is the nodes that were heard at one moment. Any goroutine may read it.
+type Snapshot struct{ db *memdb.MemDB }
+
+// Node is the node of that name, nil if it is not heard.
+func (s *Snapshot) Node(name string) *Node {
+	row, err := s.db.Txn(false).First("node", "id", name)
+	if err != nil {
+		panic(err) // table and index are constant
+	}
+	n, _ := row.(*Node)
+	return n
+}
+
+// All is every node, by name.
+func (s *Snapshot) All() iter.Seq[*Node] { return s.rows("id_prefix", "") }
+
+// Bearing is every node whose fact "role" is, or holds, role, by name.
+func (s *Snapshot) Bearing(role string) iter.Seq[*Node] { return s.rows("role", role) }
+
+// Len is the number of nodes.
+func (s *Snapshot) Len() int {
+	n := 0
+	for range s.All() {
+		n++
+	}
+	return n
+}
+
+func (s *Snapshot) rows(index, key string) iter.Seq[*Node] {
+	return func(yield func(*Node) bool) {
+		rows, err := s.db.Txn(false).Get("node", index, key)
+		if err != nil {
+			panic(err) // table and index are constant
+		}
+		for row := rows.Next(); row != nil; row = rows.Next() {
+			if !yield(row.(*Node)) {
+				return
+			}
+		}
+	}
+}
+
+// Roles is what the fact "role" says: one role, or several.
+func (f Facts) Roles() []string {
+	switch role, _ := query.Lookup(f, "role"); role := role.(type) {
+	case string:
+		return []string{role}
+	case []any:
+		var roles []string
+		for _, r := range role {
+			if s, ok := r.(string); ok {
+				roles = append(roles, s)
+			}
+		}
+		return roles
+	}
+	return nil
+}
+
+// roleIndex finds nodes by the fact "role".
+type roleIndex struct{}
+
+func (roleIndex) FromObject(row any) (bool, [][]byte, error) {
+	var keys [][]byte
+	for _, role := range row.(*Node).Facts.Roles() {
+		keys = append(keys, append([]byte(role), 0))
+	}
+	return len(keys) > 0, keys, nil
+}
+
+func (roleIndex) FromArgs(args ...any) ([]byte, error) {
+	if len(args) != 1 {
+		return nil, fmt.Errorf("want one role, have %d", len(args))
+	}
+	role, ok := args[0].(string)
+	if !ok {
+		return nil, fmt.Errorf("want a role's name, have %T", args[0])
+	}
+	return append([]byte(role), 0), nil
+}

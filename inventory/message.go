@@ -140,6 +140,9 @@ func decodeFacts(node string, data []byte) (FactsMessage, error) {
 	if err := checkSender(m.V, m.Node, node, m.Instance, m.Boot); err != nil {
 		return m, fmt.Errorf("facts of %s: %w", node, err)
 	}
+	if m.Facts == nil {
+		m.Facts = Facts{} // known to be none
+	}
 	return m, nil
 }
 

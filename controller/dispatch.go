@@ -1,0 +1,189 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"kicker/kick"
+)
+
+// dispatch sends the kick that carries out a verdict. Its reply comes back to the loop.
+func (c *Controller) dispatch(ctx context.Context, s situation, a *action, v Verdict, now time.Time) {
+	f := &flight{
+		node: a.node, action: a.name, reason: v.Reason, tried: c.roles.fingerprint(a),
+		sent: now, deadline: now.Add(2 * replyTimeout),
+	}
+	if a.memory.retry != "" && a.memory.tried == f.tried {
+		f.id = a.memory.retry
+	} else {
+		f.id = c.newRunID()
+	}
+	a.memory.retry, a.memory.tried = "", f.tried
+	c.flights[a.node] = f
+	order := s.order(v, f.id, c.identity, a.forced != nil)
+	c.sends.Go(func() {
+		ctx, cancel := context.WithTimeout(ctx, replyTimeout)
+		defer cancel()
+		answer, err := c.bus.Send(ctx, order)
+		c.replies <- reply{f, answer, err} // never full: there are at most maxFlights
+	})
+}
+
+// replied takes in what a node made of a kick.
+func (c *Controller) replied(r reply, now time.Time) {
+	c.changed = true
+	c.journal.counts.Kicks[r.Answer]++
+	f := r.flight
+	if c.flights[f.node] != f {
+		return // its run's end was heard before its beginning, or its node is gone
+	}
+	a := c.action(f.node, f.action)
+	if a == nil {
+		delete(c.flights, f.node)
+		return
+	}
+	if r.err == nil && r.Answer == kick.Accepted {
+		c.accepted(a, f, time.Duration(r.Deadline)*time.Millisecond, now)
+		return
+	}
+	delete(c.flights, f.node)
+	m := a.memory
+	switch {
+	case r.err == nil && r.Answer == kick.AlreadyApplied:
+		a.forced = nil
+		m.notBefore, m.why = now.Add(askAgain), "it says that all is applied; its next heartbeat will show it"
+		return
+	case r.err == nil && r.Answer == kick.Busy:
+		m.notBefore, m.why = now.Add(askAgain), "run "+r.Run+" was in progress"
+		return
+	case errors.Is(r.err, context.DeadlineExceeded):
+		m.retry = f.id // it may have been accepted
+		m.notBefore, m.why = now.Add(askAgain), "no reply to the last kick"
+	case r.err != nil:
+		m.notBefore, m.why = now.Add(askAgain), r.err.Error()
+	default:
+		m.failed(c.cfg.Backoff, now, fmt.Sprintf("the last kick was refused: %s", refusal(r.Reply)))
+	}
+	why := m.why
+	if r.err == nil {
+		why = refusal(r.Reply)
+	}
+	c.event(Event{Time: now, Kind: EventUnkicked, Node: f.node, Action: f.action, Run: f.id, Text: fmt.Sprintf("kick of %s/%s was not accepted: %s", f.node, f.action, why)})
+}
+
+func refusal(r kick.Reply) string {
+	if r.Detail == "" {
+		return string(r.Answer)
+	}
+	return fmt.Sprintf("%s (%s)", r.Answer, r.Detail)
+}
+
+func (c *Controller) accepted(a *action, f *flight, bound time.Duration, now time.Time) {
+	f.accepted = true
+	f.deadline = now.Add(bound + 2*replyTimeout)
+	a.memory.kicked = f.sent
+	a.forced = nil
+	c.journal.begin(Run{ID: f.id, Node: f.node, Action: f.action, Reason: f.reason, Started: f.sent})
+	c.event(Event{Time: now, Kind: EventKicked, Node: f.node, Action: f.action, Run: f.id, Text: fmt.Sprintf("kicked %s/%s (%s)", f.node, f.action, f.reason)})
+	c.ended(f.node, c.status[f.node], now)
+}
+
+// result takes in how a run ended, from the message that says so. The message may be lost: the node's heartbeat says it again.
+func (c *Controller) result(res kick.Result, now time.Time) {
+	a := c.action(res.Node, res.Action)
+	if a == nil {
+		return // not heard of any more, or garbage
+	}
+	c.changed = true
+	if a.status.Last == nil || a.status.Last.Run != res.Run {
+		a.status.Applied, a.status.Dirty = res.Applied, res.Dirty // its heartbeat follows
+	}
+	if status := c.status[res.Node]; status.Running != nil && status.Running.Run == res.Run {
+		status.Running = nil
+		c.status[res.Node] = status
+	}
+	c.end(a, res, now)
+}
+
+// ended takes in how runs ended, from what a heartbeat says.
+func (c *Controller) ended(node string, status kick.Status, now time.Time) {
+	for _, s := range status.Actions {
+		a, f := c.action(node, s.Name), c.flights[node]
+		if a == nil || s.Last == nil {
+			continue
+		}
+		ours := f != nil && f.id == s.Last.Run
+		former := c.status[node].Running != nil && c.status[node].Running.Run == s.Last.Run
+		if ours || former {
+			c.end(a, kick.Result{
+				Node: node, Action: s.Name, Run: s.Last.Run, Outcome: s.Last.Outcome, Exit: s.Last.Exit, Duration: s.Last.Duration,
+			}, now)
+		}
+	}
+}
+
+// end is the end of a run. It may be told twice.
+func (c *Controller) end(a *action, res kick.Result, now time.Time) {
+	if f := c.flights[a.node]; f != nil && f.id == res.Run {
+		if !f.accepted {
+			c.accepted(a, f, 0, now) // the reply is late, or lost
+			if c.flights[a.node] != f {
+				return
+			}
+		}
+		delete(c.flights, a.node)
+	}
+	if !c.journal.end(res.Run, now, res) {
+		return
+	}
+	m := a.memory
+	m.took = time.Duration(res.Duration) * time.Millisecond
+	if res.Outcome == kick.Succeeded {
+		m.succeeded()
+		c.event(Event{Time: now, Kind: EventSucceeded, Node: a.node, Action: a.name, Run: res.Run, Text: fmt.Sprintf("%s/%s succeeded in %s", a.node, a.name, m.took)})
+		return
+	}
+	why := fmt.Sprintf("%s/%s %s", a.node, a.name, describe(res))
+	m.failed(c.cfg.Backoff, now, "the last run "+describe(res))
+	c.event(Event{Time: now, Kind: EventFailed, Node: a.node, Action: a.name, Run: res.Run,
+		Text: fmt.Sprintf("%s, failure %d in a row; again in %.1f s", why, m.failures, m.notBefore.Sub(now).Seconds())})
+}
+
+func describe(res kick.Result) string {
+	text := string(res.Outcome)
+	if res.Outcome == kick.Failed && res.Exit >= 0 {
+		text = fmt.Sprintf("failed with exit code %d", res.Exit)
+	}
+	if res.Outcome == kick.Lost {
+		text = "was lost"
+	}
+	if res.Error != "" {
+		text += ": " + res.Error
+	}
+	return text
+}
+
+// expire ends the runs that were not heard of by their deadline.
+func (c *Controller) expire(now time.Time) {
+	for node, f := range c.flights {
+		if now.Before(f.deadline) || !f.accepted {
+			continue // an unanswered Send has its own deadline
+		}
+		if a := c.action(node, f.action); a != nil {
+			c.changed = true
+			c.end(a, kick.Result{Run: f.id, Outcome: kick.Lost, Exit: -1, Error: "nothing was heard of it by its deadline"}, now)
+		}
+		delete(c.flights, node)
+	}
+}
+
+func (c *Controller) action(node, name string) *action {
+	for _, a := range c.byNode[node] {
+		if a.name == name {
+			return a
+		}
+	}
+	return nil
+}

@@ -1,0 +1,248 @@
+package controller
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"kicker/inventory"
+	"kicker/kick"
+)
+
+// hear takes in one thing that was heard on the bus.
+func (c *Controller) hear(h inventory.Heard) {
+	if h.Blind > 0 {
+		c.event(Event{Time: h.At, Kind: EventBlind, Text: fmt.Sprintf("nothing came back from the bus for %.1f s: whoever was silent meanwhile may have spoken", h.Blind.Seconds())})
+		c.blind(h.At)
+	}
+	changes, err := c.inv.Take(h)
+	if err != nil {
+		c.refuse(err, h.At)
+	}
+	for _, change := range changes {
+		c.take(change, h.At)
+	}
+	if h.Reply != "" && err == nil && h.Beat.Leaving {
+		c.leaving[h.Beat.Node] = &leaving{reply: h.Reply}
+		c.changed = true
+	}
+}
+
+// refuse counts a message that was no good, and tells of it. It changes nothing else.
+func (c *Controller) refuse(err error, now time.Time) { c.journal.refuse(err, now, c.log) }
+
+// take takes in a change of one node.
+func (c *Controller) take(change inventory.Change, now time.Time) {
+	c.changed = true
+	c.gate.heard(change, now)
+	c.tell(change, now)
+	before, after := change.Before, change.After
+	from := now
+	if after == nil && before.Life == inventory.Suspect {
+		from = before.Since // settling counts from the suspicion
+	}
+	if err := c.roles.move(before, after, from); err != nil {
+		c.refuse(err, now)
+	}
+	if after == nil {
+		c.forget(before.Name, now)
+		return
+	}
+	if after.Life != inventory.Left {
+		delete(c.leaving, after.Name)
+	}
+	status, err := kick.ParseStatus(after.Kick)
+	if err != nil {
+		c.refuse(fmt.Errorf("heartbeat of %s: %w", after.Name, err), now)
+		status = c.status[after.Name]
+	}
+	c.raise(status.Epoch)
+	c.ended(after.Name, status, now)
+	c.status[after.Name] = status
+	c.setActions(after, status, now)
+}
+
+// tell makes events of a change.
+func (c *Controller) tell(change inventory.Change, now time.Time) {
+	before, after := change.Before, change.After
+	say := func(kind, format string, args ...any) {
+		c.event(Event{Time: now, Kind: kind, Node: name(change), Text: fmt.Sprintf("node %s ", name(change)) + fmt.Sprintf(format, args...)})
+	}
+	switch {
+	case after == nil && before.Life == inventory.Left:
+		// its agent stopped after the goodbye: nothing new
+	case after == nil:
+		say(EventGone, "is gone: %s", change.Why)
+	case before == nil:
+		say(EventJoined, "joined%s", readiness(after))
+	case before.Boot != after.Boot || before.Instance != after.Instance:
+		say(EventReplaced, "was replaced: %s", change.Why)
+	case before.Life != after.Life && after.Life == inventory.Suspect:
+		say(EventSuspect, "is suspect: %s", change.Why)
+	case before.Life != after.Life && after.Life == inventory.BackSoon:
+		say(EventBackSoon, "is back soon: its agent stopped")
+	case before.Life != after.Life && after.Life == inventory.Left:
+		say(EventLeft, "said goodbye")
+	case before.Life != after.Life:
+		say(EventBack, "is back")
+	case before.Ready && !after.Ready:
+		say(EventNotReady, "is not ready: %s", after.NotReady)
+	case !before.Ready && after.Ready:
+		say(EventReady, "is ready")
+	}
+}
+
+func name(change inventory.Change) string {
+	if change.After != nil {
+		return change.After.Name
+	}
+	return change.Before.Name
+}
+
+func readiness(n *inventory.Node) string {
+	switch {
+	case n.Life == inventory.Left:
+		return ", leaving"
+	case n.Ready:
+		return ""
+	case n.NotReady == "":
+		return ", not ready"
+	}
+	return ", not ready: " + n.NotReady
+}
+
+// setActions takes over what a node says of its actions.
+func (c *Controller) setActions(n *inventory.Node, status kick.Status, now time.Time) {
+	was := c.byNode[n.Name]
+	var actions []*action
+	for _, s := range status.Actions {
+		i := slices.IndexFunc(was, func(a *action) bool { return a.name == s.Name })
+		a := &action{node: n.Name, name: s.Name, memory: c.remember(key{n.Name, s.Name}, s, now)}
+		if i >= 0 {
+			a = was[i]
+		}
+		a.status, a.needs = s, c.needs(n, s, now)
+		actions = append(actions, a)
+	}
+	if len(actions) == 0 {
+		delete(c.byNode, n.Name)
+	} else {
+		c.byNode[n.Name] = actions
+	}
+	c.actions = nil
+}
+
+// needs is the roles that an action depends on: what the node says, and what the controller's configuration adds for the node's roles.
+func (c *Controller) needs(n *inventory.Node, s kick.ActionStatus, now time.Time) []string {
+	wanted := slices.Clone(s.DependsOn)
+	for _, cfg := range c.cfg.Roles {
+		if _, in := c.roles.byName[cfg.Name].nodes[n.Name]; in && (cfg.Action == "" || cfg.Action == s.Name) {
+			wanted = append(wanted, cfg.DependsOn...)
+		}
+	}
+	var needs []string
+	for _, want := range wanted {
+		known := len(c.roles.byName)
+		r, err := c.roles.need(want)
+		if err != nil {
+			c.refuse(fmt.Errorf("node %s: action %s: depends_on: %w", n.Name, s.Name, err), now)
+			continue
+		}
+		if len(c.roles.byName) > known {
+			c.roles.fill(r, c.inv.Snapshot(), now)
+		}
+		if !slices.Contains(needs, r.Name) {
+			needs = append(needs, r.Name)
+		}
+	}
+	return needs
+}
+
+// remember is what is known of an action from before, or begins with the failures that the node itself remembers.
+func (c *Controller) remember(k key, s kick.ActionStatus, now time.Time) *memory {
+	m := c.memories[k]
+	if m == nil {
+		m = &memory{}
+		if s.Last != nil {
+			m.failures = s.Last.Failures
+			m.took = time.Duration(s.Last.Duration) * time.Millisecond
+		}
+		c.memories[k] = m
+	}
+	m.used = now
+	return m
+}
+
+// forget drops what was known of a node that is no longer heard, but for its actions' memories.
+func (c *Controller) forget(node string, now time.Time) {
+	if f := c.flights[node]; f != nil {
+		delete(c.flights, node)
+		c.journal.end(f.id, now, kick.Result{Outcome: kick.Lost, Exit: -1, Error: "its node is no longer heard"})
+	}
+	delete(c.byNode, node)
+	delete(c.status, node)
+	delete(c.leaving, node)
+	c.actions = nil
+	for k, m := range c.memories {
+		if now.Sub(m.used) > 2*c.cfg.Backoff.Max && c.byNode[k.node] == nil {
+			delete(c.memories, k)
+		}
+	}
+}
+
+// sorted is every action, by node, then in the node's order.
+func (c *Controller) sorted() []*action {
+	if c.actions == nil {
+		c.actions = make([]*action, 0, len(c.byNode))
+		for _, node := range sortedKeys(c.byNode) {
+			c.actions = append(c.actions, c.byNode[node]...)
+		}
+	}
+	return c.actions
+}
+
+// track notes since when each action is stale, and what runs on its node.
+func (c *Controller) track(now time.Time) {
+	for _, a := range c.sorted() {
+		a.flight = c.flights[a.node]
+		a.running = c.status[a.node].Running
+		from, stale := c.roles.stale(a, now)
+		switch {
+		case !stale && a.forced == nil:
+			a.since, a.from = time.Time{}, time.Time{}
+		case a.since.IsZero():
+			a.since, a.from = now, from
+		}
+		a.memory.used = now
+		if tried := c.roles.fingerprint(a); a.memory.failures > 0 && a.memory.tried != tried {
+			a.memory.tried, a.memory.retry = tried, ""
+			a.memory.newNeeds(c.cfg.Backoff)
+		}
+	}
+}
+
+// sayFarewell tells the nodes that are leaving how far they are, when that has changed.
+func (c *Controller) sayFarewell() {
+	for node, l := range c.leaving {
+		farewell := inventory.Farewell{V: inventory.Version, Heard: true, Waiting: c.dependsStillOn(node)}
+		farewell.Released = len(farewell.Waiting) == 0
+		if told := fmt.Sprint(farewell); told != l.told {
+			l.told = told
+			c.bus.Farewell(l.reply, farewell)
+		}
+	}
+}
+
+// dependsStillOn is the actions that may still be configured with a node that said goodbye.
+func (c *Controller) dependsStillOn(node string) []string {
+	if !c.sync.Open {
+		return []string{"the controller: " + c.sync.Why}
+	}
+	var waiting []string
+	for _, a := range c.sorted() {
+		if a.node != node && c.roles.mayServe(a, node) {
+			waiting = append(waiting, key{a.node, a.name}.String())
+		}
+	}
+	return waiting
+}

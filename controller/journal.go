@@ -1,0 +1,102 @@
+package controller
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+
+	"kicker/kick"
+)
+
+// Bounds of what is kept to be asked for.
+const (
+	keepEvents = 4096
+	keepRuns   = 1000
+	// A flood of garbage makes an event a second at most.
+	refuseEvery = time.Second
+)
+
+// journal is what happened and was decided, for those who ask.
+type journal struct {
+	seq     int64
+	events  []Event // at least the last keepEvents; what was written is never changed
+	runs    []Run   // likewise; replaced as a whole when one of them ends
+	counts  Counts
+	refused time.Time // the last event about a refused message
+}
+
+func newJournal() journal {
+	return journal{counts: Counts{Events: map[string]int64{}, Kicks: map[kick.Answer]int64{}, Runs: map[kick.Outcome]int64{}}}
+}
+
+func (t Counts) clone() Counts {
+	t.Events, t.Kicks, t.Runs = maps.Clone(t.Events), maps.Clone(t.Kicks), maps.Clone(t.Runs)
+	return t
+}
+
+func (j *journal) add(e Event, log *slog.Logger) {
+	j.seq++
+	e.Seq = j.seq
+	if len(j.events) >= 2*keepEvents {
+		j.events = slices.Clone(j.events[keepEvents:])
+	}
+	j.events = append(j.events, e)
+	j.counts.Events[e.Kind]++
+	attrs := []slog.Attr{slog.String("kind", e.Kind)}
+	for _, a := range []slog.Attr{slog.String("node", e.Node), slog.String("role", e.Role), slog.String("action", e.Action), slog.String("run", e.Run)} {
+		if a.Value.String() != "" {
+			attrs = append(attrs, a)
+		}
+	}
+	log.LogAttrs(context.Background(), slog.LevelInfo, e.Text, attrs...)
+}
+
+// refuse counts a refused message, and tells of it unless it told of another a moment ago.
+func (j *journal) refuse(err error, now time.Time, log *slog.Logger) {
+	j.counts.Refused++
+	if now.Sub(j.refused) < refuseEvery {
+		return
+	}
+	j.refused = now
+	j.add(Event{Time: now, Kind: EventRefused, Text: "refused: " + err.Error()}, log)
+}
+
+func (j *journal) begin(r Run) {
+	if len(j.runs) >= 2*keepRuns {
+		j.runs = slices.Clone(j.runs[keepRuns:])
+	}
+	j.runs = append(j.runs, r)
+}
+
+// end notes how a run ended. It reports false if that was known; then it only adds what was not.
+func (j *journal) end(id string, now time.Time, res kick.Result) bool {
+	i := slices.IndexFunc(j.runs, func(r Run) bool { return r.ID == id })
+	if i < 0 {
+		if res.Node == "" {
+			return false
+		}
+		took := time.Duration(res.Duration) * time.Millisecond
+		j.begin(Run{ID: id, Node: res.Node, Action: res.Action, Reason: "kicked by a former controller", Started: now.Add(-took)})
+		i = len(j.runs) - 1
+	}
+	r := j.runs[i]
+	known := r.Outcome != ""
+	if known && (r.Output != "" || res.Output == "") {
+		return false
+	}
+	if !known {
+		r.Ended, r.Outcome, r.Exit = now, res.Outcome, res.Exit
+		r.Duration = time.Duration(res.Duration) * time.Millisecond
+		j.counts.Runs[res.Outcome]++
+	}
+	r.Error, r.Output = res.Error, res.Output
+	j.runs = slices.Clone(j.runs) // views hold the old ones
+	j.runs[i] = r
+	return !known
+}
+
+func last[E any](all []E, most int) []E {
+	return all[max(0, len(all)-most):len(all):len(all)]
+}

@@ -1,0 +1,72 @@
+package controller
+
+import (
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+
+	"kicker/kick"
+)
+
+// key names an action of a node.
+type key struct{ node, action string }
+
+func (k key) String() string { return k.node + "/" + k.action }
+
+// action is one action of a node that is heard: what the node says of it, and what the controller remembers. It belongs to the loop.
+type action struct {
+	node, name string
+	needs      []string // roles, by name
+	status     kick.ActionStatus
+	running    *kick.Running // on its node, of whatever action
+	flight     *flight       // on its node, of whatever action
+
+	since  time.Time // stale since; zero while it is not
+	from   time.Time // when the first change that made it stale began: settling counts from here
+	forced *order    // an operator's order that was not accepted yet
+	memory *memory
+}
+
+// memory outlives the node's presence and the need: a flapping role must not hammer a failing node.
+type memory struct {
+	used      time.Time
+	kicked    time.Time     // the last accepted kick was sent
+	took      time.Duration // the last run's
+	failures  int           // in a row
+	notBefore time.Time
+	why       string // notBefore
+	tried     string // the needs of the last try, see flight.tried
+	retry     string // the id of a kick that got no reply: the same kick again makes no second run
+	backoff   *backoff.ExponentialBackOff
+}
+
+// flight is a kick that was sent, until its run is known to be over. There is one a node at most.
+type flight struct {
+	id, node, action string
+	reason, tried    string
+	sent             time.Time
+	accepted         bool
+	deadline         time.Time // over by then at the latest
+}
+
+// failed spaces the next try. It never gives up.
+func (m *memory) failed(cfg BackoffConfig, now time.Time, why string) {
+	if m.backoff == nil {
+		m.backoff = backoff.NewExponentialBackOff(
+			backoff.WithInitialInterval(cfg.Initial), backoff.WithMaxInterval(cfg.Max), backoff.WithMultiplier(2),
+			backoff.WithRandomizationFactor(0.2), backoff.WithMaxElapsedTime(0))
+	}
+	m.failures++
+	m.notBefore, m.why = now.Add(min(m.backoff.NextBackOff(), cfg.Max)), why
+}
+
+func (m *memory) succeeded() {
+	m.backoff, m.failures, m.notBefore, m.why = nil, 0, time.Time{}, ""
+}
+
+// newNeeds lets a failing action try a new revision sooner, though not at once.
+func (m *memory) newNeeds(cfg BackoffConfig) {
+	if floor := m.kicked.Add(cfg.Initial); floor.Before(m.notBefore) {
+		m.notBefore = floor
+	}
+}

@@ -1,0 +1,37 @@
+package controller
+
+import "time"
+
+// show publishes what the controller knows now.
+func (c *Controller) show(now time.Time, verdicts []Verdict) {
+	was := c.view.Load()
+	next := make(chan struct{})
+	v := &View{
+		At: now, Identity: c.identity, Sync: c.sync, Verdicts: verdicts,
+		Roles: c.showRoles(), Runs: last(c.journal.runs, keepRuns), Events: last(c.journal.events, keepEvents),
+		Counts: c.journal.counts.clone(), Nodes: c.inv.Snapshot(), Next: next, next: next,
+	}
+	c.view.Store(v)
+	if was != nil {
+		close(was.next)
+	}
+}
+
+func (c *Controller) showRoles() []Role {
+	dependents := map[string][]string{}
+	for _, a := range c.sorted() {
+		for _, name := range a.needs {
+			dependents[name] = append(dependents[name], key{a.node, a.name}.String())
+		}
+	}
+	shown := make([]Role, 0, len(c.roles.byName))
+	for _, name := range sortedKeys(c.roles.byName) {
+		r := c.roles.byName[name]
+		shown = append(shown, Role{
+			Name: name, Selector: r.selector.String(), MemberFacts: r.MemberFacts, DependsOn: r.DependsOn,
+			Revision: r.now.Revision, Members: r.now.Members, Nodes: r.nodeNames(), Dependents: dependents[name],
+			Unknown: !r.configured && !r.borne,
+		})
+	}
+	return shown
+}

@@ -1,0 +1,95 @@
+package inventory
+
+import (
+	"bytes"
+	"sync"
+	"time"
+)
+
+// leases says who was heard last, when, and with which bytes. The bus's goroutine renews them, the inventory's owner reads them and
+// writes them when a beat says something new: this is the one lock of the package, and apart from the rows that readers wait on.
+type leases struct {
+	mu     sync.Mutex
+	byNode map[string]*lease
+	canary time.Time // when the newest canary came back
+}
+
+type lease struct {
+	beat  []byte // the last one, whole; nil after its connection closed
+	heard time.Time
+	next  time.Duration // between two beats
+}
+
+// same renews the lease of a node that says nothing new, and reports whether that is so.
+func (l *leases) same(node string, beat []byte, now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	held := l.byNode[node]
+	if held == nil || !bytes.Equal(held.beat, beat) {
+		return false
+	}
+	held.heard = now
+	return true
+}
+
+func (l *leases) renew(node string, beat []byte, now time.Time, next time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.byNode[node] = &lease{beat: beat, heard: now, next: next}
+}
+
+func (l *leases) renewAll(now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.canary = now
+	for _, held := range l.byNode {
+		held.heard = now
+	}
+}
+
+func (l *leases) forgetBeat(node string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if held := l.byNode[node]; held != nil {
+		held.beat = nil
+	}
+}
+
+func (l *leases) drop(node string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.byNode, node)
+}
+
+func (l *leases) len() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.byNode)
+}
+
+// late reports whether a node missed a beat.
+func (l *leases) late(node string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	held := l.byNode[node]
+	return held == nil || l.canary.Sub(held.heard) > held.next*5/2
+}
+
+type silence struct {
+	node  string
+	since time.Duration
+}
+
+// sweep is who was silent for longer than the bound that is theirs, up to the canary that came back now.
+func (l *leases) sweep(canary time.Time, bound func(node string) time.Duration) []silence {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.canary = canary
+	var silent []silence
+	for node, held := range l.byNode {
+		if since := canary.Sub(held.heard); since > held.next && since >= bound(node) {
+			silent = append(silent, silence{node, since})
+		}
+	}
+	return silent
+}

@@ -1,0 +1,126 @@
+package inventory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// How the listener watches itself.
+const (
+	CanaryEvery = 250 * time.Millisecond // between two beats of its own
+	BlindAfter  = 2 * time.Second        // without one of them coming back: it may have missed anybody's
+
+	inbox = 1 << 17 // messages that wait for the listener; beyond it the client drops and says so
+)
+
+// Heard is one thing that the listener heard; exactly one of its fields says what.
+type Heard struct {
+	At      time.Time
+	Beat    *Beat  // one that says something new
+	Reply   string // where the answer to a leaving node's beat goes
+	Facts   *FactsMessage
+	Closed  *Closed
+	Canary  bool          // the listener's own beat came back: whatever was sent before it was heard before it
+	Blind   time.Duration // or it did not come back for so long
+	Refused error         // a message that was no good, for whatever reason
+
+	raw []byte
+}
+
+// Closed is a connection that its client's end closed, as the broker tells.
+type Closed struct {
+	Conn Conn
+	Why  string
+}
+
+// Listen hears what the nodes of a cluster say, until ctx ends, and sends what is new to out. A beat that is byte for byte the
+// node's last one renews its lease in inv and goes no further. id, unique to this listener, names its canary.
+func Listen(ctx context.Context, nc *nats.Conn, cluster, id string, inv *Inventory, out chan<- Heard) error {
+	l := listener{
+		nc: nc, leases: inv.leases, out: out, heard: time.Now(),
+		beats: heartbeatSubject(cluster, ""), facts: factsSubject(cluster, ""), canary: "_canary." + id,
+	}
+	in := make(chan *nats.Msg, inbox) // one for all, so that the order of the wire is kept
+	for _, subject := range []string{l.beats + ">", l.facts + ">"} {
+		sub, err := nc.ChanSubscribe(subject, in)
+		if err != nil {
+			return fmt.Errorf("listen to %s: %w", subject, err)
+		}
+		defer func() { _ = sub.Unsubscribe() }() // fails only when the connection is closed
+	}
+	tick := time.NewTicker(CanaryEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case m := <-in:
+			if h, ok := l.take(m); ok {
+				if err := l.send(ctx, h); err != nil {
+					return nil
+				}
+			}
+		case <-tick.C:
+			if err := nc.Publish(l.beats+l.canary, nil); err != nil && !errors.Is(err, nats.ErrReconnectBufExceeded) {
+				return fmt.Errorf("listen: canary: %w", err)
+			}
+		}
+	}
+}
+
+type listener struct {
+	nc                   *nats.Conn
+	leases               *leases
+	out                  chan<- Heard
+	beats, facts, canary string
+	heard                time.Time // the last canary
+}
+
+// take makes of a message what the inventory's owner needs to hear, if anything.
+func (l *listener) take(m *nats.Msg) (Heard, bool) {
+	now := time.Now()
+	if node, ok := strings.CutPrefix(m.Subject, l.beats); ok {
+		if m.Reply == "" && l.leases.same(node, m.Data, now) {
+			return Heard{}, false
+		}
+		if strings.HasPrefix(node, "_") {
+			return l.ownBeat(node, now)
+		}
+		b, err := decodeBeat(node, m.Data)
+		if err != nil {
+			return Heard{At: now, Refused: err}, true
+		}
+		return Heard{At: now, Beat: &b, Reply: m.Reply, raw: m.Data}, true
+	}
+	f, err := decodeFacts(strings.TrimPrefix(m.Subject, l.facts), m.Data)
+	if err != nil {
+		return Heard{At: now, Refused: err}, true
+	}
+	return Heard{At: now, Facts: &f}, true
+}
+
+func (l *listener) ownBeat(name string, now time.Time) (Heard, bool) {
+	if name != l.canary {
+		return Heard{}, false // another listener's
+	}
+	gap := now.Sub(l.heard)
+	l.heard = now
+	if gap > BlindAfter {
+		return Heard{At: now, Blind: gap}, true
+	}
+	return Heard{At: now, Canary: true}, true
+}
+
+func (l *listener) send(ctx context.Context, h Heard) error {
+	select {
+	case l.out <- h:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
