@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"errors"
 	"time"
 
 	"kicker/inventory"
@@ -175,3 +176,9 @@ type Kicked struct {
 	Actions []Verdict `json:"actions"`
 	After   int64     `json:"after"`
 }
+
+// Why a KickOrder can't be carried out.
+var (
+	ErrNotFound  = errors.New("not found") // no such node, role or action
+	ErrNotSynced = errors.New("not synced")
+)
