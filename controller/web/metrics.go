@@ -1,0 +1,119 @@
+package web
+
+import (
+	"net/http"
+	"runtime"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"kicker/controller"
+	"kicker/kick"
+)
+
+func (s *server) metrics() http.Handler {
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "kicker_build_info", Help: "Always 1; the labels say what runs.",
+		ConstLabels: prometheus.Labels{"version": s.Version, "goversion": runtime.Version()},
+	})
+	build.Set(1)
+	r := prometheus.NewRegistry()
+	r.MustRegister(build, viewCollector{s.View}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return promhttp.HandlerFor(r, promhttp.HandlerOpts{})
+}
+
+// viewCollector computes metrics from the view at the moment of the scrape. No label is a node's name: series would pile up as
+// machines come and go.
+type viewCollector struct{ view func() *controller.View }
+
+var (
+	nodesDesc    = desc("kicker_nodes", "Nodes that are heard.", "life")
+	membersDesc  = desc("kicker_members", "Members of a role: nodes that are in it, alive and ready.", "role")
+	verdictsDesc = desc("kicker_verdicts", "Actions that depend on something.", "state")
+	gatesDesc    = desc("kicker_gates", "Actions that wait for a gate.", "gate")
+	runsDesc     = desc("kicker_runs_total", "Runs that ended.", "outcome")
+	kicksDesc    = desc("kicker_kicks_total", "Kicks that were sent, by the node's answer.", "answer")
+	syncedDesc   = desc("kicker_synced", "1 if the controller knows enough to act.")
+	eventsDesc   = desc("kicker_events_total", "Events.", "kind")
+	refusedDesc  = desc("kicker_refused_messages_total", "Messages from the bus that were refused.")
+	ageDesc      = desc("kicker_view_age_seconds", "How long ago the controller's loop turned. It turns every 5 s at least.")
+	startedDesc  = desc("kicker_start_time_seconds", "When the controller started, in Unix seconds.")
+)
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(name, help, labels, nil)
+}
+
+func (viewCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{nodesDesc, membersDesc, verdictsDesc, gatesDesc, runsDesc, kicksDesc, syncedDesc, eventsDesc,
+		refusedDesc, ageDesc, startedDesc} {
+		ch <- d
+	}
+}
+
+func (c viewCollector) Collect(ch chan<- prometheus.Metric) {
+	v := c.view()
+	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+	}
+	counter := func(d *prometheus.Desc, value int64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(value), labels...)
+	}
+	for life, n := range lives(v.Nodes) {
+		gauge(nodesDesc, float64(n), string(life))
+	}
+	for _, role := range v.Roles {
+		gauge(membersDesc, float64(len(role.Members)), role.Name)
+	}
+	for state, n := range states(v.Verdicts) {
+		gauge(verdictsDesc, float64(n), string(state))
+	}
+	for gate, n := range gates(v.Verdicts) {
+		gauge(gatesDesc, float64(n), gate)
+	}
+	for outcome, n := range fromZero(v.Counts.Runs, kick.Succeeded, kick.Failed, kick.TimedOut, kick.Killed, kick.Lost) {
+		counter(runsDesc, n, string(outcome))
+	}
+	for answer, n := range fromZero(v.Counts.Kicks, kick.Accepted) {
+		counter(kicksDesc, n, string(answer))
+	}
+	for kind, n := range v.Counts.Events {
+		counter(eventsDesc, n, kind)
+	}
+	synced := 0.0
+	if v.Sync.Open {
+		synced = 1
+	}
+	gauge(syncedDesc, synced)
+	counter(refusedDesc, v.Counts.Refused)
+	gauge(ageDesc, time.Since(v.At).Seconds())
+	gauge(startedDesc, float64(v.Identity.Started.UnixMilli())/1000)
+}
+
+func gates(verdicts []controller.Verdict) map[string]int {
+	n := map[string]int{}
+	for _, gate := range []string{controller.GateSynced, controller.GateUnknown, controller.GateSettling, controller.GateRunning,
+		controller.GateBudget, controller.GateBackoff} {
+		n[gate] = 0
+	}
+	for _, v := range verdicts {
+		for _, g := range v.Gates {
+			n[g.Name]++
+		}
+	}
+	return n
+}
+
+// fromZero adds what never happened: a rate can only be taken of a series that was there before.
+func fromZero[K comparable](counts map[K]int64, known ...K) map[K]int64 {
+	all := map[K]int64{}
+	for _, k := range known {
+		all[k] = 0
+	}
+	for k, n := range counts {
+		all[k] = n
+	}
+	return all
+}

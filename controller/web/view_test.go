@@ -1,0 +1,120 @@
+package web
+
+import (
+	"encoding/json"
+	"log/slog"
+	"testing"
+	"time"
+
+	"kicker/controller"
+	"kicker/inventory"
+	"kicker/kick"
+)
+
+var noon = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+
+func ago(d time.Duration) time.Time { return noon.Add(-d) }
+
+// cluster is a view as of noon: two web servers, one of them not ready, one that leaves, and two load balancers, one of which fails.
+func cluster(t *testing.T) *controller.View {
+	t.Helper()
+	one, two := revision(1, "1-0ne"), revision(2, "1-tw0")
+	web := []kick.Member{{Node: "web1.example.org", Facts: map[string]any{"ipaddress": "10.0.0.1", "port": "8080"}}}
+	last := &kick.LastRun{Run: "r2", Outcome: kick.Failed, Exit: 3, Duration: 1200, Failures: 2}
+	return &controller.View{
+		At:       noon,
+		Identity: controller.Identity{Cluster: "main", ID: "c1", Epoch: 1790000000000, Started: ago(time.Hour)},
+		Sync:     controller.Sync{Open: true},
+		Roles: []controller.Role{
+			{
+				Name: "lb", Selector: "role=lb", Revision: revision(3, "1-lb"),
+				Members: []kick.Member{{Node: "lb1.example.org", Facts: map[string]any{}}, {Node: "lb2.example.org", Facts: map[string]any{}}},
+				Nodes:   []string{"lb1.example.org", "lb2.example.org"},
+			},
+			{
+				Name: "web", Selector: "role=web", MemberFacts: []string{"ipaddress", "port"}, Revision: two, Members: web,
+				Nodes:      []string{"web1.example.org", "web2.example.org", "web3.example.org"},
+				Dependents: []string{"lb1.example.org/reload", "lb2.example.org/reload"},
+			},
+		},
+		Verdicts: []controller.Verdict{
+			{
+				Node: "lb1.example.org", Action: "reload", State: controller.Converged,
+				Needs: []controller.Need{{Role: "web", Current: two, Applied: &two}},
+				Last:  &kick.LastRun{Run: "r1", Outcome: kick.Succeeded, Duration: 800},
+			},
+			{
+				Node: "lb2.example.org", Action: "reload", State: controller.Failing, Since: ago(90 * time.Second), Reason: "web: -web3.example.org",
+				Needs: []controller.Need{{Role: "web", Current: two, Applied: &one, Removed: []string{"web3.example.org"}}},
+				Gates: []controller.Gate{{Name: controller.GateBackoff, Why: "failed 2 times in a row", Until: noon.Add(20 * time.Second)}},
+				Last:  last,
+			},
+		},
+		Runs: []controller.Run{
+			{ID: "r1", Node: "lb1.example.org", Action: "reload", Reason: "web: -web3.example.org", Started: ago(89 * time.Second), Ended: ago(88 * time.Second),
+				Outcome: kick.Succeeded, Duration: 800 * time.Millisecond},
+			{ID: "r2", Node: "lb2.example.org", Action: "reload", Reason: "web: -web3.example.org", Started: ago(40 * time.Second), Ended: ago(38 * time.Second),
+				Outcome: kick.Failed, Exit: 3, Duration: 1200 * time.Millisecond, Error: "exit status 3", Output: "haproxy: no such backend\n"},
+			{ID: "r3", Node: "lb2.example.org", Action: "reload", Reason: "web: -web3.example.org", Started: ago(time.Second)},
+		},
+		Events: []controller.Event{
+			{Seq: 1, Time: ago(time.Hour), Kind: controller.EventStarted, Text: "controller c1 started"},
+			{Seq: 2, Time: ago(90 * time.Second), Kind: controller.EventLeft, Node: "web3.example.org", Text: "web3.example.org said goodbye"},
+			{Seq: 3, Time: ago(38 * time.Second), Kind: controller.EventFailed, Node: "lb2.example.org", Action: "reload", Run: "r2", Text: "lb2.example.org: reload failed, exit 3"},
+		},
+		Nodes: nodes(t,
+			node{name: "lb1.example.org", ready: true, facts: inventory.Facts{"role": "lb", "ipaddress": "10.0.0.11"}},
+			node{name: "lb2.example.org", ready: true, facts: inventory.Facts{"role": "lb", "ipaddress": "10.0.0.12"}},
+			node{name: "web1.example.org", ready: true, facts: webFacts("10.0.0.1")},
+			node{name: "web2.example.org", notReady: "tcp:8080: connection refused", facts: webFacts("10.0.0.2")},
+			node{name: "web3.example.org", ready: true, leaving: true, facts: webFacts("10.0.0.3")},
+		),
+		Counts: controller.Counts{
+			Events:  map[string]int64{controller.EventStarted: 1, controller.EventLeft: 1, controller.EventFailed: 1},
+			Kicks:   map[kick.Answer]int64{kick.Accepted: 3, kick.Busy: 1},
+			Runs:    map[kick.Outcome]int64{kick.Succeeded: 1, kick.Failed: 1},
+			Refused: 7,
+		},
+	}
+}
+
+func revision(n int64, hash string) kick.Revision {
+	return kick.Revision{Epoch: 1790000000000, N: n, Hash: hash}
+}
+
+func webFacts(ip string) inventory.Facts {
+	return inventory.Facts{"role": "web", "ipaddress": ip, "port": "8080", "os": map[string]any{"family": "Debian"}}
+}
+
+type node struct {
+	name           string
+	ready, leaving bool
+	notReady       string
+	facts          inventory.Facts
+}
+
+// nodes is what an inventory knows that heard these an hour before noon.
+func nodes(t *testing.T, heard ...node) *inventory.Snapshot {
+	t.Helper()
+	inv := inventory.New()
+	for i, n := range heard {
+		beat := inventory.Beat{
+			V: inventory.Version, Node: n.name, Instance: "i-" + n.name, Boot: "b1", Conn: inventory.Conn{Server: "s", Client: uint64(i)},
+			Facts: n.facts.Digest(), Ready: n.ready, NotReady: n.notReady, Leaving: n.leaving, NextIn: 1000,
+			Kick: json.RawMessage(`{"epoch":1790000000000}`),
+		}
+		facts := inventory.FactsMessage{V: inventory.Version, Node: beat.Node, Instance: beat.Instance, Boot: beat.Boot, Facts: n.facts}
+		for _, h := range []inventory.Heard{{Facts: &facts}, {Beat: &beat}} {
+			h.At = ago(time.Hour)
+			if _, err := inv.Take(h); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return inv.Snapshot()
+}
+
+// showing is a configuration of a handler that shows one view for ever, and lets everybody in.
+func showing(v *controller.View) Config {
+	return Config{View: func() *controller.View { return v }, Trusted: true, Version: "1.2.3", Log: slog.New(slog.DiscardHandler)}
+}

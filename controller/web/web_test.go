@@ -1,0 +1,290 @@
+package web
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"kicker/controller"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	file := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (-want +got; -update writes it anew):\n%s", file, diff)
+	}
+}
+
+func ask(h http.Handler, method, target, body string) *httptest.ResponseRecorder {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(method, target, strings.NewReader(body)))
+	return w
+}
+
+func TestAnswersAreAsDocumented(t *testing.T) {
+	unsynced := *cluster(t)
+	unsynced.Sync = controller.Sync{Why: "5 s of quiet, heard 2 nodes", Until: noon.Add(5 * time.Second)}
+	for _, test := range []struct {
+		name   string
+		view   *controller.View
+		target string
+	}{
+		{"status", cluster(t), "/v1/status"},
+		{"status-unsynced", &unsynced, "/v1/status"},
+		{"nodes", cluster(t), "/v1/nodes"},
+		{"nodes-selected", cluster(t), "/v1/nodes?selector=role%3Dweb&selector=ipaddress%3D10.0.0.2"},
+		{"nodes-none", cluster(t), "/v1/nodes?selector=role%3Ddb"},
+		{"nodes-unsynced", &unsynced, "/v1/nodes"},
+		{"nodes-bad-selector", cluster(t), "/v1/nodes?selector=role"},
+		{"nodes-bad-query", cluster(t), "/v1/nodes?selctor=role%3Dweb"},
+		{"node", cluster(t), "/v1/nodes/web1.example.org"},
+		{"node-unknown", cluster(t), "/v1/nodes/web1"},
+		{"explain", cluster(t), "/v1/nodes/lb2.example.org/explain"},
+		{"explain-not-serving", cluster(t), "/v1/nodes/web2.example.org/explain"},
+		{"roles", cluster(t), "/v1/roles"},
+		{"roles-unsynced", &unsynced, "/v1/roles"},
+		{"role", cluster(t), "/v1/roles/web"},
+		{"role-unknown", cluster(t), "/v1/roles/wbe"},
+		{"runs", cluster(t), "/v1/runs"},
+		{"runs-unsynced", &unsynced, "/v1/runs?limit=1"},
+		{"runs-of-node", cluster(t), "/v1/runs?node=lb2.example.org&action=reload&limit=1"},
+		{"runs-of-role", cluster(t), "/v1/runs?role=web"},
+		{"runs-of-unknown-role", cluster(t), "/v1/runs?role=db"},
+		{"runs-bad-limit", cluster(t), "/v1/runs?limit=-1"},
+		{"events", cluster(t), "/v1/events?since=1"},
+		{"events-of-former-controller", cluster(t), "/v1/events?since=900"},
+		{"no-such-path", cluster(t), "/v2/nodes"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := ask(Handler(showing(test.view)), "GET", test.target, "")
+			if !json.Valid(w.Body.Bytes()) {
+				t.Errorf("GET %s: no JSON: %s", test.target, w.Body)
+			}
+			golden(t, test.name+".golden", fmt.Sprintf("GET %s\n%d\n%s", test.target, w.Code, w.Body))
+		})
+	}
+}
+
+func TestWrongMethodSaysWhichIsRight(t *testing.T) {
+	for _, test := range []struct{ method, target, want string }{
+		{"POST", "/v1/status", "GET"},
+		{"DELETE", "/v1/nodes/web1.example.org", "GET"},
+		{"GET", "/v1/kicks", "POST"},
+	} {
+		w := ask(Handler(showing(cluster(t))), test.method, test.target, "")
+		if w.Code != http.StatusMethodNotAllowed || w.Header().Get("Allow") != test.want {
+			t.Errorf("%s %s: %d, Allow %q, want %d, %q", test.method, test.target, w.Code, w.Header().Get("Allow"), http.StatusMethodNotAllowed, test.want)
+		}
+	}
+}
+
+func TestHealthyWhileTheLoopTurns(t *testing.T) {
+	for _, test := range []struct {
+		age  time.Duration
+		want int
+	}{
+		{0, http.StatusOK},
+		{14 * time.Second, http.StatusOK},
+		{16 * time.Second, http.StatusServiceUnavailable},
+	} {
+		v := cluster(t)
+		v.At = time.Now().Add(-test.age)
+		if w := ask(Handler(showing(v)), "GET", "/healthz", ""); w.Code != test.want {
+			t.Errorf("a view of %s ago: healthz says %d, want %d", test.age, w.Code, test.want)
+		}
+	}
+}
+
+func TestReadyWhenSynced(t *testing.T) {
+	v := cluster(t)
+	if w := ask(Handler(showing(v)), "GET", "/readyz", ""); w.Code != http.StatusOK {
+		t.Errorf("synced: readyz says %d", w.Code)
+	}
+	v.Sync = controller.Sync{Why: "quiet"}
+	if w := ask(Handler(showing(v)), "GET", "/readyz", ""); w.Code != http.StatusServiceUnavailable {
+		t.Errorf("not synced: readyz says %d", w.Code)
+	}
+}
+
+func TestKickIsHandedOver(t *testing.T) {
+	cfg := showing(cluster(t))
+	var got controller.KickOrder
+	cfg.Kick = func(_ context.Context, o controller.KickOrder) (controller.Kicked, error) {
+		got = o
+		return controller.Kicked{Actions: cluster(t).Verdicts[:1], After: 3}, nil
+	}
+	w := ask(Handler(cfg), "POST", "/v1/kicks", `{"object":"node/lb1.example.org","action":"reload","dry_run":true,"by":"me"}`)
+	want := controller.KickOrder{Object: "node/lb1.example.org", Action: "reload", DryRun: true, By: "me"}
+	if got != want {
+		t.Errorf("the controller was asked for %+v, want %+v", got, want)
+	}
+	golden(t, "kick.golden", fmt.Sprintf("POST /v1/kicks\n%d\n%s", w.Code, w.Body))
+}
+
+func TestKickAnswersWhenItCanBeFollowed(t *testing.T) {
+	l := newLoop()
+	cfg := showing(nil)
+	cfg.View = l.view.Load
+	told := make(chan struct{})
+	cfg.Kick = func(context.Context, controller.KickOrder) (controller.Kicked, error) {
+		go func() { l.tell(4, "the view is published after the answer was given"); close(told) }()
+		return controller.Kicked{After: 4}, nil
+	}
+	h := Handler(cfg)
+	if w := ask(h, "POST", "/v1/kicks", `{"object":"role/lb"}`); w.Code != http.StatusOK {
+		t.Fatalf("kick: %d %s", w.Code, w.Body)
+	}
+	if w := ask(h, "GET", "/v1/events?since=4", ""); w.Code != http.StatusOK {
+		t.Errorf("events after the kick's: %d %s", w.Code, w.Body)
+	}
+	<-told
+}
+
+func TestKickErrorsHaveTheirCode(t *testing.T) {
+	for _, test := range []struct {
+		err  error
+		code int
+	}{
+		{fmt.Errorf("kick node/lb: %w", controller.ErrNotFound), http.StatusNotFound},
+		{fmt.Errorf("kick node/lb: %w", controller.ErrNotSynced), http.StatusServiceUnavailable},
+		{errors.New("kick node/lb: broken"), http.StatusInternalServerError},
+	} {
+		cfg := showing(cluster(t))
+		cfg.Kick = func(context.Context, controller.KickOrder) (controller.Kicked, error) {
+			return controller.Kicked{}, test.err
+		}
+		if w := ask(Handler(cfg), "POST", "/v1/kicks", `{"object":"node/lb"}`); w.Code != test.code {
+			t.Errorf("%v: %d, want %d", test.err, w.Code, test.code)
+		}
+	}
+}
+
+func TestKickOrderIsReadStrictly(t *testing.T) {
+	cfg := showing(cluster(t))
+	cfg.Kick = func(context.Context, controller.KickOrder) (controller.Kicked, error) {
+		t.Error("the controller was asked")
+		return controller.Kicked{}, nil
+	}
+	for _, test := range []struct {
+		body string
+		code int
+		want string
+	}{
+		{``, 400, "EOF"},
+		{`[]`, 400, "want a controller.KickOrder"},
+		{`{"object":"node/lb1","acton":"reload"}`, 400, `unknown key \"acton\"`},
+		{`{"object":"node/lb1","dry_run":"yes"}`, 400, "dry_run: want a bool, have a string"},
+		{`{"object":"node/lb1"}{}`, 400, "more than one JSON value"},
+		{`{"object":"lb1"}`, 400, "want node/N or role/R"},
+		{`{"object":"role/"}`, 400, "want node/N or role/R"},
+		{`{"object":"` + strings.Repeat("x", maxBody) + `"}`, 413, "too large"},
+		{`{"object":"role/lb"}` + strings.Repeat(" ", maxBody), 413, "too large"},
+	} {
+		w := ask(Handler(cfg), "POST", "/v1/kicks", test.body)
+		if w.Code != test.code || !strings.Contains(w.Body.String(), test.want) {
+			t.Errorf("%.60s: %d %s\nwant %d and %q", test.body, w.Code, w.Body, test.code, test.want)
+		}
+	}
+}
+
+func FuzzKickOrder(f *testing.F) {
+	f.Add(`{"object":"node/lb1","action":"reload","dry_run":true,"by":"me"}`)
+	f.Add(`{"object":"role/lb"} {}`)
+	f.Fuzz(func(t *testing.T, body string) {
+		o, err := decodeOrder(strings.NewReader(body))
+		if err != nil {
+			return
+		}
+		b, err := json.Marshal(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, err := decodeOrder(strings.NewReader(string(b))); err != nil || again != o {
+			t.Errorf("%s is read as %+v, that as %+v, %v", body, o, again, err)
+		}
+	})
+}
+
+func FuzzSelectorAnswersOrSaysWhy(f *testing.F) {
+	h := Handler(showing(&controller.View{Sync: controller.Sync{Open: true}, Nodes: nodes(&testing.T{}, node{name: "web1", facts: webFacts("10.0.0.1")})}))
+	f.Add("role=web", "ipaddress!='10.0.0.2'")
+	f.Fuzz(func(t *testing.T, a, b string) {
+		w := ask(h, "GET", "/v1/nodes?"+url.Values{"selector": {a, b}}.Encode(), "")
+		var list []Node
+		var e Error
+		switch w.Code {
+		case http.StatusOK:
+			if err := json.Unmarshal(w.Body.Bytes(), &list); err != nil {
+				t.Errorf("%q, %q: %v", a, b, err)
+			}
+		case http.StatusBadRequest:
+			if err := json.Unmarshal(w.Body.Bytes(), &e); err != nil || e.Error == "" {
+				t.Errorf("%q, %q: %v: %s", a, b, err, w.Body)
+			}
+		default:
+			t.Errorf("%q, %q: %d", a, b, w.Code)
+		}
+	})
+}
+
+func TestMetricsOfAView(t *testing.T) {
+	w := ask(Handler(showing(cluster(t))), "GET", "/metrics", "")
+	var ours []string
+	for line := range strings.Lines(w.Body.String()) {
+		changing := strings.HasPrefix(line, "kicker_view_age_seconds ") || strings.HasPrefix(line, "kicker_build_info{")
+		if strings.Contains(line, "kicker_") && !changing {
+			ours = append(ours, line)
+		}
+	}
+	golden(t, "metrics.golden", strings.Join(ours, ""))
+	for _, want := range []string{"kicker_view_age_seconds ", `version="1.2.3"`, "go_goroutines ", "process_open_fds "} {
+		if !strings.Contains(w.Body.String(), want) {
+			t.Errorf("no %s in\n%s", want, w.Body)
+		}
+	}
+	if strings.Contains(w.Body.String(), "example.org") {
+		t.Error("a node's name is a label")
+	}
+}
+
+func TestNearNames(t *testing.T) {
+	names := []string{"web1.example.org", "web2.example.org", "lb1", "db", "web"}
+	for _, test := range []struct {
+		name string
+		want []string
+	}{
+		{"wbe", []string{"web"}},
+		{"we", []string{"web", "web1.example.org", "web2.example.org"}},
+		{"web1", []string{"web", "web1.example.org"}},
+		{"lb2", []string{"lb1"}},
+		{"database", nil},
+	} {
+		if got := near(test.name, names); !cmp.Equal(got, test.want) {
+			t.Errorf("near(%q) = %q, want %q", test.name, got, test.want)
+		}
+	}
+}
