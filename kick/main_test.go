@@ -1,0 +1,17 @@
+package kick
+
+import (
+	"os"
+	"testing"
+)
+
+// TestMain lets the test binary be what a test of real processes starts: the agent or its shim.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 2 && os.Args[1] == "shim" {
+		os.Exit(ShimMain(os.Args[2]))
+	}
+	if len(os.Args) > 3 && os.Args[1] == "agent" {
+		os.Exit(agentMain(os.Args[2], os.Args[3]))
+	}
+	os.Exit(m.Run())
+}

@@ -1,0 +1,278 @@
+package kick
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+func members(names ...string) []Member {
+	var list []Member
+	for i, name := range names {
+		list = append(list, Member{Node: name, Facts: map[string]any{"ipaddress": fmt.Sprintf("10.0.0.%d", i+1), "port": "8080"}})
+	}
+	return list
+}
+
+func membership(role string, epoch, n int64, names ...string) Membership {
+	list := members(names...)
+	return Membership{Role: role, Revision: Revision{Epoch: epoch, N: n, Hash: Hash(list)}, Members: list}
+}
+
+func kickOf(id string, needs ...Membership) Kick {
+	return Kick{
+		V: Version, ID: id, Controller: "ctl1-a", Epoch: 1000, Node: "lb1.example.org", Action: "reload",
+		Reason: "web: +web2", Needs: needs,
+	}
+}
+
+// Each message has every key set, so that none can change unseen.
+func exampleMessages() map[string]any {
+	web := membership("web", 1000, 7, "web1", "web2")
+	k := kickOf("r1", web)
+	k.Force = true
+	list, _ := json.Marshal(web.Members)
+	applied := map[string]Revision{"web": web.Revision}
+	return map[string]any{
+		"kick":  k,
+		"part":  Part{V: Version, Of: web.Revision.Hash, Part: 1, Parts: 3, Members: list},
+		"reply": Reply{V: Version, Answer: Busy, Run: "r0", Deadline: 615000, Detail: "why"},
+		"result": Result{
+			V: Version, Node: "lb1.example.org", Action: "reload", Run: "r1", Outcome: Failed, Exit: 3, Duration: 1234,
+			Error: "why", Output: "its last words\n", Applied: applied, Dirty: true,
+		},
+		"status": Status{
+			Epoch: 1000, Controller: "ctl1-a",
+			Actions: []ActionStatus{{
+				Name: "reload", DependsOn: []string{"web"}, Applied: applied, Dirty: true,
+				Last: &LastRun{Run: "r1", Outcome: TimedOut, Exit: -1, Duration: 10, Failures: 2},
+			}},
+			Running: &Running{Run: "r2", Action: "reload"},
+		},
+		"members": membersOf(k),
+		"state": state{
+			V: Version, Instance: "i-1", Epoch: 1000, Controller: "ctl1-a",
+			Actions: map[string]actionState{"reload": {
+				Applied: applied, Dirty: true, Handed: applied,
+				Last: &LastRun{Run: "r1", Outcome: TimedOut, Exit: -1, Duration: 10, Failures: 2}, Runs: []string{"r1", "r2"},
+			}},
+			Run: &run{ID: "r2", Action: "reload", Success: []int{0, 2}, Deadline: 615000},
+		},
+		"ending": Ending{Exit: -1, Signal: "SIGKILL", TimedOut: true, Lost: true, Error: "why", Duration: 10, Output: "its last words\n"},
+	}
+}
+
+func TestMessagesAreAsDocumented(t *testing.T) {
+	for name, message := range exampleMessages() {
+		t.Run(name, func(t *testing.T) {
+			got, err := json.MarshalIndent(message, "", "  ")
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, '\n')
+			path := filepath.Join("testdata", name+".json")
+			if *update {
+				if err := os.WriteFile(path, got, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(string(want), string(got)); diff != "" {
+				t.Errorf("%s changed (-golden +now):\n%s", path, diff)
+			}
+		})
+	}
+}
+
+func TestGoldenMessagesAreUnderstood(t *testing.T) {
+	read := func(name string) []byte {
+		data, err := os.ReadFile(filepath.Join("testdata", name+".json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	const node = "lb1.example.org"
+	k, err1 := decodeKick(node, read("kick"))
+	p, err2 := decodePart(read("part"))
+	r, err3 := decodeReply(read("reply"))
+	res, err4 := decodeResult(node, read("result"))
+	st, err5 := ParseStatus(read("status"))
+	s, err6 := decodeState(read("state"))
+	for _, err := range []error{err1, err2, err3, err4, err5, err6} {
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	want := exampleMessages()
+	var indented bytes.Buffer
+	if err := json.Compact(&indented, p.Members); err != nil {
+		t.Fatal(err)
+	}
+	p.Members = indented.Bytes()
+	for name, got := range map[string]any{"kick": k, "part": p, "reply": r, "result": res, "status": st, "state": s} {
+		if !reflect.DeepEqual(got, want[name]) {
+			t.Errorf("%s: got %+v, want %+v", name, got, want[name])
+		}
+	}
+}
+
+func TestHashIdentifiesMembersWhateverTheirOrder(t *testing.T) {
+	web := members("web1", "web2", "web3")
+	turned := []Member{web[2], web[0], web[1]}
+	if Hash(web) != Hash(turned) {
+		t.Error("another order has another hash")
+	}
+	moved := members("web1", "web2", "web3")
+	moved[1].Facts["port"] = "8081"
+	if Hash(web) == Hash(moved) {
+		t.Error("another port has the same hash")
+	}
+	if !strings.HasPrefix(Hash(nil), "1-") {
+		t.Errorf("Hash(nil) = %s, want the algorithm's version 1 in front", Hash(nil))
+	}
+}
+
+func TestKickThatMakesNoSenseIsRefused(t *testing.T) {
+	web := membership("web", 1000, 1, "web1")
+	for name, spoil := range map[string]func(*Kick){
+		"version":          func(k *Kick) { k.V = 2 },
+		"another node":     func(k *Kick) { k.Node = "lb2" },
+		"no id":            func(k *Kick) { k.ID = "" },
+		"id is a path":     func(k *Kick) { k.ID = "../x" },
+		"action is a path": func(k *Kick) { k.Action = "../x" },
+		"no epoch":         func(k *Kick) { k.Epoch = 0 },
+		"epoch of 2300":    func(k *Kick) { k.Epoch = 10413792000000 },
+		"no controller":    func(k *Kick) { k.Controller = "" },
+		"NUL in reason":    func(k *Kick) { k.Reason = "a\x00b" },
+		"role twice":       func(k *Kick) { k.Needs = append(k.Needs, k.Needs[0]) },
+		"no hash":          func(k *Kick) { k.Needs[0].Revision.Hash = "" },
+		"revision of a controller to come": func(k *Kick) {
+			k.Needs[0].Revision.Epoch = k.Epoch + 1
+		},
+		"many needs": func(k *Kick) {
+			for i := range MaxNeeds {
+				k.Needs = append(k.Needs, membership(fmt.Sprint("r", i), 1, 1))
+			}
+		},
+		"large": func(k *Kick) { k.Needs[0].Role = strings.Repeat("x", MaxMessage) },
+	} {
+		k := kickOf("r1", web)
+		if data, _ := json.Marshal(k); func() error { _, err := decodeKick(k.Node, data); return err }() != nil {
+			t.Fatal("the kick is refused before it is spoilt")
+		}
+		spoil(&k)
+		data, err := json.Marshal(k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := decodeKick("lb1.example.org", data); err == nil {
+			t.Errorf("%s: not refused", name)
+		}
+	}
+}
+
+func TestStatusIsParsedOrRefused(t *testing.T) {
+	for _, empty := range []json.RawMessage{nil, {}, json.RawMessage("null"), json.RawMessage("{}")} {
+		s, err := ParseStatus(empty)
+		if err != nil || !reflect.DeepEqual(s, Status{}) {
+			t.Errorf("ParseStatus(%q) = %+v, %v, want no actions", empty, s, err)
+		}
+	}
+	many := `{"actions":[{"name":"a0"}`
+	for i := range MaxActions {
+		many += fmt.Sprintf(`,{"name":"a%d"}`, i+1)
+	}
+	for _, bad := range []string{
+		`[]`, `{`, many + `]}`,
+		`{"epoch":-1}`,
+		`{"epoch":10413792000000}`,
+		`{"actions":[{"name":""}]}`,
+		`{"actions":[{"name":"A b"}]}`,
+		`{"actions":[{"name":"a"},{"name":"a"}]}`,
+		`{"actions":[{"name":"a","depends_on":[""]}]}`,
+		`{"actions":[{"name":"a","depends_on":[` + strings.Repeat(`"r",`, MaxNeeds) + `"r"]}]}`,
+		`{"actions":[{"name":"a","applied":{"web":{"epoch":-1,"n":1,"hash":"1-a"}}}]}`,
+		`{"actions":[{"name":"a","applied":{"web":{"epoch":1,"n":-1,"hash":"1-a"}}}]}`,
+		`{"actions":[{"name":"a","applied":{"web":{"epoch":1,"n":1,"hash":"../"}}}]}`,
+		`{"actions":[{"name":"a","last":{"run":"","outcome":"failed"}}]}`,
+		`{"actions":[{"name":"a","last":{"run":"r","outcome":"failed","failures":-1}}]}`,
+		`{"running":{"run":"","action":"a"}}`,
+		`{"running":{"run":"r","action":""}}`,
+		`{"controller":"` + strings.Repeat("x", MaxAnswer) + `"}`,
+	} {
+		if s, err := ParseStatus(json.RawMessage(bad)); err == nil {
+			t.Errorf("ParseStatus(%.80s) = %+v, want it refused", bad, s)
+		}
+	}
+}
+
+// What is understood at all is within the limits, and is understood the same when said again.
+func FuzzDecode(f *testing.F) {
+	for _, message := range exampleMessages() {
+		data, err := json.Marshal(message)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add("lb1.example.org", data)
+	}
+	f.Add("", []byte(`{}`))
+	f.Fuzz(func(t *testing.T, node string, data []byte) {
+		again := func(v any) []byte {
+			data, err := json.Marshal(v)
+			if err != nil {
+				t.Fatalf("%+v was understood, and can't be said: %v", v, err)
+			}
+			return data
+		}
+		if k, err := decodeKick(node, data); err == nil {
+			if len(k.Needs) > MaxNeeds || k.Epoch <= 0 || strings.ContainsAny(k.ID+k.Action, "./ ") {
+				t.Errorf("kick beyond the limits: %+v", k)
+			}
+			if enc := again(k); len(enc) <= MaxMessage {
+				if _, err := decodeKick(node, enc); err != nil {
+					t.Errorf("kick is not understood again: %v", err)
+				}
+			}
+		}
+		if r, err := decodeResult(node, data); err == nil && (r.Node != node || checkName(node) != nil) {
+			t.Errorf("result of %q at the subject of %q", r.Node, node)
+		}
+		if s, err := ParseStatus(data); err == nil {
+			if enc := again(s); len(enc) <= MaxAnswer {
+				if _, err := ParseStatus(enc); err != nil {
+					t.Errorf("status is not understood again: %v", err)
+				}
+			}
+		}
+		if s, err := decodeState(data); err == nil {
+			if _, err := decodeState(again(s)); err != nil {
+				t.Errorf("state is not understood again: %v", err)
+			}
+		}
+		if p, err := decodePart(data); err == nil {
+			var a assembly
+			a.add(p)
+			a.complete(kickOf("r", Membership{Role: "web", Revision: Revision{Hash: p.Of}}))
+			if a.size != 0 || len(a.lists) != 0 {
+				t.Errorf("%d bytes are kept for ever", a.size)
+			}
+		}
+		if r, err := decodeReply(data); err == nil && r.Deadline < 0 {
+			t.Errorf("reply beyond the limits: %+v", r)
+		}
+	})
+}
