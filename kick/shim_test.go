@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -49,6 +50,23 @@ func runToEnd(t *testing.T, l Launch) Ending {
 		t.Fatal(err)
 	}
 	return e
+}
+
+// start starts a run that ends during the test.
+func start(t *testing.T, l Launch) <-chan Ending {
+	t.Helper()
+	execute := shimExecute(t)
+	ended := make(chan Ending, 1)
+	var wg sync.WaitGroup
+	t.Cleanup(wg.Wait)
+	wg.Go(func() {
+		e, err := execute(t.Context(), l)
+		if err != nil {
+			t.Errorf("run %s: %v", l.Run, err)
+		}
+		ended <- e
+	})
+	return ended
 }
 
 // eventually waits for something that another process does.
@@ -180,16 +198,18 @@ func TestOutputIsBoundedAndItsEndIsKept(t *testing.T) {
 
 func TestSignalsToTheShimDoNotTouchTheRun(t *testing.T) {
 	dir := t.TempDir()
-	l := launchOf(t, dir, "r1", `echo $PPID >shim.tmp; `)
-	l.Command[2] = fmt.Sprintf(`echo $PPID >%[1]s/shim; while ! [ -e %[1]s/go ]; do sleep 0.01; done; echo whole`, dir)
-	go func() {
-		pid := readPid(t, filepath.Join(dir, "shim"))
-		for _, sig := range []syscall.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP} {
-			unix.Kill(pid, sig)
+	l := launchOf(t, dir, "r1", fmt.Sprintf(`echo $PPID >%[1]s/shim; while ! [ -e %[1]s/go ]; do sleep 0.01; done; echo whole`, dir))
+	ending := start(t, l)
+	shim := readPid(t, filepath.Join(dir, "shim"))
+	for _, sig := range []syscall.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP} {
+		if err := unix.Kill(shim, sig); err != nil {
+			t.Error(err)
 		}
-		os.WriteFile(filepath.Join(dir, "go"), nil, 0o644)
-	}()
-	if e := runToEnd(t, l); e.outcome([]int{0}) != Succeeded || e.Output != "whole\n" {
+	}
+	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if e := next(t, ending); e.outcome([]int{0}) != Succeeded || e.Output != "whole\n" {
 		t.Errorf("%+v", e)
 	}
 }
@@ -237,11 +257,7 @@ func TestRunOfAShimThatDiedIsLostAndItsProcessesAreKilled(t *testing.T) {
 func TestSecondShimDoesNotRun(t *testing.T) {
 	dir := t.TempDir()
 	l := launchOf(t, dir, "r1", fmt.Sprintf(`echo $$ >%[1]s/pid; while ! [ -e %[1]s/go ]; do sleep 0.01; done`, dir))
-	first := make(chan Ending)
-	go func() {
-		e, _ := shimExecute(t)(context.Background(), l)
-		first <- e
-	}()
+	first := start(t, l)
 	readPid(t, filepath.Join(dir, "pid"))
 	ran := filepath.Join(dir, "ran")
 	if e := runToEnd(t, launchOf(t, dir, "r2", "touch "+ran)); e.outcome([]int{0}) != Failed || !strings.Contains(e.Error, "another run holds") {
@@ -253,7 +269,7 @@ func TestSecondShimDoesNotRun(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if e := <-first; e.outcome([]int{0}) != Succeeded {
+	if e := next(t, first); e.outcome([]int{0}) != Succeeded {
 		t.Errorf("the first: %+v", e)
 	}
 }
@@ -267,8 +283,8 @@ func TestStatOfAProcessWithAnOddName(t *testing.T) {
 	if _, err := parseStat(77, "77 (x) S 1"); err == nil {
 		t.Error("a short line is not refused")
 	}
-	if self, err := readProcess(os.Getpid()); err != nil || self.Start == 0 || self.session == 0 && os.Getpid() != 1 {
-		t.Logf("session 0 is what a container's outer session looks like: %+v, %v", self, err)
+	if self, err := readProcess(os.Getpid()); err != nil || self.Start == 0 || self.over {
+		t.Errorf("this process: %+v, %v", self, err)
 	}
 }
 
