@@ -121,7 +121,7 @@ func ParseAction(s string) (Action, error) {
 	if err := checkActionName(name); err != nil {
 		return Action{}, fmt.Errorf("action %q: %w", s, err)
 	}
-	words, err := splitWords(line)
+	words, err := Words(line)
 	if err != nil {
 		return Action{}, fmt.Errorf("action %q: %w", s, err)
 	}
@@ -132,9 +132,9 @@ func ParseAction(s string) (Action, error) {
 	return a, nil
 }
 
-// splitWords splits a line as POSIX shells do: blanks separate, '…' keeps everything, "…" keeps all but \" and \\, a backslash
+// Words splits a line as POSIX shells do: blanks separate, '…' keeps everything, "…" keeps all but \" and \\, a backslash
 // elsewhere keeps the next character.
-func splitWords(line string) ([]string, error) {
+func Words(line string) ([]string, error) {
 	var (
 		words  []string
 		word   strings.Builder

@@ -49,12 +49,12 @@ func FuzzSplitWords(f *testing.F) {
 	f.Add("a b", `it's "so"`, `\`)
 	f.Fuzz(func(t *testing.T, one, two, raw string) {
 		quoted := func(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
-		words, err := splitWords(quoted(one) + " " + quoted(two))
+		words, err := Words(quoted(one) + " " + quoted(two))
 		if err != nil || len(words) != 2 || words[0] != one || words[1] != two {
 			t.Errorf("%q, %q came back as %q, %v", one, two, words, err)
 		}
-		if words, err := splitWords(raw); err == nil && len(strings.Join(words, "")) > len(raw) {
-			t.Errorf("splitWords(%q) = %q, longer than it was", raw, words)
+		if words, err := Words(raw); err == nil && len(strings.Join(words, "")) > len(raw) {
+			t.Errorf("Words(%q) = %q, longer than it was", raw, words)
 		}
 	})
 }
