@@ -508,6 +508,27 @@ func TestMessagesAreAsDocumented(t *testing.T) {
 	}
 }
 
+func FuzzHear(f *testing.F) {
+	for _, text := range []string{
+		"", "{", `{"v":1,"do":"leave"}`, `{"v":1,"splay_ms":9e18}`, `{"v":1,"id":"c","epoch":1,"pace_ms":9223372036854775807}`, `{"v":1,"released":true}`,
+	} {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		v := voice{Announcer: NewAnnouncer(nil, web1Self, slog.New(slog.DiscardHandler)), inbox: "_INBOX.web1"}
+		v.rhythm, v.pace = newRhythm(time.Now(), DefaultPace), DefaultPace
+		for _, subject := range []string{beaconSubject("main"), rollcallSubject("main"), nodeSubject("main", v.self.Node), v.inbox} {
+			_ = v.hear(&nats.Msg{Subject: subject, Data: data}) // whether it is refused is not the point
+		}
+		if v.pace < MinPace || v.pace > MaxPace || v.epoch > maxEpoch {
+			t.Errorf("%q sets the pace to %s, the epoch to %d", data, v.pace, v.epoch)
+		}
+		if due := v.rhythm.due(); time.Until(due) > MaxSplay {
+			t.Errorf("%q puts the next beat off to %s", data, due)
+		}
+	})
+}
+
 // node is an Announcer that runs on a bus, with a spy beside it.
 type node struct {
 	*Announcer
@@ -683,7 +704,7 @@ func (b *bus) InProcessConn() (net.Conn, error) {
 
 func (b *bus) connect(t *testing.T) *nats.Conn {
 	t.Helper()
-	nc, err := nats.Connect("", nats.InProcessServer(b), nats.MaxReconnects(-1), nats.ReconnectBufSize(-1),
+	nc, err := nats.Connect("", nats.InProcessServer(b), nats.MaxReconnects(-1),
 		nats.ReconnectWait(reconnectWait), nats.ReconnectJitter(0, 0))
 	if err != nil {
 		t.Fatal(err)
