@@ -3,6 +3,7 @@ package web
 import (
 	"context"
 	"maps"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -112,6 +113,27 @@ func TestWhoMayDoWhat(t *testing.T) {
 		}
 		if strings.Contains(w.Body.String(), "secret") {
 			t.Errorf("%s: the token is in the answer", test.claim)
+		}
+	}
+}
+
+func TestOpenListenersBeyondLoopbackAnswerUnderAnyName(t *testing.T) {
+	for _, test := range []struct {
+		local string
+		want  int
+	}{
+		{"127.0.0.1", http.StatusForbidden},
+		{"::1", http.StatusForbidden},
+		{"10.0.0.1", http.StatusOK},
+	} {
+		cfg := showing(cluster(t))
+		cfg.Trusted, cfg.OpenReads = false, true
+		r := httptest.NewRequest("GET", "http://controller.example/v1/status", nil)
+		r = r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, &net.TCPAddr{IP: net.ParseIP(test.local), Port: 7423}))
+		w := httptest.NewRecorder()
+		Handler(cfg).ServeHTTP(w, r)
+		if w.Code != test.want {
+			t.Errorf("over %s: %d, want %d", test.local, w.Code, test.want)
 		}
 	}
 }

@@ -22,7 +22,7 @@ type Config struct {
 	Kick func(context.Context, controller.KickOrder) (controller.Kicked, error)
 	// Token is what a request must bear to be let in. Empty: no request bears it.
 	Token string
-	// OpenReads is for a loopback listener: reading needs no token, and the Host must be a loopback name or address.
+	// OpenReads is for a loopback listener: reading needs no token. What comes in over loopback must name a loopback Host.
 	OpenReads bool
 	// Trusted is for a listener that lets in only who may do everything, such as a unix socket of mode 0600.
 	Trusted bool
