@@ -44,6 +44,9 @@ type socket struct {
 	remove sync.Once
 }
 
+// Addr is where it can be reached, not where it was made.
+func (s *socket) Addr() net.Addr { return &net.UnixAddr{Name: s.path, Net: "unix"} }
+
 // Close removes the socket's file first: once it is closed the file may be a successor's.
 func (s *socket) Close() error {
 	s.remove.Do(func() { os.Remove(s.path) })

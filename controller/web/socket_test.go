@@ -16,6 +16,9 @@ func TestSocketIsForItsOwnerOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
+	if got := ln.Addr().String(); got != path {
+		t.Errorf("it listens on %s, want %s", got, path)
+	}
 	info, err := os.Stat(path)
 	if err != nil {
 		t.Fatal(err)
