@@ -90,7 +90,7 @@ func newStatus(v *controller.View) Status {
 			Name: role.Name, Members: len(role.Members), Nodes: len(role.Nodes), Absent: absent,
 			Dependents: len(role.Dependents), Unknown: role.Unknown,
 		})
-		if role.Unknown {
+		if role.Unknown && v.Sync.Open { // before, it may only not have been heard of
 			st.Problems = append(st.Problems, fmt.Sprintf("role/%s: %s depends on it, but nothing declares it and nobody has ever borne it",
 				role.Name, list(role.Dependents, 3)))
 		}
@@ -147,7 +147,10 @@ func lastFailure(v *controller.View, verdict controller.Verdict) string {
 	if verdict.Last == nil {
 		return "no run is known"
 	}
-	text := fmt.Sprintf("%s, exit %d", verdict.Last.Outcome, verdict.Last.Exit)
+	text := string(verdict.Last.Outcome)
+	if verdict.Last.Outcome == kick.Failed {
+		text = fmt.Sprintf("exit %d", verdict.Last.Exit)
+	}
 	if run := lastRun(v.Runs, verdict.Node, verdict.Action); run != nil && run.Error != "" {
 		text += ": " + run.Error
 	}
