@@ -236,11 +236,10 @@ func (v *voice) replyTo() string {
 
 // finish sends the last beat.
 func (v *voice) finish() {
+	goodbye := v.Goodbye != nil && v.Goodbye()
 	v.update(time.Now())
 	last := v.compose()
-	if !last.Leaving && v.Goodbye != nil {
-		last.Leaving = v.Goodbye()
-	}
+	last.Leaving = last.Leaving || goodbye
 	if !last.Leaving {
 		last.BackWithin = MaxBackSoon.Milliseconds()
 	}

@@ -297,10 +297,11 @@ func TestNewConnectionIsAnnouncedAtOnceAndNothingOfTheTimeWithoutOne(t *testing.
 		n.SetReady(false, "second")
 		n.bus.start(t)
 		spy := spyOn(t, n.bus)
-		time.Sleep(reconnectWait + 10*time.Millisecond)
+		<-n.back
+		time.Sleep(minGap)
 		heard := spy.heard(t)
-		if len(heard) != 1 || heard[0].kind != "heartbeat" {
-			t.Fatalf("heard %v after the connection was back, want one heartbeat", heard)
+		if len(heard) == 0 || slices.ContainsFunc(heard, func(h heardMessage) bool { return !bytes.Equal(h.data, heard[0].data) }) {
+			t.Fatalf("heard %v when the connection was back, want a heartbeat and nothing else", heard)
 		}
 		client, err := n.nc.GetClientID()
 		if err != nil {
@@ -334,25 +335,28 @@ func TestNewConnectionIsFoundOutWithoutBeingTold(t *testing.T) {
 
 func TestLastBeatSaysBackSoonUnlessGoodbye(t *testing.T) {
 	for name, tt := range map[string]struct {
-		goodbye func() bool
+		goodbye bool
 		leave   bool
 		want    Beat
 	}{
 		"back soon":     {want: Beat{BackWithin: 60_000}},
-		"not goodbye":   {goodbye: func() bool { return false }, want: Beat{BackWithin: 60_000}},
-		"goodbye":       {goodbye: func() bool { return true }, want: Beat{Leaving: true}},
-		"after leaving": {goodbye: func() bool { return false }, leave: true, want: Beat{Leaving: true}},
+		"goodbye":       {goodbye: true, want: Beat{Leaving: true}},
+		"after leaving": {leave: true, want: Beat{Leaving: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				n := startNode(t, func(a *Announcer) { a.Goodbye = tt.goodbye })
+				n := startNode(t, func(a *Announcer) {
+					a.Goodbye = func() bool {
+						a.SetReady(false, "shutting down") // at the last moment
+						return tt.goodbye
+					}
+				})
 				time.Sleep(3 * time.Second)
 				if tt.leave {
 					n.Leave()
 					synctest.Wait()
 				}
 				before := len(n.beats(t))
-				n.SetReady(false, "shutting down") // said a moment before the end, said nevertheless
 				n.stop(t)
 				beats := n.beats(t)[before:]
 				if len(beats) == 0 {
@@ -399,7 +403,7 @@ func TestRunFailsWhenTheConnectionIsClosedForGood(t *testing.T) {
 func TestLeavingNodeAsksUntilItIsReleased(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := startNode(t, nil)
-		time.Sleep(2 * time.Second)
+		n.restAfterBeat(t)
 		ask := func() Farewell {
 			t.Helper()
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -536,20 +540,24 @@ type node struct {
 	nc      *nats.Conn
 	bus     *bus
 	beacons []Beacon
+	back    chan bool // the connection was
 	cancel  context.CancelFunc
 	done    chan error
 }
 
 func startNode(t *testing.T, prepare func(*Announcer)) *node {
 	t.Helper()
-	n := &node{bus: &bus{}, done: make(chan error, 1)}
+	n := &node{bus: &bus{}, back: make(chan bool, 1), done: make(chan error, 1)}
 	n.bus.start(t)
 	t.Cleanup(n.bus.stop)
 	n.spy = spyOn(t, n.bus)
 	n.nc = n.bus.connect(t)
 	n.Announcer = NewAnnouncer(n.nc, web1Self, slog.New(slog.DiscardHandler))
 	n.OnBeacon = func(b Beacon) { n.beacons = append(n.beacons, b) }
-	n.nc.SetReconnectHandler(func(*nats.Conn) { n.Reconnected() })
+	n.nc.SetReconnectHandler(func(*nats.Conn) {
+		n.back <- true
+		n.Reconnected()
+	})
 	if prepare != nil {
 		prepare(n.Announcer)
 	}
