@@ -1,0 +1,88 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"kicker/config"
+)
+
+func configCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "config", Short: "Check and show the configuration"}
+	cmd.AddCommand(
+		&cobra.Command{
+			Use:   "validate",
+			Short: "Say what is wrong with the configuration, before a restart does",
+			Args:  cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				o := configOptions(cmd)
+				o.Listens = true
+				file, err := config.Find(o)
+				if err != nil {
+					return err
+				}
+				var problems config.Problems
+				if _, err := config.Load(o); errors.As(err, &problems) {
+					fmt.Fprintln(cmd.ErrOrStderr(), problems)
+					return exitError{code: exitFailed}
+				} else if err != nil {
+					return err
+				}
+				if file == "" {
+					file = "no configuration file, defaults and environment"
+				}
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: ok\n", file)
+				return err
+			},
+		},
+		&cobra.Command{
+			Use:   "show",
+			Short: "Show the settings that hold, and where each comes from",
+			Args:  cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				return config.Show(configOptions(cmd), cmd.OutOrStdout())
+			},
+		},
+	)
+	return cmd
+}
+
+const configKey = "kicker/config-key"
+
+// bindFlag makes a flag of cmd set a key of the configuration, as in bindFlag(cmd, "listen", "bus.listen"). The flag's own
+// default is for its help only.
+func bindFlag(cmd *cobra.Command, flag, key string) {
+	if err := cmd.Flags().SetAnnotation(flag, configKey, []string{key}); err != nil {
+		panic(err) // there is no such flag
+	}
+}
+
+// configOptions are where cmd's configuration comes from: --config and the flags that were bound with bindFlag.
+func configOptions(cmd *cobra.Command) config.Options {
+	o := config.Options{Flags: map[string]*pflag.Flag{}}
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if f.Name == "config" {
+			o.File = f.Value.String()
+		}
+		for _, key := range f.Annotations[configKey] {
+			o.Flags[key] = f
+		}
+	})
+	return o
+}
+
+// newLogger is the log of a daemon.
+func newLogger(c config.LogConfig, w io.Writer) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(c.Level)) // config has checked it
+	options := &slog.HandlerOptions{Level: level}
+	if c.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}

@@ -1,0 +1,307 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/spf13/pflag"
+
+	"kicker/controller"
+	"kicker/kick"
+)
+
+// inFile writes a configuration into an empty directory that becomes the working directory, as kicker.yaml.
+func inFile(t *testing.T, text string) Options {
+	t.Helper()
+	t.Chdir(t.TempDir())
+	if err := os.WriteFile("kicker.yaml", []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return Options{File: "kicker.yaml"}
+}
+
+func mustLoad(t *testing.T, o Options) Config {
+	t.Helper()
+	c, err := Load(o)
+	if err != nil {
+		t.Fatalf("Load: %v", err)
+	}
+	return c
+}
+
+func TestNoConfigurationIsTheDefault(t *testing.T) {
+	got := mustLoad(t, inFile(t, ""))
+	want := Default()
+	want.API.URL = "http://127.0.0.1:7423"
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("an empty file (-default +got):\n%s", diff)
+	}
+}
+
+func TestFlagsWinOverEnvironmentOverFileOverDefault(t *testing.T) {
+	o := inFile(t, "cluster: file\nlog: {level: warn, format: json}\ngone_after: 20s\nsettle_max: 50s\n")
+	t.Setenv("KICKER_CLUSTER", "env")
+	t.Setenv("KICKER_GONE_AFTER", "30s")
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	flags.String("cluster", "flag's default", "")
+	flags.String("log-level", "flag's default", "")
+	flags.Duration("gone-after", 0, "")
+	if err := flags.Parse([]string{"--cluster=flag"}); err != nil {
+		t.Fatal(err)
+	}
+	o.Flags = map[string]*pflag.Flag{
+		"cluster": flags.Lookup("cluster"), "log.level": flags.Lookup("log-level"), "gone_after": flags.Lookup("gone-after"),
+	}
+	c := mustLoad(t, o)
+	got := []any{c.Cluster, c.GoneAfter, c.SettleMax, c.Log, c.SettleMin}
+	want := []any{"flag", 30 * time.Second, 50 * time.Second, LogConfig{"warn", "json"}, 5 * time.Second}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestFileIsReadWhole(t *testing.T) {
+	c := mustLoad(t, inFile(t, `
+roles:
+  - name: WebFront
+    selector: role=web,os.family=Debian
+    member_facts: [IPAddress, net.port]
+    gone_after: 5s
+  - {name: lb, depends_on: [WebFront, "role=db"], action: reload}
+agent:
+  server: [a.example, "[::1]", "b:1", nats://c:2]
+  roles: lb
+  facts: [Rack=A-7, site.room=5]
+  depends_on: WebFront
+  ready: {check: "tcp:80", interval: 500ms, rise: 2}
+  actions:
+    - {name: reload, command: [Reload, --Now], env: [Path=X], timeout: 1m, success: [0, 2]}
+    - {name: note, command: say 'two words', depends_on: db}
+    - once=/bin/once "a b"
+`))
+	if diff := cmp.Diff([]controller.RoleConfig{
+		{Name: "WebFront", Selector: "role=web,os.family=Debian", MemberFacts: []string{"IPAddress", "net.port"}, GoneAfter: 5 * time.Second},
+		{Name: "lb", DependsOn: []string{"WebFront", "role=db"}, Action: "reload"},
+	}, c.Roles); diff != "" {
+		t.Errorf("roles (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(AgentConfig{
+		Server:    []string{"a.example", "[::1]", "b:1", "nats://c:2"},
+		Roles:     []string{"lb"},
+		Facts:     []string{"Rack=A-7", "site.room=5"},
+		DependsOn: []string{"WebFront"},
+		Ready:     ReadyConfig{Check: "tcp:80", Interval: 500 * time.Millisecond, Timeout: time.Second, Rise: 2, Fall: 3},
+		Actions: []kick.Action{
+			{Name: "reload", Command: []string{"Reload", "--Now"}, Env: []string{"Path=X"}, DependsOn: []string{"WebFront"}, Timeout: time.Minute, Success: []int{0, 2}},
+			{Name: "note", Command: []string{"say", "two words"}, DependsOn: []string{"db"}},
+			{Name: "once", Command: []string{"/bin/once", "a b"}, DependsOn: []string{"WebFront"}},
+		},
+		Goodbye: GoodbyeAuto,
+	}, c.Agent); diff != "" {
+		t.Errorf("agent (-want +got):\n%s", diff)
+	}
+	want := []string{"nats://a.example:7422", "nats://[::1]:7422", "nats://b:1", "nats://c:2"}
+	if diff := cmp.Diff(want, c.Agent.Servers()); diff != "" {
+		t.Errorf("servers (-want +got):\n%s", diff)
+	}
+	check, err := c.Agent.Ready.Parse()
+	if err != nil || check.Interval != 500*time.Millisecond || check.Rise != 2 || check.Fall != 3 {
+		t.Errorf("check = %+v, %v, want the intervals and counts of the file", check, err)
+	}
+}
+
+func TestEnvironmentReachesEveryScalarKey(t *testing.T) {
+	o := inFile(t, "")
+	for name, value := range map[string]string{
+		"KICKER_INSECURE":             "true",
+		"KICKER_BUS_URL":              "nats://bus:4222",
+		"KICKER_BACKOFF_INITIAL":      "3s",
+		"KICKER_AGENT_NAME":           "web1.example",
+		"KICKER_AGENT_SERVER":         "a b:1",
+		"KICKER_AGENT_FACTS":          "rack=7 'motto=two words'",
+		"KICKER_AGENT_READY_FALL":     "7",
+		"KICKER_AGENT_READY_INTERVAL": "2s",
+		"KICKER_LOG_LEVEL":            "", // is none
+	} {
+		t.Setenv(name, value)
+	}
+	c := mustLoad(t, o)
+	got := []any{c.Insecure, c.Bus.URL, c.Backoff, c.Agent.Name, c.Agent.Server, c.Agent.Facts, c.Agent.Ready.Fall, c.Agent.Ready.Interval, c.Log.Level}
+	want := []any{
+		true, "nats://bus:4222", controller.BackoffConfig{Initial: 3 * time.Second, Max: 10 * time.Minute}, "web1.example",
+		[]string{"a", "b:1"}, []string{"rack=7", "motto=two words"}, 7, 2 * time.Second, "info",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestRepeatedFlagsAreAListAsTyped(t *testing.T) {
+	o := inFile(t, "agent: {roles: [file], actions: [{name: file, command: [x]}]}")
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	flags.StringArray("role", nil, "")
+	flags.StringArray("depends-on", nil, "")
+	flags.StringArray("action", nil, "")
+	if err := flags.Parse([]string{
+		"--role=lb", "--role=cache", "--depends-on=role=web,env=prod", "--action", `reload=/bin/reload "a, b" ']' \"`,
+	}); err != nil {
+		t.Fatal(err)
+	}
+	o.Flags = map[string]*pflag.Flag{
+		"agent.roles": flags.Lookup("role"), "agent.depends_on": flags.Lookup("depends-on"), "agent.actions": flags.Lookup("action"),
+	}
+	c := mustLoad(t, o)
+	want := AgentConfig{
+		Roles:     []string{"lb", "cache"},
+		DependsOn: []string{"role=web,env=prod"},
+		Actions:   []kick.Action{{Name: "reload", Command: []string{"/bin/reload", "a, b", "]", `"`}, DependsOn: []string{"role=web,env=prod"}}},
+	}
+	if diff := cmp.Diff(want, AgentConfig{Roles: c.Agent.Roles, DependsOn: c.Agent.DependsOn, Actions: c.Agent.Actions}); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestPathsThatWereTypedAreMeantFromHere(t *testing.T) {
+	o := inFile(t, "")
+	t.Setenv("KICKER_STATE_DIR", "state")
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := mustLoad(t, o)
+	if want := filepath.Join(here, "state", "token"); c.TokenPath() != want {
+		t.Errorf("TokenPath() = %s, want %s", c.TokenPath(), want)
+	}
+}
+
+func TestCommandsAskWhereTheAPIListens(t *testing.T) {
+	for listen, want := range map[string]string{
+		"127.0.0.1:1":    "http://127.0.0.1:1",
+		":2":             "http://127.0.0.1:2",
+		"0.0.0.0:3":      "http://127.0.0.1:3",
+		"[::]:4":         "http://127.0.0.1:4",
+		"10.0.0.1:5":     "http://10.0.0.1:5",
+		"ctl.example:67": "http://ctl.example:67",
+	} {
+		if c := mustLoad(t, inFile(t, `api: {listen: "`+listen+`"}`)); c.API.URL != want {
+			t.Errorf("api.listen %s: url %s, want %s", listen, c.API.URL, want)
+		}
+	}
+}
+
+func TestFileIsFoundWhereItIsLookedFor(t *testing.T) {
+	t.Chdir(t.TempDir())
+	found := func(o Options, root bool) string {
+		t.Helper()
+		path, err := find(o, root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Replace(path, "/etc/kicker/kicker.yaml", "", 1) // there may be one on this machine
+	}
+	if got := found(Options{}, false); got != "" {
+		t.Errorf("without any file: %q", got)
+	}
+	if err := os.WriteFile("kicker.yaml", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		o    Options
+		root bool
+		want string
+	}{
+		{Options{}, false, "kicker.yaml"},
+		{Options{}, true, "kicker.yaml"},
+		{Options{Daemon: true}, false, "kicker.yaml"},
+		{Options{Daemon: true}, true, ""},
+		{Options{File: "x.yaml", Daemon: true}, true, "x.yaml"},
+	} {
+		if got := found(tc.o, tc.root); got != tc.want {
+			t.Errorf("find(%+v, root %v) = %q, want %q", tc.o, tc.root, got, tc.want)
+		}
+	}
+	t.Setenv("KICKER_CONFIG", "env.yaml")
+	if got := found(Options{}, false); got != "env.yaml" {
+		t.Errorf("with KICKER_CONFIG: %q", got)
+	}
+	if got := found(Options{File: "x.yaml"}, false); got != "x.yaml" {
+		t.Errorf("with --config and KICKER_CONFIG: %q", got)
+	}
+	if _, err := Load(Options{}); err == nil || !strings.Contains(err.Error(), "env.yaml") {
+		t.Errorf("a file that was asked for and is not there: %v, want an error that names it", err)
+	}
+}
+
+func TestShownSettingsLoadAgainAndSayWhereTheyAreFrom(t *testing.T) {
+	o := inFile(t, `
+settle: 0
+token_file: /etc/kicker/token
+bus: {url: "nats://user:secret@bus:4222"}
+roles: [{name: web, gone_after: 90s}]
+agent:
+  facts: [a=1, "b='x: y'"]
+  actions: [{name: reload, command: [a, "b c"]}]
+`)
+	t.Setenv("KICKER_BACKOFF_MAX", "1h")
+	var shown strings.Builder
+	if err := Show(o, &shown); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"settle: 0s # kicker.yaml:2\n", "  max: 1h # KICKER_BACKOFF_MAX\n", "settle_max: 1m # default\n", "roles: # kicker.yaml:5\n"} {
+		if !strings.Contains(shown.String(), want) {
+			t.Errorf("want %q in:\n%s", want, &shown)
+		}
+	}
+	if strings.Contains(shown.String(), "secret") {
+		t.Errorf("the password is shown:\n%s", &shown)
+	}
+	before := mustLoad(t, o)
+	after := mustLoad(t, inFile(t, strings.Replace(shown.String(), "xxxxx@", "user:secret@", 1)))
+	if diff := cmp.Diff(before, after, cmpopts.EquateEmpty()); diff != "" {
+		t.Errorf("what is shown loads as something else (-before +after):\n%s\n%s", diff, &shown)
+	}
+}
+
+func TestFlagsShadowNothing(t *testing.T) {
+	o := inFile(t, "bus: {listen: '127.0.0.1:1', url: nats://file:1}")
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	flags.String("listen", "", "")
+	if err := flags.Parse([]string{"--listen=127.0.0.1:2"}); err != nil {
+		t.Fatal(err)
+	}
+	o.Flags = map[string]*pflag.Flag{"bus.listen": flags.Lookup("listen")}
+	if got, want := mustLoad(t, o).Bus, (BusConfig{"127.0.0.1:2", "nats://file:1"}); got != want {
+		t.Errorf("bus = %+v, want %+v", got, want)
+	}
+}
+
+func FuzzAnyFileIsReadOrRefused(f *testing.F) {
+	example, err := os.ReadFile("../docs/reference/kicker.yaml")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(example)
+	for _, seed := range []string{
+		"", "---\n", "null", "[]", "a: &a [*a]", "a: &a {<<: *a}", "backoff: 5", "roles: {name: x}", "roles: [null, 1, {name: [1]}]",
+		"agent: {ready: null, actions: [x=y, {command: a}]}", "gone_after: 1e9", "? [a]\n: b", "bus: {listen: 1:2:3}", "cluster: !!binary aGk=",
+		"settle: 2001-01-01", "agent: {facts: [a=1, a.b=2]}", "roles: &r [{name: a, depends_on: [b=]}]\nagent: {roles: *r}", "1: 2", "a::b: 3",
+		"backoff::max: 1s", "log: {level: {}}", "insecure: [true]", "agent: {ready: {rise: 1.5, fall: 99999999999999999999}}",
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		src := &sources{file: "kicker.yaml", flags: map[string]string{}, env: map[string]string{}}
+		c, err := src.parse(data, Options{Listens: true})
+		if err == nil && len(src.check(c, true)) > 0 {
+			t.Errorf("%q: taken, but it has problems", data)
+		}
+		if problems, ok := err.(Problems); err != nil && (!ok || len(problems) == 0 || problems.Error() == "") {
+			t.Errorf("%q: error %v, want problems", data, err)
+		}
+	})
+}
