@@ -229,6 +229,25 @@ func readMembers(t *testing.T, path string) MembersFile {
 	return f
 }
 
+func TestMembersOfOtherRevisionsThanAppliedAreNotComparedWith(t *testing.T) {
+	dir := t.TempDir()
+	web := membership("web", 1000, 1, "web1")
+	data, err := json.Marshal(membersOf(kickOf("r1", web)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := replaceFile(appliedPath(dir, "reload"), data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if f := loadApplied(dir, "reload", map[string]Revision{"web": web.Revision}); len(f.Roles["web"]) != 1 {
+		t.Errorf("what is applied was read as %+v", f)
+	}
+	other := membership("web", 1000, 2, "web2")
+	if f := loadApplied(dir, "reload", map[string]Revision{"web": other.Revision}); len(f.Roles) > 0 {
+		t.Errorf("what isn't applied was read as %+v", f)
+	}
+}
+
 func TestWordsWithoutRoomAreCounted(t *testing.T) {
 	var words []string
 	for i := range 10000 {
@@ -316,8 +335,8 @@ func TestStateSurvivesARestartAndItsRunIsAdopted(t *testing.T) {
 		}
 		newer := kickOf("r2", membership("web", 2000, 1, "web2"))
 		newer.Epoch, newer.Controller = 2000, "ctl1-b"
-		if reply := n.kick(t, newer); reply.Answer != Busy || reply.Run != "r1" {
-			t.Errorf("a kick during the adopted run: %+v", reply)
+		if reply := n.kick(t, newer); reply.Answer != Busy || reply.Run != "r1" || reply.Deadline != 75000 {
+			t.Errorf("a kick during the adopted run: %+v, want it busy for 75 s at the latest", reply)
 		}
 		n.end(Ending{Duration: 5})
 		if len(*got) != 1 || (*got)[0].Outcome != Succeeded || (*got)[0].Applied["web"] != web.Revision {

@@ -135,18 +135,19 @@ func TestCommandGetsItsEnvironmentAndNothingElse(t *testing.T) {
 }
 
 func TestDeadlineReachesGrandchildren(t *testing.T) {
-	dir := t.TempDir()
 	for _, c := range []struct{ name, script, output string }{
 		{"polite, with a deaf child", `trap 'echo bye; exit 0' TERM; (trap '' TERM; exec sleep 1000) & echo $! >%[1]s.tmp; mv %[1]s.tmp %[1]s; wait`, "bye\n"},
 		{"deaf", `trap '' TERM; sleep 1000 & echo $! >%[1]s.tmp; mv %[1]s.tmp %[1]s; wait; sleep 1000`, ""},
 		{"in another group", `trap '' TERM; (set -m; sleep 1000 & echo $! >%[1]s.tmp; mv %[1]s.tmp %[1]s); sleep 1000`, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			pidFile := filepath.Join(t.TempDir(), "pid")
-			l := launchOf(t, dir, filepath.Base(t.Name()), fmt.Sprintf(c.script, pidFile))
-			l.Timeout, l.Grace = 300*time.Millisecond, 200*time.Millisecond
+			t.Parallel() // they mostly wait
+			dir := t.TempDir()
+			pidFile := filepath.Join(dir, "pid")
+			l := launchOf(t, dir, "r1", fmt.Sprintf(c.script, pidFile))
+			l.Timeout, l.Grace = 2*time.Second, time.Second
 			e := runToEnd(t, l)
-			if e.outcome([]int{0}) != TimedOut || e.Output != c.output || e.Duration < 300 {
+			if e.outcome([]int{0}) != TimedOut || e.Output != c.output || e.Duration < 2000 {
 				t.Errorf("%+v, want it timed out with output %q", e, c.output)
 			}
 			if pid := readPid(t, pidFile); alive(pid) {
