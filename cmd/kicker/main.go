@@ -70,6 +70,14 @@ func newRoot() *cobra.Command {
 	}
 	root.PersistentFlags().String("config", "", "configuration `file` (default: KICKER_CONFIG, ./kicker.yaml, /etc/kicker/kicker.yaml)")
 	root.AddCommand(
+		configCommand(),
+		eventsCommand(),
+		explainCommand(),
+		inventoryCommand(),
+		kickCommand(),
+		rolesCommand(),
+		runsCommand(),
+		statusCommand(),
 		versionCommand(),
 	)
 	finish(root)

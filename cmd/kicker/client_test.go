@@ -1,0 +1,176 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"kicker/controller"
+	"kicker/controller/web"
+)
+
+func TestEventsAreFollowedAsTheyHappen(t *testing.T) {
+	l := newLab("calm")
+	srv := httptest.NewServer(l.handler(web.Config{OpenReads: true}))
+	t.Cleanup(srv.Close)
+	for _, format := range []string{"table", "json"} {
+		ctx, interrupt := context.WithCancel(t.Context())
+		r, w := io.Pipe()
+		root := newRoot()
+		root.SetOut(w)
+		root.SetArgs([]string{"events", "--follow", "--api", srv.URL, "-o", format})
+		ended := make(chan error)
+		go func() {
+			err := root.ExecuteContext(ctx)
+			w.Close()
+			ended <- err
+		}()
+		lines := bufio.NewScanner(r)
+		next := func(want string) {
+			t.Helper()
+			if !lines.Scan() || !strings.Contains(lines.Text(), want) {
+				t.Errorf("-o %s: %q, want an event %q", format, lines.Text(), want)
+			}
+		}
+		for _, e := range l.show().Events {
+			next(e.Text)
+		}
+		for i := range 3 {
+			text := fmt.Sprintf("web%d joined", i)
+			l.tell(nil, controller.Event{Kind: controller.EventJoined, Text: text})
+			next(text)
+		}
+		interrupt()
+		if err := <-ended; err != nil {
+			t.Errorf("-o %s: interrupted: %v, want no error", format, err)
+		}
+	}
+}
+
+func TestAgesAreShort(t *testing.T) {
+	for _, test := range []struct {
+		d    time.Duration
+		want string
+	}{
+		{-time.Second, "0s"},
+		{5 * time.Second, "5s"},
+		{119 * time.Second, "119s"},
+		{3*time.Minute + 59*time.Second, "3m"},
+		{119 * time.Minute, "119m"},
+		{2 * time.Hour, "2h"},
+		{47 * time.Hour, "47h"},
+		{49 * time.Hour, "2d"},
+		{1000 * 24 * time.Hour, "1000d"},
+	} {
+		if got := age(test.d); got != test.want {
+			t.Errorf("age(%s) = %s, want %s", test.d, got, test.want)
+		}
+	}
+}
+
+func TestTablesKeepTheirColumnsWhateverNodesSay(t *testing.T) {
+	var b strings.Builder
+	if err := table(&b, []string{"NODE", "WHY", "AGE"}, []string{"web1", "a\tb\nc\x1b[2J\u009b", "5s"}, []string{"web2", "", ""}); err != nil {
+		t.Fatal(err)
+	}
+	want := "NODE  WHY         AGE\nweb1  a b c [2J   5s\nweb2\n"
+	if diff := cmp.Diff(want, b.String()); diff != "" {
+		t.Errorf("table (-want +got):\n%s", diff)
+	}
+}
+
+var updateCLI = flag.Bool("update-cli", false, "write docs/reference/cli.md anew")
+
+func TestCLIReferenceIsCurrent(t *testing.T) {
+	const file = "../../docs/reference/cli.md"
+	got := cliReference(newRoot())
+	if *updateCLI {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (-is +should be; go test ./cmd/kicker -run CLIReference -update-cli writes it anew):\n%s", file, diff)
+	}
+}
+
+// cliReference is every command that people see, with its flags.
+func cliReference(root *cobra.Command) string {
+	var b strings.Builder
+	b.WriteString(`# The command line
+
+Made from the program itself. Data goes to stdout, all else to stderr. Objects are always ` + "`node/N` and `role/R`" + `.
+
+| exit code | meaning |
+|---|---|
+| 0 | ok |
+| 1 | failed |
+| 2 | usage |
+| 3 | the controller is unreachable, or not synced |
+| 4 | nothing found, with ` + "`--fail-empty`" + ` |
+| 5 | timed out |
+
+Every command takes these:
+
+` + flagTable(root.PersistentFlags()))
+	describe(&b, root)
+	return b.String()
+}
+
+func describe(b *strings.Builder, parent *cobra.Command) {
+	for _, cmd := range parent.Commands() {
+		if !cmd.IsAvailableCommand() || cmd.Name() == "help" || cmd.Name() == "completion" {
+			continue
+		}
+		if cmd.Runnable() && !cmd.HasSubCommands() {
+			about := cmd.Long
+			if about == "" {
+				about = cmd.Short + "."
+			}
+			fmt.Fprintf(b, "\n## %s\n\n%s\n", cmd.UseLine(), strings.TrimSpace(about))
+			if cmd.HasExample() {
+				fmt.Fprintf(b, "\n```\n%s\n```\n", strings.TrimRight(cmd.Example, "\n"))
+			}
+			if cmd.LocalNonPersistentFlags().HasAvailableFlags() {
+				b.WriteString("\n" + flagTable(cmd.LocalNonPersistentFlags()))
+			}
+		}
+		describe(b, cmd)
+	}
+}
+
+func flagTable(flags *pflag.FlagSet) string {
+	var b strings.Builder
+	b.WriteString("| flag | | default |\n|---|---|---|\n")
+	flags.VisitAll(func(f *pflag.Flag) {
+		if f.Hidden || f.Name == "help" {
+			return
+		}
+		value, usage := pflag.UnquoteUsage(f)
+		name := "--" + f.Name
+		if f.Shorthand != "" {
+			name = "-" + f.Shorthand + ", " + name
+		}
+		set := ""
+		if f.DefValue != "" && f.DefValue != "false" && f.DefValue != "[]" {
+			set = "`" + f.DefValue + "`"
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", strings.TrimSpace(name+" "+value), strings.ReplaceAll(usage, "|", "\\|"), set)
+	})
+	return b.String()
+}

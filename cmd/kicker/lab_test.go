@@ -1,0 +1,246 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"kicker/controller"
+	"kicker/controller/web"
+	"kicker/inventory"
+	"kicker/kick"
+)
+
+// TestQuestions plays testdata/ask, one file a user story. Beside testscript's own commands there are `exits`, see TestScripts;
+// `lab`, which starts a controller's API over a world that stands still at noon: calm, troubled, blind or empty; and
+// `lab socket WORLD`, which does it on api.sock in the state directory.
+func TestQuestions(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/ask",
+		RequireExplicitExec: true,
+		UpdateScripts:       os.Getenv("UPDATE_SCRIPTS") != "",
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("TZ", "UTC")
+			env.Setenv("GORACE", "atexit_sleep_ms=0") // else each command that is built with -race takes a second to exit
+			env.Setenv("KICKER_STATE_DIR", filepath.Join(env.WorkDir, "state"))
+			return os.Mkdir(filepath.Join(env.WorkDir, "state"), 0o700)
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "lab": startLab},
+	})
+}
+
+func startLab(ts *testscript.TestScript, neg bool, args []string) {
+	onSocket := len(args) == 2 && args[0] == "socket"
+	if neg || len(args) != 1 && !onSocket {
+		ts.Fatalf("usage: lab [socket] calm|troubled|blind|empty")
+	}
+	l := newLab(args[len(args)-1])
+	dir := ts.Getenv("KICKER_STATE_DIR")
+	if onSocket {
+		ln, err := web.ListenUnix(filepath.Join(dir, "api.sock"))
+		ts.Check(err)
+		srv := httptest.NewUnstartedServer(l.handler(web.Config{Trusted: true}))
+		srv.Listener.Close()
+		srv.Listener = ln
+		srv.Start()
+		ts.Defer(srv.Close)
+		return
+	}
+	srv := httptest.NewServer(l.handler(web.Config{Token: "secret", OpenReads: true}))
+	ts.Defer(srv.Close)
+	ts.Setenv("KICKER_API", srv.URL)
+	ts.Check(os.WriteFile(filepath.Join(dir, "token"), []byte("secret\n"), 0o600))
+}
+
+// lab is a controller that shows a world as of noon, and whose nodes do what they are known for when they are kicked: lb1
+// succeeds, lb2 fails, lb3 hangs, lb4 goes away.
+type lab struct {
+	mu   sync.Mutex
+	view *controller.View
+	next chan struct{}
+}
+
+var noon = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+
+func ago(d time.Duration) time.Time { return noon.Add(-d) }
+
+func newLab(world string) *lab {
+	l := &lab{next: make(chan struct{})}
+	v := &controller.View{
+		At: noon, Next: l.next, Nodes: inventory.New().Snapshot(), Sync: controller.Sync{Open: true},
+		Identity: controller.Identity{Cluster: "main", ID: "c1", Epoch: 1790000000000, Started: ago(3 * time.Hour)},
+		Events:   []controller.Event{{Seq: 1, Time: ago(3 * time.Hour), Kind: controller.EventStarted, Text: "controller c1 started"}},
+	}
+	switch world {
+	case "blind":
+		v.Sync = controller.Sync{Why: "it listens since 2 s and calls the roll", Until: noon.Add(3 * time.Second)}
+	case "calm":
+		fill(v, "lb1", "web1", "web2")
+	case "troubled":
+		fill(v, "lb1", "lb2", "lb3", "lb4", "web1", "web2", "web3")
+		trouble(v)
+	case "empty":
+	default:
+		panic("no world is called " + world)
+	}
+	l.view = v
+	return l
+}
+
+// fill puts nodes into a view, all of them alive, ready and converged.
+func fill(v *controller.View, names ...string) {
+	inv := inventory.New()
+	current := kick.Revision{Epoch: 1790000000000, N: 2, Hash: "1-2222222222222222"}
+	web := controller.Role{Name: "web", Selector: "role=web", MemberFacts: []string{"ipaddress", "port"}, Revision: current}
+	lb := controller.Role{Name: "lb", Selector: "role=lb", MemberFacts: []string{"ipaddress", "port"}}
+	for i, name := range names {
+		role := strings.TrimRight(name, "0123456789")
+		facts := inventory.Facts{"role": role, "ipaddress": fmt.Sprintf("10.0.0.%d", i+1), "os": map[string]any{"name": "Debian"}}
+		beat := inventory.Beat{V: 1, Node: name, Instance: "i-" + name, Boot: "b1", Conn: inventory.Conn{Server: "s", Client: uint64(i)},
+			Facts: facts.Digest(), Ready: name != "web3", NextIn: 1000}
+		if name == "web3" {
+			beat.NotReady = "tcp:8080: connection refused"
+		}
+		hear(inv, inventory.Heard{At: ago(2 * time.Hour), Facts: &inventory.FactsMessage{V: 1, Node: name, Instance: beat.Instance, Boot: "b1", Facts: facts}})
+		hear(inv, inventory.Heard{At: ago(2 * time.Hour), Beat: &beat})
+		if role == "lb" {
+			lb.Nodes = append(lb.Nodes, name)
+			web.Dependents = append(web.Dependents, name+"/reload")
+			v.Verdicts = append(v.Verdicts, controller.Verdict{Node: name, Action: "reload", State: controller.Converged,
+				Needs: []controller.Need{{Role: "web", Current: current, Applied: &current}},
+				Last:  &kick.LastRun{Run: "r-" + name, Outcome: kick.Succeeded, Duration: 800}})
+			v.Runs = append(v.Runs, controller.Run{ID: "r-" + name, Node: name, Action: "reload", Reason: "web: +web2", Started: ago(time.Hour),
+				Ended: ago(time.Hour - time.Second), Outcome: kick.Succeeded, Duration: 800 * time.Millisecond})
+			continue
+		}
+		web.Nodes = append(web.Nodes, name)
+		if beat.Ready {
+			web.Members = append(web.Members, kick.Member{Node: name, Facts: map[string]any{"ipaddress": facts["ipaddress"], "port": 8080}})
+		}
+	}
+	for _, name := range lb.Nodes {
+		lb.Members = append(lb.Members, kick.Member{Node: name})
+	}
+	v.Nodes, v.Roles = inv.Snapshot(), []controller.Role{lb, web}
+}
+
+func hear(inv *inventory.Inventory, h inventory.Heard) {
+	if _, err := inv.Take(h); err != nil {
+		panic(err)
+	}
+}
+
+// trouble makes lb2 fail, lb3 wait for its run and lb4 settle.
+func trouble(v *controller.View) {
+	applied := kick.Revision{Epoch: 1790000000000, N: 1, Hash: "1-1111111111111111"}
+	for i := range v.Verdicts {
+		verdict := &v.Verdicts[i]
+		if verdict.Node == "lb1" {
+			continue
+		}
+		verdict.State, verdict.Since, verdict.Reason = controller.Wanted, ago(90*time.Second), "web: +web2 -web3"
+		verdict.Needs[0].Applied, verdict.Needs[0].Added, verdict.Needs[0].Removed = &applied, []string{"web2"}, []string{"web3"}
+		switch verdict.Node {
+		case "lb2":
+			verdict.State = controller.Failing
+			verdict.Gates = []controller.Gate{{Name: controller.GateBackoff, Why: "the last run failed with exit code 3", Until: noon.Add(20 * time.Second)}}
+			verdict.Last = &kick.LastRun{Run: "r5", Outcome: kick.Failed, Exit: 3, Duration: 1200, Failures: 4}
+		case "lb3":
+			verdict.Gates = []controller.Gate{{Name: controller.GateRunning, Why: "run r6 is in progress"}}
+			verdict.Running = &kick.Running{Run: "r6", Action: "reload"}
+		case "lb4":
+			verdict.Needs[0].Applied = nil
+			verdict.Gates = []controller.Gate{{Name: controller.GateSettling, Why: "it was kicked a moment ago", Until: noon.Add(3 * time.Second)}}
+			verdict.Last = nil
+		}
+	}
+	v.Runs = append(v.Runs,
+		controller.Run{ID: "r5", Node: "lb2", Action: "reload", Reason: "web: +web2 -web3", Started: ago(40 * time.Second), Ended: ago(38 * time.Second),
+			Outcome: kick.Failed, Exit: 3, Duration: 1200 * time.Millisecond, Error: "haproxy.cfg is no good", Output: "[ALERT] line 3\nno such \x1b[31mbackend\n"},
+		controller.Run{ID: "r6", Node: "lb3", Action: "reload", Reason: "web: +web2 -web3", Started: ago(5 * time.Second)})
+	v.Events = append(v.Events,
+		controller.Event{Seq: 2, Time: ago(90 * time.Second), Kind: controller.EventNotReady, Node: "web3", Text: "web3 is not ready: tcp:8080: connection refused"},
+		controller.Event{Seq: 3, Time: ago(5 * time.Second), Kind: controller.EventKicked, Node: "lb3", Action: "reload", Run: "r6", Text: "kicked lb3/reload (web: +web2 -web3)"})
+	v.Counts.Refused = 7
+}
+
+func (l *lab) handler(cfg web.Config) http.Handler {
+	cfg.View, cfg.Kick, cfg.Log = l.show, l.kick, slog.New(slog.DiscardHandler)
+	h := web.Handler(cfg)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Date", noon.Format(http.TimeFormat)) // ages are told by the controller's clock
+		h.ServeHTTP(w, r)
+	})
+}
+
+func (l *lab) show() *controller.View {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.view
+}
+
+// tell publishes a view with more runs and events.
+func (l *lab) tell(runs []controller.Run, events ...controller.Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	v := *l.view
+	v.Runs = slices.Concat(v.Runs, runs)
+	for _, e := range events {
+		e.Seq, e.Time = int64(len(v.Events)+1), noon
+		v.Events = append(v.Events[:len(v.Events):len(v.Events)], e)
+	}
+	told := l.next
+	l.next = make(chan struct{})
+	v.Next = l.next
+	l.view = &v
+	close(told)
+}
+
+func (l *lab) kick(_ context.Context, o controller.KickOrder) (controller.Kicked, error) {
+	v := l.show()
+	if !v.Sync.Open {
+		return controller.Kicked{}, fmt.Errorf("kick %s: %w", o.Object, controller.ErrNotSynced)
+	}
+	kicked := controller.Kicked{After: int64(len(v.Events))}
+	for _, verdict := range v.Verdicts {
+		if (o.Object == "node/"+verdict.Node || o.Object == "role/lb") && (o.Action == "" || o.Action == verdict.Action) {
+			kicked.Actions = append(kicked.Actions, verdict)
+		}
+	}
+	if len(kicked.Actions) == 0 {
+		return kicked, fmt.Errorf("kick %s: %w", o.Object, controller.ErrNotFound)
+	}
+	if o.DryRun {
+		return kicked, nil
+	}
+	for _, verdict := range kicked.Actions {
+		event := func(kind, run, text string) controller.Event {
+			return controller.Event{Kind: kind, Node: verdict.Node, Action: verdict.Action, Run: run, Text: verdict.Node + "/reload " + text}
+		}
+		run := controller.Run{Node: verdict.Node, Action: verdict.Action, Started: noon, Ended: noon, Duration: 800 * time.Millisecond}
+		switch verdict.Node {
+		case "lb1":
+			run.ID, run.Outcome = "r11", kick.Succeeded
+			l.tell([]controller.Run{run}, event(controller.EventKicked, "r11", "was kicked"), event(controller.EventSucceeded, "r11", "succeeded in 800ms"))
+		case "lb2":
+			run.ID, run.Outcome, run.Exit = "r12", kick.Failed, 3
+			l.tell([]controller.Run{run}, event(controller.EventKicked, "r12", "was kicked"), event(controller.EventFailed, "r12", "failed with exit code 3"))
+		case "lb3": // the end of the run that was in progress is not the end of the one that was asked for
+			l.tell(nil, event(controller.EventSucceeded, "r6", "succeeded in 5s"))
+		case "lb4":
+			l.tell(nil, controller.Event{Kind: controller.EventGone, Node: "lb4", Text: "lb4 is gone: silent for 10.0 s"})
+		}
+	}
+	return kicked, nil
+}
