@@ -75,6 +75,7 @@ func newRoot() *cobra.Command {
 		explainCommand(),
 		inventoryCommand(),
 		kickCommand(),
+		renderCommand(),
 		rolesCommand(),
 		runsCommand(),
 		statusCommand(),
