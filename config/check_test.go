@@ -32,7 +32,7 @@ func TestMistakesNamePlaceKeyAndRemedy(t *testing.T) {
 		{"number for a text", "agent:\n  actions:\n  - name: a\n    command: [chmod, 0644]\n", `kicker.yaml:4: agent.actions[0].command[1]: want a text, not a whole number: put it in quotes`},
 		{"yes for a text", "agent:\n  name: true\n", `kicker.yaml:2: agent.name: want a text, not true or false: put it in quotes`},
 		{"text for a bool", "insecure: perhaps\n", `kicker.yaml:1: insecure: want true or false, not "perhaps"`},
-		{"fraction for a count", "agent: {ready: {rise: 1.5}}\n", `kicker.yaml:1: agent.ready.rise: want a whole number, not such a number`},
+		{"fraction for a count", "agent: {ready: {rise: 1.5}}\n", `kicker.yaml:1: agent.ready.rise: want a whole number, not a fraction`},
 		{"text for entries", "roles: web\n", `kicker.yaml:1: roles: want a list of entries with keys, not "web"`},
 		{"text for an entry", "roles: [web]\n", `kicker.yaml:1: roles[0]: want keys with values, not "web"`},
 		{"entry for a list of entries", "roles: {name: web}\n", `kicker.yaml:1: roles: want a list of entries with keys, not keys with values`},

@@ -93,8 +93,10 @@ func describe(t reflect.Type) string {
 		return "true or false"
 	case reflect.Int:
 		return "a whole number"
-	case reflect.Float64, reflect.Int64, reflect.Uint64:
-		return "such a number"
+	case reflect.Float64:
+		return "a fraction"
+	case reflect.Int64, reflect.Uint64:
+		return "so large a number"
 	}
 	return fmt.Sprintf("a %s", t)
 }

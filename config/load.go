@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/go-viper/mapstructure/v2"
@@ -86,8 +87,7 @@ func (src *sources) parse(data []byte, o Options) (Config, error) {
 	c := Default()
 	var unused mapstructure.Metadata
 	err := v.Unmarshal(&c, viper.DecodeHook(mapstructure.DecodeHookFuncValue(decode)), func(d *mapstructure.DecoderConfig) {
-		d.WeaklyTypedInput = false // it makes 10 ns of 10, and a list of anything
-		d.Metadata = &unused       // and not UnmarshalExact, whose error hides what else is wrong
+		d.Metadata = &unused // and not UnmarshalExact, whose error hides what else is wrong
 	})
 	for _, e := range leaves(err) {
 		problems = append(problems, src.problem(e.Name(), "%v", errors.Unwrap(e)))
@@ -123,24 +123,31 @@ func (src *sources) absolute(key string, path *string) {
 }
 
 // Find is the configuration file that Load would read, or empty if there is none.
-func Find(o Options) (string, error) { return find(o, os.Geteuid() == 0) }
+func Find(o Options) (string, error) { return find(o, os.Geteuid()) }
 
-func find(o Options, root bool) (string, error) {
+func find(o Options, uid int) (string, error) {
 	for _, given := range []string{o.File, os.Getenv("KICKER_CONFIG")} {
 		if given != "" {
 			return given, nil
 		}
 	}
 	paths := []string{"kicker.yaml", "/etc/kicker/kicker.yaml"}
-	if o.Daemon && root {
+	if o.Daemon && uid == 0 {
 		paths = paths[1:]
 	}
 	for _, path := range paths {
-		if _, err := os.Stat(path); err == nil {
-			return path, nil
-		} else if !errors.Is(err, fs.ErrNotExist) {
+		info, err := os.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
 			return "", fmt.Errorf("configuration: %w", err)
 		}
+		// One that somebody left in /tmp could send the token to them.
+		if owner := info.Sys().(*syscall.Stat_t).Uid; owner != uint32(uid) && owner != 0 {
+			return "", fmt.Errorf("configuration: %s belongs to somebody else (uid %d): if you mean it say --config %s", path, owner, path)
+		}
+		return path, nil
 	}
 	return "", nil
 }

@@ -196,15 +196,16 @@ func TestCommandsAskWhereTheAPIListens(t *testing.T) {
 
 func TestFileIsFoundWhereItIsLookedFor(t *testing.T) {
 	t.Chdir(t.TempDir())
-	found := func(o Options, root bool) string {
+	me := os.Geteuid()
+	found := func(o Options, uid int) string {
 		t.Helper()
-		path, err := find(o, root)
+		path, err := find(o, uid)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return strings.Replace(path, "/etc/kicker/kicker.yaml", "", 1) // there may be one on this machine
 	}
-	if got := found(Options{}, false); got != "" {
+	if got := found(Options{}, me); got != "" {
 		t.Errorf("without any file: %q", got)
 	}
 	if err := os.WriteFile("kicker.yaml", nil, 0o644); err != nil {
@@ -212,28 +213,43 @@ func TestFileIsFoundWhereItIsLookedFor(t *testing.T) {
 	}
 	for _, tc := range []struct {
 		o    Options
-		root bool
+		uid  int
 		want string
 	}{
-		{Options{}, false, "kicker.yaml"},
-		{Options{}, true, "kicker.yaml"},
-		{Options{Daemon: true}, false, "kicker.yaml"},
-		{Options{Daemon: true}, true, ""},
-		{Options{File: "x.yaml", Daemon: true}, true, "x.yaml"},
+		{Options{}, me, "kicker.yaml"},
+		{Options{Daemon: true}, 0, ""},
+		{Options{File: "x.yaml", Daemon: true}, 0, "x.yaml"},
 	} {
-		if got := found(tc.o, tc.root); got != tc.want {
-			t.Errorf("find(%+v, root %v) = %q, want %q", tc.o, tc.root, got, tc.want)
+		if got := found(tc.o, tc.uid); got != tc.want {
+			t.Errorf("find(%+v, uid %v) = %q, want %q", tc.o, tc.uid, got, tc.want)
 		}
 	}
 	t.Setenv("KICKER_CONFIG", "env.yaml")
-	if got := found(Options{}, false); got != "env.yaml" {
+	if got := found(Options{}, me); got != "env.yaml" {
 		t.Errorf("with KICKER_CONFIG: %q", got)
 	}
-	if got := found(Options{File: "x.yaml"}, false); got != "x.yaml" {
+	if got := found(Options{File: "x.yaml"}, me); got != "x.yaml" {
 		t.Errorf("with --config and KICKER_CONFIG: %q", got)
 	}
 	if _, err := Load(Options{}); err == nil || !strings.Contains(err.Error(), "env.yaml") {
 		t.Errorf("a file that was asked for and is not there: %v, want an error that names it", err)
+	}
+}
+
+func TestFileThatSomebodyElseLeftHereIsRefused(t *testing.T) {
+	inFile(t, "")
+	stranger := os.Geteuid() + 1
+	if stranger == 1 { // root is a stranger to nobody
+		stranger = 2
+		if err := os.Chown("kicker.yaml", 1, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if path, err := find(Options{}, stranger); err == nil || !strings.Contains(err.Error(), "say --config kicker.yaml") {
+		t.Errorf("find() = %q, %v, want an error that says how to mean it", path, err)
+	}
+	if path, err := find(Options{File: "kicker.yaml"}, stranger); err != nil {
+		t.Errorf("find(--config kicker.yaml) = %q, %v", path, err)
 	}
 }
 
