@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -73,7 +74,9 @@ func (src *sources) parse(data []byte, o Options) (Config, error) {
 	if err := v.ReadConfig(bytes.NewReader(data)); err != nil {
 		return Config{}, Problems{src.syntax(err)}
 	}
+	unbound := maps.Clone(o.Flags)
 	walk(configType, func(key string, t reflect.Type) {
+		delete(unbound, key)
 		viperKey := strings.ReplaceAll(key, ".", "::")
 		if f := o.Flags[key]; f != nil && f.Changed {
 			src.flags[key] = f.Name
@@ -83,6 +86,10 @@ func (src *sources) parse(data []byte, o Options) (Config, error) {
 			_ = v.BindEnv(viperKey, name) // fails without a key only
 		}
 	})
+
+	for key, f := range unbound { // whoever made the flag hears of it before a user does
+		return Config{}, fmt.Errorf("flag --%s: there is no key %s", f.Name, key)
+	}
 
 	c := Default()
 	var unused mapstructure.Metadata

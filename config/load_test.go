@@ -296,6 +296,16 @@ func TestFlagsShadowNothing(t *testing.T) {
 	}
 }
 
+func TestFlagOfNoKeyIsAMistakeOfTheProgram(t *testing.T) {
+	o := inFile(t, "")
+	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
+	flags.String("name", "", "")
+	o.Flags = map[string]*pflag.Flag{"agent.nam": flags.Lookup("name")}
+	if _, err := Load(o); err == nil || err.Error() != "flag --name: there is no key agent.nam" {
+		t.Errorf("Load: %v", err)
+	}
+}
+
 func FuzzAnyFileIsReadOrRefused(f *testing.F) {
 	example, err := os.ReadFile("../docs/reference/kicker.yaml")
 	if err != nil {
