@@ -11,8 +11,8 @@ import (
 
 // hear takes in one thing that was heard on the bus.
 func (c *Controller) hear(h inventory.Heard) {
-	if h.Blind > 0 {
-		c.event(Event{Time: h.At, Kind: EventBlind, Text: fmt.Sprintf("nothing came back from the bus for %.1f s: whoever was silent meanwhile may have spoken", h.Blind.Seconds())})
+	if h.Blind != "" {
+		c.event(Event{Time: h.At, Kind: EventBlind, Text: h.Blind + ": nobody who was silent meanwhile counts as gone"})
 		c.blind(h.At)
 	}
 	changes, err := c.inv.Take(h)
@@ -56,7 +56,9 @@ func (c *Controller) take(change inventory.Change, now time.Time) {
 		c.refuse(fmt.Errorf("heartbeat of %s: %w", after.Name, err), now)
 		status = c.status[after.Name]
 	}
-	c.raise(status.Epoch)
+	if status.Controller != c.identity.ID {
+		c.raise(status.Epoch)
+	}
 	c.ended(after.Name, status, now)
 	c.status[after.Name] = status
 	c.setActions(after, status, now)

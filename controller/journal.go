@@ -83,6 +83,10 @@ func (j *journal) end(id string, now time.Time, res kick.Result) bool {
 	}
 	r := j.runs[i]
 	known := r.Outcome != ""
+	if r.Outcome == kick.Lost && res.Outcome != kick.Lost {
+		known = false // its node was not heard for a while, and now tells the truth
+		j.counts.Runs[kick.Lost]--
+	}
 	if known && (r.Output != "" || res.Output == "") {
 		return false
 	}

@@ -120,7 +120,7 @@ func (inv *Inventory) Take(h Heard) ([]Change, error) {
 		return inv.close(*h.Closed, h.At), nil
 	case h.Canary:
 		return inv.sweep(h.At), nil
-	case h.Blind > 0:
+	case h.Blind != "":
 		inv.renew(h.At)
 	}
 	return nil, nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -25,9 +26,9 @@ type Heard struct {
 	Reply   string // where the answer to a leaving node's beat goes
 	Facts   *FactsMessage
 	Closed  *Closed
-	Canary  bool          // the listener's own beat came back: whatever was sent before it was heard before it
-	Blind   time.Duration // or it did not come back for so long
-	Refused error         // a message that was no good, for whatever reason
+	Canary  bool   // the listener's own beat came back: whatever was sent before it was heard before it
+	Blind   string // why somebody may have spoken without being heard; "" otherwise
+	Refused error  // a message that was no good, for whatever reason
 
 	raw []byte
 }
@@ -41,10 +42,15 @@ type Closed struct {
 // Listen hears what the nodes of a cluster say, until ctx ends, and sends what is new to out. A beat that is byte for byte the
 // node's last one renews its lease in inv and goes no further. id, unique to this listener, names its canary.
 func Listen(ctx context.Context, nc *nats.Conn, cluster, id string, inv *Inventory, out chan<- Heard) error {
-	l := listener{
-		nc: nc, leases: inv.leases, out: out, heard: time.Now(),
+	l := &listener{
+		leases: inv.leases, out: out, heard: time.Now(),
 		beats: heartbeatSubject(cluster, ""), facts: factsSubject(cluster, ""), canary: "_canary." + id,
 	}
+	nc.SetErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+		if errors.Is(err, nats.ErrSlowConsumer) {
+			l.dropped.Store(true)
+		}
+	})
 	in := make(chan *nats.Msg, inbox) // one for all, so that the order of the wire is kept
 	for _, subject := range []string{l.beats + ">", l.facts + ">"} {
 		sub, err := nc.ChanSubscribe(subject, in)
@@ -74,11 +80,11 @@ func Listen(ctx context.Context, nc *nats.Conn, cluster, id string, inv *Invento
 }
 
 type listener struct {
-	nc                   *nats.Conn
 	leases               *leases
 	out                  chan<- Heard
 	beats, facts, canary string
-	heard                time.Time // the last canary
+	heard                time.Time   // the last canary
+	dropped              atomic.Bool // messages, by the client: they came faster than they were taken
 }
 
 // take makes of a message what the inventory's owner needs to hear, if anything.
@@ -110,8 +116,11 @@ func (l *listener) ownBeat(name string, now time.Time) (Heard, bool) {
 	}
 	gap := now.Sub(l.heard)
 	l.heard = now
-	if gap > BlindAfter {
-		return Heard{At: now, Blind: gap}, true
+	switch {
+	case l.dropped.Swap(false):
+		return Heard{At: now, Blind: "messages came faster than they could be taken, and some were dropped"}, true
+	case gap > BlindAfter:
+		return Heard{At: now, Blind: fmt.Sprintf("nothing came back from the bus for %.1f s", gap.Seconds())}, true
 	}
 	return Heard{At: now, Canary: true}, true
 }
@@ -123,4 +132,12 @@ func (l *listener) send(ctx context.Context, h Heard) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// Answer tells a leaving node how far it is; reply is Heard.Reply.
+func Answer(nc *nats.Conn, reply string, f Farewell) error {
+	if err := nc.Publish(reply, encode(f)); err != nil {
+		return fmt.Errorf("answer a leaving node: %w", err)
+	}
+	return nil
 }

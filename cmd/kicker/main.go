@@ -70,14 +70,18 @@ func newRoot() *cobra.Command {
 	}
 	root.PersistentFlags().String("config", "", "configuration `file` (default: KICKER_CONFIG, ./kicker.yaml, /etc/kicker/kicker.yaml)")
 	root.AddCommand(
+		agentCommand(),
 		configCommand(),
+		controllerCommand(),
 		eventsCommand(),
 		explainCommand(),
 		inventoryCommand(),
 		kickCommand(),
+		leaveCommand(),
 		renderCommand(),
 		rolesCommand(),
 		runsCommand(),
+		shimCommand(),
 		statusCommand(),
 		versionCommand(),
 	)

@@ -1,0 +1,222 @@
+// Package bus starts the NATS server that a controller carries with it, and joins a bus wherever it is.
+package bus
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	mathrand "math/rand/v2"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+)
+
+// How a client comes back to a bus that went away: at once, then in steps with a jitter that spreads a fleet.
+const (
+	reconnectFirst = 100 * time.Millisecond
+	reconnectMost  = 2 * time.Second
+	startTimeout   = 10 * time.Second
+
+	maxConn = 1 << 20 // the server's own default is 64 Ki
+)
+
+// The users of the embedded server. Nodes may only use their own account; what the server says of itself is in another.
+const (
+	nodeUser       = "kicker"
+	controllerUser = "controller"
+	systemUser     = "system"
+)
+
+// controllersOwn is what no node may say: only the controller's process kicks, calls the roll and is heard as a controller. So nobody
+// who merely reaches the bus starts a run.
+var controllersOwn = []string{"kicker.*.kick.>", "kicker.*.controller", "kicker.*.rollcall", "kicker.*.heartbeat._canary.>"}
+
+// Config is where the embedded server listens.
+type Config struct {
+	Listen string // HOST:PORT; "" for none: only this process can join
+	Token  string // what nodes must show; "" for nothing
+}
+
+// Bus is an embedded NATS server.
+type Bus struct {
+	server *server.Server
+	secret string // of the users that only this process may be
+}
+
+// Start starts an embedded server. It is up when Start returns.
+func Start(cfg Config, log *slog.Logger) (*Bus, error) {
+	b := &Bus{secret: rand.Text()}
+	nodes, system := server.NewAccount("KICKER"), server.NewAccount("SYS")
+	opts := &server.Options{
+		ServerName: "kicker", NoSigs: true, NoLog: true, MaxConn: maxConn, MaxPayload: 1 << 20, PingInterval: 20 * time.Second,
+		Accounts: []*server.Account{nodes, system}, SystemAccount: system.Name,
+		Users: []*server.User{
+			{Username: nodeUser, Password: cfg.Token, Account: nodes, Permissions: &server.Permissions{
+				Publish: &server.SubjectPermission{Deny: controllersOwn},
+			}},
+			{Username: controllerUser, Password: b.secret, Account: nodes},
+			{Username: systemUser, Password: b.secret, Account: system},
+		},
+		DontListen: cfg.Listen == "",
+	}
+	if cfg.Token == "" {
+		opts.NoAuthUser = nodeUser
+	}
+	if cfg.Listen != "" {
+		host, port, err := net.SplitHostPort(cfg.Listen)
+		if err != nil {
+			return nil, fmt.Errorf("bus: listen %s: want HOST:PORT: %w", cfg.Listen, err)
+		}
+		if opts.Port, err = strconv.Atoi(port); err != nil {
+			return nil, fmt.Errorf("bus: listen %s: port %q is no number", cfg.Listen, port)
+		}
+		opts.Host = host
+		if opts.Port == 0 {
+			opts.Port = server.RANDOM_PORT
+		}
+		// The server reports a taken port only in its log and then never comes up: ask first.
+		probe, err := net.Listen("tcp", cfg.Listen)
+		if err != nil {
+			return nil, fmt.Errorf("bus: %w", err)
+		}
+		_ = probe.Close()
+	}
+	srv, err := server.NewServer(opts)
+	if err != nil {
+		return nil, fmt.Errorf("bus: %w", err)
+	}
+	srv.SetLoggerV2(natsLog{log}, false, false, false)
+	go srv.Start() // ends with Shutdown, which Close waits for
+	if !srv.ReadyForConnections(startTimeout) {
+		srv.Shutdown()
+		return nil, fmt.Errorf("bus: the embedded server was not up within %s", startTimeout)
+	}
+	b.server = srv
+	return b, nil
+}
+
+// Addr is where the server listens, nil where it doesn't.
+func (b *Bus) Addr() net.Addr { return b.server.Addr() }
+
+// InProcessConn is a connection to the server that needs no port: what nats.InProcessServer asks for.
+func (b *Bus) InProcessConn() (net.Conn, error) { return b.server.InProcessConn() }
+
+// Join is a connection of the controller to its own server. options come last.
+func (b *Bus) Join(name string, options ...nats.Option) (*nats.Conn, error) {
+	nc, err := b.join(name, controllerUser, options...)
+	if err != nil {
+		return nil, fmt.Errorf("bus: join as %s: %w", name, err)
+	}
+	return nc, nil
+}
+
+func (b *Bus) join(name, user string, more ...nats.Option) (*nats.Conn, error) {
+	options := []nats.Option{nats.InProcessServer(b), nats.Name(name), nats.UserInfo(user, b.secret), nats.MaxReconnects(-1)}
+	return nats.Connect("", append(options, more...)...)
+}
+
+// Closings calls closed, from one goroutine, for each connection that its client's end closed. A connection that the server gave up,
+// for whatever reason, says nothing about its client. It returns what ends it.
+func (b *Bus) Closings(closed func(server string, client uint64, why string)) (stop func(), err error) {
+	nc, err := b.join("kicker closings", systemUser)
+	if err != nil {
+		return nil, fmt.Errorf("bus: join as %s: %w", systemUser, err)
+	}
+	_, err = nc.Subscribe("$SYS.ACCOUNT.*.DISCONNECT", func(m *nats.Msg) {
+		var e server.DisconnectEventMsg
+		if json.Unmarshal(m.Data, &e) != nil {
+			return // the server's own words: they parse
+		}
+		switch e.Reason {
+		case server.ClientClosed.String(), server.ReadError.String(), server.WriteError.String():
+			closed(e.Server.ID, e.Client.ID, strings.ToLower(e.Reason))
+		}
+	})
+	if err != nil {
+		nc.Close()
+		return nil, fmt.Errorf("bus: listen for closed connections: %w", err)
+	}
+	return nc.Close, nil
+}
+
+// Close stops the server and waits until it has stopped.
+func (b *Bus) Close() {
+	b.server.Shutdown()
+	b.server.WaitForShutdown()
+}
+
+// Join connects to a bus, and goes on trying for ever: a node that starts before its controller waits for it. servers are HOST:PORT
+// or URLs. Nothing is kept to be sent later: a heartbeat that comes late is a lie. changed is called, from any goroutine, when the
+// connection was lost or is back. options come last.
+func Join(servers []string, token, name string, log *slog.Logger, changed func(), more ...nats.Option) (*nats.Conn, error) {
+	options := []nats.Option{
+		nats.Name(name), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true), nats.ReconnectBufSize(-1),
+		nats.PingInterval(10 * time.Second), nats.MaxPingsOutstanding(2), nats.Timeout(2 * time.Second), nats.IgnoreAuthErrorAbort(),
+		nats.CustomReconnectDelay(reconnectDelay),
+		nats.ConnectHandler(func(nc *nats.Conn) {
+			log.Info("joined the bus", "server", nc.ConnectedUrlRedacted())
+			changed()
+		}),
+		nats.ReconnectHandler(func(nc *nats.Conn) {
+			log.Info("joined the bus again", "server", nc.ConnectedUrlRedacted())
+			changed()
+		}),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil {
+				log.Warn("lost the bus", "err", err)
+			}
+			changed()
+		}),
+		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { log.Debug("the bus can't be reached", "err", err) }),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Warn("bus", "err", err) }),
+	}
+	return connect(servers, token, append(options, more...)...)
+}
+
+// Visit connects to a bus for the moment: it fails if that can't be had now.
+func Visit(servers []string, token, name string) (*nats.Conn, error) {
+	return connect(servers, token, nats.Name(name), nats.Timeout(2*time.Second))
+}
+
+func connect(servers []string, token string, options ...nats.Option) (*nats.Conn, error) {
+	if token != "" {
+		options = append(options, nats.UserInfo(nodeUser, token))
+	}
+	nc, err := nats.Connect(strings.Join(servers, ","), options...)
+	if err != nil {
+		return nil, fmt.Errorf("bus: join %s: %w", strings.Join(servers, ","), err)
+	}
+	return nc, nil
+}
+
+// reconnectDelay is the wait before the n-th round through the servers.
+func reconnectDelay(n int) time.Duration {
+	most := min(reconnectFirst<<min(n, 10), reconnectMost)
+	return reconnectFirst/2 + mathrand.N(most)
+}
+
+// Loopback reports whether a listener at HOST:PORT can be reached only from this machine.
+func Loopback(listen string) bool {
+	host, _, err := net.SplitHostPort(listen)
+	if err != nil {
+		return false
+	}
+	addr, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && addr.IsLoopback()
+}
+
+// natsLog is the embedded server's log in ours: what it tells of its clients is for debugging, what it can't do is not.
+type natsLog struct{ log *slog.Logger }
+
+func (l natsLog) Noticef(format string, v ...any) { l.log.Debug(fmt.Sprintf(format, v...)) }
+func (l natsLog) Debugf(format string, v ...any)  { l.log.Debug(fmt.Sprintf(format, v...)) }
+func (l natsLog) Tracef(format string, v ...any)  { l.log.Debug(fmt.Sprintf(format, v...)) }
+func (l natsLog) Warnf(format string, v ...any)   { l.log.Debug(fmt.Sprintf(format, v...)) }
+func (l natsLog) Errorf(format string, v ...any)  { l.log.Warn(fmt.Sprintf(format, v...)) }
+func (l natsLog) Fatalf(format string, v ...any)  { l.log.Error(fmt.Sprintf(format, v...)) }
