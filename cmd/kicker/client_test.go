@@ -170,7 +170,8 @@ func flagTable(flags *pflag.FlagSet) string {
 		if f.DefValue != "" && f.DefValue != "false" && f.DefValue != "[]" {
 			set = "`" + f.DefValue + "`"
 		}
-		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", strings.TrimSpace(name+" "+value), strings.ReplaceAll(usage, "|", "\\|"), set)
+		cell := strings.NewReplacer("|", "\\|")
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", cell.Replace(strings.TrimSpace(name+" "+value)), cell.Replace(usage), set)
 	})
 	return b.String()
 }
