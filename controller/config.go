@@ -11,6 +11,7 @@ type Config struct {
 	SettleMin time.Duration `mapstructure:"settle_min"` // least time between two kicks of an action
 	SettleMax time.Duration `mapstructure:"settle_max"` // most time that settling keeps an action waiting between two kicks
 	Backoff   BackoffConfig `mapstructure:"backoff"`
+	InFlight  int           `mapstructure:"in_flight"` // runs in progress in the cluster, at most
 }
 
 // RoleConfig adds a role, or overrides what the nodes say of it.
@@ -21,6 +22,8 @@ type RoleConfig struct {
 	DependsOn   []string      `mapstructure:"depends_on"`   // roles, or selectors, that the nodes of this role are configured from
 	Action      string        `mapstructure:"action"`       // the action that DependsOn is for; all of a node's unless set
 	GoneAfter   time.Duration `mapstructure:"gone_after"`   // of this role's nodes; the cluster's unless set
+	MinMembers  int           `mapstructure:"min_members"`  // with fewer its dependents are not kicked
+	Budget      string        `mapstructure:"budget"`       // runs in progress on its nodes, at most: a number, or a percentage of them; 10% unless set
 }
 
 // DefaultMemberFacts is what dependents are told of a member unless its role says otherwise.
@@ -41,5 +44,6 @@ func DefaultConfig() Config {
 		SettleMin: 5 * time.Second,
 		SettleMax: time.Minute,
 		Backoff:   BackoffConfig{Initial: 5 * time.Second, Max: 10 * time.Minute},
+		InFlight:  256,
 	}
 }

@@ -106,7 +106,7 @@ func New(cfg Config, id string, inv *inventory.Inventory, bus Bus, log *slog.Log
 	c := &Controller{
 		cfg: cfg, inv: inv, bus: bus, log: log, orders: make(chan *order), roles: roles,
 		byNode: map[string][]*action{}, status: map[string]kick.Status{}, memories: map[key]*memory{},
-		flights: map[string]*flight{}, leaving: map[string]*leaving{}, replies: make(chan reply, maxFlights),
+		flights: map[string]*flight{}, leaving: map[string]*leaving{}, replies: make(chan reply),
 		journal: newJournal(),
 	}
 	now := time.Now()
@@ -226,7 +226,7 @@ func (c *Controller) turn(ctx context.Context, now time.Time) {
 	verdicts := plan(s, now)
 	for i, v := range verdicts {
 		if v.State != Converged && len(v.Gates) == 0 {
-			c.dispatch(ctx, s, s.actions[i], v, now)
+			c.dispatch(ctx, s.actions[i], v, now)
 		}
 	}
 	c.sayFarewell()
@@ -235,7 +235,7 @@ func (c *Controller) turn(ctx context.Context, now time.Time) {
 }
 
 func (c *Controller) situation() situation {
-	return situation{cfg: c.cfg, sync: c.sync, roles: c.roles, actions: c.sorted(), flights: len(c.flights)}
+	return situation{cfg: c.cfg, sync: c.sync, roles: c.roles, actions: c.sorted()}
 }
 
 func (c *Controller) nextDue(verdicts []Verdict, now time.Time) time.Time {

@@ -10,10 +10,13 @@ import (
 )
 
 // dispatch sends the kick that carries out a verdict. Its reply comes back to the loop.
-func (c *Controller) dispatch(ctx context.Context, s situation, a *action, v Verdict, now time.Time) {
+func (c *Controller) dispatch(ctx context.Context, a *action, v Verdict, now time.Time) {
 	f := &flight{
 		node: a.node, action: a.name, reason: v.Reason, tried: c.roles.fingerprint(a),
 		sent: now, deadline: now.Add(2 * replyTimeout),
+	}
+	for _, need := range a.needs {
+		f.handed = append(f.handed, handed{need.role, need.role.now.Revision.Hash})
 	}
 	if a.memory.retry != "" && a.memory.tried == f.tried {
 		f.id = a.memory.retry
@@ -22,12 +25,16 @@ func (c *Controller) dispatch(ctx context.Context, s situation, a *action, v Ver
 	}
 	a.memory.retry, a.memory.tried = "", f.tried
 	c.flights[a.node] = f
-	order := s.order(v, f.id, c.identity, a.forced != nil)
+	order := a.order(v, f.id, c.identity)
+	stopped := ctx.Done()
 	c.sends.Go(func() {
 		ctx, cancel := context.WithTimeout(ctx, replyTimeout)
 		defer cancel()
 		answer, err := c.bus.Send(ctx, order)
-		c.replies <- reply{f, answer, err} // never full: there are at most maxFlights
+		select {
+		case c.replies <- reply{f, answer, err}:
+		case <-stopped: // nobody listens any more
+		}
 	})
 }
 
@@ -134,6 +141,7 @@ func (c *Controller) end(a *action, res kick.Result, now time.Time) {
 			}
 		}
 		delete(c.flights, a.node)
+		f.ended(res.Outcome == kick.Succeeded)
 	}
 	if !c.journal.end(res.Run, now, res) {
 		return

@@ -123,7 +123,8 @@ func (c *Controller) setActions(n *inventory.Node, status kick.Status, now time.
 		if i >= 0 {
 			a = was[i]
 		}
-		a.status, a.needs = s, c.needs(n, s, now)
+		a.status = s
+		a.needs, a.unresolved = c.needs(n, s, now)
 		actions = append(actions, a)
 	}
 	if len(actions) == 0 {
@@ -135,29 +136,31 @@ func (c *Controller) setActions(n *inventory.Node, status kick.Status, now time.
 }
 
 // needs is the roles that an action depends on: what the node says, and what the controller's configuration adds for the node's roles.
-func (c *Controller) needs(n *inventory.Node, s kick.ActionStatus, now time.Time) []string {
+func (c *Controller) needs(n *inventory.Node, s kick.ActionStatus, now time.Time) (needs []need, unresolved string) {
 	wanted := slices.Clone(s.DependsOn)
 	for _, cfg := range c.cfg.Roles {
 		if _, in := c.roles.byName[cfg.Name].nodes[n.Name]; in && (cfg.Action == "" || cfg.Action == s.Name) {
 			wanted = append(wanted, cfg.DependsOn...)
 		}
 	}
-	var needs []string
-	for _, want := range wanted {
+	for _, text := range wanted {
 		known := len(c.roles.byName)
-		r, err := c.roles.need(want)
+		found, err := c.roles.needOf(text, n.Facts)
 		if err != nil {
-			c.refuse(fmt.Errorf("node %s: action %s: depends_on: %w", n.Name, s.Name, err), now)
+			unresolved = err.Error()
+			if n.Facts != nil { // else they are on their way
+				c.refuse(fmt.Errorf("node %s: action %s: %w", n.Name, s.Name, err), now)
+			}
 			continue
 		}
 		if len(c.roles.byName) > known {
-			c.roles.fill(r, c.inv.Snapshot(), now)
+			c.roles.fill(found.role, c.inv.Snapshot(), now)
 		}
-		if !slices.Contains(needs, r.Name) {
-			needs = append(needs, r.Name)
+		if !slices.ContainsFunc(needs, func(have need) bool { return have.as == found.as }) {
+			needs = append(needs, found)
 		}
 	}
-	return needs
+	return needs, unresolved
 }
 
 // remember is what is known of an action from before, or begins with the failures that the node itself remembers.

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -22,14 +23,16 @@ const (
 // roles is every role that is borne, needed or configured, with its membership. It belongs to the loop.
 type roles struct {
 	byName map[string]*role
-	custom []*role // those whose selector is not role=NAME: every node is tried
-	n      int64   // of the revision that was published last
+	custom []*role            // those whose selector is not role=NAME: every node is tried
+	of     map[string][]*role // the roles that a node bears by name
+	n      int64              // of the revision that was published last
 }
 
 // role is a named set of nodes. A member is one of them that is serving.
 type role struct {
 	RoleConfig
 	selector   query.Selector
+	implicit   bool // a selector that somebody needs, or a role narrowed for them: nobody calls it by a name
 	configured bool
 	borne      bool // by anybody, ever
 
@@ -40,6 +43,7 @@ type role struct {
 	changed   bool                     // members differ from now, perhaps
 	from      time.Time                // when what is not published yet began; a removal begins with the suspicion
 	published time.Time                // from, of the membership published last
+	failed    map[string]struct{}      // nodes on which a run with now failed, none having succeeded since
 	past      map[string][]kick.Member // by hash
 	diffs     map[string]diff          // by hash, from that past to now
 }
@@ -48,14 +52,17 @@ type role struct {
 type diff struct{ added, removed, changed []string }
 
 func newRoles(configured []RoleConfig) (*roles, error) {
-	rs := &roles{byName: map[string]*role{}}
+	rs := &roles{byName: map[string]*role{}, of: map[string][]*role{}}
 	for _, cfg := range configured {
 		r, err := rs.need(cfg.Name)
 		if err != nil {
 			return nil, err
 		}
 		r.configured = true
-		r.DependsOn, r.Action, r.GoneAfter = cfg.DependsOn, cfg.Action, cfg.GoneAfter
+		r.DependsOn, r.Action, r.GoneAfter, r.MinMembers = cfg.DependsOn, cfg.Action, cfg.GoneAfter, cfg.MinMembers
+		if cfg.Budget != "" {
+			r.Budget = cfg.Budget
+		}
 		if cfg.MemberFacts != nil {
 			r.MemberFacts = cfg.MemberFacts
 		}
@@ -76,13 +83,67 @@ func newRoles(configured []RoleConfig) (*roles, error) {
 	return rs, nil
 }
 
+// need is a role that an action depends on, by the name that its node gives it.
+type need struct {
+	as     string
+	role   *role
+	shared string // "environment=prod": what its members share with the dependent, if it was narrowed to that
+}
+
+// parseNeed takes a depends_on apart: a role's name or a selector, and the facts that members must share with the dependent.
+func parseNeed(text string) (name string, same []string, err error) {
+	name, list, narrowed := strings.Cut(text, " same=")
+	if !narrowed {
+		return text, nil, nil
+	}
+	for path := range strings.SplitSeq(list, ",") {
+		if path = strings.TrimSpace(path); path == "" || strings.ContainsAny(path, " =") {
+			return "", nil, fmt.Errorf("depends_on %q: after same= come names of facts, as in web same=environment,site", text)
+		}
+		same = append(same, path)
+	}
+	return strings.TrimSpace(name), same, nil
+}
+
+// needOf is what a depends_on means for a node with these facts.
+func (rs *roles) needOf(text string, facts inventory.Facts) (need, error) {
+	name, same, err := parseNeed(text)
+	if err != nil {
+		return need{}, err
+	}
+	r, err := rs.need(name)
+	if err != nil || len(same) == 0 {
+		return need{as: name, role: r}, err
+	}
+	var terms []string
+	for _, path := range same {
+		value, ok := query.Lookup(facts, path)
+		if !ok {
+			return need{}, fmt.Errorf("depends_on %q: the node itself has no fact %s", text, path)
+		}
+		terms = append(terms, path+"="+strconv.Quote(fmt.Sprint(value)))
+	}
+	shared, err := query.Parse(strings.Join(terms, ","))
+	if err != nil {
+		return need{}, fmt.Errorf("depends_on %q: %w", text, err)
+	}
+	narrow, err := rs.narrow(r, shared)
+	return need{as: name, role: narrow, shared: shared.String()}, err
+}
+
+// narrow is the part of a role whose nodes match a selector as well.
+func (rs *roles) narrow(r *role, shared query.Selector) (*role, error) {
+	name := r.Name + " where " + shared.String()
+	if narrow := rs.byName[name]; narrow != nil {
+		return narrow, nil
+	}
+	return rs.add(name, r.selector.And(shared), r.RoleConfig, true)
+}
+
 // need is the role that a depends_on names: a role's name, or a selector, which is a role by itself.
 func (rs *roles) need(name string) (*role, error) {
 	if r := rs.byName[name]; r != nil {
 		return r, nil
-	}
-	if len(rs.byName) >= maxRoles {
-		return nil, fmt.Errorf("role %.40q: %d roles are known already", name, maxRoles)
 	}
 	selects := strings.Contains(name, "=")
 	text := name
@@ -99,16 +160,25 @@ func (rs *roles) need(name string) (*role, error) {
 	if canonical := selector.String(); selects && canonical != name {
 		return rs.need(canonical)
 	}
+	return rs.add(name, selector, RoleConfig{MemberFacts: DefaultMemberFacts, Budget: DefaultBudget}, selects)
+}
+
+func (rs *roles) add(name string, selector query.Selector, cfg RoleConfig, implicit bool) (*role, error) {
+	if len(rs.byName) >= maxRoles {
+		return nil, fmt.Errorf("role %.40q: %d roles are known already", name, maxRoles)
+	}
+	cfg.Name = name
 	r := &role{
-		RoleConfig: RoleConfig{Name: name, MemberFacts: DefaultMemberFacts},
+		RoleConfig: cfg,
 		selector:   selector,
+		implicit:   implicit,
 		nodes:      map[string]struct{}{},
 		members:    map[string]kick.Member{},
 		past:       map[string][]kick.Member{},
 		changed:    true, // even an empty membership has a revision
 	}
 	rs.byName[name] = r
-	if selects {
+	if implicit {
 		rs.custom = append(rs.custom, r)
 	}
 	return r, nil
@@ -143,6 +213,10 @@ func (rs *roles) move(before, after *inventory.Node, from time.Time) error {
 	for _, r := range rs.custom {
 		r.move(node.Name, after, from)
 	}
+	named := map[*role]struct{}{}
+	for _, r := range rs.custom {
+		named[r] = struct{}{}
+	}
 	var refused error
 	for _, n := range []*inventory.Node{before, after} {
 		if n == nil {
@@ -155,9 +229,27 @@ func (rs *roles) move(before, after *inventory.Node, from time.Time) error {
 				continue
 			}
 			r.move(node.Name, after, from)
+			named[r] = struct{}{}
 		}
 	}
+	rs.noteBorne(node.Name, named)
 	return refused
+}
+
+// noteBorne keeps roles.of, from the roles that a node may have begun or ceased to bear.
+func (rs *roles) noteBorne(node string, touched map[*role]struct{}) {
+	var of []*role
+	for r := range touched {
+		if _, in := r.nodes[node]; in && !r.implicit {
+			of = append(of, r)
+		}
+	}
+	if len(of) == 0 {
+		delete(rs.of, node)
+		return
+	}
+	slices.SortFunc(of, func(a, b *role) int { return strings.Compare(a.Name, b.Name) })
+	rs.of[node] = of
 }
 
 func (r *role) move(name string, n *inventory.Node, from time.Time) {
@@ -217,7 +309,7 @@ func (rs *roles) publish(epoch int64) []publication {
 		r.now = kick.Membership{Role: name, Revision: kick.Revision{Epoch: epoch, N: rs.n, Hash: hash}, Members: members}
 		r.published = r.from
 		r.remember(hash, members)
-		r.diffs = map[string]diff{}
+		r.diffs, r.failed = map[string]diff{}, nil
 		out = append(out, publication{role: r, was: was, diff: between(was.Members, members)})
 	}
 	return out
@@ -295,9 +387,9 @@ func (d diff) String() string {
 // stale reports whether an action's applied is not what is current, and when that began.
 func (rs *roles) stale(a *action, now time.Time) (from time.Time, stale bool) {
 	from = now
-	for _, name := range a.needs {
-		r := rs.byName[name]
-		if r.now.Revision.Hash == "" || a.status.Applied[name].Hash == r.now.Revision.Hash {
+	for _, need := range a.needs {
+		r := need.role
+		if r.now.Revision.Hash == "" || a.status.Applied[need.as].Hash == r.now.Revision.Hash {
 			continue
 		}
 		stale = true
@@ -305,26 +397,26 @@ func (rs *roles) stale(a *action, now time.Time) (from time.Time, stale bool) {
 			from = r.published
 		}
 	}
-	return from, stale || a.status.Dirty && len(a.needs) > 0
+	return from, stale || a.unresolved != "" || a.status.Dirty && len(a.needs) > 0
 }
 
 // fingerprint identifies what an action would be configured from now.
 func (rs *roles) fingerprint(a *action) string {
 	hashes := make([]string, 0, len(a.needs))
-	for _, name := range a.needs {
-		hashes = append(hashes, rs.byName[name].now.Revision.Hash)
+	for _, need := range a.needs {
+		hashes = append(hashes, need.role.now.Revision.Hash)
 	}
 	return strings.Join(hashes, " ")
 }
 
 // mayServe reports whether an action may still be configured with a node that is a member no more.
 func (rs *roles) mayServe(a *action, node string) bool {
-	for _, name := range a.needs {
-		r := rs.byName[name]
+	for _, need := range a.needs {
+		r := need.role
 		if _, bears := r.nodes[node]; !bears {
 			continue
 		}
-		hash := a.status.Applied[name].Hash
+		hash := a.status.Applied[need.as].Hash
 		if a.status.Dirty || a.flight != nil {
 			return true
 		}

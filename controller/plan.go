@@ -14,33 +14,18 @@ type situation struct {
 	sync    Sync
 	roles   *roles
 	actions []*action // by node, then in the node's order
-	flights int       // kicks whose run is not known to be over
 }
-
-// maxFlights is how many runs may be in progress in the cluster.
-const maxFlights = 256
 
 // plan is the verdict on every action. It changes nothing: who carries out the verdicts without gates has done all there is to do at now.
 func plan(s situation, now time.Time) []Verdict {
-	verdicts := make([]Verdict, 0, len(s.actions))
-	busy := "" // the node that this very plan kicks; actions are sorted by node
-	for _, a := range s.actions {
-		v := s.judge(a, now)
-		if v.State != Converged {
-			v.Gates = s.gates(a, now)
-			if busy == a.node {
-				v.Gates = append(v.Gates, Gate{Name: GateRunning, Why: "another action of this node goes first"})
-			}
-			if s.flights >= maxFlights {
-				v.Gates = append(v.Gates, Gate{Name: GateBudget, Why: fmt.Sprintf("%d runs are in progress in the cluster", s.flights)})
-			}
-			if len(v.Gates) == 0 {
-				busy = a.node
-				s.flights++
-			}
+	verdicts := make([]Verdict, len(s.actions))
+	for i, a := range s.actions {
+		verdicts[i] = s.judge(a, now)
+		if verdicts[i].State != Converged {
+			verdicts[i].Gates = s.gates(a, now)
 		}
-		verdicts = append(verdicts, v)
 	}
+	s.admit(verdicts)
 	return verdicts
 }
 
@@ -54,10 +39,10 @@ func (s situation) judge(a *action, now time.Time) Verdict {
 	if a.forced != nil {
 		reasons = append(reasons, a.forced.reason())
 	}
-	for _, name := range a.needs {
-		r := s.roles.byName[name]
-		need := Need{Role: name, Current: r.now.Revision}
-		if applied, ok := a.status.Applied[name]; ok {
+	for _, n := range a.needs {
+		r := n.role
+		need := Need{Role: n.as, Shared: n.shared, Current: r.now.Revision}
+		if applied, ok := a.status.Applied[n.as]; ok {
 			need.Applied = &applied
 			if d, known := r.since(applied.Hash); known {
 				need.Added, need.Removed, need.Changed = d.added, d.removed, d.changed
@@ -67,6 +52,9 @@ func (s situation) judge(a *action, now time.Time) Verdict {
 			reasons = append(reasons, why)
 		}
 		v.Needs = append(v.Needs, need)
+	}
+	if a.unresolved != "" {
+		reasons = append(reasons, "what it depends on is not clear")
 	}
 	if a.status.Dirty && len(a.needs) > 0 {
 		reasons = append(reasons, "its last run did not succeed")
@@ -104,9 +92,15 @@ func (s situation) gates(a *action, now time.Time) []Gate {
 	if !s.sync.Open {
 		closed(GateSynced, s.sync.Why, s.sync.Until)
 	}
-	for _, name := range a.needs {
-		if s.unknown(name) {
-			closed(GateUnknown, fmt.Sprintf("no node has ever borne %s and nothing declares it", name), time.Time{})
+	if a.unresolved != "" {
+		closed(GateUnknown, a.unresolved, time.Time{})
+	}
+	for _, need := range a.needs {
+		if s.unknown(need) {
+			closed(GateUnknown, fmt.Sprintf("no node has ever borne %s and nothing declares it", need.role.Name), time.Time{})
+		}
+		if has := len(need.role.now.Members); has < need.role.MinMembers {
+			closed(GateMinMembers, fmt.Sprintf("role %s has %d members, fewer than its min_members %d", need.role.Name, has, need.role.MinMembers), time.Time{})
 		}
 	}
 	switch {
@@ -144,28 +138,31 @@ func settled(cfg Config, a *action) time.Time {
 }
 
 // unknown reports whether a role may be only a typo. Nobody is kicked into the empty list that it stands for.
-func (s situation) unknown(name string) bool {
-	r := s.roles.byName[name]
-	if r.configured || r.borne {
+func (s situation) unknown(n need) bool {
+	if n.role.configured || n.role.borne {
 		return false
 	}
 	for _, a := range s.actions {
-		if applied, ok := a.status.Applied[name]; ok && applied.Hash != "" {
-			return false // a former controller knew it
+		for _, other := range a.needs {
+			if applied, ok := a.status.Applied[other.as]; ok && other.role == n.role && applied.Hash != "" {
+				return false // a former controller knew it
+			}
 		}
 	}
 	return true
 }
 
 // order is the kick that carries out a verdict.
-func (s situation) order(v Verdict, id string, identity Identity, force bool) kick.Kick {
+func (a *action) order(v Verdict, id string, identity Identity) kick.Kick {
 	k := kick.Kick{
 		V: kick.Version, ID: id, Controller: identity.ID, Epoch: identity.Epoch,
-		Node: v.Node, Action: v.Action, Reason: v.Reason, Force: force,
-		Needs: make([]kick.Membership, 0, len(v.Needs)),
+		Node: v.Node, Action: v.Action, Reason: v.Reason, Force: a.forced != nil,
+		Needs: make([]kick.Membership, 0, len(a.needs)),
 	}
-	for _, need := range v.Needs {
-		k.Needs = append(k.Needs, s.roles.byName[need.Role].now)
+	for _, need := range a.needs {
+		membership := need.role.now
+		membership.Role = need.as
+		k.Needs = append(k.Needs, membership)
 	}
 	return k
 }

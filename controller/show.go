@@ -20,7 +20,8 @@ func (c *Controller) show(now time.Time, verdicts []Verdict) {
 func (c *Controller) showRoles() []Role {
 	dependents := map[string][]string{}
 	for _, a := range c.sorted() {
-		for _, name := range a.needs {
+		for _, need := range a.needs {
+			name := need.role.Name
 			dependents[name] = append(dependents[name], key{a.node, a.name}.String())
 		}
 	}

@@ -86,7 +86,8 @@ type Verdict struct {
 
 // Need is one role that an action depends on.
 type Need struct {
-	Role    string         `json:"role"`
+	Role    string         `json:"role"`             // as the node names it
+	Shared  string         `json:"shared,omitempty"` // narrowed to the members that share this with the node
 	Current kick.Revision  `json:"current"`
 	Applied *kick.Revision `json:"applied,omitempty"` // nil: unknown
 	Added   []string       `json:"added,omitempty"`   // members since Applied, as far as it is remembered
@@ -103,12 +104,14 @@ type Gate struct {
 
 // The gates a wanted action can wait for.
 const (
-	GateSynced   = "synced"
-	GateUnknown  = "unknown role"
-	GateSettling = "settling"
-	GateRunning  = "running"
-	GateBudget   = "budget"
-	GateBackoff  = "backoff"
+	GateSynced     = "synced"
+	GateUnknown    = "unknown role"
+	GateMinMembers = "min_members"
+	GateSettling   = "settling"
+	GateRunning    = "running"
+	GateBudget     = "budget"
+	GateRollout    = "rollout"
+	GateBackoff    = "backoff"
 )
 
 // Run is one run of an action, as far as the controller knows of it.
