@@ -82,7 +82,7 @@ func runCommand(l Launch, self process, output *os.File) Ending {
 	began := time.Now()
 	cmd := exec.Command(l.Command[0], l.Command[1:]...)
 	cmd.Dir = "/"
-	cmd.Env = append(os.Environ(), l.Env...)
+	cmd.Env = append(append(os.Environ(), "PWD=/"), l.Env...)
 	cmd.Stdout, cmd.Stderr = output, output
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {

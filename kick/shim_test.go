@@ -45,7 +45,9 @@ func launchOf(t *testing.T, dir, id, script string) Launch {
 
 func runToEnd(t *testing.T, l Launch) Ending {
 	t.Helper()
-	e, err := shimExecute(t)(t.Context(), l)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	e, err := shimExecute(t)(ctx, l)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +125,7 @@ func TestEndOfACommandIsToldAsItWas(t *testing.T) {
 }
 
 func TestCommandGetsItsEnvironmentAndNothingElse(t *testing.T) {
-	l := launchOf(t, t.TempDir(), "r1", `echo "$KICKER_NODE $PWD $(cat)"; ls -l /proc/$$/fd | grep -c run.lock; trap - TERM; kill -TERM $$`)
+	l := launchOf(t, t.TempDir(), "r1", `echo "$KICKER_NODE $PWD $(cat)"; ls -l /proc/$$/fd 2>/dev/null | grep -c run.lock; trap - TERM; kill -TERM $$`)
 	l.Env = []string{"KICKER_NODE=lb1"}
 	e := runToEnd(t, l)
 	if e.Output != "lb1 / \n0\n" {
@@ -161,7 +163,7 @@ func TestDeadlineReachesGrandchildren(t *testing.T) {
 func TestDaemonLeftBehindNeitherDelaysTheEndNorHoldsTheLock(t *testing.T) {
 	dir := t.TempDir()
 	pidFile := filepath.Join(dir, "pid")
-	l := launchOf(t, dir, "r1", fmt.Sprintf(`setsid sh -c 'echo $$ >%s; while :; do echo still here || exit; sleep 0.05; done' & while ! [ -s %[1]s ]; do sleep 0.01; done`, pidFile))
+	l := launchOf(t, dir, "r1", fmt.Sprintf(`setsid sh -c 'echo $$ >%[1]s; while [ -e %[1]s ] && echo still here; do sleep 0.05; done' & while ! [ -s %[1]s ]; do sleep 0.01; done`, pidFile))
 	began := time.Now()
 	e := runToEnd(t, l)
 	if e.outcome([]int{0}) != Succeeded || time.Since(began) > 10*time.Second {
@@ -291,7 +293,8 @@ func TestStatOfAProcessWithAnOddName(t *testing.T) {
 
 // agentMain is an agent with one action that runs a script, until it is killed.
 func agentMain(url, dir string) int {
-	nc, err := nats.Connect(url)
+	// It goes with the test's bus, should the test be cut short.
+	nc, err := nats.Connect(url, nats.NoReconnect(), nats.ClosedHandler(func(*nats.Conn) { os.Exit(1) }))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
