@@ -3,6 +3,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -28,7 +29,7 @@ const (
 // Bus is what a controller says to the nodes. None of it but Send waits.
 type Bus struct {
 	Send     func(context.Context, kick.Kick) (kick.Reply, error)
-	Ask      func(node string)                                // for its facts
+	Ask      func(node, do string)                            // one of the inventory's Do constants
 	CallRoll func(splay time.Duration)                        // ask every node to beat within splay
 	Beacon   func(id string, epoch int64, pace time.Duration) // to everyone
 	Farewell func(reply string, farewell inventory.Farewell)  // to a leaving node
@@ -41,8 +42,8 @@ type Controller struct {
 	bus Bus
 	log *slog.Logger
 
-	view   atomic.Pointer[View]
-	orders chan *order
+	view atomic.Pointer[View]
+	asks chan ask
 
 	identity Identity
 	kicks    int64 // how many kicks were made, for their ids
@@ -79,22 +80,20 @@ type leaving struct {
 	told  string // the last answer
 }
 
-// order is a KickOrder on its way through the loop.
-type order struct {
-	KickOrder
-	done chan orderDone
-}
-
-type orderDone struct {
-	kicked Kicked
-	err    error
-}
+// order is a KickOrder that was not carried out yet.
+type order struct{ KickOrder }
 
 func (o *order) reason() string {
 	if o.By == "" {
 		return "ordered by an operator"
 	}
 	return "ordered by " + o.By
+}
+
+// ask is something that another goroutine wants done in the loop.
+type ask struct {
+	do   func(ctx context.Context, now time.Time)
+	done chan struct{}
 }
 
 // New is a controller that has heard nothing yet. It owns inv from here on. id, unique to this run, names it.
@@ -104,7 +103,7 @@ func New(cfg Config, id string, inv *inventory.Inventory, bus Bus, log *slog.Log
 		return nil, err
 	}
 	c := &Controller{
-		cfg: cfg, inv: inv, bus: bus, log: log, orders: make(chan *order), roles: roles,
+		cfg: cfg, inv: inv, bus: bus, log: log, asks: make(chan ask), roles: roles,
 		byNode: map[string][]*action{}, status: map[string]kick.Status{}, memories: map[key]*memory{},
 		flights: map[string]*flight{}, leaving: map[string]*leaving{}, replies: make(chan reply),
 		journal: newJournal(),
@@ -137,20 +136,33 @@ func (c *Controller) goneAfter(n *inventory.Node) time.Duration {
 // View is what the controller knows as of its last turn. Any goroutine may call it.
 func (c *Controller) View() *View { return c.view.Load() }
 
-// Kick hands the loop an operator's order. The error wraps ErrNotFound or ErrNotSynced. Any goroutine may call it while Run runs.
-func (c *Controller) Kick(ctx context.Context, o KickOrder) (Kicked, error) {
-	asked := &order{o, make(chan orderDone, 1)}
-	select {
-	case c.orders <- asked:
-	case <-ctx.Done():
-		return Kicked{}, ctx.Err()
+// Kick carries out an operator's order. The error wraps ErrNotFound or ErrNotSynced. Any goroutine may call it while Run runs.
+func (c *Controller) Kick(ctx context.Context, o KickOrder) (kicked Kicked, err error) {
+	gone := c.inLoop(ctx, func(ctx context.Context, now time.Time) { kicked, err = c.command(ctx, &order{o}, now) })
+	if gone != nil {
+		return Kicked{}, gone
 	}
-	select {
-	case done := <-asked.done:
-		return done.kicked, done.err
-	case <-ctx.Done():
-		return Kicked{}, ctx.Err()
+	return kicked, err
+}
+
+// Lose carries out an operator's word on a loss. The error wraps ErrNotFound. Any goroutine may call it while Run runs.
+func (c *Controller) Lose(ctx context.Context, o LossOrder) (err error) {
+	if gone := c.inLoop(ctx, func(ctx context.Context, now time.Time) { err = c.lose(ctx, o, now) }); gone != nil {
+		return gone
 	}
+	return err
+}
+
+// inLoop has the loop do something, and waits until it is done. An error is ctx's: then it may still be done.
+func (c *Controller) inLoop(ctx context.Context, do func(ctx context.Context, now time.Time)) error {
+	a := ask{do, make(chan struct{})}
+	select {
+	case c.asks <- a:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	<-a.done // the loop is doing it
+	return nil
 }
 
 // Run takes in what is heard and what runs came to, and does what follows, until ctx ends.
@@ -161,7 +173,7 @@ func (c *Controller) Run(ctx context.Context, heard <-chan inventory.Heard, resu
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		var asked *order
+		var asked ask
 		select {
 		case <-ctx.Done():
 			return nil
@@ -171,7 +183,7 @@ func (c *Controller) Run(ctx context.Context, heard <-chan inventory.Heard, resu
 			c.result(res, time.Now())
 		case r := <-c.replies:
 			c.replied(r, time.Now())
-		case asked = <-c.orders:
+		case asked = <-c.asks:
 		case <-timer.C:
 		}
 		for range batch {
@@ -191,9 +203,9 @@ func (c *Controller) Run(ctx context.Context, heard <-chan inventory.Heard, resu
 		}
 		now := time.Now()
 		c.turn(ctx, now)
-		if asked != nil {
-			kicked, err := c.command(ctx, asked, now)
-			asked.done <- orderDone{kicked, err}
+		if asked.do != nil {
+			asked.do(ctx, now)
+			close(asked.done)
 		}
 		timer.Reset(max(0, time.Until(c.due)))
 	}
@@ -210,7 +222,10 @@ func (c *Controller) turn(ctx context.Context, now time.Time) {
 		c.bus.Beacon(c.identity.ID, c.identity.Epoch, pace)
 	}
 	for _, node := range c.inv.Wanting(now) {
-		c.bus.Ask(node)
+		c.bus.Ask(node, inventory.DoFacts)
+	}
+	for _, node := range c.inv.Probing() {
+		c.bus.Ask(node, inventory.DoBeat)
 	}
 	c.expire(now)
 	if !c.changed && now.Before(c.due) {
@@ -254,6 +269,9 @@ func (c *Controller) nextDue(verdicts []Verdict, now time.Time) time.Time {
 	for _, f := range c.flights {
 		earlier(f.deadline)
 	}
+	for _, r := range c.roles.byName {
+		earlier(r.guard.next())
+	}
 	return due
 }
 
@@ -281,12 +299,28 @@ func (c *Controller) synchronise(now time.Time) {
 	}
 }
 
-// publish gives the roles that changed their new revisions.
+// publish gives the roles that changed their new revisions, as far as their guards let it.
 func (c *Controller) publish(now time.Time) {
-	for _, p := range c.roles.publish(c.identity.Epoch) {
+	nodes := c.inv.Snapshot()
+	facts := func(name string) inventory.Facts {
+		if n := nodes.Node(name); n != nil {
+			return n.Facts
+		}
+		return nil
+	}
+	for _, p := range c.roles.publish(c.identity.Epoch, now, facts) {
 		r := p.role
 		if !r.borne && !r.configured {
 			continue // somebody needs it, and that is all there is
+		}
+		if began := p.judgement.began; began != nil {
+			c.event(Event{Time: now, Kind: EventHeld, Role: r.Name, Text: fmt.Sprintf("role %s: removals are held: %s", r.Name, began.why)})
+		}
+		if why := p.judgement.ended; why != "" {
+			c.event(Event{Time: now, Kind: EventHoldOver, Role: r.Name, Text: fmt.Sprintf("role %s: removals are no longer held: %s", r.Name, why)})
+		}
+		if p.was.Revision == r.now.Revision {
+			continue
 		}
 		text := fmt.Sprintf("role %s has %d members", r.Name, len(r.now.Members))
 		if p.was.Revision.Hash != "" {
@@ -350,6 +384,30 @@ func (c *Controller) command(ctx context.Context, asked *order, now time.Time) (
 		c.turn(ctx, now)
 	}
 	return kicked, nil
+}
+
+// lose carries out an operator's word on a loss.
+func (c *Controller) lose(ctx context.Context, o LossOrder, now time.Time) error {
+	name, isRole := strings.CutPrefix(o.Object, "role/")
+	r := c.roles.byName[name]
+	if !isRole || r == nil {
+		return fmt.Errorf("loss of %s: %w: want role/NAME of a role that is known", o.Object, ErrNotFound)
+	}
+	by := cmp.Or(o.By, "an operator")
+	switch {
+	case o.Expect > 0:
+		r.guard.expect = expectation{share: 100 - o.Expect, until: now.Add(o.For)}
+		c.event(Event{Time: now, Kind: EventExpected, Role: name, Text: fmt.Sprintf("role %s: %s expects a loss of up to %d %% for %s", name, by, o.Expect, o.For)})
+	case r.guard.hold == nil:
+		return fmt.Errorf("loss of %s: %w: nothing is held there", o.Object, ErrNotFound)
+	default:
+		c.event(Event{Time: now, Kind: EventHoldOver, Role: name, Text: fmt.Sprintf("role %s: %s accepts the loss of %d", name, by, len(r.guard.missing))})
+		r.guard.accept(now, len(r.members))
+		r.note(now)
+	}
+	c.changed = true
+	c.turn(ctx, now)
+	return nil
 }
 
 // nodesOf is the nodes that an object names: node/N, or all that bear role/R.

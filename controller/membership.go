@@ -36,8 +36,10 @@ type role struct {
 	configured bool
 	borne      bool // by anybody, ever
 
-	nodes   map[string]struct{}
-	members map[string]kick.Member
+	nodes    map[string]struct{}
+	members  map[string]kick.Member
+	suspects map[string]struct{} // members that may be gone
+	guard    guard
 
 	now       kick.Membership          // as published; Revision is zero before the first time
 	changed   bool                     // members differ from now, perhaps
@@ -174,6 +176,7 @@ func (rs *roles) add(name string, selector query.Selector, cfg RoleConfig, impli
 		implicit:   implicit,
 		nodes:      map[string]struct{}{},
 		members:    map[string]kick.Member{},
+		suspects:   map[string]struct{}{},
 		past:       map[string][]kick.Member{},
 		changed:    true, // even an empty membership has a revision
 	}
@@ -200,7 +203,7 @@ func CheckRole(name string) error {
 // fill puts the nodes that are there already into a role that was new a moment ago.
 func (rs *roles) fill(r *role, nodes *inventory.Snapshot, now time.Time) {
 	for n := range nodes.All() {
-		r.move(n.Name, n, now)
+		r.move(nil, n, now)
 	}
 }
 
@@ -211,7 +214,7 @@ func (rs *roles) move(before, after *inventory.Node, from time.Time) error {
 		node = after
 	}
 	for _, r := range rs.custom {
-		r.move(node.Name, after, from)
+		r.move(before, after, from)
 	}
 	named := map[*role]struct{}{}
 	for _, r := range rs.custom {
@@ -228,7 +231,7 @@ func (rs *roles) move(before, after *inventory.Node, from time.Time) error {
 				refused = fmt.Errorf("node %s: %w", n.Name, err)
 				continue
 			}
-			r.move(node.Name, after, from)
+			r.move(before, after, from)
 			named[r] = struct{}{}
 		}
 	}
@@ -252,27 +255,51 @@ func (rs *roles) noteBorne(node string, touched map[*role]struct{}) {
 	rs.of[node] = of
 }
 
-func (r *role) move(name string, n *inventory.Node, from time.Time) {
-	if n == nil || n.Facts == nil || !r.selector.Matches(n.Facts) {
+func (r *role) move(before, after *inventory.Node, from time.Time) {
+	n, left := after, false
+	if n == nil {
+		n = before
+	}
+	name := n.Name
+	if after == nil || after.Facts == nil || !r.selector.Matches(after.Facts) {
 		delete(r.nodes, name)
 		n = nil
 	} else {
 		r.nodes[name] = struct{}{}
 		r.borne = true
+		left = after.Life == inventory.Left
+	}
+	if n.Serving() && n.Life == inventory.Suspect {
+		r.suspects[name] = struct{}{}
+	} else {
+		delete(r.suspects, name)
 	}
 	was, is := r.members[name]
 	switch {
-	case !n.Serving() && !is:
-		return
-	case !n.Serving():
-		delete(r.members, name)
-	default:
+	case n.Serving():
 		m := kick.Member{Node: name, Facts: pick(n.Facts, r.MemberFacts)}
-		if is && reflect.DeepEqual(was.Facts, m.Facts) {
+		r.members[name] = m
+		if !r.guard.back(name) && is && reflect.DeepEqual(was.Facts, m.Facts) {
 			return
 		}
-		r.members[name] = m
+	case left:
+		_, missing := r.guard.missing[name]
+		if !is && !missing {
+			return
+		}
+		delete(r.members, name)
+		r.guard.goodbye(name, from)
+	case is:
+		delete(r.members, name)
+		r.guard.lost(name, loss{member: was, facts: before.Facts, at: from})
+	default:
+		return
 	}
+	r.note(from)
+}
+
+// note is that something changed at from, and is to be published.
+func (r *role) note(from time.Time) {
 	if !r.changed || from.Before(r.from) {
 		r.from = from
 	}
@@ -290,35 +317,62 @@ func pick(facts inventory.Facts, paths []string) map[string]any {
 	return picked
 }
 
-// publish gives every role whose membership changed a new revision, and returns those roles as they were and are.
-func (rs *roles) publish(epoch int64) []publication {
+// publish gives every role whose membership changed a new revision, and returns those roles as they were and are. What the guard of
+// a role holds is still in its membership.
+func (rs *roles) publish(epoch int64, now time.Time, facts func(node string) inventory.Facts) []publication {
 	var out []publication
 	for _, name := range sortedKeys(rs.byName) {
 		r := rs.byName[name]
-		if !r.changed {
+		p := publication{role: r, was: r.now, judgement: r.judge(now, facts)}
+		if !r.changed && p.judgement == (judgement{}) {
 			continue
 		}
 		r.changed = false
-		members := slices.SortedFunc(maps.Values(r.members), func(a, b kick.Member) int { return strings.Compare(a.Node, b.Node) })
-		hash := kick.Hash(members)
-		if hash == r.now.Revision.Hash {
-			continue // undone before anybody heard of it
+		members := slices.SortedFunc(maps.Values(r.members), byNode)
+		for _, l := range r.guard.missing {
+			members = append(members, l.member)
 		}
-		was := r.now
-		rs.n++
-		r.now = kick.Membership{Role: name, Revision: kick.Revision{Epoch: epoch, N: rs.n, Hash: hash}, Members: members}
-		r.published = r.from
-		r.remember(hash, members)
-		r.diffs, r.failed = map[string]diff{}, nil
-		out = append(out, publication{role: r, was: was, diff: between(was.Members, members)})
+		if len(r.guard.missing) > 0 {
+			slices.SortFunc(members, byNode)
+		}
+		r.guard.note(now, len(members))
+		if hash := kick.Hash(members); hash != r.now.Revision.Hash { // else it was undone before anybody heard of it, or is held
+			rs.n++
+			r.now = kick.Membership{Role: name, Revision: kick.Revision{Epoch: epoch, N: rs.n, Hash: hash}, Members: members}
+			r.published = r.from
+			r.remember(hash, members)
+			r.diffs, r.failed = map[string]diff{}, nil
+			p.diff = between(p.was.Members, members)
+		} else if p.judgement == (judgement{}) {
+			continue
+		}
+		out = append(out, p)
 	}
 	return out
 }
 
+func (r *role) judge(now time.Time, facts func(node string) inventory.Facts) judgement {
+	if len(r.guard.missing) == 0 && r.guard.hold == nil {
+		return judgement{}
+	}
+	return r.guard.judge(now, len(r.members)-len(r.suspects), len(r.suspects), func() []inventory.Facts {
+		rest := make([]inventory.Facts, 0, len(r.members))
+		for name := range r.members {
+			rest = append(rest, facts(name))
+		}
+		return rest
+	})
+}
+
+func byNode(a, b kick.Member) int { return strings.Compare(a.Node, b.Node) }
+
+// publication is what there is to tell of a role: a membership that changed, if its revision is not the one it was, and what the guard
+// made of it.
 type publication struct {
-	role *role
-	was  kick.Membership
-	diff diff
+	role      *role
+	was       kick.Membership
+	diff      diff
+	judgement judgement
 }
 
 func (r *role) remember(hash string, members []kick.Member) {

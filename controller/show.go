@@ -31,8 +31,15 @@ func (c *Controller) showRoles() []Role {
 		shown = append(shown, Role{
 			Name: name, Selector: r.selector.String(), MemberFacts: r.MemberFacts, DependsOn: r.DependsOn,
 			Revision: r.now.Revision, Members: r.now.Members, Nodes: r.nodeNames(), Dependents: dependents[name],
-			Unknown: !r.configured && !r.borne,
+			Held: r.guard.show(), Unknown: !r.configured && !r.borne,
 		})
 	}
 	return shown
+}
+
+func (g *guard) show() *Held {
+	if g.hold == nil {
+		return nil
+	}
+	return &Held{Nodes: sortedKeys(g.missing), Since: g.hold.since, Why: g.hold.why, Opinion: g.hold.opinion}
 }

@@ -56,9 +56,18 @@ type Role struct {
 	DependsOn   []string      `json:"depends_on,omitempty"` // as configured at the controller
 	Revision    kick.Revision `json:"revision"`
 	Members     []kick.Member `json:"members"`
-	Nodes       []string      `json:"nodes"`             // all that match, members or not
-	Dependents  []string      `json:"dependents"`        // NODE/ACTION
+	Nodes       []string      `json:"nodes"`      // all that match, members or not
+	Dependents  []string      `json:"dependents"` // NODE/ACTION
+	Held        *Held         `json:"held,omitempty"`
 	Unknown     bool          `json:"unknown,omitempty"` // nothing declares it and nobody has ever borne it
+}
+
+// Held is removals that the guard of a role does not believe: the nodes are still members.
+type Held struct {
+	Nodes   []string  `json:"nodes"`
+	Since   time.Time `json:"since"`
+	Why     string    `json:"why"`
+	Opinion string    `json:"opinion,omitempty"` // what dependents that were asked say
 }
 
 // State is the first half of a verdict.
@@ -156,6 +165,9 @@ const (
 	EventLeft      = "left"      // a node said goodbye
 	EventReplaced  = "replaced"  // a newer boot, or another instance, bears the name
 	EventRole      = "role"      // a role's membership changed
+	EventHeld      = "held"      // the guard does not believe a loss
+	EventHoldOver  = "hold over" //
+	EventExpected  = "expected"  // an operator announced a loss
 	EventKicked    = "kicked"    // a kick was accepted
 	EventUnkicked  = "unkicked"  // a kick was not accepted
 	EventSucceeded = "succeeded" // a run
@@ -171,6 +183,15 @@ type KickOrder struct {
 	Action string `json:"action,omitempty"` // empty: all actions
 	DryRun bool   `json:"dry_run,omitempty"`
 	By     string `json:"by,omitempty"` // who says so, for the events
+}
+
+// LossOrder is an operator's word on the members of role/R that went, or will: the loss that is held is real; or, with Expect, up to so
+// many percent of them may go in the time For without being held.
+type LossOrder struct {
+	Object string        `json:"object"` // role/R
+	Expect int           `json:"expect_percent,omitempty"`
+	For    time.Duration `json:"for_ns,omitempty"`
+	By     string        `json:"by,omitempty"`
 }
 
 // Kicked is what became of a KickOrder: the runs that it asked for, as NODE/ACTION, and the sequence number of the newest event

@@ -72,7 +72,7 @@ func (l *leases) late(node string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	held := l.byNode[node]
-	return held == nil || l.canary.Sub(held.heard) > held.next*5/2
+	return held == nil || l.canary.Sub(held.heard) > held.suspectAfter()
 }
 
 type silence struct {
@@ -80,16 +80,19 @@ type silence struct {
 	since time.Duration
 }
 
-// sweep is who was silent for longer than the bound that is theirs, up to the canary that came back now.
-func (l *leases) sweep(canary time.Time, bound func(node string) time.Duration) []silence {
+// missed is who missed beats, up to the canary that came back now.
+func (l *leases) missed(canary time.Time) []silence {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.canary = canary
 	var silent []silence
 	for node, held := range l.byNode {
-		if since := canary.Sub(held.heard); since > held.next && since >= bound(node) {
+		if since := canary.Sub(held.heard); since > held.suspectAfter() {
 			silent = append(silent, silence{node, since})
 		}
 	}
 	return silent
 }
+
+// suspectAfter is two and a half beats.
+func (l *lease) suspectAfter() time.Duration { return l.next * 5 / 2 }

@@ -391,7 +391,7 @@ type wire struct {
 func (w *wire) InProcessConn() (net.Conn, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.down {
+	if w.down || w.silent { // a handshake without an answer would hold the client's lock, and virtual time with it
 		return nil, &net.OpError{Op: "dial", Net: "wire", Err: fmt.Errorf("cut")}
 	}
 	conn, err := w.cluster.bus.InProcessConn()
@@ -413,10 +413,13 @@ func (w *wire) cut() {
 }
 
 // silence loses everything that the node sends from now on, and closes nothing: its host is dead.
-func (w *wire) silence() {
+func (w *wire) silence() { w.hush(true) }
+
+// hush loses everything that the node sends, or no more.
+func (w *wire) hush(silent bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.silent = true
+	w.silent = silent
 }
 
 type lossy struct {

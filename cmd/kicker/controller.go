@@ -186,7 +186,7 @@ func speaker(nc *nats.Conn, cluster string, log *slog.Logger) controller.Bus {
 	}
 	return controller.Bus{
 		Send: func(ctx context.Context, k kick.Kick) (kick.Reply, error) { return kick.Send(ctx, nc, cluster, k) },
-		Ask:  func(node string) { say("facts order", inventory.Ask(nc, cluster, node, inventory.DoFacts)) },
+		Ask:  func(node, do string) { say("order", inventory.Ask(nc, cluster, node, do)) },
 		CallRoll: func(splay time.Duration) {
 			say("roll call", inventory.CallRoll(nc, cluster, splay))
 		},

@@ -1,0 +1,273 @@
+package controller
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"kicker/inventory"
+	"kicker/kick"
+)
+
+// When the guard refuses to believe that so many nodes of a role went at once.
+const (
+	guardLeast = 3  // departures and suspects
+	guardShare = 70 // percent of the members that must be left
+
+	guardPause    = time.Second // in which a departure that nobody suspected waits for others like it
+	guardWindow   = time.Minute // for what goes at once
+	guardSlowBurn = time.Hour   // and for what goes one by one
+)
+
+// guard holds the removals of one role when too many of its members depart without a goodbye. What is held stays a member; whoever
+// joins is one at once.
+type guard struct {
+	sizes    []sample    // of the role, when it changed; of the last hour, and the one before
+	departed []time.Time // without a goodbye, and published; of the last hour
+	goodbyes []time.Time
+
+	missing map[string]loss // departures that are not published: pending until the next judgement, or held
+	hold    *hold           // nil: nothing is held
+	expect  expectation
+}
+
+type sample struct {
+	at   time.Time
+	size int
+}
+
+// loss is a member that departed without a goodbye.
+type loss struct {
+	member kick.Member
+	facts  inventory.Facts
+	at     time.Time // when that began: with the suspicion, if there was one
+}
+
+// hold is a judgement that stands until it is lifted.
+type hold struct {
+	since   time.Time
+	base    int // members that there were, less goodbyes
+	empties bool
+	why     string
+	opinion string    // what the dependents that were asked say
+	asked   time.Time // when they were asked last
+}
+
+// expectation is an operator's word that a role may go down to so many percent.
+type expectation struct {
+	share int
+	until time.Time
+}
+
+// lost takes in a departure without a goodbye.
+func (g *guard) lost(name string, l loss) {
+	if g.missing == nil {
+		g.missing = map[string]loss{}
+	}
+	g.missing[name] = l
+}
+
+// back takes in that a node is a member again. It reports whether it had been missing.
+func (g *guard) back(name string) bool {
+	_, was := g.missing[name]
+	delete(g.missing, name)
+	return was
+}
+
+// goodbye takes in that a member, or one that was missing, said goodbye.
+func (g *guard) goodbye(name string, now time.Time) {
+	delete(g.missing, name)
+	g.goodbyes = append(g.goodbyes, now)
+}
+
+// judgement is what a guard makes of the moment.
+type judgement struct {
+	began    *hold  // a hold that begins now
+	ended    string // why a hold ends now
+	released bool   // some departures are published now
+}
+
+// judge decides on the departures that are pending: they stay missing if they are held, and are forgotten, and so published, if not.
+// sound is the members that are left and not suspect; rest is their facts, and those of the suspects.
+func (g *guard) judge(now time.Time, sound, suspects int, rest func() []inventory.Facts) judgement {
+	g.trim(now)
+	var j judgement
+	if g.hold != nil {
+		if len(g.missing) == 0 {
+			j.ended = "all that were missing are back, or said goodbye"
+		} else if sound > 0 && !fewer(sound, g.hold.base, g.share(now)) {
+			j.ended = fmt.Sprintf("%d sound members are there again, of %d", sound, g.hold.base)
+		} else {
+			return j
+		}
+		g.hold = nil
+		g.release(now)
+		return j
+	}
+	if len(g.missing) > 0 {
+		if g.hold = g.tooMany(now, sound, suspects); g.hold != nil {
+			g.hold.why += g.common(rest())
+			j.began = g.hold
+			return j
+		}
+	}
+	for name, l := range g.missing {
+		if !now.Before(l.due()) {
+			delete(g.missing, name)
+			g.departed = append(g.departed, now)
+			j.released = true
+		}
+	}
+	return j
+}
+
+// due is when a departure that is not held is published.
+func (l loss) due() time.Time { return l.at.Add(guardPause) }
+
+// next is when the guard has to judge again.
+func (g *guard) next() time.Time {
+	var due time.Time
+	for _, l := range g.missing {
+		if at := l.due(); g.hold == nil && (due.IsZero() || at.Before(due)) {
+			due = at
+		}
+	}
+	return due
+}
+
+// release lets what is missing be removed.
+func (g *guard) release(now time.Time) {
+	for range g.missing {
+		g.departed = append(g.departed, now)
+	}
+	g.missing = nil
+}
+
+// accept is the operator's word that the loss is real.
+func (g *guard) accept(now time.Time, size int) {
+	g.release(now)
+	g.hold = nil
+	g.departed, g.goodbyes = nil, nil // what comes next is counted from here
+	g.sizes = []sample{{now, size}}
+}
+
+// tooMany is the hold that the present losses call for, nil if they can be believed.
+func (g *guard) tooMany(now time.Time, sound, suspects int) *hold {
+	if sound == 0 {
+		return &hold{
+			since: now, base: max(g.base(now, guardWindow), len(g.missing)), empties: true,
+			why: "it would be empty, and nobody said goodbye",
+		}
+	}
+	for _, window := range []time.Duration{guardWindow, guardSlowBurn} {
+		base := g.base(now, window)
+		gone := len(g.missing) + count(g.departed, now.Add(-window))
+		if gone+suspects >= guardLeast && fewer(sound, base, g.share(now)) {
+			return &hold{since: now, base: base, why: fmt.Sprintf("%d of %d are gone or suspect within %s", gone+suspects, base, window)}
+		}
+	}
+	return nil
+}
+
+// share is the percentage of members that must be left.
+func (g *guard) share(now time.Time) int {
+	if now.Before(g.expect.until) {
+		return g.expect.share
+	}
+	return guardShare
+}
+
+func fewer(left, base, share int) bool { return left*100 <= base*share }
+
+// base is the members that there were when a window began, less those that said goodbye since.
+func (g *guard) base(now time.Time, window time.Duration) int {
+	began := now.Add(-window)
+	size := 0
+	for i, s := range g.sizes {
+		if i > 0 && s.at.After(began) {
+			break
+		}
+		size = s.size
+	}
+	return size - count(g.goodbyes, began)
+}
+
+// note keeps the size that a role has had from now on.
+func (g *guard) note(now time.Time, size int) {
+	if n := len(g.sizes); n == 0 || g.sizes[n-1].size != size {
+		g.sizes = append(g.sizes, sample{now, size})
+	}
+}
+
+// trim forgets what no window reaches back to.
+func (g *guard) trim(now time.Time) {
+	began := now.Add(-guardSlowBurn)
+	old := func(t time.Time) bool { return t.Before(began) }
+	g.departed = slices.DeleteFunc(g.departed, old)
+	g.goodbyes = slices.DeleteFunc(g.goodbyes, old)
+	for len(g.sizes) > 1 && !g.sizes[1].at.After(began) {
+		g.sizes = g.sizes[1:]
+	}
+}
+
+func count(times []time.Time, since time.Time) int {
+	n := 0
+	for _, t := range times {
+		if t.After(since) {
+			n++
+		}
+	}
+	return n
+}
+
+// common is what all that are missing say of themselves alike and few of the others do, for people: a rack, a site, a switch.
+func (g *guard) common(rest []inventory.Facts) string {
+	if len(g.missing) < 2 {
+		return ""
+	}
+	var shared map[string]string
+	for _, l := range g.missing {
+		flat := flatten(l.facts)
+		if shared == nil {
+			shared = flat
+		}
+		maps.DeleteFunc(shared, func(path, value string) bool { return flat[path] != value })
+	}
+	others := map[string]int{}
+	for _, facts := range rest {
+		for path, value := range flatten(facts) {
+			if shared[path] == value {
+				others[path]++
+			}
+		}
+	}
+	var words []string
+	for _, path := range sortedKeys(shared) {
+		if others[path]*10 <= len(rest) {
+			words = append(words, path+"="+shared[path])
+		}
+	}
+	if len(words) == 0 {
+		return ""
+	}
+	return ", all " + strings.Join(words, " ")
+}
+
+// flatten is facts by their paths, as text.
+func flatten(facts inventory.Facts) map[string]string {
+	flat := map[string]string{}
+	var add func(prefix string, facts map[string]any)
+	add = func(prefix string, facts map[string]any) {
+		for key, value := range facts {
+			if nested, ok := value.(map[string]any); ok {
+				add(prefix+key+".", nested)
+				continue
+			}
+			flat[prefix+key] = fmt.Sprint(value)
+		}
+	}
+	add("", facts)
+	return flat
+}
