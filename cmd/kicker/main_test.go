@@ -10,7 +10,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"kicker": main})
+	testscript.Main(m, map[string]func(){"kicker": main, "actor": actor})
 }
 
 // TestScripts plays testdata/script, one file a user story. Beside testscript's own commands there is
