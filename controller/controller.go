@@ -26,9 +26,10 @@ const (
 	batch        = 1024             // messages taken in before the next verdicts
 )
 
-// Bus is what a controller says to the nodes. None of it but Send waits.
+// Bus is what a controller says to the nodes. Those that take a context wait for an answer.
 type Bus struct {
 	Send     func(context.Context, kick.Kick) (kick.Reply, error)
+	Roster   func(ctx context.Context, node, action, role string) (members []kick.Member, hash string, err error)
 	Ask      func(node, do string)                            // one of the inventory's Do constants
 	CallRoll func(splay time.Duration)                        // ask every node to beat within splay
 	Beacon   func(id string, epoch int64, pace time.Duration) // to everyone
@@ -62,16 +63,9 @@ type Controller struct {
 	flights  map[string]*flight
 	leaving  map[string]*leaving
 
-	replies chan reply
+	answers chan func(now time.Time) // of what was sent, to be taken in by the loop
 	sends   sync.WaitGroup
 	journal journal
-}
-
-// reply is what came of a kick.
-type reply struct {
-	flight *flight
-	kick.Reply
-	err error
 }
 
 // leaving is a node that said goodbye and wants to know how far it is.
@@ -105,7 +99,7 @@ func New(cfg Config, id string, inv *inventory.Inventory, bus Bus, log *slog.Log
 	c := &Controller{
 		cfg: cfg, inv: inv, bus: bus, log: log, asks: make(chan ask), roles: roles,
 		byNode: map[string][]*action{}, status: map[string]kick.Status{}, memories: map[key]*memory{},
-		flights: map[string]*flight{}, leaving: map[string]*leaving{}, replies: make(chan reply),
+		flights: map[string]*flight{}, leaving: map[string]*leaving{}, answers: make(chan func(time.Time)),
 		journal: newJournal(),
 	}
 	now := time.Now()
@@ -181,8 +175,8 @@ func (c *Controller) Run(ctx context.Context, heard <-chan inventory.Heard, resu
 			c.hear(h)
 		case res := <-results:
 			c.result(res, time.Now())
-		case r := <-c.replies:
-			c.replied(r, time.Now())
+		case take := <-c.answers:
+			take(time.Now())
 		case asked = <-c.asks:
 		case <-timer.C:
 		}
@@ -194,8 +188,8 @@ func (c *Controller) Run(ctx context.Context, heard <-chan inventory.Heard, resu
 			case res := <-results:
 				c.result(res, time.Now())
 				continue
-			case r := <-c.replies:
-				c.replied(r, time.Now())
+			case take := <-c.answers:
+				take(time.Now())
 				continue
 			default:
 			}
@@ -234,6 +228,7 @@ func (c *Controller) turn(ctx context.Context, now time.Time) {
 	c.changed = false
 	c.synchronise(now)
 	if c.sync.Open {
+		c.openRoles(ctx, now)
 		c.publish(now)
 	}
 	c.track(now)
@@ -271,6 +266,12 @@ func (c *Controller) nextDue(verdicts []Verdict, now time.Time) time.Time {
 	}
 	for _, r := range c.roles.byName {
 		earlier(r.guard.next())
+		if !r.gate.open && c.sync.Open {
+			earlier(r.gate.until)
+			if r.gate.known == nil {
+				earlier(r.gate.asked.Add(askAgain))
+			}
+		}
 	}
 	return due
 }
@@ -426,6 +427,19 @@ func (c *Controller) nodesOf(object string) ([]string, error) {
 		return nil, fmt.Errorf("%s: %w: no node bears it", object, ErrNotFound)
 	}
 	return nil, fmt.Errorf("object %q: %w: want node/NAME or role/NAME", object, ErrNotFound)
+}
+
+// send does what waits for an answer beside the loop, for replyTimeout at most. What it returns takes the answer in, in the loop.
+func (c *Controller) send(ctx context.Context, do func(context.Context) func(now time.Time)) {
+	c.sends.Go(func() {
+		bounded, cancel := context.WithTimeout(ctx, replyTimeout)
+		defer cancel()
+		take := do(bounded)
+		select {
+		case c.answers <- take:
+		case <-ctx.Done(): // nobody listens any more
+		}
+	})
 }
 
 func (c *Controller) event(e Event) { c.journal.add(e, c.log) }

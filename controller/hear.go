@@ -56,12 +56,13 @@ func (c *Controller) take(change inventory.Change, now time.Time) {
 		c.refuse(fmt.Errorf("heartbeat of %s: %w", after.Name, err), now)
 		status = c.status[after.Name]
 	}
-	if status.Controller != c.identity.ID {
-		c.raise(status.Epoch)
-	}
 	c.ended(after.Name, status, now)
 	c.status[after.Name] = status
 	c.setActions(after, status, now)
+	c.noteHeld(after.Name)
+	if status.Controller != c.identity.ID {
+		c.raise(status.Epoch)
+	}
 }
 
 // tell makes events of a change.

@@ -39,6 +39,7 @@ type role struct {
 	nodes    map[string]struct{}
 	members  map[string]kick.Member
 	suspects map[string]struct{} // members that may be gone
+	gate     roleGate
 	guard    guard
 
 	now       kick.Membership          // as published; Revision is zero before the first time
@@ -323,6 +324,9 @@ func (rs *roles) publish(epoch int64, now time.Time, facts func(node string) inv
 	var out []publication
 	for _, name := range sortedKeys(rs.byName) {
 		r := rs.byName[name]
+		if !r.gate.open {
+			continue
+		}
 		p := publication{role: r, was: r.now, judgement: r.judge(now, facts)}
 		if !r.changed && p.judgement == (judgement{}) {
 			continue
@@ -443,7 +447,11 @@ func (rs *roles) stale(a *action, now time.Time) (from time.Time, stale bool) {
 	from = now
 	for _, need := range a.needs {
 		r := need.role
-		if r.now.Revision.Hash == "" || a.status.Applied[need.as].Hash == r.now.Revision.Hash {
+		if !r.gate.open {
+			stale = true // as far as anybody knows
+			continue
+		}
+		if a.status.Applied[need.as].Hash == r.now.Revision.Hash {
 			continue
 		}
 		stale = true

@@ -48,7 +48,9 @@ func (s situation) judge(a *action, now time.Time) Verdict {
 				need.Added, need.Removed, need.Changed = d.added, d.removed, d.changed
 			}
 		}
-		if why := need.stale(); why != "" {
+		if !r.gate.open {
+			reasons = append(reasons, n.as+": not known yet")
+		} else if why := need.stale(); why != "" {
 			reasons = append(reasons, why)
 		}
 		v.Needs = append(v.Needs, need)
@@ -72,8 +74,6 @@ func (s situation) judge(a *action, now time.Time) Verdict {
 // stale says why what was applied is not what is current, "" if it is.
 func (n Need) stale() string {
 	switch {
-	case n.Current.Hash == "":
-		return "" // not published yet: the sync gate is closed
 	case n.Applied == nil:
 		return n.Role + ": never applied"
 	case n.Applied.Hash == n.Current.Hash:
@@ -91,6 +91,12 @@ func (s situation) gates(a *action, now time.Time) []Gate {
 	closed := func(name, why string, until time.Time) { gates = append(gates, Gate{name, why, until}) }
 	if !s.sync.Open {
 		closed(GateSynced, s.sync.Why, s.sync.Until)
+	} else {
+		for _, need := range a.needs {
+			if g := need.role.gate; !g.open {
+				closed(GateSynced, fmt.Sprintf("role %s: %s", need.as, g.why), g.until)
+			}
+		}
 	}
 	if a.unresolved != "" {
 		closed(GateUnknown, a.unresolved, time.Time{})

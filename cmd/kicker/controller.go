@@ -186,7 +186,10 @@ func speaker(nc *nats.Conn, cluster string, log *slog.Logger) controller.Bus {
 	}
 	return controller.Bus{
 		Send: func(ctx context.Context, k kick.Kick) (kick.Reply, error) { return kick.Send(ctx, nc, cluster, k) },
-		Ask:  func(node, do string) { say("order", inventory.Ask(nc, cluster, node, do)) },
+		Roster: func(ctx context.Context, node, action, role string) ([]kick.Member, string, error) {
+			return kick.Roster(ctx, nc, cluster, node, action, role)
+		},
+		Ask: func(node, do string) { say("order", inventory.Ask(nc, cluster, node, do)) },
 		CallRoll: func(splay time.Duration) {
 			say("roll call", inventory.CallRoll(nc, cluster, splay))
 		},
