@@ -15,7 +15,7 @@ type leases struct {
 }
 
 type lease struct {
-	beat  []byte // the last one, whole; nil after its connection closed
+	beat  []byte // the last one, whole; nil when the same bytes again would say something new
 	heard time.Time
 	next  time.Duration // between two beats
 }
@@ -80,14 +80,14 @@ type silence struct {
 	since time.Duration
 }
 
-// sweep is who was silent for longer than the bound that is theirs, up to the canary that came back now.
+// sweep is who was silent for as long as the bound that is theirs, and for 3.5 beats, up to the canary that came back now.
 func (l *leases) sweep(canary time.Time, bound func(node string) time.Duration) []silence {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.canary = canary
 	var silent []silence
 	for node, held := range l.byNode {
-		if since := canary.Sub(held.heard); since > held.next && since >= bound(node) {
+		if since := canary.Sub(held.heard); since >= held.next*7/2 && since >= bound(node) {
 			silent = append(silent, silence{node, since})
 		}
 	}
