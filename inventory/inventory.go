@@ -89,8 +89,7 @@ type Inventory struct {
 func New() *Inventory {
 	db, err := memdb.NewMemDB(&memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
 		"node": {Name: "node", Indexes: map[string]*memdb.IndexSchema{
-			"id":   {Name: "id", Unique: true, Indexer: &memdb.StringFieldIndex{Field: "Name"}},
-			"role": {Name: "role", AllowMissing: true, Indexer: roleIndex{}},
+			"id": {Name: "id", Unique: true, Indexer: &memdb.StringFieldIndex{Field: "Name"}},
 		}},
 	}})
 	if err != nil {
@@ -160,14 +159,15 @@ func (inv *Inventory) beat(h Heard) ([]Change, error) {
 	case b.Leaving:
 		next.Life, why = Left, "said goodbye"
 	case b.BackWithin > 0:
-		next.Life, next.until = BackSoon, h.At.Add(min(time.Duration(b.BackWithin)*time.Millisecond, MaxBackSoon))
+		within := min(b.BackWithin, MaxBackSoon.Milliseconds())
+		next.Life, next.until = BackSoon, h.At.Add(time.Duration(within)*time.Millisecond)
 	}
 	if was != nil && was.Life == next.Life && was.Boot == next.Boot {
 		next.Since = was.Since
 	}
 	inv.attachFacts(next, was)
-	if was != nil && was.conn != b.Conn {
-		delete(inv.byConn, was.conn)
+	if was != nil {
+		inv.disown(was)
 	}
 	inv.byConn[b.Conn] = b.Node
 	inv.wait(next)
@@ -178,11 +178,10 @@ func (inv *Inventory) beat(h Heard) ([]Change, error) {
 
 // attachFacts gives a node the facts that it announced the digest of, if they are known.
 func (inv *Inventory) attachFacts(n, was *Node) {
-	if was != nil && was.digest == n.digest && was.Facts != nil && was.Instance == n.Instance {
+	if was != nil && was.Facts != nil && was.Instance == n.Instance && was.Facts.Digest() == n.digest {
 		n.Facts = was.Facts
-		if was.Facts.Digest() == n.digest {
-			return
-		}
+		delete(inv.asked, n.Name)
+		return
 	}
 	if m, ok := inv.pending[n.Name]; ok && m.Instance == n.Instance && m.Boot == n.Boot && m.Facts.Digest() == n.digest {
 		n.Facts = m.Facts
@@ -265,7 +264,7 @@ func (inv *Inventory) sweep(canary time.Time) []Change {
 		if _, ok := inv.waiting[n.Name]; ok {
 			continue // for something else, above
 		}
-		if silent.since >= inv.GoneAfter(n) {
+		if silent.since >= max(silent.least, inv.GoneAfter(n)) {
 			changes = append(changes, inv.remove(n, fmt.Sprintf("silent for %.1f s", silent.since.Seconds()))...)
 		} else if n.Life == Alive {
 			changes = append(changes, inv.suspect(n, canary, fmt.Sprintf("silent for %.1f s", silent.since.Seconds()), time.Time{}))
@@ -291,7 +290,9 @@ func (inv *Inventory) renew(at time.Time) {
 	inv.leases.renewAll(at)
 	for name := range inv.waiting {
 		n := *inv.node(name)
-		n.until = at.Add(max(ClosedGrace, inv.GoneAfter(&n)))
+		if until := at.Add(max(ClosedGrace, inv.GoneAfter(&n))); until.After(n.until) {
+			n.until = until
+		}
 		inv.wait(&n)
 		inv.put(&n)
 	}
@@ -300,16 +301,17 @@ func (inv *Inventory) renew(at time.Time) {
 // Wanting is the nodes to be asked for their facts now, few at once. It takes them as asked.
 func (inv *Inventory) Wanting(now time.Time) []string {
 	var names []string
+	room := maxAsked
 	for name, at := range inv.asked {
-		if len(names) == maxAsked {
-			break
-		}
-		if inv.node(name) == nil {
-			delete(inv.asked, name)
-		} else if now.Sub(at) >= askAgain {
-			inv.asked[name] = now
+		if now.Sub(at) >= askAgain {
 			names = append(names, name)
+		} else {
+			room-- // its facts may be on their way
 		}
+	}
+	names = names[:min(len(names), max(room, 0))]
+	for _, name := range names {
+		inv.asked[name] = now
 	}
 	slices.Sort(names)
 	return names
@@ -347,10 +349,15 @@ func (inv *Inventory) remove(n *Node, why string) []Change {
 	inv.leases.drop(n.Name)
 	delete(inv.waiting, n.Name)
 	delete(inv.asked, n.Name)
+	inv.disown(n)
+	return []Change{{Before: n, Why: why}}
+}
+
+// disown takes a node off its connection, unless another node has claimed that since.
+func (inv *Inventory) disown(n *Node) {
 	if inv.byConn[n.conn] == n.Name {
 		delete(inv.byConn, n.conn)
 	}
-	return []Change{{Before: n, Why: why}}
 }
 
 func (inv *Inventory) node(name string) *Node { return (&Snapshot{inv.db}).Node(name) }
@@ -372,23 +379,9 @@ func (s *Snapshot) Node(name string) *Node {
 }
 
 // All is every node, by name.
-func (s *Snapshot) All() iter.Seq[*Node] { return s.rows("id_prefix", "") }
-
-// Bearing is every node whose fact "role" is, or holds, role, by name.
-func (s *Snapshot) Bearing(role string) iter.Seq[*Node] { return s.rows("role", role) }
-
-// Len is the number of nodes.
-func (s *Snapshot) Len() int {
-	n := 0
-	for range s.All() {
-		n++
-	}
-	return n
-}
-
-func (s *Snapshot) rows(index, key string) iter.Seq[*Node] {
+func (s *Snapshot) All() iter.Seq[*Node] {
 	return func(yield func(*Node) bool) {
-		rows, err := s.db.Txn(false).Get("node", index, key)
+		rows, err := s.db.Txn(false).Get("node", "id_prefix", "")
 		if err != nil {
 			panic(err) // table and index are constant
 		}
@@ -398,6 +391,15 @@ func (s *Snapshot) rows(index, key string) iter.Seq[*Node] {
 			}
 		}
 	}
+}
+
+// Len is the number of nodes.
+func (s *Snapshot) Len() int {
+	n := 0
+	for range s.All() {
+		n++
+	}
+	return n
 }
 
 // Roles is what the fact "role" says: one role, or several.
@@ -415,26 +417,4 @@ func (f Facts) Roles() []string {
 		return roles
 	}
 	return nil
-}
-
-// roleIndex finds nodes by the fact "role".
-type roleIndex struct{}
-
-func (roleIndex) FromObject(row any) (bool, [][]byte, error) {
-	var keys [][]byte
-	for _, role := range row.(*Node).Facts.Roles() {
-		keys = append(keys, append([]byte(role), 0))
-	}
-	return len(keys) > 0, keys, nil
-}
-
-func (roleIndex) FromArgs(args ...any) ([]byte, error) {
-	if len(args) != 1 {
-		return nil, fmt.Errorf("want one role, have %d", len(args))
-	}
-	role, ok := args[0].(string)
-	if !ok {
-		return nil, fmt.Errorf("want a role's name, have %T", args[0])
-	}
-	return append([]byte(role), 0), nil
 }

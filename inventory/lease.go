@@ -15,7 +15,7 @@ type leases struct {
 }
 
 type lease struct {
-	beat  []byte // the last one, whole; nil after its connection closed
+	beat  []byte // the last one, whole; nil when the same bytes again would say something new
 	heard time.Time
 	next  time.Duration // between two beats
 }
@@ -75,9 +75,11 @@ func (l *leases) late(node string) bool {
 	return held == nil || l.canary.Sub(held.heard) > held.suspectAfter()
 }
 
+// silence is a node that missed beats.
 type silence struct {
 	node  string
 	since time.Duration
+	least time.Duration // for which it has to be silent, whatever its bound
 }
 
 // missed is who missed beats, up to the canary that came back now.
@@ -88,7 +90,7 @@ func (l *leases) missed(canary time.Time) []silence {
 	var silent []silence
 	for node, held := range l.byNode {
 		if since := canary.Sub(held.heard); since > held.suspectAfter() {
-			silent = append(silent, silence{node, since})
+			silent = append(silent, silence{node, since, held.next * 7 / 2})
 		}
 	}
 	return silent

@@ -101,6 +101,7 @@ func (l *listener) take(m *nats.Msg) (Heard, bool) {
 		if err != nil {
 			return Heard{At: now, Refused: err}, true
 		}
+		l.leases.forgetBeat(node) // should it return to its last one before this is taken in, that is new too
 		return Heard{At: now, Beat: &b, Reply: m.Reply, raw: m.Data}, true
 	}
 	f, err := decodeFacts(strings.TrimPrefix(m.Subject, l.facts), m.Data)

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 )
 
 // Version is the version of every message in this package. A message of another version is refused.
@@ -122,7 +121,7 @@ func decodeBeat(node string, data []byte) (Beat, error) {
 	if err := checkSender(b.V, b.Node, node, b.Instance, b.Boot); err != nil {
 		return b, fmt.Errorf("heartbeat of %s: %w", node, err)
 	}
-	if b.NextIn <= 0 || b.NextIn > time.Hour.Milliseconds() || b.BackWithin < 0 {
+	if b.NextIn <= 0 || b.NextIn > MaxPace.Milliseconds() || b.BackWithin < 0 {
 		return b, fmt.Errorf("heartbeat of %s: next_in_ms %d, back_within_ms %d: out of range", node, b.NextIn, b.BackWithin)
 	}
 	return b, nil
