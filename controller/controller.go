@@ -30,6 +30,7 @@ const (
 type Bus struct {
 	Send     func(context.Context, kick.Kick) (kick.Reply, error)
 	Roster   func(ctx context.Context, node, action, role string) (members []kick.Member, hash string, err error)
+	Reach    func(ctx context.Context, node string, others []string) (reached []string, err error)
 	Ask      func(node, do string)                            // one of the inventory's Do constants
 	CallRoll func(splay time.Duration)                        // ask every node to beat within splay
 	Beacon   func(id string, epoch int64, pace time.Duration) // to everyone
@@ -230,6 +231,7 @@ func (c *Controller) turn(ctx context.Context, now time.Time) {
 	if c.sync.Open {
 		c.openRoles(ctx, now)
 		c.publish(now)
+		c.seekOpinions(ctx, now)
 	}
 	c.track(now)
 	s := c.situation()

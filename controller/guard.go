@@ -19,6 +19,10 @@ const (
 	guardPause    = time.Second // in which a departure that nobody suspected waits for others like it
 	guardWindow   = time.Minute // for what goes at once
 	guardSlowBurn = time.Hour   // and for what goes one by one
+
+	opinionAfter = 3 * time.Minute  // of a hold dependents are asked whether they reach the lost ones
+	opinionEvery = 30 * time.Second // and again
+	witnesses    = 5                // are asked, at most
 )
 
 // guard holds the removals of one role when too many of its members depart without a goodbye. What is held stays a member; whoever
@@ -52,7 +56,7 @@ type hold struct {
 	empties bool
 	why     string
 	opinion string    // what the dependents that were asked say
-	asked   time.Time // when they were asked last
+	ask     time.Time // when they are asked next
 }
 
 // expectation is an operator's word that a role may go down to so many percent.
@@ -109,6 +113,7 @@ func (g *guard) judge(now time.Time, sound, suspects int, rest func() []inventor
 	if len(g.missing) > 0 {
 		if g.hold = g.tooMany(now, sound, suspects); g.hold != nil {
 			g.hold.why += g.common(rest())
+			g.hold.ask = now.Add(opinionAfter)
 			j.began = g.hold
 			return j
 		}
@@ -126,11 +131,14 @@ func (g *guard) judge(now time.Time, sound, suspects int, rest func() []inventor
 // due is when a departure that is not held is published.
 func (l loss) due() time.Time { return l.at.Add(guardPause) }
 
-// next is when the guard has to judge again.
+// next is when the guard has to judge again, or to ask.
 func (g *guard) next() time.Time {
+	if g.hold != nil {
+		return g.hold.ask
+	}
 	var due time.Time
 	for _, l := range g.missing {
-		if at := l.due(); g.hold == nil && (due.IsZero() || at.Before(due)) {
+		if at := l.due(); due.IsZero() || at.Before(due) {
 			due = at
 		}
 	}

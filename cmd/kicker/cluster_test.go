@@ -38,6 +38,8 @@ type cluster struct {
 	agents  map[string]*node
 	drop    func(from, subject string) bool // messages lost on their way from a connection to the broker; nil: none
 
+	reaches func(from, address string) bool // whether a node can connect to another; nil: none can
+
 	processes sync.WaitGroup
 	visitors  []*nats.Conn
 
@@ -232,6 +234,7 @@ func (c *cluster) startAgent(n *node) {
 		c.t.Fatal(err)
 	}
 	n.announcer = announcer
+	announcer.Reach = func(address string) bool { return c.reaches != nil && c.reaches(n.self.Node, address) }
 	if n.notReady != "" {
 		announcer.SetReady(false, n.notReady)
 	}

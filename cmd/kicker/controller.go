@@ -189,6 +189,9 @@ func speaker(nc *nats.Conn, cluster string, log *slog.Logger) controller.Bus {
 		Roster: func(ctx context.Context, node, action, role string) ([]kick.Member, string, error) {
 			return kick.Roster(ctx, nc, cluster, node, action, role)
 		},
+		Reach: func(ctx context.Context, node string, others []string) ([]string, error) {
+			return inventory.AskReach(ctx, nc, cluster, node, others)
+		},
 		Ask: func(node, do string) { say("order", inventory.Ask(nc, cluster, node, do)) },
 		CallRoll: func(splay time.Duration) {
 			say("roll call", inventory.CallRoll(nc, cluster, splay))
