@@ -61,6 +61,9 @@ func controllerCommand() *cobra.Command {
 
 // runController is the daemon: its bus, its loop, its API.
 func runController(ctx context.Context, cfg config.Config, log *slog.Logger) error {
+	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
+		return fmt.Errorf("state_dir: %w", err)
+	}
 	token, err := ensureToken(cfg.TokenPath())
 	if err != nil {
 		return err

@@ -56,7 +56,7 @@ var builtKicker = sync.OnceValues(func() (string, error) {
 
 // site is a cluster of real processes on this machine, with a bus, a directory and a configuration file of its own.
 type site struct {
-	t       testing.TB
+	t       *testing.T
 	dir     string
 	program string   // kicker
 	actor   string   // see actor
@@ -75,12 +75,6 @@ func newSite(t *testing.T, settings ...string) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return siteOf(t, program, settings...)
-}
-
-// siteOf makes a site where program is kicker.
-func siteOf(t testing.TB, program string, settings ...string) *site {
-	t.Helper()
 	actor, err := exec.LookPath("actor")
 	if err != nil {
 		t.Fatal(err)
@@ -105,13 +99,13 @@ func siteOf(t testing.TB, program string, settings ...string) *site {
 }
 
 // swift are settings for those whose tests are not about the pauses between kicks.
-var swift = []string{"settle: 100ms", "settle_min: 100ms", "backoff: {initial: 200ms, max: 1s}"}
+var swift = []string{"settle: 100ms", "settle_min: 100ms", "settle_max: 200ms", "backoff: {initial: 200ms, max: 1s}"}
 
 var ports sync.Map // handed out
 
 // freeAddr is where nobody listens. It is below the ports that the kernel gives to connections: a daemon that is restarted finds its
 // port free.
-func freeAddr(t testing.TB) string {
+func freeAddr(t *testing.T) string {
 	t.Helper()
 	for range 1000 {
 		addr := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.N(20_000))
@@ -151,7 +145,7 @@ func (s *site) remove(name string) {
 
 // daemon is a process that runs until it is told to end.
 type daemon struct {
-	t    testing.TB
+	t    *testing.T
 	name string
 	log  string // the file
 	cmd  *exec.Cmd
@@ -331,7 +325,7 @@ func (s *site) ask(path string, into any) error {
 	return json.Unmarshal(body, into)
 }
 
-// synced waits until the controller knows n nodes and acts on them, and all that follows from that is done.
+// converged waits until the controller hears n nodes, acts on them, and all that follows from that is done.
 func (s *site) converged(n int) {
 	s.t.Helper()
 	s.until(fmt.Sprintf("%d nodes, and all converged", n), func() string {
@@ -404,4 +398,12 @@ func memberNames(members []kick.Member) []string {
 		all = append(all, m.Node)
 	}
 	return all
+}
+
+// objection is what until waits to be empty.
+func objection(against bool, seen any) string {
+	if !against {
+		return ""
+	}
+	return fmt.Sprintf("seen: %+v", seen)
 }

@@ -2,8 +2,10 @@
 package bus
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	mathrand "math/rand/v2"
@@ -11,10 +13,13 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"golang.org/x/time/rate"
 )
 
 // How a client comes back to a bus that went away: at once, then in steps with a jitter that spreads a fleet.
@@ -22,6 +27,8 @@ const (
 	reconnectFirst = 100 * time.Millisecond
 	reconnectMost  = 2 * time.Second
 	startTimeout   = 10 * time.Second
+
+	errorEvery = time.Second // at most, of the server's errors in the log
 
 	maxConn = 1 << 20 // the server's own default is 64 Ki
 )
@@ -91,7 +98,7 @@ func Start(cfg Config, log *slog.Logger) (*Bus, error) {
 	if err != nil {
 		return nil, fmt.Errorf("bus: %w", err)
 	}
-	srv.SetLoggerV2(natsLog{log}, false, false, false)
+	srv.SetLoggerV2(natsLog{log, &rate.Sometimes{Interval: errorEvery}}, false, false, false)
 	go srv.Start() // ends with Shutdown, which Close waits for
 	if !srv.ReadyForConnections(startTimeout) {
 		srv.Shutdown()
@@ -155,16 +162,25 @@ func (b *Bus) Close() {
 // or URLs. Nothing is kept to be sent later: a heartbeat that comes late is a lie. changed is called, from any goroutine, when the
 // connection was lost or is back. options come last.
 func Join(servers []string, token, name string, log *slog.Logger, changed func(), more ...nats.Option) (*nats.Conn, error) {
+	failures := failures{log: log}
+	var joining atomic.Pointer[nats.Conn]
 	options := []nats.Option{
 		nats.Name(name), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true), nats.ReconnectBufSize(-1),
 		nats.PingInterval(10 * time.Second), nats.MaxPingsOutstanding(2), nats.Timeout(2 * time.Second), nats.IgnoreAuthErrorAbort(),
-		nats.CustomReconnectDelay(reconnectDelay),
+		nats.CustomReconnectDelay(func(n int) time.Duration {
+			if nc := joining.Load(); nc != nil { // no handler is told of a server that refuses
+				failures.tell(nc.LastError())
+			}
+			return reconnectDelay(n)
+		}),
 		nats.ConnectHandler(func(nc *nats.Conn) {
 			log.Info("joined the bus", "server", nc.ConnectedUrlRedacted())
+			failures.over()
 			changed()
 		}),
 		nats.ReconnectHandler(func(nc *nats.Conn) {
 			log.Info("joined the bus again", "server", nc.ConnectedUrlRedacted())
+			failures.over()
 			changed()
 		}),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
@@ -173,10 +189,45 @@ func Join(servers []string, token, name string, log *slog.Logger, changed func()
 			}
 			changed()
 		}),
-		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { log.Debug("the bus can't be reached", "err", err) }),
+		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { failures.tell(err) }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Warn("bus", "err", err) }),
 	}
-	return connect(servers, token, append(options, more...)...)
+	nc, err := connect(servers, token, append(options, more...)...)
+	joining.Store(nc)
+	return nc, err
+}
+
+const tokenRemedy = "token_file must be a copy of the controller's"
+
+// failures is why a bus can't be joined. It is tried again for ever, so only another reason is news.
+type failures struct {
+	log  *slog.Logger
+	mu   sync.Mutex
+	told string
+}
+
+func (f *failures) tell(err error) {
+	if err == nil {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	level := slog.LevelWarn
+	if f.told == err.Error() {
+		level = slog.LevelDebug
+	}
+	f.told = err.Error()
+	if errors.Is(err, nats.ErrAuthorization) {
+		f.log.Log(context.Background(), level, "the bus refuses this node: "+tokenRemedy, "err", err)
+		return
+	}
+	f.log.Log(context.Background(), level, "the bus can't be reached", "err", err)
+}
+
+func (f *failures) over() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.told = ""
 }
 
 // Visit connects to a bus for the moment: it fails if that can't be had now.
@@ -189,6 +240,9 @@ func connect(servers []string, token string, options ...nats.Option) (*nats.Conn
 		options = append(options, nats.UserInfo(nodeUser, token))
 	}
 	nc, err := nats.Connect(strings.Join(servers, ","), options...)
+	if errors.Is(err, nats.ErrAuthorization) {
+		err = fmt.Errorf("%w: %s", err, tokenRemedy)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("bus: join %s: %w", strings.Join(servers, ","), err)
 	}
@@ -212,11 +266,16 @@ func Loopback(listen string) bool {
 }
 
 // natsLog is the embedded server's log in ours: what it tells of its clients is for debugging, what it can't do is not.
-type natsLog struct{ log *slog.Logger }
+type natsLog struct {
+	log  *slog.Logger
+	warn *rate.Sometimes // anybody who reaches the bus can make errors without end
+}
 
 func (l natsLog) Noticef(format string, v ...any) { l.log.Debug(fmt.Sprintf(format, v...)) }
 func (l natsLog) Debugf(format string, v ...any)  { l.log.Debug(fmt.Sprintf(format, v...)) }
 func (l natsLog) Tracef(format string, v ...any)  { l.log.Debug(fmt.Sprintf(format, v...)) }
 func (l natsLog) Warnf(format string, v ...any)   { l.log.Debug(fmt.Sprintf(format, v...)) }
-func (l natsLog) Errorf(format string, v ...any)  { l.log.Warn(fmt.Sprintf(format, v...)) }
-func (l natsLog) Fatalf(format string, v ...any)  { l.log.Error(fmt.Sprintf(format, v...)) }
+func (l natsLog) Errorf(format string, v ...any) {
+	l.warn.Do(func() { l.log.Warn(fmt.Sprintf(format, v...)) })
+}
+func (l natsLog) Fatalf(format string, v ...any) { l.log.Error(fmt.Sprintf(format, v...)) }
