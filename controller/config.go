@@ -11,6 +11,7 @@ type Config struct {
 	SettleMin time.Duration `mapstructure:"settle_min"` // least time between two kicks of an action
 	SettleMax time.Duration `mapstructure:"settle_max"` // most time that settling keeps an action waiting between two kicks
 	Backoff   BackoffConfig `mapstructure:"backoff"`
+	Standby   bool          `mapstructure:"standby"`   // wait until no other controller leads, instead of giving up
 	InFlight  int           `mapstructure:"in_flight"` // runs in progress in the cluster, at most
 }
 

@@ -48,6 +48,8 @@ type Controller struct {
 	asks chan ask
 
 	identity Identity
+	seen     int64 // the highest epoch that a node has seen of another controller
+	rival    rival // another controller that leads; none: this one does
 	kicks    int64 // how many kicks were made, for their ids
 	gate     syncGate
 	sync     Sync
@@ -198,6 +200,9 @@ func (c *Controller) Run(ctx context.Context, heard <-chan inventory.Heard, resu
 		}
 		now := time.Now()
 		c.turn(ctx, now)
+		if err := c.yields(); err != nil {
+			return err
+		}
 		if asked.do != nil {
 			asked.do(ctx, now)
 			close(asked.done)
@@ -212,10 +217,7 @@ func (c *Controller) turn(ctx context.Context, now time.Time) {
 		c.rolls = c.rolls[1:]
 		c.bus.CallRoll(rollcallSplay)
 	}
-	if !now.Before(c.beacon) {
-		c.beacon = now.Add(beaconEvery)
-		c.bus.Beacon(c.identity.ID, c.identity.Epoch, pace)
-	}
+	c.introduce(now)
 	for _, node := range c.inv.Wanting(now) {
 		c.bus.Ask(node, inventory.DoFacts)
 	}
@@ -247,7 +249,7 @@ func (c *Controller) turn(ctx context.Context, now time.Time) {
 }
 
 func (c *Controller) situation() situation {
-	return situation{cfg: c.cfg, sync: c.sync, roles: c.roles, actions: c.sorted()}
+	return situation{cfg: c.cfg, sync: c.sync, rival: c.rival.id, roles: c.roles, actions: c.sorted()}
 }
 
 func (c *Controller) nextDue(verdicts []Verdict, now time.Time) time.Time {
@@ -333,12 +335,12 @@ func (c *Controller) publish(now time.Time) {
 	}
 }
 
-// raise makes this controller's epoch higher than any that was heard: nodes obey the highest.
-func (c *Controller) raise(heard int64) {
-	if heard < c.identity.Epoch {
+// raise makes this controller's epoch higher than any that a node has seen of another one: nodes obey the highest. Only who leads may.
+func (c *Controller) raise() {
+	if c.rival.id != "" || c.seen < c.identity.Epoch {
 		return
 	}
-	c.identity.Epoch = heard + 1
+	c.identity.Epoch = c.seen + 1
 	for _, r := range c.roles.byName {
 		if r.now.Revision.Hash != "" {
 			r.now.Revision.Epoch = c.identity.Epoch

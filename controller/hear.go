@@ -15,6 +15,14 @@ func (c *Controller) hear(h inventory.Heard) {
 		c.event(Event{Time: h.At, Kind: EventBlind, Text: h.Blind + ": nobody who was silent meanwhile counts as gone"})
 		c.blind(h.At)
 	}
+	switch {
+	case h.Beacon != nil:
+		c.meet(*h.Beacon, h.At)
+	case h.Rival != "":
+		c.hearRival(h.Rival, h.At)
+	case h.Canary:
+		c.succeed(h.At)
+	}
 	changes, err := c.inv.Take(h)
 	if err != nil {
 		c.refuse(err, h.At)
@@ -61,7 +69,8 @@ func (c *Controller) take(change inventory.Change, now time.Time) {
 	c.setActions(after, status, now)
 	c.noteHeld(after.Name)
 	if status.Controller != c.identity.ID {
-		c.raise(status.Epoch)
+		c.seen = max(c.seen, status.Epoch)
+		c.raise()
 	}
 }
 
@@ -229,6 +238,9 @@ func (c *Controller) track(now time.Time) {
 
 // sayFarewell tells the nodes that are leaving how far they are, when that has changed.
 func (c *Controller) sayFarewell() {
+	if c.rival.id != "" {
+		return // who leads says it
+	}
 	for node, l := range c.leaving {
 		farewell := inventory.Farewell{V: inventory.Version, Heard: true, Waiting: c.dependsStillOn(node)}
 		farewell.Released = len(farewell.Waiting) == 0

@@ -24,6 +24,9 @@ type opinions struct {
 
 // seekOpinions asks where a hold has lasted long enough.
 func (c *Controller) seekOpinions(ctx context.Context, now time.Time) {
+	if c.rival.id != "" {
+		return
+	}
 	for _, name := range sortedKeys(c.roles.byName) {
 		r := c.roles.byName[name]
 		h := r.guard.hold

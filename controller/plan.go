@@ -12,6 +12,7 @@ import (
 type situation struct {
 	cfg     Config
 	sync    Sync
+	rival   string // the controller that leads, if it is not this one
 	roles   *roles
 	actions []*action // by node, then in the node's order
 }
@@ -89,6 +90,9 @@ func (n Need) stale() string {
 func (s situation) gates(a *action, now time.Time) []Gate {
 	var gates []Gate
 	closed := func(name, why string, until time.Time) { gates = append(gates, Gate{name, why, until}) }
+	if s.rival != "" {
+		closed(GateLeading, fmt.Sprintf("controller %s leads", s.rival), time.Time{})
+	}
 	if !s.sync.Open {
 		closed(GateSynced, s.sync.Why, s.sync.Until)
 	} else {

@@ -7,7 +7,7 @@ func (c *Controller) show(now time.Time, verdicts []Verdict) {
 	was := c.view.Load()
 	next := make(chan struct{})
 	v := &View{
-		At: now, Identity: c.identity, Sync: c.sync, Verdicts: verdicts,
+		At: now, Identity: c.identity, Leader: c.rival.id, Sync: c.sync, Verdicts: verdicts,
 		Roles: c.showRoles(), Runs: last(c.journal.runs, keepRuns), Events: last(c.journal.events, keepEvents),
 		Counts: c.journal.counts.clone(), Nodes: c.inv.Snapshot(), Next: next, next: next,
 	}

@@ -12,6 +12,7 @@ import (
 type View struct {
 	At       time.Time           `json:"at"`
 	Identity Identity            `json:"controller"`
+	Leader   string              `json:"leader,omitempty"` // another controller, which leads while this one watches
 	Sync     Sync                `json:"sync"`
 	Roles    []Role              `json:"roles"`    // by name
 	Verdicts []Verdict           `json:"verdicts"` // by node, then in the node's order of actions
@@ -113,6 +114,7 @@ type Gate struct {
 
 // The gates a wanted action can wait for.
 const (
+	GateLeading    = "leading"
 	GateSynced     = "synced"
 	GateUnknown    = "unknown role"
 	GateMinMembers = "min_members"
@@ -153,6 +155,8 @@ type Event struct {
 // The kinds of events.
 const (
 	EventStarted   = "started"   // the controller
+	EventFollows   = "follows"   // another controller leads
+	EventLeads     = "leads"     // this one leads, after another one
 	EventSynced    = "synced"    // the sync gate opened
 	EventBlind     = "blind"     // the sync gate closed again
 	EventJoined    = "joined"    // a node was heard for the first time

@@ -297,12 +297,12 @@ func (v *voice) hear(m *nats.Msg) error {
 }
 
 func (v *voice) hearBeacon(data []byte) error {
-	var b Beacon
-	if err := decode(data, &b, &b.V); err != nil {
+	b, err := decodeBeacon(data)
+	if err != nil {
 		return err
 	}
-	if b.ID == "" || b.Epoch <= 0 || b.Epoch > maxEpoch {
-		return fmt.Errorf("beacon of %q with epoch %d", b.ID, b.Epoch)
+	if b.Epoch == 0 {
+		return nil // a question for controllers
 	}
 	if v.OnBeacon != nil {
 		v.OnBeacon(b)
@@ -317,6 +317,18 @@ func (v *voice) hearBeacon(data []byte) error {
 	}
 	v.pace = pace
 	return nil
+}
+
+// decodeBeacon reads a beacon. One of epoch 0 asks the controllers that run for theirs.
+func decodeBeacon(data []byte) (Beacon, error) {
+	var b Beacon
+	if err := decode(data, &b, &b.V); err != nil {
+		return b, err
+	}
+	if b.ID == "" || b.Epoch < 0 || b.Epoch > maxEpoch {
+		return b, fmt.Errorf("beacon of %.20q with epoch %d", b.ID, b.Epoch)
+	}
+	return b, nil
 }
 
 func (v *voice) hearRollcall(data []byte) error {

@@ -16,6 +16,8 @@ const (
 	CanaryEvery = 250 * time.Millisecond // between two beats of its own
 	BlindAfter  = 2 * time.Second        // without one of them coming back: it may have missed anybody's
 
+	canaryPrefix = "_canary."
+
 	inbox = 1 << 17 // messages that wait for the listener; beyond it the client drops and says so
 )
 
@@ -26,9 +28,11 @@ type Heard struct {
 	Reply   string // where the answer to a leaving node's beat goes
 	Facts   *FactsMessage
 	Closed  *Closed
-	Canary  bool   // the listener's own beat came back: whatever was sent before it was heard before it
-	Blind   string // why somebody may have spoken without being heard; "" otherwise
-	Refused error  // a message that was no good, for whatever reason
+	Beacon  *Beacon // of a controller, perhaps this one
+	Rival   string  // another listener's own beat came by: its id
+	Canary  bool    // the listener's own beat came back: whatever was sent before it was heard before it
+	Blind   string  // why somebody may have spoken without being heard; "" otherwise
+	Refused error   // a message that was no good, for whatever reason
 
 	raw []byte
 }
@@ -44,7 +48,7 @@ type Closed struct {
 func Listen(ctx context.Context, nc *nats.Conn, cluster, id string, inv *Inventory, out chan<- Heard) error {
 	l := &listener{
 		leases: inv.leases, out: out, heard: time.Now(),
-		beats: heartbeatSubject(cluster, ""), facts: factsSubject(cluster, ""), canary: "_canary." + id,
+		beats: heartbeatSubject(cluster, ""), facts: factsSubject(cluster, ""), beacon: beaconSubject(cluster), canary: canaryPrefix + id,
 	}
 	nc.SetErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 		if errors.Is(err, nats.ErrSlowConsumer) {
@@ -52,7 +56,7 @@ func Listen(ctx context.Context, nc *nats.Conn, cluster, id string, inv *Invento
 		}
 	})
 	in := make(chan *nats.Msg, inbox) // one for all, so that the order of the wire is kept
-	for _, subject := range []string{l.beats + ">", l.facts + ">"} {
+	for _, subject := range []string{l.beats + ">", l.facts + ">", l.beacon} {
 		sub, err := nc.ChanSubscribe(subject, in)
 		if err != nil {
 			return fmt.Errorf("listen to %s: %w", subject, err)
@@ -80,11 +84,11 @@ func Listen(ctx context.Context, nc *nats.Conn, cluster, id string, inv *Invento
 }
 
 type listener struct {
-	leases               *leases
-	out                  chan<- Heard
-	beats, facts, canary string
-	heard                time.Time   // the last canary
-	dropped              atomic.Bool // messages, by the client: they came faster than they were taken
+	leases                       *leases
+	out                          chan<- Heard
+	beats, facts, beacon, canary string
+	heard                        time.Time   // the last canary
+	dropped                      atomic.Bool // messages, by the client: they came faster than they were taken
 }
 
 // take makes of a message what the inventory's owner needs to hear, if anything.
@@ -104,6 +108,13 @@ func (l *listener) take(m *nats.Msg) (Heard, bool) {
 		l.leases.forgetBeat(node) // should it return to its last one before this is taken in, that is new too
 		return Heard{At: now, Beat: &b, Reply: m.Reply, raw: m.Data}, true
 	}
+	if m.Subject == l.beacon {
+		b, err := decodeBeacon(m.Data)
+		if err != nil {
+			return Heard{At: now, Refused: err}, true
+		}
+		return Heard{At: now, Beacon: &b}, true
+	}
 	f, err := decodeFacts(strings.TrimPrefix(m.Subject, l.facts), m.Data)
 	if err != nil {
 		return Heard{At: now, Refused: err}, true
@@ -113,7 +124,8 @@ func (l *listener) take(m *nats.Msg) (Heard, bool) {
 
 func (l *listener) ownBeat(name string, now time.Time) (Heard, bool) {
 	if name != l.canary {
-		return Heard{}, false // another listener's
+		rival, isCanary := strings.CutPrefix(name, canaryPrefix)
+		return Heard{At: now, Rival: rival}, isCanary && rival != ""
 	}
 	gap := now.Sub(l.heard)
 	l.heard = now

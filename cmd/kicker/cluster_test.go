@@ -117,12 +117,13 @@ func (c *cluster) startController() {
 	c.t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	running := make(chan *controller.Controller)
-	c.control = &controlled{stop: stop, done: make(chan error, 1)}
+	done := make(chan error, 1)
+	c.control = &controlled{stop: stop, done: done}
 	b := controllerBus{join: func(name string) (*nats.Conn, error) {
 		return c.bus.Join(name, nats.InProcessServer(&wire{cluster: c, from: "controller"}))
 	}, closings: c.bus.Closings, close: func() {}}
 	go func() {
-		c.control.done <- control(ctx, c.cfg, b, c.log.With("daemon", "controller"), func(ctx context.Context, ctl *controller.Controller) error {
+		done <- control(ctx, c.cfg, b, c.log.With("daemon", "controller"), func(ctx context.Context, ctl *controller.Controller) error {
 			running <- ctl
 			<-ctx.Done()
 			return nil
@@ -130,7 +131,7 @@ func (c *cluster) startController() {
 	}()
 	select {
 	case c.control.Controller = <-running:
-	case err := <-c.control.done:
+	case err := <-done:
 		c.control = nil
 		c.t.Fatal(err)
 	}
