@@ -210,23 +210,33 @@ func TestAgentsKilledAmidChangesRunOneThingAtATime(t *testing.T) {
 	lb.started(1)
 	s.converged(4)
 	for round := range 6 {
-		ready, n, before := round%2 == 1, len(lb.record()), s.now()
+		n, before := len(lb.record()), s.now()
+		if round%3 == 0 {
+			lb.hold()
+		}
 		for _, name := range nodes[1:] {
-			if ready {
+			if round%2 == 1 {
 				s.write("switches/"+name, "")
 			} else {
 				s.remove("switches/" + name)
 			}
 		}
 		switch round % 3 {
-		case 0: // while the changes are on their way
-		case 1:
+		case 0: // in mid-run
 			lb.started(n + 1)
-		case 2:
+		case 1: // when a run is about to start
 			s.event(controller.EventKicked, "lb", before)
+		case 2: // while the changes are on their way
 		}
 		lb.agent.kill()
 		lb.restart()
+		if round%3 == 0 {
+			s.event(controller.EventBack, "lb", before)
+			if runs := lb.record(); len(runs) != n+1 || runs[n].over {
+				t.Errorf("runs %+v; want one to go on", runs[n:])
+			}
+			lb.release()
+		}
 		lb.ended(n + 1)
 	}
 	s.converged(4)
