@@ -20,7 +20,6 @@ import (
 const (
 	sweepEvery   = 5 * time.Second  // however quiet it is
 	beaconEvery  = 10 * time.Second // whatever happens
-	pace         = time.Second      // between two beats of a node
 	replyTimeout = 3 * time.Second  // for the answer to a kick
 	askAgain     = time.Second      // after a kick that got no answer, or met a run
 	batch        = 1024             // messages taken in before the next verdicts
@@ -48,9 +47,10 @@ type Controller struct {
 	asks chan ask
 
 	identity Identity
-	seen     int64 // the highest epoch that a node has seen of another controller
-	rival    rival // another controller that leads; none: this one does
-	kicks    int64 // how many kicks were made, for their ids
+	pace     time.Duration // between two beats of a node
+	seen     int64         // the highest epoch that a node has seen of another controller
+	rival    rival         // another controller that leads; none: this one does
+	kicks    int64         // how many kicks were made, for their ids
 	gate     syncGate
 	sync     Sync
 	rolls    []time.Time // when the roll is still to be called
@@ -100,7 +100,7 @@ func New(cfg Config, id string, inv *inventory.Inventory, bus Bus, log *slog.Log
 		return nil, err
 	}
 	c := &Controller{
-		cfg: cfg, inv: inv, bus: bus, log: log, asks: make(chan ask), roles: roles,
+		cfg: cfg, inv: inv, bus: bus, log: log, pace: time.Second, asks: make(chan ask), roles: roles,
 		byNode: map[string][]*action{}, status: map[string]kick.Status{}, memories: map[key]*memory{},
 		flights: map[string]*flight{}, leaving: map[string]*leaving{}, answers: make(chan func(time.Time)),
 		journal: newJournal(),
@@ -217,6 +217,9 @@ func (c *Controller) turn(ctx context.Context, now time.Time) {
 		c.rolls = c.rolls[1:]
 		c.bus.CallRoll(rollcallSplay)
 	}
+	if to := paceFor(c.inv.Len(), c.pace); to != c.pace {
+		c.pace, c.beacon = to, time.Time{}
+	}
 	c.introduce(now)
 	for _, node := range c.inv.Wanting(now) {
 		c.bus.Ask(node, inventory.DoFacts)
@@ -284,7 +287,7 @@ func (c *Controller) nextDue(verdicts []Verdict, now time.Time) time.Time {
 func (c *Controller) blind(now time.Time) {
 	c.gate = syncGate{since: now}
 	c.rolls = []time.Time{now, now.Add(reconnectTime)}
-	c.sync = c.gate.judge(now, pace, 0, 0)
+	c.sync = c.gate.judge(now, c.pace, 0, 0)
 	c.changed = true
 }
 
@@ -299,7 +302,7 @@ func (c *Controller) synchronise(now time.Time) {
 			withoutFacts++
 		}
 	}
-	if c.sync = c.gate.judge(now, pace, nodes, withoutFacts); c.sync.Open {
+	if c.sync = c.gate.judge(now, c.pace, nodes, withoutFacts); c.sync.Open {
 		c.event(Event{Time: now, Kind: EventSynced, Text: fmt.Sprintf("synced after %.1f s: %d nodes are heard", now.Sub(c.gate.since).Seconds(), nodes)})
 	}
 }

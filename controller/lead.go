@@ -76,10 +76,10 @@ func (c *Controller) introduce(now time.Time) {
 	switch {
 	case now.Before(c.identity.Started.Add(introduction)):
 		c.beacon = now.Add(introduction / 4) // again: the question or the answer may be lost
-		c.bus.Beacon(c.identity.ID, 0, pace)
+		c.bus.Beacon(c.identity.ID, 0, c.pace)
 	case c.rival.id == "":
 		c.beacon = now.Add(beaconEvery)
-		c.bus.Beacon(c.identity.ID, c.identity.Epoch, pace)
+		c.bus.Beacon(c.identity.ID, c.identity.Epoch, c.pace)
 	default:
 		c.beacon = now.Add(beaconEvery)
 	}

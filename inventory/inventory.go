@@ -317,6 +317,9 @@ func (inv *Inventory) Wanting(now time.Time) []string {
 	return names
 }
 
+// Len is how many nodes are heard.
+func (inv *Inventory) Len() int { return inv.leases.len() }
+
 // Probing is the nodes to be asked for a beat now. It takes them as asked.
 func (inv *Inventory) Probing() []string {
 	names := inv.probes

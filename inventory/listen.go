@@ -9,12 +9,15 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"golang.org/x/sys/unix"
 )
 
 // How the listener watches itself.
 const (
 	CanaryEvery = 250 * time.Millisecond // between two beats of its own
 	BlindAfter  = 2 * time.Second        // without one of them coming back: it may have missed anybody's
+
+	maxSlept = time.Second // of suspension, which the monotonic clock leaves out
 
 	canaryPrefix = "_canary."
 
@@ -47,7 +50,7 @@ type Closed struct {
 // node's last one renews its lease in inv and goes no further. id, unique to this listener, names its canary.
 func Listen(ctx context.Context, nc *nats.Conn, cluster, id string, inv *Inventory, out chan<- Heard) error {
 	l := &listener{
-		leases: inv.leases, out: out, heard: time.Now(),
+		leases: inv.leases, out: out, heard: time.Now(), asleep: suspended(),
 		beats: heartbeatSubject(cluster, ""), facts: factsSubject(cluster, ""), beacon: beaconSubject(cluster), canary: canaryPrefix + id,
 	}
 	nc.SetErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
@@ -129,13 +132,27 @@ func (l *listener) ownBeat(name string, now time.Time) (Heard, bool) {
 	}
 	gap := now.Sub(l.heard)
 	l.heard = now
+	asleep := suspended()
+	slept := asleep - l.asleep
+	l.asleep = asleep
 	switch {
+	case slept > maxSlept:
+		return Heard{At: now, Blind: fmt.Sprintf("the machine was suspended for %.1f s", slept.Seconds())}, true
 	case l.dropped.Swap(false):
 		return Heard{At: now, Blind: "messages came faster than they could be taken, and some were dropped"}, true
 	case gap > BlindAfter:
 		return Heard{At: now, Blind: fmt.Sprintf("nothing came back from the bus for %.1f s", gap.Seconds())}, true
 	}
 	return Heard{At: now, Canary: true}, true
+}
+
+// suspended is for how long the machine has been suspended since it was booted: its boot clock goes on meanwhile.
+func suspended() time.Duration {
+	var boot, mono unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot) != nil || unix.ClockGettime(unix.CLOCK_MONOTONIC, &mono) != nil {
+		return 0 // then only a late canary tells
+	}
+	return time.Duration(boot.Nano() - mono.Nano())
 }
 
 func (l *listener) send(ctx context.Context, h Heard) error {
