@@ -87,6 +87,7 @@ func Listen(ctx context.Context, nc *nats.Conn, cluster, id string, inv *Invento
 }
 
 type listener struct {
+	asleep                       time.Duration // the machine, since it was booted
 	leases                       *leases
 	out                          chan<- Heard
 	beats, facts, beacon, canary string
