@@ -10,7 +10,7 @@ import (
 )
 
 // dispatch sends the kick that carries out a verdict. Its reply comes back to the loop.
-func (c *Controller) dispatch(ctx context.Context, s situation, a *action, v Verdict, now time.Time) {
+func (c *Controller) dispatch(loop context.Context, s situation, a *action, v Verdict, now time.Time) {
 	f := &flight{
 		node: a.node, action: a.name, reason: v.Reason, tried: c.roles.fingerprint(a),
 		sent: now, deadline: now.Add(2 * replyTimeout),
@@ -20,21 +20,24 @@ func (c *Controller) dispatch(ctx context.Context, s situation, a *action, v Ver
 	} else {
 		f.id = c.newRunID()
 	}
-	a.memory.retry, a.memory.tried = "", f.tried
+	a.memory.retry, a.memory.tried, a.memory.sent = "", f.tried, now
 	c.flights[a.node] = f
 	order := s.order(v, f.id, c.identity, a.forced != nil)
 	c.sends.Go(func() {
-		ctx, cancel := context.WithTimeout(ctx, replyTimeout)
+		ctx, cancel := context.WithTimeout(loop, replyTimeout)
 		defer cancel()
 		answer, err := c.bus.Send(ctx, order)
-		c.replies <- reply{f, answer, err} // never full: there are at most maxFlights
+		select {
+		case c.replies <- reply{f, answer, err}:
+		case <-loop.Done():
+		}
 	})
 }
 
 // replied takes in what a node made of a kick.
 func (c *Controller) replied(r reply, now time.Time) {
 	c.changed = true
-	c.journal.counts.Kicks[r.Answer]++
+	count(c.journal.counts.Kicks, r.Answer)
 	f := r.flight
 	if c.flights[f.node] != f {
 		return // its run's end was heard before its beginning, or its node is gone
@@ -96,11 +99,17 @@ func (c *Controller) result(res kick.Result, now time.Time) {
 	if a == nil {
 		return // not heard of any more, or garbage
 	}
+	f, status := c.flights[res.Node], c.status[res.Node]
+	flying := f != nil && f.id == res.Run
+	running := status.Running != nil && status.Running.Run == res.Run
+	if !flying && !running && !c.journal.knows(res.Run) {
+		return // late: the heartbeat has said more since
+	}
 	c.changed = true
-	if a.status.Last == nil || a.status.Last.Run != res.Run {
+	if (flying || running) && (a.status.Last == nil || a.status.Last.Run != res.Run) {
 		a.status.Applied, a.status.Dirty = res.Applied, res.Dirty // its heartbeat follows
 	}
-	if status := c.status[res.Node]; status.Running != nil && status.Running.Run == res.Run {
+	if running {
 		status.Running = nil
 		c.status[res.Node] = status
 	}
@@ -171,11 +180,14 @@ func (c *Controller) expire(now time.Time) {
 		if now.Before(f.deadline) || !f.accepted {
 			continue // an unanswered Send has its own deadline
 		}
+		c.changed = true
+		lost := kick.Result{Run: f.id, Outcome: kick.Lost, Exit: -1, Error: "nothing was heard of it by its deadline"}
 		if a := c.action(node, f.action); a != nil {
-			c.changed = true
-			c.end(a, kick.Result{Run: f.id, Outcome: kick.Lost, Exit: -1, Error: "nothing was heard of it by its deadline"}, now)
+			c.end(a, lost, now)
+		} else {
+			delete(c.flights, node)
+			c.journal.end(f.id, now, lost)
 		}
-		delete(c.flights, node)
 	}
 }
 

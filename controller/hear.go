@@ -22,7 +22,7 @@ func (c *Controller) hear(h inventory.Heard) {
 	for _, change := range changes {
 		c.take(change, h.At)
 	}
-	if h.Reply != "" && err == nil && h.Beat.Leaving {
+	if h.Reply != "" && len(changes) > 0 && h.Beat.Leaving { // not a late one
 		c.leaving[h.Beat.Node] = &leaving{reply: h.Reply}
 		c.changed = true
 	}
@@ -124,6 +124,11 @@ func (c *Controller) setActions(n *inventory.Node, status kick.Status, now time.
 			a = was[i]
 		}
 		a.status, a.needs = s, c.needs(n, s, now)
+		for _, need := range a.needs {
+			if _, applied := s.Applied[need]; applied {
+				c.roles.byName[need].known = true // by a former controller
+			}
+		}
 		actions = append(actions, a)
 	}
 	if len(actions) == 0 {
@@ -185,11 +190,20 @@ func (c *Controller) forget(node string, now time.Time) {
 	delete(c.status, node)
 	delete(c.leaving, node)
 	c.actions = nil
+}
+
+// tidy forgets what no node that is heard makes the controller remember.
+func (c *Controller) tidy(now time.Time) {
+	if now.Before(c.tidied.Add(tidyEvery)) {
+		return
+	}
+	c.tidied = now
 	for k, m := range c.memories {
-		if now.Sub(m.used) > 2*c.cfg.Backoff.Max && c.byNode[k.node] == nil {
+		if c.action(k.node, k.action) == nil && (!m.kept() || now.Sub(m.used) > 2*c.cfg.Backoff.Max) {
 			delete(c.memories, k)
 		}
 	}
+	c.roles.drop(c.sorted())
 }
 
 // sorted is every action, by node, then in the node's order.

@@ -31,7 +31,7 @@ type role struct {
 	RoleConfig
 	selector   query.Selector
 	configured bool
-	borne      bool // by anybody, ever
+	known      bool // somebody bears it, did, or has applied it
 
 	nodes   map[string]struct{}
 	members map[string]kick.Member
@@ -50,6 +50,9 @@ type diff struct{ added, removed, changed []string }
 func newRoles(configured []RoleConfig) (*roles, error) {
 	rs := &roles{byName: map[string]*role{}}
 	for _, cfg := range configured {
+		if err := CheckRole(cfg.Name); err != nil {
+			return nil, err
+		}
 		r, err := rs.need(cfg.Name)
 		if err != nil {
 			return nil, err
@@ -127,6 +130,25 @@ func CheckRole(name string) error {
 	return nil
 }
 
+// drop forgets the roles that nobody bears, needs or configured.
+func (rs *roles) drop(actions []*action) {
+	needed := map[string]bool{}
+	for _, a := range actions {
+		for _, name := range a.needs {
+			needed[name] = true
+		}
+	}
+	for name, r := range rs.byName {
+		if !needed[name] && !r.configured && len(r.nodes) == 0 {
+			delete(rs.byName, name)
+		}
+	}
+	rs.custom = slices.DeleteFunc(rs.custom, func(r *role) bool { return rs.byName[r.Name] != r })
+}
+
+// unheardOf reports whether a role may be only a typo. Nobody is kicked into the empty list that it stands for.
+func (r *role) unheardOf() bool { return !r.configured && !r.known }
+
 // fill puts the nodes that are there already into a role that was new a moment ago.
 func (rs *roles) fill(r *role, nodes *inventory.Snapshot, now time.Time) {
 	for n := range nodes.All() {
@@ -166,7 +188,7 @@ func (r *role) move(name string, n *inventory.Node, from time.Time) {
 		n = nil
 	} else {
 		r.nodes[name] = struct{}{}
-		r.borne = true
+		r.known = true
 	}
 	was, is := r.members[name]
 	switch {

@@ -105,7 +105,7 @@ func (s situation) gates(a *action, now time.Time) []Gate {
 		closed(GateSynced, s.sync.Why, s.sync.Until)
 	}
 	for _, name := range a.needs {
-		if s.unknown(name) {
+		if s.roles.byName[name].unheardOf() {
 			closed(GateUnknown, fmt.Sprintf("no node has ever borne %s and nothing declares it", name), time.Time{})
 		}
 	}
@@ -115,10 +115,7 @@ func (s situation) gates(a *action, now time.Time) []Gate {
 	case a.flight != nil:
 		closed(GateRunning, fmt.Sprintf("run %s of %s", a.flight.id, a.flight.action), a.flight.deadline)
 	}
-	if a.forced != nil {
-		return gates // an operator's order waits for nothing else
-	}
-	if until := settled(s.cfg, a); now.Before(until) {
+	if until := settled(s.cfg, a); a.forced == nil && now.Before(until) {
 		closed(GateSettling, "more changes may follow", until)
 	}
 	if now.Before(a.memory.notBefore) {
@@ -141,20 +138,6 @@ func settled(cfg Config, a *action) time.Time {
 		return again
 	}
 	return first
-}
-
-// unknown reports whether a role may be only a typo. Nobody is kicked into the empty list that it stands for.
-func (s situation) unknown(name string) bool {
-	r := s.roles.byName[name]
-	if r.configured || r.borne {
-		return false
-	}
-	for _, a := range s.actions {
-		if applied, ok := a.status.Applied[name]; ok && applied.Hash != "" {
-			return false // a former controller knew it
-		}
-	}
-	return true
 }
 
 // order is the kick that carries out a verdict.

@@ -30,7 +30,7 @@ func (c *Controller) showRoles() []Role {
 		shown = append(shown, Role{
 			Name: name, Selector: r.selector.String(), MemberFacts: r.MemberFacts, DependsOn: r.DependsOn,
 			Revision: r.now.Revision, Members: r.now.Members, Nodes: r.nodeNames(), Dependents: dependents[name],
-			Unknown: !r.configured && !r.borne,
+			Unknown: r.unheardOf(),
 		})
 	}
 	return shown
