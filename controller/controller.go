@@ -22,7 +22,8 @@ const (
 	beaconEvery  = 10 * time.Second // whatever happens
 	replyTimeout = 3 * time.Second  // for the answer to a kick
 	askAgain     = time.Second      // after a kick that got no answer, or met a run
-	batch        = 1024             // messages taken in before the next verdicts
+	tidyEvery    = time.Minute
+	batch        = 1024 // messages taken in before the next verdicts
 )
 
 // Bus is what a controller says to the nodes. Those that take a context wait for an answer.
@@ -61,6 +62,7 @@ type Controller struct {
 	roles    *roles
 	byNode   map[string][]*action
 	actions  []*action // sorted; nil: to be sorted anew
+	tidied   time.Time
 	status   map[string]kick.Status
 	memories map[key]*memory
 	flights  map[string]*flight
@@ -239,6 +241,7 @@ func (c *Controller) turn(ctx context.Context, now time.Time) {
 		c.seekOpinions(ctx, now)
 	}
 	c.track(now)
+	c.tidy(now)
 	s := c.situation()
 	verdicts := plan(s, now)
 	for i, v := range verdicts {
@@ -318,7 +321,7 @@ func (c *Controller) publish(now time.Time) {
 	}
 	for _, p := range c.roles.publish(c.identity.Epoch, now, facts) {
 		r := p.role
-		if !r.borne && !r.configured {
+		if r.unheardOf() {
 			continue // somebody needs it, and that is all there is
 		}
 		if began := p.judgement.began; began != nil {
@@ -377,14 +380,14 @@ func (c *Controller) command(ctx context.Context, asked *order, now time.Time) (
 		return kicked, fmt.Errorf("kick %s: an action: %w: no agent there has one (kicker agent --action NAME=COMMAND)", asked.Object, ErrNotFound)
 	}
 	for _, a := range chosen {
-		was := a.forced
-		a.forced = asked
+		forced, notBefore := a.forced, a.memory.notBefore
+		a.forced, a.memory.notBefore = asked, time.Time{}
 		s := c.situation()
 		v := s.judge(a, now)
 		v.Gates = s.gates(a, now)
 		kicked.Actions = append(kicked.Actions, v)
 		if asked.DryRun {
-			a.forced = was
+			a.forced, a.memory.notBefore = forced, notBefore
 		}
 	}
 	if !asked.DryRun {

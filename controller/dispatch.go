@@ -23,7 +23,7 @@ func (c *Controller) dispatch(ctx context.Context, a *action, v Verdict, now tim
 	} else {
 		f.id = c.newRunID()
 	}
-	a.memory.retry, a.memory.tried = "", f.tried
+	a.memory.retry, a.memory.tried, a.memory.sent = "", f.tried, now
 	c.flights[a.node] = f
 	order := a.order(v, f.id, c.identity)
 	c.send(ctx, func(ctx context.Context) func(time.Time) {
@@ -35,7 +35,7 @@ func (c *Controller) dispatch(ctx context.Context, a *action, v Verdict, now tim
 // replied takes in what a node made of a kick.
 func (c *Controller) replied(f *flight, r kick.Reply, err error, now time.Time) {
 	c.changed = true
-	c.journal.counts.Kicks[r.Answer]++
+	count(c.journal.counts.Kicks, r.Answer)
 	if c.flights[f.node] != f {
 		return // its run's end was heard before its beginning, or its node is gone
 	}
@@ -96,11 +96,17 @@ func (c *Controller) result(res kick.Result, now time.Time) {
 	if a == nil {
 		return // not heard of any more, or garbage
 	}
+	f, status := c.flights[res.Node], c.status[res.Node]
+	flying := f != nil && f.id == res.Run
+	running := status.Running != nil && status.Running.Run == res.Run
+	if !flying && !running && !c.journal.knows(res.Run) {
+		return // late: the heartbeat has said more since
+	}
 	c.changed = true
-	if a.status.Last == nil || a.status.Last.Run != res.Run {
+	if (flying || running) && (a.status.Last == nil || a.status.Last.Run != res.Run) {
 		a.status.Applied, a.status.Dirty = res.Applied, res.Dirty // its heartbeat follows
 	}
-	if status := c.status[res.Node]; status.Running != nil && status.Running.Run == res.Run {
+	if running {
 		status.Running = nil
 		c.status[res.Node] = status
 	}
@@ -172,11 +178,14 @@ func (c *Controller) expire(now time.Time) {
 		if now.Before(f.deadline) || !f.accepted {
 			continue // an unanswered Send has its own deadline
 		}
+		c.changed = true
+		lost := kick.Result{Run: f.id, Outcome: kick.Lost, Exit: -1, Error: "nothing was heard of it by its deadline"}
 		if a := c.action(node, f.action); a != nil {
-			c.changed = true
-			c.end(a, kick.Result{Run: f.id, Outcome: kick.Lost, Exit: -1, Error: "nothing was heard of it by its deadline"}, now)
+			c.end(a, lost, now)
+		} else {
+			delete(c.flights, node)
+			c.journal.end(f.id, now, lost)
 		}
-		delete(c.flights, node)
 	}
 }
 

@@ -171,7 +171,7 @@ func (g *guard) tooMany(now time.Time, sound, suspects int) *hold {
 	}
 	for _, window := range []time.Duration{guardWindow, guardSlowBurn} {
 		base := g.base(now, window)
-		gone := len(g.missing) + count(g.departed, now.Add(-window))
+		gone := len(g.missing) + countSince(g.departed, now.Add(-window))
 		if gone+suspects >= guardLeast && fewer(sound, base, g.share(now)) {
 			return &hold{since: now, base: base, why: fmt.Sprintf("%d of %d are gone or suspect within %s", gone+suspects, base, window)}
 		}
@@ -199,7 +199,7 @@ func (g *guard) base(now time.Time, window time.Duration) int {
 		}
 		size = s.size
 	}
-	return size - count(g.goodbyes, began)
+	return size - countSince(g.goodbyes, began)
 }
 
 // note keeps the size that a role has had from now on.
@@ -220,7 +220,7 @@ func (g *guard) trim(now time.Time) {
 	}
 }
 
-func count(times []time.Time, since time.Time) int {
+func countSince(times []time.Time, since time.Time) int {
 	n := 0
 	for _, t := range times {
 		if t.After(since) {

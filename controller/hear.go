@@ -30,7 +30,7 @@ func (c *Controller) hear(h inventory.Heard) {
 	for _, change := range changes {
 		c.take(change, h.At)
 	}
-	if h.Reply != "" && err == nil && h.Beat.Leaving {
+	if h.Reply != "" && len(changes) > 0 && h.Beat.Leaving { // not a late one
 		c.leaving[h.Beat.Node] = &leaving{reply: h.Reply}
 		c.changed = true
 	}
@@ -135,6 +135,11 @@ func (c *Controller) setActions(n *inventory.Node, status kick.Status, now time.
 		}
 		a.status = s
 		a.needs, a.unresolved = c.needs(n, s, now)
+		for _, need := range a.needs {
+			if _, applied := s.Applied[need.as]; applied {
+				need.role.known = true // to a former controller
+			}
+		}
 		actions = append(actions, a)
 	}
 	if len(actions) == 0 {
@@ -198,11 +203,20 @@ func (c *Controller) forget(node string, now time.Time) {
 	delete(c.status, node)
 	delete(c.leaving, node)
 	c.actions = nil
+}
+
+// tidy forgets what no node that is heard makes the controller remember.
+func (c *Controller) tidy(now time.Time) {
+	if now.Before(c.tidied.Add(tidyEvery)) {
+		return
+	}
+	c.tidied = now
 	for k, m := range c.memories {
-		if now.Sub(m.used) > 2*c.cfg.Backoff.Max && c.byNode[k.node] == nil {
+		if c.action(k.node, k.action) == nil && (!m.kept() || now.Sub(m.used) > 2*c.cfg.Backoff.Max) {
 			delete(c.memories, k)
 		}
 	}
+	c.roles.drop(c.sorted())
 }
 
 // sorted is every action, by node, then in the node's order.

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"kicker/kick"
@@ -16,6 +17,8 @@ const (
 	keepRuns   = 1000
 	// A flood of garbage makes an event a second at most.
 	refuseEvery = time.Second
+	maxText     = 1 << 10 // bytes of an event's text
+	maxKinds    = 32      // of answers and outcomes that are counted apart: nodes can make up any
 )
 
 // journal is what happened and was decided, for those who ask.
@@ -39,6 +42,9 @@ func (t Counts) clone() Counts {
 func (j *journal) add(e Event, log *slog.Logger) {
 	j.seq++
 	e.Seq = j.seq
+	if len(e.Text) > maxText {
+		e.Text = strings.ToValidUTF8(e.Text[:maxText], "") + "…"
+	}
 	if len(j.events) >= 2*keepEvents {
 		j.events = slices.Clone(j.events[keepEvents:])
 	}
@@ -70,6 +76,11 @@ func (j *journal) begin(r Run) {
 	j.runs = append(j.runs, r)
 }
 
+// knows reports whether a run is remembered.
+func (j *journal) knows(id string) bool {
+	return slices.ContainsFunc(j.runs, func(r Run) bool { return r.ID == id })
+}
+
 // end notes how a run ended. It reports false if that was known; then it only adds what was not.
 func (j *journal) end(id string, now time.Time, res kick.Result) bool {
 	i := slices.IndexFunc(j.runs, func(r Run) bool { return r.ID == id })
@@ -87,18 +98,25 @@ func (j *journal) end(id string, now time.Time, res kick.Result) bool {
 		known = false // its node was not heard for a while, and now tells the truth
 		j.counts.Runs[kick.Lost]--
 	}
-	if known && (r.Output != "" || res.Output == "") {
+	if known && (r.Error+r.Output != "" || res.Error+res.Output == "") {
 		return false
 	}
 	if !known {
 		r.Ended, r.Outcome, r.Exit = now, res.Outcome, res.Exit
 		r.Duration = time.Duration(res.Duration) * time.Millisecond
-		j.counts.Runs[res.Outcome]++
+		count(j.counts.Runs, res.Outcome)
 	}
 	r.Error, r.Output = res.Error, res.Output
 	j.runs = slices.Clone(j.runs) // views hold the old ones
 	j.runs[i] = r
 	return !known
+}
+
+func count[K ~string](counts map[K]int64, what K) {
+	if _, known := counts[what]; !known && len(counts) >= maxKinds {
+		what = "other"
+	}
+	counts[what]++
 }
 
 func last[E any](all []E, most int) []E {

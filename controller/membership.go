@@ -34,7 +34,7 @@ type role struct {
 	selector   query.Selector
 	implicit   bool // a selector that somebody needs, or a role narrowed for them: nobody calls it by a name
 	configured bool
-	borne      bool // by anybody, ever
+	known      bool // somebody bears it, did, or has applied it
 
 	nodes    map[string]struct{}
 	members  map[string]kick.Member
@@ -57,6 +57,9 @@ type diff struct{ added, removed, changed []string }
 func newRoles(configured []RoleConfig) (*roles, error) {
 	rs := &roles{byName: map[string]*role{}, of: map[string][]*role{}}
 	for _, cfg := range configured {
+		if err := CheckRole(cfg.Name); err != nil {
+			return nil, err
+		}
 		r, err := rs.need(cfg.Name)
 		if err != nil {
 			return nil, err
@@ -201,6 +204,25 @@ func CheckRole(name string) error {
 	return nil
 }
 
+// drop forgets the roles that nobody bears, needs or configured.
+func (rs *roles) drop(actions []*action) {
+	needed := map[*role]bool{}
+	for _, a := range actions {
+		for _, need := range a.needs {
+			needed[need.role] = true
+		}
+	}
+	for name, r := range rs.byName {
+		if !needed[r] && !r.configured && len(r.nodes) == 0 {
+			delete(rs.byName, name)
+		}
+	}
+	rs.custom = slices.DeleteFunc(rs.custom, func(r *role) bool { return rs.byName[r.Name] != r })
+}
+
+// unheardOf reports whether a role may be only a typo. Nobody is kicked into the empty list that it stands for.
+func (r *role) unheardOf() bool { return !r.configured && !r.known }
+
 // fill puts the nodes that are there already into a role that was new a moment ago.
 func (rs *roles) fill(r *role, nodes *inventory.Snapshot, now time.Time) {
 	for n := range nodes.All() {
@@ -267,7 +289,7 @@ func (r *role) move(before, after *inventory.Node, from time.Time) {
 		n = nil
 	} else {
 		r.nodes[name] = struct{}{}
-		r.borne = true
+		r.known = true
 		left = after.Life == inventory.Left
 	}
 	if n.Serving() && n.Life == inventory.Suspect {

@@ -106,7 +106,7 @@ func (s situation) gates(a *action, now time.Time) []Gate {
 		closed(GateUnknown, a.unresolved, time.Time{})
 	}
 	for _, need := range a.needs {
-		if s.unknown(need) {
+		if need.role.unheardOf() {
 			closed(GateUnknown, fmt.Sprintf("no node has ever borne %s and nothing declares it", need.role.Name), time.Time{})
 		}
 		if has := len(need.role.now.Members); has < need.role.MinMembers {
@@ -119,10 +119,7 @@ func (s situation) gates(a *action, now time.Time) []Gate {
 	case a.flight != nil:
 		closed(GateRunning, fmt.Sprintf("run %s of %s", a.flight.id, a.flight.action), a.flight.deadline)
 	}
-	if a.forced != nil {
-		return gates // an operator's order waits for nothing else
-	}
-	if until := settled(s.cfg, a); now.Before(until) {
+	if until := settled(s.cfg, a); a.forced == nil && now.Before(until) {
 		closed(GateSettling, "more changes may follow", until)
 	}
 	if now.Before(a.memory.notBefore) {
@@ -145,21 +142,6 @@ func settled(cfg Config, a *action) time.Time {
 		return again
 	}
 	return first
-}
-
-// unknown reports whether a role may be only a typo. Nobody is kicked into the empty list that it stands for.
-func (s situation) unknown(n need) bool {
-	if n.role.configured || n.role.borne {
-		return false
-	}
-	for _, a := range s.actions {
-		for _, other := range a.needs {
-			if applied, ok := a.status.Applied[other.as]; ok && other.role == n.role && applied.Hash != "" {
-				return false // a former controller knew it
-			}
-		}
-	}
-	return true
 }
 
 // order is the kick that carries out a verdict.

@@ -31,6 +31,7 @@ type action struct {
 // memory outlives the node's presence and the need: a flapping role must not hammer a failing node.
 type memory struct {
 	used      time.Time
+	sent      time.Time     // the last kick was
 	kicked    time.Time     // the last accepted kick was sent
 	took      time.Duration // the last run's
 	failures  int           // in a row
@@ -89,9 +90,12 @@ func (m *memory) succeeded() {
 	m.backoff, m.failures, m.notBefore, m.why = nil, 0, time.Time{}, ""
 }
 
+// kept reports whether a memory holds more than the node itself will say again.
+func (m *memory) kept() bool { return !m.sent.IsZero() }
+
 // newNeeds lets a failing action try a new revision sooner, though not at once.
 func (m *memory) newNeeds(cfg BackoffConfig) {
-	if floor := m.kicked.Add(cfg.Initial); floor.Before(m.notBefore) {
+	if floor := m.sent.Add(cfg.Initial); floor.Before(m.notBefore) {
 		m.notBefore = floor
 	}
 }

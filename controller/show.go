@@ -31,7 +31,7 @@ func (c *Controller) showRoles() []Role {
 		shown = append(shown, Role{
 			Name: name, Selector: r.selector.String(), MemberFacts: r.MemberFacts, DependsOn: r.DependsOn,
 			Revision: r.now.Revision, Members: r.now.Members, Nodes: r.nodeNames(), Dependents: dependents[name],
-			Held: r.guard.show(), Unknown: !r.configured && !r.borne,
+			Held: r.guard.show(), Unknown: r.unheardOf(),
 		})
 	}
 	return shown

@@ -180,8 +180,8 @@ const (
 	EventRefused   = "refused"   // a message from the bus was no good
 )
 
-// KickOrder is an operator's wish: run these actions now, applied or not. Settle and backoff do not delay it; it waits for a
-// run in progress, and for the sync gate.
+// KickOrder is an operator's wish: run these actions now, applied or not. Neither settling nor the failures before it delay it; it
+// waits for a run in progress, and for the sync gate. If a node does not accept it, it is tried again, with backoff.
 type KickOrder struct {
 	Object string `json:"object"`           // node/N or role/R: every node that bears the role
 	Action string `json:"action,omitempty"` // empty: all actions

@@ -144,7 +144,7 @@ func TestGarbageOnTheBusChangesNothing(t *testing.T) {
 
 	stranger, garbage := s.stranger(), newGarbage("lb", "web1")
 	for range messages {
-		stranger.say(garbage.subject(), garbage.message())
+		stranger.say(garbage.next())
 	}
 	stranger.flush()
 	for range 40 {
@@ -167,8 +167,11 @@ func TestGarbageOnTheBusChangesNothing(t *testing.T) {
 		err := s.ask("/v1/events", &events)
 		gone := 0
 		for _, e := range events {
-			if e.Kind == controller.EventGone && strings.HasPrefix(e.Node, "visitor") {
+			switch visitor := strings.HasPrefix(e.Node, "visitor"); {
+			case visitor && e.Kind == controller.EventGone:
 				gone++
+			case e.Kind == controller.EventJoined && !visitor && e.Node != "lb" && e.Node != "web1":
+				t.Fatalf("garbage joined as %s", e.Node)
 			}
 		}
 		return objection(err != nil || gone < visitors, gone)
@@ -216,36 +219,35 @@ func (s *site) resident(d *daemon) int {
 type garbage struct {
 	rand  *rand.Rand
 	nodes []string
-	sound [][]byte
 }
 
 func newGarbage(nodes ...string) *garbage {
-	g := &garbage{rand: rand.New(rand.NewPCG(1, 2)), nodes: append(nodes, "nobody", "UPPER", "_canary.x", "a.b.c", strings.Repeat("n", 254))}
-	for _, message := range []any{
-		inventory.Beat{V: 1, Node: "lb", Instance: "i", Boot: "b", NextIn: 1000, Kick: json.RawMessage(`{"epoch": 1, "actions": [{"name": "configure"}]}`)},
-		inventory.FactsMessage{V: 1, Node: "web1", Instance: "i", Boot: "b", Facts: inventory.Facts{"role": "web"}},
+	return &garbage{rand.New(rand.NewPCG(1, 2)), append(nodes, "nobody", "UPPER", "_canary.x", "a.b.c", strings.Repeat("n", 254))}
+}
+
+// next is one more, and where to say it.
+func (g *garbage) next() (subject string, message []byte) {
+	node := g.one(g.nodes...)
+	return g.one("heartbeat.", "facts.", "result.", "node.", "nonsense.", "") + node, g.spoil(g.sound(node))
+}
+
+// sound is a message as it should be, but that no heartbeat is.
+func (g *garbage) sound(node string) []byte {
+	data, err := json.Marshal([]any{
+		inventory.Beat{V: 1, Node: node, Instance: "i", Boot: "b", NextIn: -1, Kick: json.RawMessage(`{"epoch": 1, "actions": [{"name": "configure"}]}`)},
+		inventory.FactsMessage{V: 1, Node: node, Instance: "i", Boot: "b", Facts: inventory.Facts{"role": "web"}},
 		inventory.Order{V: 1, Do: inventory.DoFacts},
-		kick.Result{V: 1, Node: "lb", Action: "configure", Run: "r", Outcome: kick.Failed},
+		kick.Result{V: 1, Node: node, Action: "nothing", Run: "r", Outcome: kick.Failed},
 		inventory.Farewell{V: 1, Heard: true, Released: true},
-	} {
-		data, err := json.Marshal(message)
-		if err != nil {
-			panic(err)
-		}
-		g.sound = append(g.sound, data)
+	}[g.rand.IntN(5)])
+	if err != nil {
+		panic(err)
 	}
-	return g
+	return data
 }
 
-func (g *garbage) subject() string {
-	return g.one("heartbeat.", "facts.", "result.", "node.", "nonsense.", "") + g.one(g.nodes...)
-}
-
-func (g *garbage) one(of ...string) string { return of[g.rand.IntN(len(of))] }
-
-func (g *garbage) message() []byte {
-	sound := slices.Clone(g.sound[g.rand.IntN(len(g.sound))])
-	switch g.rand.IntN(5) {
+func (g *garbage) spoil(sound []byte) []byte {
+	switch g.rand.IntN(6) {
 	case 0: // bytes
 		data := make([]byte, g.rand.IntN(300))
 		for i := range data {
@@ -256,24 +258,27 @@ func (g *garbage) message() []byte {
 		return sound[:g.rand.IntN(len(sound))]
 	case 2: // another byte in it
 		sound[g.rand.IntN(len(sound))] = byte(g.rand.Uint32())
-		return append(sound, '}')
+		return sound
 	case 3: // another version
 		return []byte(strings.Replace(string(sound), `"v":1`, `"v":`+g.one("0", "2", "-1", "1e99", `"1"`), 1))
+	case 4:
+		return sound
 	}
 	var m map[string]any
 	if err := json.Unmarshal(sound, &m); err != nil {
 		panic(err)
 	}
-	absurd := []any{math.MaxInt64, -1, 1e300, nil, true, "", strings.Repeat("s", 10_000), []any{[]any{}}, map[string]any{"": nil}}
+	absurd := []any{math.MinInt64, -1, 1e300, nil, true, "", strings.Repeat("s", 10_000), []any{[]any{}}, map[string]any{"": nil}}
 	for _, key := range slices.Sorted(maps.Keys(m)) {
-		if key != "v" && g.rand.IntN(2) == 0 {
+		if key != "v" && key != "node" && g.rand.IntN(2) == 0 {
 			m[key] = absurd[g.rand.IntN(len(absurd))]
 		}
 	}
-	m["next_in_ms"] = -1 // no heartbeat is sound
 	data, err := json.Marshal(m)
 	if err != nil {
 		panic(err)
 	}
 	return data
 }
+
+func (g *garbage) one(of ...string) string { return of[g.rand.IntN(len(of))] }

@@ -56,7 +56,7 @@ var builtKicker = sync.OnceValues(func() (string, error) {
 
 // site is a cluster of real processes on this machine, with a bus, a directory and a configuration file of its own.
 type site struct {
-	t       *testing.T
+	t       testing.TB
 	dir     string
 	program string   // kicker
 	actor   string   // see actor
@@ -75,6 +75,12 @@ func newSite(t *testing.T, settings ...string) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return siteOf(t, program, settings...)
+}
+
+// siteOf makes a site where program is kicker.
+func siteOf(t testing.TB, program string, settings ...string) *site {
+	t.Helper()
 	actor, err := exec.LookPath("actor")
 	if err != nil {
 		t.Fatal(err)
@@ -105,7 +111,7 @@ var ports sync.Map // handed out
 
 // freeAddr is where nobody listens. It is below the ports that the kernel gives to connections: a daemon that is restarted finds its
 // port free.
-func freeAddr(t *testing.T) string {
+func freeAddr(t testing.TB) string {
 	t.Helper()
 	for range 1000 {
 		addr := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.N(20_000))
@@ -145,7 +151,7 @@ func (s *site) remove(name string) {
 
 // daemon is a process that runs until it is told to end.
 type daemon struct {
-	t    *testing.T
+	t    testing.TB
 	name string
 	log  string // the file
 	cmd  *exec.Cmd

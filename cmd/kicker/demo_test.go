@@ -1,0 +1,289 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"kicker/kick"
+)
+
+func TestDemoOnceSeesEachStepHaveItsEffect(t *testing.T) {
+	for name, flags := range map[string][]string{"with HAProxy": {}, "without": {"--haproxy", "none"}} {
+		t.Run(name, func(t *testing.T) {
+			d := startDemo(t, append(flags, "--once")...)
+			if err := d.cmd.Wait(); err != nil {
+				t.Fatalf("%v\n%s\n%s", err, &d.stdout, &d.stderr)
+			}
+			d.leftNothing(t)
+			if steps := strings.Count(d.stdout.String(), "✓"); steps != 8 || !strings.Contains(d.stdout.String(), "All 8 steps had their effect") {
+				t.Errorf("%d steps, want 8:\n%s", steps, &d.stdout)
+			}
+			if d.stderr.String() != "" {
+				t.Errorf("stderr: %s", &d.stderr)
+			}
+			if with := len(flags) == 0; strings.Contains(d.stdout.String(), "haproxy      serves web1 web4") != with {
+				t.Errorf("want a real HAProxy: %v\n%s", with, &d.stdout)
+			}
+		})
+	}
+}
+
+func TestDemoOnceFailsAtTheStepThatHasNoEffect(t *testing.T) {
+	haproxy, err := findHAProxy("")
+	if err != nil || haproxy == "" {
+		t.Fatalf("haproxy: %q, %v: make setup installs it", haproxy, err)
+	}
+	for name, test := range map[string]struct{ check, want string }{
+		"a configuration with web4 is refused": {
+			`! grep -q 'server web4' "$3"`,
+			"demo: step 2, web4 joins, and is not served before it is ready: exactly web1 web2 web3 web4 are served: not within 10s",
+		},
+		"web2 is never taken out": {
+			`grep -q 'server web2' "$3" || echo '  server web2 127.0.0.1:9' >> "$3"`,
+			"demo: step 3, web2 is killed: exactly web1 web3 web4 are served: not within 10s",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			fake := filepath.Join(t.TempDir(), "haproxy")
+			script := fmt.Sprintf("#!/bin/sh\ncase $1 in -c) %s; exit;; esac\nexec %s \"$@\"\n", test.check, haproxy)
+			if err := os.WriteFile(fake, []byte(script), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			d := startDemo(t, "--once", "--haproxy", fake)
+			if err := d.cmd.Wait(); err == nil || d.cmd.ProcessState.ExitCode() != exitFailed {
+				t.Errorf("%v, want exit code %d\n%s", err, exitFailed, &d.stdout)
+			}
+			d.leftNothing(t)
+			for _, want := range []string{test.want, "--- the end of controller.log", "--- the end of lb1.log"} {
+				if !strings.Contains(d.stderr.String(), want) {
+					t.Errorf("stderr has no %q:\n%s", want, &d.stderr)
+				}
+			}
+		})
+	}
+}
+
+func TestDemoPrintsLinesThatWork(t *testing.T) {
+	d := startDemo(t)
+	shown := d.await(t, "Ctrl-C here")
+	lines := regexp.MustCompile(`(?m)^  (\S.*)$`).FindAllStringSubmatch(shown[strings.Index(shown, "paste this first"):], -1)
+	first := lines[0][1]
+	for _, line := range lines[1:] {
+		in := exec.CommandContext(t.Context(), "sh", "-c", first+"\n"+line[1])
+		in.Env = d.cmd.Env
+		if strings.Contains(line[1], "demo-node") { // it stays, in a terminal of its own
+			if err := in.Start(); err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				if err := in.Wait(); err != nil {
+					t.Errorf("%s: %v, want it to end with the demo", line[1], err)
+				}
+			}()
+			d.await(t, "haproxy      serves web1 web2 web3 web4")
+			continue
+		}
+		out, err := in.CombinedOutput()
+		if err != nil && !strings.HasPrefix(line[1], "curl") { // which a bare machine lacks
+			t.Errorf("%s: %v\n%s", line[1], err, out)
+		}
+		switch {
+		case strings.HasPrefix(line[1], "kill"):
+			d.await(t, "haproxy      serves web1 web3 web4")
+		case strings.HasPrefix(line[1], "kicker leave"):
+			d.await(t, "haproxy      serves web1 web4")
+		}
+	}
+	if len(lines) != 9 {
+		t.Errorf("%d lines to paste, want 9:\n%s", len(lines), shown)
+	}
+	d.signal(t, syscall.SIGINT)
+	if err := d.cmd.Wait(); err != nil {
+		t.Errorf("interrupted: %v, want exit code 0\n%s", err, &d.stderr)
+	}
+	d.leftNothing(t)
+}
+
+func TestNothingOutlivesADemo(t *testing.T) {
+	t.Run("terminated in the middle of a run", func(t *testing.T) {
+		d := startDemo(t)
+		d.await(t, "Ctrl-C here")
+		if err := os.WriteFile(filepath.Join(d.home(t), demoLinger), []byte("1m"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		kicked := strings.Count(d.stdout.String(), "kicked")
+		kick := exec.CommandContext(t.Context(), "bin/kicker", "leave", "--name", "web1", "--config", "kicker.yaml")
+		kick.Dir = d.home(t)
+		if out, err := kick.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		d.awaitThat(t, "a run", func() bool { return strings.Count(d.stdout.String(), "kicked") > kicked })
+		d.awaitThat(t, "its shim", func() bool { return slices.ContainsFunc(d.processes(t), isShim) })
+		d.signal(t, syscall.SIGTERM)
+		if err := d.cmd.Wait(); err != nil {
+			t.Errorf("terminated: %v, want exit code 0", err)
+		}
+		d.leftNothing(t)
+	})
+	t.Run("its terminal closed", func(t *testing.T) {
+		d := startDemo(t, "--once")
+		d.await(t, "is ready")
+		d.signal(t, syscall.SIGHUP)
+		_ = d.cmd.Wait()
+		if code := d.cmd.ProcessState.ExitCode(); code != exitFailed || !strings.Contains(d.stderr.String(), "demo: interrupted") {
+			t.Errorf("a story that is cut short: exit code %d, want %d\n%s", code, exitFailed, &d.stderr)
+		}
+		d.leftNothing(t)
+	})
+	t.Run("killed", func(t *testing.T) {
+		d := startDemo(t)
+		d.await(t, "Ctrl-C here")
+		if err := d.cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = d.cmd.Wait()
+		d.awaitThat(t, "its processes' end", func() bool { return len(d.processes(t)) == 0 })
+	})
+}
+
+func isShim(cmdline string) bool { return strings.Contains(cmdline, "kicker shim ") }
+
+func TestShellWordsAreReadAsTheyWere(t *testing.T) {
+	for _, word := range []string{"/usr/sbin/haproxy", "/tmp/my files/x", "it's", "a\"b", `a\b`, ""} {
+		got, err := kick.Words(shellWord(word))
+		if diff := cmp.Diff([]string{word}, got); err != nil || diff != "" {
+			t.Errorf("shellWord(%q) = %s (%v, -want +got):\n%s", word, shellWord(word), err, diff)
+		}
+	}
+}
+
+// demoRun is a demo in a process of its own. Its temporary directory is its own too.
+type demoRun struct {
+	cmd            *exec.Cmd
+	tmp            string
+	stdout, stderr demoOutput
+}
+
+func startDemo(t *testing.T, flags ...string) *demoRun {
+	t.Helper()
+	t.Parallel()
+	program, err := builtKicker()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmp, err := os.MkdirTemp("", "demo") // a socket's path has no room for t.TempDir's
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &demoRun{cmd: exec.CommandContext(t.Context(), program, append([]string{"demo"}, flags...)...), tmp: tmp}
+	d.cmd.Env = append(os.Environ(), "TMPDIR="+tmp, "KICKER_API=http://127.0.0.1:1", "GORACE=atexit_sleep_ms=0")
+	d.cmd.Stdout, d.cmd.Stderr = &d.stdout, &d.stderr
+	if err := d.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = d.cmd.Process.Signal(syscall.SIGTERM) // unless it has ended
+		_ = d.cmd.Wait()
+		if err := os.RemoveAll(tmp); err != nil {
+			t.Error(err)
+		}
+	})
+	return d
+}
+
+func (d *demoRun) signal(t *testing.T, s os.Signal) {
+	t.Helper()
+	if err := d.cmd.Process.Signal(s); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// await waits for a text, and gives all that was printed by then.
+func (d *demoRun) await(t *testing.T, text string) string {
+	t.Helper()
+	d.awaitThat(t, fmt.Sprintf("%q", text), func() bool { return strings.Contains(d.stdout.String(), text) })
+	return d.stdout.String()
+}
+
+func (d *demoRun) awaitThat(t *testing.T, what string, so func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !so(); time.Sleep(lookEvery) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within %s\n%s\n%s", what, patience, &d.stdout, &d.stderr)
+		}
+	}
+}
+
+// home is the directory that the demo has made.
+func (d *demoRun) home(t *testing.T) string {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(d.tmp, "kicker-demo-*"))
+	if err != nil || len(found) != 1 {
+		t.Fatalf("the demo's directory: %q, %v", found, err)
+	}
+	return found[0]
+}
+
+// processes is the command lines of all that the demo has started, and what they started: they know its directory.
+func (d *demoRun) processes(t *testing.T) []string {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/environ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []string
+	for _, file := range files {
+		environ, err := os.ReadFile(file)
+		if err != nil || !bytes.Contains(environ, []byte("TMPDIR="+d.tmp)) {
+			continue
+		}
+		cmdline, err := os.ReadFile(filepath.Join(filepath.Dir(file), "cmdline"))
+		if err == nil {
+			found = append(found, strings.ReplaceAll(string(cmdline), "\x00", " "))
+		}
+	}
+	return found
+}
+
+func (d *demoRun) leftNothing(t *testing.T) {
+	t.Helper()
+	for _, p := range d.processes(t) {
+		if !strings.Contains(p, "demo-node web4") { // started by a person; it ends now
+			t.Errorf("still there: %s", p)
+		}
+	}
+	files, err := os.ReadDir(d.tmp)
+	if err != nil || len(files) > 0 {
+		t.Errorf("still there: %v (%v)", files, err)
+	}
+}
+
+// demoOutput is what a process prints, readable meanwhile.
+type demoOutput struct {
+	mu  sync.Mutex
+	all bytes.Buffer
+}
+
+func (o *demoOutput) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.all.Write(p)
+}
+
+func (o *demoOutput) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.all.String()
+}

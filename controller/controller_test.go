@@ -1,0 +1,486 @@
+package controller
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"kicker/inventory"
+	"kicker/kick"
+)
+
+// loop is a controller whose nodes are the test: it says what is heard, and answers the kicks.
+type loop struct {
+	*Controller
+	heard   chan inventory.Heard
+	results chan kick.Result
+
+	mu     sync.Mutex
+	kicks  []kick.Kick
+	rolls  int
+	told   []inventory.Farewell
+	answer func(context.Context, kick.Kick) (kick.Reply, error) // nil: accepted
+}
+
+// inLoop runs a story on virtual time.
+func inLoop(t *testing.T, cfg Config, story func(*loop)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		l := &loop{heard: make(chan inventory.Heard, 1024), results: make(chan kick.Result)}
+		c, err := New(cfg, "me", inventory.New(), Bus{
+			Send: l.send, Ask: func(string) {}, Beacon: func(string, int64, time.Duration) {},
+			CallRoll: func(time.Duration) { l.rolls++ },
+			Farewell: func(_ string, f inventory.Farewell) { l.told = append(l.told, f) },
+		}, silent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Controller = c
+		ctx, stop := context.WithCancel(context.Background())
+		var daemon sync.WaitGroup
+		daemon.Go(func() {
+			if err := c.Run(ctx, l.heard, l.results); err != nil {
+				t.Errorf("run: %v", err)
+			}
+		})
+		defer daemon.Wait()
+		defer stop()
+		story(l)
+	})
+}
+
+func (l *loop) send(ctx context.Context, k kick.Kick) (kick.Reply, error) {
+	l.mu.Lock()
+	l.kicks = append(l.kicks, k)
+	l.mu.Unlock()
+	if l.answer != nil {
+		return l.answer(ctx, k)
+	}
+	return accept(k), nil
+}
+
+func accept(k kick.Kick) kick.Reply {
+	return kick.Reply{V: kick.Version, Answer: kick.Accepted, Run: k.ID, Deadline: time.Minute.Milliseconds()}
+}
+
+func (l *loop) kicked() []kick.Kick {
+	synctest.Wait()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.kicks
+}
+
+// ends is the message that says how a run ended, after all that was heard.
+func (l *loop) ends(res kick.Result) {
+	synctest.Wait()
+	l.results <- res
+	synctest.Wait()
+}
+
+// passes lets time go by, in which nobody but web1 beats.
+func (l *loop) passes(d time.Duration) {
+	time.Sleep(d)
+	l.says("web1", "web", kick.Status{})
+	l.heard <- inventory.Heard{At: time.Now(), Canary: true}
+}
+
+func (l *loop) closes(node string) {
+	l.heard <- inventory.Heard{At: time.Now(), Closed: &inventory.Closed{Conn: inventory.Conn{Server: node, Client: 1}}}
+}
+
+// says is a beat, and the facts that it announces, of a node with a status.
+func (l *loop) says(name, role string, status kick.Status) {
+	facts := inventory.Facts{"role": role}
+	data, err := json.Marshal(status)
+	if err != nil {
+		panic(err)
+	}
+	l.heard <- inventory.Heard{At: time.Now(), Facts: &inventory.FactsMessage{Node: name, Instance: "m", Boot: "b", Facts: facts}}
+	l.heard <- inventory.Heard{At: time.Now(), Beat: &inventory.Beat{
+		Node: name, Instance: "m", Boot: "b", Conn: inventory.Conn{Server: name, Client: 1}, Facts: facts.Digest(), Ready: true, NextIn: 1000, Kick: data,
+	}}
+}
+
+func (l *loop) sync(t *testing.T) {
+	t.Helper()
+	time.Sleep(10 * time.Second)
+	synctest.Wait()
+	if s := l.View().Sync; !s.Open {
+		t.Fatalf("not synced: %s", s.Why)
+	}
+}
+
+func reload(changes ...func(*kick.ActionStatus)) kick.Status {
+	a := kick.ActionStatus{Name: "reload", DependsOn: []string{"web"}}
+	for _, change := range changes {
+		change(&a)
+	}
+	return kick.Status{Actions: []kick.ActionStatus{a}}
+}
+
+func TestKickThatIsNotAcceptedIsTriedAgainAtABoundedRate(t *testing.T) {
+	for _, ordered := range []bool{false, true} {
+		for claim, c := range map[string]struct {
+			answer func(context.Context, kick.Kick) (kick.Reply, error)
+			most   int // in ten minutes
+		}{
+			"busy":     {replying(kick.Busy), 10*60 + 1},
+			"disabled": {replying(kick.Disabled), 10},
+			"made up":  {replying("made up"), 10},
+			"nobody":   {func(context.Context, kick.Kick) (kick.Reply, error) { return kick.Reply{}, nats.ErrNoResponders }, 10*60 + 1},
+		} {
+			t.Run(fmt.Sprintf("%s, ordered %t", claim, ordered), func(t *testing.T) {
+				inLoop(t, DefaultConfig(), func(l *loop) {
+					l.answer = c.answer
+					l.says("web1", "web", kick.Status{})
+					l.says("lb1", "lb", reload())
+					l.sync(t)
+					if ordered {
+						if _, err := l.Kick(context.Background(), KickOrder{Object: "node/lb1"}); err != nil {
+							t.Fatal(err)
+						}
+					}
+					before := len(l.kicked())
+					time.Sleep(10 * time.Minute)
+					if n := len(l.kicked()) - before; n < 3 || n > c.most {
+						t.Errorf("%d kicks in ten minutes, want 3 to %d", n, c.most)
+					}
+				})
+			})
+		}
+	}
+}
+
+func replying(a kick.Answer) func(context.Context, kick.Kick) (kick.Reply, error) {
+	return func(_ context.Context, k kick.Kick) (kick.Reply, error) {
+		return kick.Reply{V: kick.Version, Answer: a, Run: "other"}, nil
+	}
+}
+
+func TestDryRunChangesNothing(t *testing.T) {
+	inLoop(t, DefaultConfig(), func(l *loop) {
+		l.answer = replying(kick.Disabled)
+		l.says("web1", "web", kick.Status{})
+		l.says("lb1", "lb", reload())
+		l.sync(t)
+		synctest.Wait()
+		before := l.View().Verdicts[0].Gates
+		kicked, err := l.Kick(context.Background(), KickOrder{Object: "role/lb", DryRun: true})
+		if err != nil || len(kicked.Actions) != 1 || len(kicked.Actions[0].Gates) != 0 {
+			t.Fatalf("%+v, %v: want lb1/reload, at once", kicked, err)
+		}
+		if after := l.View().Verdicts[0].Gates; len(before) == 0 || len(after) != len(before) || after[0] != before[0] {
+			t.Errorf("the gates were %+v and are %+v", before, after)
+		}
+	})
+}
+
+func TestOrderThatCannotBeCarriedOutIsRefused(t *testing.T) {
+	inLoop(t, DefaultConfig(), func(l *loop) {
+		if _, err := l.Kick(context.Background(), KickOrder{Object: "node/lb1"}); !errors.Is(err, ErrNotSynced) {
+			t.Errorf("before it is synced: %v", err)
+		}
+		l.says("web1", "web", kick.Status{})
+		l.says("lb1", "lb", reload())
+		l.sync(t)
+		for _, o := range []KickOrder{
+			{Object: "node/nobody"}, {Object: "role/nobody"}, {Object: "lb1"}, {Object: "node/web1"}, {Object: "node/lb1", Action: "other"},
+		} {
+			if _, err := l.Kick(context.Background(), o); !errors.Is(err, ErrNotFound) {
+				t.Errorf("%+v: %v, want not found", o, err)
+			}
+		}
+	})
+}
+
+func TestResultOfARunThatNobodyAskedForIsNotBelieved(t *testing.T) {
+	inLoop(t, DefaultConfig(), func(l *loop) {
+		l.says("web1", "web", kick.Status{})
+		l.sync(t)
+		now := l.View().Roles[0].Revision
+		applied := map[string]kick.Revision{"web": now}
+		l.says("lb1", "lb", reload(func(a *kick.ActionStatus) { a.Applied = applied }))
+		l.ends(kick.Result{Node: "lb1", Action: "reload", Run: "late", Outcome: kick.Failed, Applied: map[string]kick.Revision{"web": {Hash: "1-old"}}, Dirty: true})
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if v := l.View(); v.Verdicts[0].State != Converged || len(l.kicked()) != 0 || len(v.Runs) != 0 {
+			t.Errorf("a late result made it %+v, %d kicks, and the runs %+v", v.Verdicts[0], len(l.kicked()), v.Runs)
+		}
+	})
+}
+
+func success(k kick.Kick) kick.Result {
+	return kick.Result{
+		Node: k.Node, Action: k.Action, Run: k.ID, Outcome: kick.Succeeded, Duration: 1000,
+		Applied: map[string]kick.Revision{"web": k.Needs[0].Revision},
+	}
+}
+
+func TestRunIsOverWhenTheFirstOfMessageAndHeartbeatSaysSo(t *testing.T) {
+	heartbeat := func(l *loop, k kick.Kick) {
+		l.says("lb1", "lb", reload(func(a *kick.ActionStatus) {
+			a.Applied = map[string]kick.Revision{"web": k.Needs[0].Revision}
+			a.Last = &kick.LastRun{Run: k.ID, Outcome: kick.Succeeded, Duration: 1000}
+		}))
+	}
+	for claim, tell := range map[string]func(*loop, kick.Kick){
+		"the message alone":   func(l *loop, k kick.Kick) { l.ends(success(k)) },
+		"the heartbeat alone": heartbeat,
+		"message, heartbeat":  func(l *loop, k kick.Kick) { l.ends(success(k)); heartbeat(l, k) },
+		"heartbeat, message":  func(l *loop, k kick.Kick) { heartbeat(l, k); l.ends(success(k)) },
+		"message, message":    func(l *loop, k kick.Kick) { l.ends(success(k)); l.ends(success(k)) },
+	} {
+		t.Run(claim, func(t *testing.T) {
+			inLoop(t, DefaultConfig(), func(l *loop) {
+				l.says("web1", "web", kick.Status{})
+				l.says("lb1", "lb", reload())
+				l.sync(t)
+				kicks := l.kicked()
+				if len(kicks) != 1 {
+					t.Fatalf("%d kicks, want 1", len(kicks))
+				}
+				tell(l, kicks[0])
+				synctest.Wait()
+				v := l.View()
+				if v.Verdicts[0].State != Converged || v.Counts.Runs[kick.Succeeded] != 1 || len(v.Runs) != 1 || v.Runs[0].Outcome != kick.Succeeded {
+					t.Errorf("the verdict is %+v, the runs %+v", v.Verdicts[0], v.Runs)
+				}
+			})
+		})
+	}
+}
+
+func TestReplyThatComesAfterTheEndIsNoSecondRun(t *testing.T) {
+	inLoop(t, DefaultConfig(), func(l *loop) {
+		l.answer = func(_ context.Context, k kick.Kick) (kick.Reply, error) {
+			l.results <- success(k)
+			time.Sleep(time.Second)
+			return accept(k), nil
+		}
+		l.says("web1", "web", kick.Status{})
+		l.says("lb1", "lb", reload())
+		l.sync(t)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		v := l.View()
+		if v.Counts.Runs[kick.Succeeded] != 1 || len(v.Runs) != 1 || v.Verdicts[0].State != Converged {
+			t.Errorf("%+v, %+v: want one run, and converged", v.Runs, v.Verdicts[0])
+		}
+	})
+}
+
+func TestRunThatIsNotHeardOfByItsDeadlineIsLost(t *testing.T) {
+	for claim, vanished := range map[string]bool{"its action is still there": false, "its action is not": true} {
+		t.Run(claim, func(t *testing.T) {
+			inLoop(t, DefaultConfig(), func(l *loop) {
+				l.says("web1", "web", kick.Status{})
+				l.says("lb1", "lb", reload())
+				l.sync(t)
+				if vanished {
+					l.says("lb1", "lb", kick.Status{})
+				}
+				time.Sleep(61*time.Second + 2*replyTimeout)
+				synctest.Wait()
+				if r := l.View().Runs[0]; r.Outcome != kick.Lost || l.View().Counts.Runs[kick.Lost] != 1 {
+					t.Errorf("the run is %+v, want lost", r)
+				}
+			})
+		})
+	}
+}
+
+func TestKickWithoutAReplyIsTheSameKickAgain(t *testing.T) {
+	inLoop(t, DefaultConfig(), func(l *loop) {
+		lost := 2
+		l.answer = func(_ context.Context, k kick.Kick) (kick.Reply, error) {
+			if lost--; lost >= 0 {
+				return kick.Reply{}, context.DeadlineExceeded
+			}
+			return accept(k), nil
+		}
+		l.says("web1", "web", kick.Status{})
+		l.says("lb1", "lb", reload())
+		l.sync(t)
+		time.Sleep(10 * time.Second)
+		kicks := l.kicked()
+		if len(kicks) != 3 || kicks[0].ID != kicks[1].ID || kicks[1].ID != kicks[2].ID {
+			t.Errorf("the kicks are %+v, want the same one three times", kicks)
+		}
+	})
+}
+
+func TestBlindControllerKicksNobodyUntilItHasListenedAnew(t *testing.T) {
+	inLoop(t, DefaultConfig(), func(l *loop) {
+		l.says("web1", "web", kick.Status{})
+		l.sync(t)
+		rolls := l.rolls
+		l.heard <- inventory.Heard{At: time.Now(), Blind: "the bus was away"}
+		l.says("lb1", "lb", reload())
+		synctest.Wait()
+		if s := l.View().Sync; s.Open {
+			t.Error("the sync gate is open right after it was blind")
+		}
+		time.Sleep(3 * time.Second)
+		if n := len(l.kicked()); n != 0 {
+			t.Errorf("%d kicks of a controller that has not listened long enough", n)
+		}
+		time.Sleep(3 * time.Second)
+		if n := len(l.kicked()); n != 1 || l.rolls-rolls != 2 {
+			t.Errorf("%d kicks and %d roll calls after it had listened, want 1 and 2", n, l.rolls-rolls)
+		}
+	})
+}
+
+func TestHigherEpochIsOutdone(t *testing.T) {
+	inLoop(t, DefaultConfig(), func(l *loop) {
+		l.says("web1", "web", kick.Status{})
+		l.sync(t)
+		other := l.View().Identity.Epoch + 1000
+		status := reload()
+		status.Epoch, status.Controller = other, "another"
+		l.says("lb1", "lb", status)
+		time.Sleep(10 * time.Second)
+		kicks := l.kicked()
+		if len(kicks) == 0 || kicks[0].Epoch != other+1 || kicks[0].Needs[0].Revision.Epoch != other+1 {
+			t.Fatalf("the kicks are %+v, want epoch %d", kicks, other+1)
+		}
+		status.Epoch, status.Controller = other+1, "me"
+		l.says("lb1", "lb", status)
+		synctest.Wait()
+		if got := l.View().Identity.Epoch; got != other+1 {
+			t.Errorf("its own epoch, heard back, made it %d", got)
+		}
+	})
+}
+
+func TestLateGoodbyeIsAnsweredAndRememberedByNobody(t *testing.T) {
+	inLoop(t, DefaultConfig(), func(l *loop) {
+		conn := inventory.Conn{Server: "s", Client: 9}
+		l.heard <- inventory.Heard{At: time.Now(), Closed: &inventory.Closed{Conn: conn}}
+		l.heard <- inventory.Heard{At: time.Now(), Reply: "inbox", Beat: &inventory.Beat{
+			Node: "late", Instance: "m", Boot: "b", Conn: conn, NextIn: 1000, Leaving: true,
+		}}
+		synctest.Wait()
+		if len(l.leaving) != 0 || len(l.told) != 0 {
+			t.Errorf("%d nodes are leaving, %d were answered", len(l.leaving), len(l.told))
+		}
+	})
+}
+
+func TestAsManyRunsAsMayBeAreInProgress(t *testing.T) {
+	inLoop(t, DefaultConfig(), func(l *loop) {
+		l.says("web1", "web", kick.Status{})
+		for i := range 3 * maxFlights {
+			l.says(fmt.Sprint("lb", i), "lb", reload())
+		}
+		l.sync(t)
+		kicks := l.kicked()
+		if len(kicks) != maxFlights {
+			t.Fatalf("%d runs are in progress, want %d", len(kicks), maxFlights)
+		}
+		for _, k := range kicks[:10] {
+			l.ends(success(k))
+		}
+		if n := len(l.kicked()) - len(kicks); n != 10 {
+			t.Errorf("%d more are kicked when 10 are over", n)
+		}
+	})
+}
+
+// Nodes that go while their kicks are on the way leave more kicks without an answer than there may be runs.
+func TestControllerStopsWhateverIsOnItsWay(t *testing.T) {
+	inLoop(t, DefaultConfig(), func(l *loop) {
+		l.answer = func(ctx context.Context, _ kick.Kick) (kick.Reply, error) {
+			<-ctx.Done()
+			return kick.Reply{}, ctx.Err()
+		}
+		l.says("web1", "web", kick.Status{})
+		for i := range 3 * maxFlights {
+			l.says(fmt.Sprint("lb", i), "lb", reload())
+		}
+		for len(l.kicked()) == 0 {
+			time.Sleep(10 * time.Millisecond)
+		}
+		for _, k := range l.kicked() {
+			l.closes(k.Node)
+		}
+		l.passes(inventory.ClosedGrace)
+		if n := len(l.kicked()); n != 2*maxFlights {
+			t.Fatalf("%d kicks are on their way, want %d", n, 2*maxFlights)
+		}
+	})
+}
+
+func TestNodeThatComesAndGoesDoesNotEscapeItsBackoff(t *testing.T) {
+	inLoop(t, DefaultConfig(), func(l *loop) {
+		l.answer = replying(kick.Disabled)
+		l.says("web1", "web", kick.Status{})
+		l.sync(t)
+		for range 500 {
+			l.says("lb1", "lb", reload())
+			l.passes(time.Second)
+			l.closes("lb1")
+			l.passes(2 * time.Second)
+			l.passes(time.Minute) // then a beat over that connection is no late one
+			l.passes(time.Second)
+		}
+		if n := len(l.kicked()); n < 10 || n > 100 {
+			t.Errorf("%d kicks of a node that refuses them, in nine hours", n)
+		}
+	})
+}
+
+func TestEndlessChurnLeavesNothing(t *testing.T) {
+	inLoop(t, DefaultConfig(), func(l *loop) {
+		l.says("web1", "web", kick.Status{})
+		l.sync(t)
+		for i := range 10_000 {
+			name := fmt.Sprint("n", i)
+			l.says(name, fmt.Sprint("role", i), kick.Status{Actions: []kick.ActionStatus{
+				{Name: fmt.Sprint("a", i), DependsOn: []string{fmt.Sprint("needed", i)}, Last: &kick.LastRun{Run: "r", Outcome: kick.Failed, Failures: 3}},
+			}})
+			if i%100 == 0 {
+				l.passes(time.Second)
+			}
+		}
+		for range 10 {
+			l.passes(time.Minute)
+		}
+		synctest.Wait()
+		for what, n := range map[string]int{
+			"actions of": len(l.byNode), "memories": len(l.memories), "flights": len(l.flights), "leaving": len(l.leaving),
+		} {
+			if n != 0 {
+				t.Errorf("%s: %d are left", what, n)
+			}
+		}
+		if len(l.Controller.status) != 1 || len(l.roles.byName) > maxRoles/2 || len(l.journal.events) > 2*keepEvents {
+			t.Errorf("%d statuses, %d roles, %d events are kept", len(l.Controller.status), len(l.roles.byName), len(l.journal.events))
+		}
+	})
+}
+
+func TestOneNodeCannotFillTheMemory(t *testing.T) {
+	inLoop(t, DefaultConfig(), func(l *loop) {
+		l.says("web1", "web", kick.Status{})
+		l.sync(t)
+		for i := range 1000 {
+			l.says("mad", "mad", kick.Status{Actions: []kick.ActionStatus{
+				{Name: fmt.Sprint("a", i), Last: &kick.LastRun{Run: "r", Outcome: kick.Outcome(fmt.Sprint("outcome ", i)), Failures: 1}},
+			}})
+		}
+		time.Sleep(2 * tidyEvery)
+		l.says("mad", "mad", kick.Status{})
+		synctest.Wait()
+		if n := len(l.memories); n > 1 {
+			t.Errorf("%d actions are remembered of one node that has one", n)
+		}
+	})
+}

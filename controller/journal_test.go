@@ -1,0 +1,145 @@
+package controller
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"kicker/kick"
+)
+
+var silent = slog.New(slog.DiscardHandler)
+
+func TestJournalKeepsTheLastOfEach(t *testing.T) {
+	j := newJournal()
+	for i := range 3*keepEvents + 7 {
+		j.add(Event{Kind: EventJoined, Text: fmt.Sprint(i)}, silent)
+		j.begin(Run{ID: fmt.Sprint(i)})
+		if len(j.events) > 2*keepEvents || len(j.runs) > 2*keepRuns {
+			t.Fatalf("%d events and %d runs are kept", len(j.events), len(j.runs))
+		}
+	}
+	events, runs := last(j.events, keepEvents), last(j.runs, keepRuns)
+	if len(events) != keepEvents || len(runs) != keepRuns {
+		t.Fatalf("%d events and %d runs, want %d and %d", len(events), len(runs), keepEvents, keepRuns)
+	}
+	for i, e := range events {
+		if want := int64(2*keepEvents + 7 + i + 1); e.Seq != want || e.Text != fmt.Sprint(want-1) {
+			t.Fatalf("event %d is %+v, want the one with seq %d", i, e, want)
+		}
+	}
+	if got := j.counts.Events[EventJoined]; got != 3*keepEvents+7 {
+		t.Errorf("%d events are counted", got)
+	}
+}
+
+func TestWhatAViewHoldsIsNotChanged(t *testing.T) {
+	j := newJournal()
+	j.add(Event{Text: "first"}, silent)
+	j.begin(Run{ID: "r1"})
+	events, runs, counts := last(j.events, keepEvents), last(j.runs, keepRuns), j.counts.clone()
+	for range 3 * keepEvents {
+		j.add(Event{Text: "more"}, silent)
+	}
+	j.end("r1", noon, kick.Result{Outcome: kick.Succeeded})
+	if len(events) != 1 || events[0].Text != "first" || runs[0].Outcome != "" || counts.Runs[kick.Succeeded] != 0 {
+		t.Errorf("what was shown became %+v, %+v, %+v", events, runs, counts)
+	}
+}
+
+func TestEndOfARun(t *testing.T) {
+	heartbeat := kick.Result{Node: "lb1", Action: "reload", Outcome: kick.Failed, Exit: 2, Duration: 1500}
+	message := heartbeat
+	message.Output, message.Error = "line", "why"
+	lost := kick.Result{Outcome: kick.Lost, Exit: -1, Error: "nothing was heard"}
+	type told struct {
+		res  kick.Result
+		news bool
+	}
+	for _, c := range []struct {
+		claim  string
+		told   []told
+		run    Run
+		counts map[kick.Outcome]int64
+	}{
+		{"told by the message, then by the heartbeat", []told{{message, true}, {heartbeat, false}},
+			Run{Outcome: kick.Failed, Exit: 2, Output: "line", Error: "why"}, map[kick.Outcome]int64{kick.Failed: 1}},
+		{"told by the heartbeat, then by the message: only the output is new", []told{{heartbeat, true}, {message, false}, {heartbeat, false}},
+			Run{Outcome: kick.Failed, Exit: 2, Output: "line", Error: "why"}, map[kick.Outcome]int64{kick.Failed: 1}},
+		{"an error without output is new too", []told{{heartbeat, true}, {kick.Result{Outcome: kick.Failed, Exit: 2, Error: "why"}, false}},
+			Run{Outcome: kick.Failed, Exit: 2, Error: "why"}, map[kick.Outcome]int64{kick.Failed: 1}},
+		{"told twice", []told{{message, true}, {message, false}},
+			Run{Outcome: kick.Failed, Exit: 2, Output: "line", Error: "why"}, map[kick.Outcome]int64{kick.Failed: 1}},
+		{"lost, and then the truth", []told{{lost, true}, {heartbeat, true}},
+			Run{Outcome: kick.Failed, Exit: 2}, map[kick.Outcome]int64{kick.Failed: 1, kick.Lost: 0}},
+		{"the truth, and then lost", []told{{message, true}, {lost, false}},
+			Run{Outcome: kick.Failed, Exit: 2, Output: "line", Error: "why"}, map[kick.Outcome]int64{kick.Failed: 1}},
+	} {
+		t.Run(c.claim, func(t *testing.T) {
+			j := newJournal()
+			j.begin(Run{ID: "other"})
+			j.begin(Run{ID: "r1"})
+			for i, told := range c.told {
+				if news := j.end("r1", in(time.Duration(i)), told.res); news != told.news {
+					t.Errorf("telling %d is news: %t, want %t", i+1, news, told.news)
+				}
+			}
+			r := j.runs[1]
+			if r.Outcome != c.run.Outcome || r.Exit != c.run.Exit || r.Output != c.run.Output || r.Error != c.run.Error {
+				t.Errorf("the run is %+v, want %+v", r, c.run)
+			}
+			for outcome, want := range c.counts {
+				if got := j.counts.Runs[outcome]; got != want {
+					t.Errorf("%d runs are %s, want %d", got, outcome, want)
+				}
+			}
+			if j.runs[0].Outcome != "" {
+				t.Error("another run ended with it")
+			}
+		})
+	}
+}
+
+func TestRunOfAFormerControllerIsTakenUp(t *testing.T) {
+	j := newJournal()
+	if j.end("r1", noon, kick.Result{Outcome: kick.Lost}) || len(j.runs) != 0 {
+		t.Error("a run that nobody knows was lost, and that was news")
+	}
+	if !j.end("r1", noon, kick.Result{Node: "lb1", Action: "reload", Outcome: kick.Succeeded, Duration: 2000}) {
+		t.Error("its end is no news")
+	}
+	if r := j.runs[0]; r.Node != "lb1" || r.Started != ago(2*time.Second) || r.Ended != noon {
+		t.Errorf("the run is %+v", r)
+	}
+}
+
+func TestRefusalsMakeAnEventASecondAtMost(t *testing.T) {
+	j := newJournal()
+	for i := range 10_000 {
+		j.refuse(errors.New("garbage"), in(time.Duration(i)*time.Millisecond), silent)
+	}
+	if j.counts.Refused != 10_000 || len(j.events) != 10 {
+		t.Errorf("10 000 refusals in 10 s: %d counted, %d events; want all and 10", j.counts.Refused, len(j.events))
+	}
+}
+
+func TestNodesCannotMakeTheJournalLong(t *testing.T) {
+	j := newJournal()
+	j.add(Event{Text: strings.Repeat("é", maxText)}, silent)
+	if text := j.events[0].Text; len(text) > maxText+len("…") || !utf8.ValidString(text) || !strings.HasSuffix(text, "…") {
+		t.Errorf("an event's text has %d bytes, valid: %t", len(text), utf8.ValidString(text))
+	}
+	for i := range 1000 {
+		count(j.counts.Kicks, kick.Answer(fmt.Sprint("answer ", i)))
+	}
+	if n := len(j.counts.Kicks); n > maxKinds+1 {
+		t.Errorf("%d answers are counted apart", n)
+	}
+	if got := j.counts.Kicks["other"]; got != 1000-maxKinds {
+		t.Errorf("%d answers are counted as others, want %d", got, 1000-maxKinds)
+	}
+}
