@@ -8,15 +8,18 @@ import (
 	"strings"
 )
 
+// Budget is a number of runs, or a percentage of a role's nodes, as ParseBudget reads it.
+type Budget string
+
 // DefaultBudget is how many of a role's nodes may run something at once, unless its configuration says otherwise.
-const DefaultBudget = "10%"
+const DefaultBudget Budget = "10%"
 
 // brokenAfter is on how many nodes a revision has to fail, with no success since, to be tried on one node at a time.
 const brokenAfter = 3
 
 // ParseBudget reads a number of runs, or a percentage of a role's nodes; it returns what that is for a role of that size: at least 1.
-func ParseBudget(text string, size int) (int, error) {
-	number, percent := strings.CutSuffix(text, "%")
+func ParseBudget(text Budget, size int) (int, error) {
+	number, percent := strings.CutSuffix(string(text), "%")
 	n, err := strconv.Atoi(number)
 	if err != nil || n < 1 || percent && n > 100 {
 		return 0, fmt.Errorf("budget %q: want a number of runs from 1, or a percentage such as %s", text, DefaultBudget)

@@ -13,6 +13,7 @@ type Config struct {
 	Backoff   BackoffConfig `mapstructure:"backoff"`
 	Standby   bool          `mapstructure:"standby"`   // wait until no other controller leads, instead of giving up
 	InFlight  int           `mapstructure:"in_flight"` // runs in progress in the cluster, at most
+	Guard     string        `mapstructure:"guard"`     // one of the Guard constants
 }
 
 // RoleConfig adds a role, or overrides what the nodes say of it.
@@ -24,8 +25,14 @@ type RoleConfig struct {
 	Action      string        `mapstructure:"action"`       // the action that DependsOn is for; all of a node's unless set
 	GoneAfter   time.Duration `mapstructure:"gone_after"`   // of this role's nodes; the cluster's unless set
 	MinMembers  int           `mapstructure:"min_members"`  // with fewer its dependents are not kicked
-	Budget      string        `mapstructure:"budget"`       // runs in progress on its nodes, at most: a number, or a percentage of them; 10% unless set
+	Budget      Budget        `mapstructure:"budget"`       // runs in progress on its nodes, at most: a number, or a percentage of them; 10% unless set
 }
+
+// What becomes of removals that the guard does not believe.
+const (
+	GuardOn     = "on"     // they are held
+	GuardShadow = "shadow" // they are told of, and let pass
+)
 
 // DefaultMemberFacts is what dependents are told of a member unless its role says otherwise.
 var DefaultMemberFacts = []string{"ipaddress", "port"}
@@ -46,5 +53,6 @@ func DefaultConfig() Config {
 		SettleMax: time.Minute,
 		Backoff:   BackoffConfig{Initial: 5 * time.Second, Max: 10 * time.Minute},
 		InFlight:  256,
+		Guard:     GuardOn,
 	}
 }

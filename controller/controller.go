@@ -101,6 +101,7 @@ func New(cfg Config, id string, inv *inventory.Inventory, bus Bus, log *slog.Log
 	if err != nil {
 		return nil, err
 	}
+	roles.shadow = cfg.Guard == GuardShadow
 	c := &Controller{
 		cfg: cfg, inv: inv, bus: bus, log: log, pace: time.Second, asks: make(chan ask), roles: roles,
 		byNode: map[string][]*action{}, status: map[string]kick.Status{}, memories: map[key]*memory{},
@@ -325,10 +326,10 @@ func (c *Controller) publish(now time.Time) {
 			continue // somebody needs it, and that is all there is
 		}
 		if began := p.judgement.began; began != nil {
-			c.event(Event{Time: now, Kind: EventHeld, Role: r.Name, Text: fmt.Sprintf("role %s: removals are held: %s", r.Name, began.why)})
+			c.event(Event{Time: now, Kind: EventHeld, Role: r.Name, Text: c.shadowed(fmt.Sprintf("role %s: removals are held: %s", r.Name, began.why))})
 		}
 		if why := p.judgement.ended; why != "" {
-			c.event(Event{Time: now, Kind: EventHoldOver, Role: r.Name, Text: fmt.Sprintf("role %s: removals are no longer held: %s", r.Name, why)})
+			c.event(Event{Time: now, Kind: EventHoldOver, Role: r.Name, Text: c.shadowed(fmt.Sprintf("role %s: removals are no longer held: %s", r.Name, why))})
 		}
 		if p.was.Revision == r.now.Revision {
 			continue
@@ -339,6 +340,14 @@ func (c *Controller) publish(now time.Time) {
 		}
 		c.event(Event{Time: now, Kind: EventRole, Role: r.Name, Text: text})
 	}
+}
+
+// shadowed marks what would be so if the guard were on.
+func (c *Controller) shadowed(text string) string {
+	if !c.roles.shadow {
+		return text
+	}
+	return text + " (shadow: nothing is held)"
 }
 
 // raise makes this controller's epoch higher than any that a node has seen of another one: nodes obey the highest. Only who leads may.

@@ -22,6 +22,7 @@ const (
 
 // roles is every role that is borne, needed or configured, with its membership. It belongs to the loop.
 type roles struct {
+	shadow bool // what guards hold is removed all the same
 	byName map[string]*role
 	custom []*role            // those whose selector is not role=NAME: every node is tried
 	of     map[string][]*role // the roles that a node bears by name
@@ -96,8 +97,8 @@ type need struct {
 	shared string // "environment=prod": what its members share with the dependent, if it was narrowed to that
 }
 
-// parseNeed takes a depends_on apart: a role's name or a selector, and the facts that members must share with the dependent.
-func parseNeed(text string) (name string, same []string, err error) {
+// ParseNeed takes a depends_on apart: a role's name or a selector, and the facts that members must share with the dependent.
+func ParseNeed(text string) (name string, same []string, err error) {
 	name, list, narrowed := strings.Cut(text, " same=")
 	if !narrowed {
 		return text, nil, nil
@@ -113,7 +114,7 @@ func parseNeed(text string) (name string, same []string, err error) {
 
 // needOf is what a depends_on means for a node with these facts.
 func (rs *roles) needOf(text string, facts inventory.Facts) (need, error) {
-	name, same, err := parseNeed(text)
+	name, same, err := ParseNeed(text)
 	if err != nil {
 		return need{}, err
 	}
@@ -354,13 +355,13 @@ func (rs *roles) publish(epoch int64, now time.Time, facts func(node string) inv
 			continue
 		}
 		r.changed = false
-		members := slices.SortedFunc(maps.Values(r.members), byNode)
-		for _, l := range r.guard.missing {
-			members = append(members, l.member)
+		members := slices.Collect(maps.Values(r.members))
+		if r.guard.hold == nil || !rs.shadow {
+			for _, l := range r.guard.missing {
+				members = append(members, l.member)
+			}
 		}
-		if len(r.guard.missing) > 0 {
-			slices.SortFunc(members, byNode)
-		}
+		slices.SortFunc(members, byNode)
 		r.guard.note(now, len(members))
 		if hash := kick.Hash(members); hash != r.now.Revision.Hash { // else it was undone before anybody heard of it, or is held
 			rs.n++

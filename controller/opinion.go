@@ -99,12 +99,12 @@ func (c *Controller) opinion(r *role, round *opinions, node string, reached []st
 	c.changed = true
 	was := round.hold.opinion
 	if round.hold.opinion = round.verdict(); round.confirmed() && !round.hold.empties {
-		c.event(Event{Time: now, Kind: EventHoldOver, Role: r.Name, Text: fmt.Sprintf("role %s: the loss of %d is believed: %s", r.Name, len(r.guard.missing), round.hold.opinion)})
+		c.event(Event{Time: now, Kind: EventHoldOver, Role: r.Name, Text: c.shadowed(fmt.Sprintf("role %s: the loss of %d is believed: %s", r.Name, len(r.guard.missing), round.hold.opinion))})
 		r.guard.hold = nil
 		r.guard.release(now)
 		r.note(now)
 	} else if round.hold.opinion != was {
-		c.event(Event{Time: now, Kind: EventHeld, Role: r.Name, Text: fmt.Sprintf("role %s: removals are held still: %s", r.Name, round.hold.opinion)})
+		c.event(Event{Time: now, Kind: EventHeld, Role: r.Name, Text: c.shadowed(fmt.Sprintf("role %s: removals are held still: %s", r.Name, round.hold.opinion))})
 	}
 }
 

@@ -31,15 +31,16 @@ func (c *Controller) showRoles() []Role {
 		shown = append(shown, Role{
 			Name: name, Selector: r.selector.String(), MemberFacts: r.MemberFacts, DependsOn: r.DependsOn,
 			Revision: r.now.Revision, Members: r.now.Members, Nodes: r.nodeNames(), Dependents: dependents[name],
-			Held: r.guard.show(), Unknown: r.unheardOf(),
+			Sync: Sync{Open: r.gate.open, Why: r.gate.why, Until: r.gate.until},
+			Held: r.guard.show(c.roles.shadow), Unknown: r.unheardOf(),
 		})
 	}
 	return shown
 }
 
-func (g *guard) show() *Held {
+func (g *guard) show(shadow bool) *Held {
 	if g.hold == nil {
 		return nil
 	}
-	return &Held{Nodes: sortedKeys(g.missing), Since: g.hold.since, Why: g.hold.why, Opinion: g.hold.opinion}
+	return &Held{Nodes: sortedKeys(g.missing), Since: g.hold.since, Why: g.hold.why, Opinion: g.hold.opinion, Shadow: shadow}
 }

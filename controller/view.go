@@ -59,16 +59,18 @@ type Role struct {
 	Members     []kick.Member `json:"members"`
 	Nodes       []string      `json:"nodes"`      // all that match, members or not
 	Dependents  []string      `json:"dependents"` // NODE/ACTION
+	Sync        Sync          `json:"sync"`       // open: Members is believed to be whole
 	Held        *Held         `json:"held,omitempty"`
 	Unknown     bool          `json:"unknown,omitempty"` // nothing declares it and nobody has ever borne it
 }
 
-// Held is removals that the guard of a role does not believe: the nodes are still members.
+// Held is removals that the guard of a role does not believe: the nodes are still members, unless the guard is only a shadow.
 type Held struct {
 	Nodes   []string  `json:"nodes"`
 	Since   time.Time `json:"since"`
 	Why     string    `json:"why"`
 	Opinion string    `json:"opinion,omitempty"` // what dependents that were asked say
+	Shadow  bool      `json:"shadow,omitempty"`
 }
 
 // State is the first half of a verdict.
