@@ -30,7 +30,7 @@ func (c *Controller) hear(h inventory.Heard) {
 	for _, change := range changes {
 		c.take(change, h.At)
 	}
-	if h.Reply != "" && len(changes) > 0 && h.Beat.Leaving { // not a late one
+	if n := len(changes); h.Reply != "" && n > 0 && changes[n-1].After != nil && h.Beat.Leaving { // not a late one
 		c.leaving[h.Beat.Node] = &leaving{reply: h.Reply}
 		c.changed = true
 	}

@@ -128,10 +128,11 @@ func (inv *Inventory) Take(h Heard) ([]Change, error) {
 
 func (inv *Inventory) beat(h Heard) ([]Change, error) {
 	b := h.Beat
-	if _, late := inv.closed[b.Conn]; late {
-		return nil, nil // sent before its connection closed, handled after: it happens
-	}
 	was := inv.node(b.Node)
+	closed, late := inv.closed[b.Conn] // sent before its connection closed, handled after: it happens
+	if late && !lastWords(b, was) {
+		return nil, nil
+	}
 	next := &Node{
 		Name: b.Node, Instance: b.Instance, Boot: b.Boot, Life: Alive, Since: h.At, Joined: h.At,
 		Ready: b.Ready, NotReady: b.NotReady, Kick: b.Kick, conn: b.Conn, digest: b.Facts,
@@ -173,7 +174,16 @@ func (inv *Inventory) beat(h Heard) ([]Change, error) {
 	inv.wait(next)
 	inv.leases.renew(b.Node, h.raw, h.At, time.Duration(b.NextIn)*time.Millisecond)
 	inv.put(next)
-	return []Change{{Before: was, After: next, Why: why}}, nil
+	changes := []Change{{Before: was, After: next, Why: why}}
+	if late { // as if it had come before the closing
+		changes = append(changes, inv.close(Closed{Conn: b.Conn}, closed)...)
+	}
+	return changes, nil
+}
+
+// lastWords reports whether a late beat says why the connection of a node closed. No other revives anybody.
+func lastWords(b *Beat, was *Node) bool {
+	return was != nil && was.Life == Suspect && was.conn == b.Conn && was.Instance == b.Instance && was.Boot == b.Boot && (b.Leaving || b.BackWithin > 0)
 }
 
 // attachFacts gives a node the facts that it announced the digest of, if they are known.

@@ -181,6 +181,20 @@ func TestLifeOfANode(t *testing.T) {
 			h.canary()
 			h.beats(web1(), web1(notReady))
 		}, ""},
+		{"but its last words count, when the closing overtakes them", func(h *hearing) {
+			h.closing(Conn{"s", 1})
+			h.beats(web1(backWithin(time.Minute)), web1())
+			h.after(time.Minute - 1)
+			h.canary()
+		}, BackSoon},
+		{"and so does its goodbye", func(h *hearing) {
+			h.closing(Conn{"s", 1})
+			h.beats(web1(leaving))
+		}, ""},
+		{"unless it is heard on another connection", func(h *hearing) {
+			h.closing(Conn{"s", 1})
+			h.beats(web1(onConn(2)), web1(leaving))
+		}, Alive},
 		{"a connection that closed before its first beat was heard is closed", func(h *hearing) {
 			h.closing(Conn{"s", 2})
 			h.beats(web1(onConn(2), notReady))
@@ -650,7 +664,7 @@ func TestInventoryAgreesWithItsModel(t *testing.T) {
 			}
 		}
 	})
-	for _, what := range []string{"joined", "gone: silent", "gone: suspect", "gone: back soon", "gone: left", "late", "conflict", "old boot", "replaced", "took over", "attached", "unchanged"} {
+	for _, what := range []string{"joined", "gone: silent", "gone: suspect", "gone: back soon", "gone: left", "late", "last words", "conflict", "old boot", "replaced", "took over", "attached", "unchanged"} {
 		if total[what] == 0 {
 			t.Errorf("%q never happened: the test shows less than it says; %v", what, total)
 		}
@@ -699,8 +713,10 @@ func (m *model) tell(b Beat) {
 			m.t.Fatalf("%s: %+v changed %+v", what, b, changes)
 		}
 	}
+	lastWords := m.closed[b.Conn] && was != nil && was.life == Suspect && was.beat.Conn == b.Conn && (b.Leaving || b.BackWithin > 0) &&
+		was.beat.Instance == b.Instance && was.beat.Boot == b.Boot
 	switch {
-	case m.closed[b.Conn]:
+	case m.closed[b.Conn] && !lastWords:
 		quiet("late")
 		return
 	case was != nil && was.beat.Instance != b.Instance && was.life == Alive && m.canary.Sub(was.heard) <= 2500*time.Millisecond:
@@ -742,6 +758,12 @@ func (m *model) tell(b Beat) {
 		next.life, next.until = BackSoon, m.now.Add(min(time.Duration(b.BackWithin)*time.Millisecond, time.Minute))
 	}
 	m.nodes[b.Node] = next
+	if lastWords {
+		m.seen("last words")
+		if b.Leaving { // and its connection is closed
+			delete(m.nodes, b.Node)
+		}
+	}
 	m.follow(changes)
 }
 

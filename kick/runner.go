@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"golang.org/x/sys/unix"
 )
 
 // RunnerConfig is what a Runner is made of.
@@ -83,6 +84,11 @@ func (r *Runner) Seen(epoch int64, controller string) {
 // Run obeys kicks until ctx ends; a run in progress then goes on, and the next Run adopts it. status is called with what is
 // remembered first, and then with every change, from one goroutine.
 func (r *Runner) Run(ctx context.Context, nc *nats.Conn, status func(Status)) error {
+	own, err := r.own()
+	if err != nil {
+		return err
+	}
+	defer own.Close()
 	messages := make(chan *nats.Msg)
 	sub, err := nc.Subscribe(kickSubject(r.cfg.Cluster, r.cfg.Node), func(m *nats.Msg) {
 		select {
@@ -147,6 +153,22 @@ func (r *Runner) Run(ctx context.Context, nc *nats.Conn, status func(Status)) er
 			status(now)
 		}
 	}
+}
+
+// own makes the directory this agent's alone: two that both remember what is applied would undo each other's memory.
+func (r *Runner) own() (*os.File, error) {
+	if err := os.MkdirAll(r.cfg.Dir, 0o755); err != nil {
+		return nil, fmt.Errorf("node's directory: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(r.cfg.Dir, "agent.lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("node's directory: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("node's directory %s: another agent uses it (%w): stop that one, or give this one a name or a state_dir of its own", r.cfg.Dir, err)
+	}
+	return f, nil
 }
 
 func (r *Runner) keepPart(data []byte) {

@@ -611,3 +611,31 @@ func TestGarbageNeitherStopsTheNodeNorTheListener(t *testing.T) {
 		}
 	})
 }
+
+func TestTwoAgentsDoNotShareADirectory(t *testing.T) {
+	nc := connect(t)
+	cfg := RunnerConfig{Cluster: "main", Node: lb1, Instance: "i", Boot: "b", Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler)}
+	first, err := NewRunner(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := NewRunner(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	runs := make(chan struct{})
+	ended := make(chan error)
+	go func() { ended <- first.Run(ctx, nc, func(Status) { close(runs) }) }()
+	<-runs
+	if err := second.Run(ctx, nc, func(Status) {}); err == nil || !strings.Contains(err.Error(), cfg.Dir) {
+		t.Errorf("a second agent in the same directory ended with %v, want an error that names it", err)
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	if err := second.Run(ctx, nc, func(Status) {}); err != nil {
+		t.Errorf("after the first agent's end the second one ended with %v", err)
+	}
+}

@@ -68,8 +68,7 @@ type demo struct {
 	crew                 *demoCrew
 	served               *demoServed
 	visitor              *demoVisitor // has asked nobody without haproxy
-	client               *client
-	alive                *os.File // open for as long as the demo lives, see watchDemo
+	alive                *os.File     // open for as long as the demo lives, see watchDemo
 }
 
 // runDemo starts the cluster, plays a story with it or lets a person play, and leaves nothing behind.
@@ -130,6 +129,9 @@ func (d *demo) interrupted(once bool) error {
 	return nil
 }
 
+// longestDir leaves room for the names of sockets below it, of the 107 bytes that their paths may have.
+const longestDir = 80
+
 // newDemo prepares the directory, and the crew to be started.
 func newDemo(haproxy string, stdout io.Writer) (*demo, error) {
 	exe, err := os.Executable()
@@ -141,14 +143,17 @@ func newDemo(haproxy string, stdout io.Writer) (*demo, error) {
 		return nil, err
 	}
 	d := &demo{dir: dir, kicker: filepath.Join(dir, "bin", "kicker"), haproxy: haproxy, timeline: newDemoTimeline(stdout)}
-	err = d.prepare(exe)
+	if len(dir) > longestDir {
+		err = fmt.Errorf("%s: its sockets have no room for such a long path: set TMPDIR to a shorter one", dir)
+	} else {
+		err = d.prepare(exe)
+	}
 	if err == nil {
 		d.crew, err = newDemoCrew(dir, d.ended)
 	}
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	d.client = &client{http: &http.Client{}, base: "http://" + d.api, name: d.api}
 	d.served = &demoServed{read: d.readServed}
 	d.visitor = &demoVisitor{url: "http://" + d.front + "/"}
 	return d, nil
@@ -314,7 +319,7 @@ func (d *demo) ended(name, how string) (restart func() error) {
 func (d *demo) followEvents(ctx context.Context) {
 	for ctx.Err() == nil {
 		// It ends with each controller; that it can't be reached is shown by what doesn't happen.
-		_ = d.client.follow(ctx, 0, func(_ []byte, e controller.Event) (bool, error) {
+		_ = d.client().follow(ctx, 0, func(_ []byte, e controller.Event) (bool, error) {
 			d.timeline.event(e)
 			return false, nil
 		})
@@ -322,8 +327,13 @@ func (d *demo) followEvents(ctx context.Context) {
 	}
 }
 
+// client is for one goroutine.
+func (d *demo) client() *client {
+	return &client{http: http.DefaultClient, base: "http://" + d.api, name: d.api}
+}
+
 func (d *demo) ask(ctx context.Context, path string, query url.Values, into any) error {
-	_, err := d.client.get(ctx, path, query, into)
+	_, err := d.client().get(ctx, path, query, into)
 	return err
 }
 

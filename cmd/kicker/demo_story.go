@@ -245,7 +245,7 @@ func (d *demo) playChangeDuringRun(ctx context.Context) error {
 	}
 	runs = runs[len(before):]
 	if len(runs) != 2 || runs[0].ID != run || runs[0].Outcome != kick.Succeeded || runs[1].Outcome != kick.Succeeded {
-		return fmt.Errorf("want two runs that succeed, the first of them %s: %+v", run, runs)
+		return fmt.Errorf("want two runs that succeed, the first of them %s: %s", run, runsInShort(runs))
 	}
 	if changed.After(runs[0].Ended) {
 		return errors.New("the change came after the run: this shows nothing")
@@ -300,7 +300,7 @@ func (d *demo) playAgentKilled(ctx context.Context) error {
 		return err
 	}
 	if got := runs[0]; len(runs) != 1 || got.ID != run || got.Outcome != kick.Succeeded || got.Exit != 0 || got.Duration < linger {
-		return fmt.Errorf("want one run, %s, that succeeded after more than %s: %+v", run, linger, runs)
+		return fmt.Errorf("want one run, %s, that succeeded after more than %s: %s", run, linger, runsInShort(runs))
 	}
 	if err := d.reloaded(runs); err != nil {
 		return err
@@ -346,7 +346,7 @@ func (d *demo) playControllerKilled(ctx context.Context) error {
 		return err
 	}
 	if len(runs) > 0 || len(now) != len(reloads) {
-		return fmt.Errorf("%d runs since the controller was killed, want none: %+v", max(len(runs), len(now)-len(reloads)), runs)
+		return fmt.Errorf("%d runs since the controller was killed, want none: %s", max(len(runs), len(now)-len(reloads)), runsInShort(runs))
 	}
 	if got := d.served.now(); !slices.Equal(got, served) {
 		return fmt.Errorf("%s were served, and now %s", orNobody(served), orNobody(got))
@@ -409,7 +409,7 @@ func (d *demo) reloaded(runs []controller.Run) error {
 	}
 	for i, run := range recorded[max(0, len(recorded)-len(runs)):] {
 		if run != runs[i].ID {
-			return fmt.Errorf("by the action's own record the last runs are %q, by the controller's %+v", recorded, runs)
+			return fmt.Errorf("by the action's own record the last runs are %q, by the controller's %s", recorded, runsInShort(runs))
 		}
 	}
 	return nil
@@ -418,6 +418,14 @@ func (d *demo) reloaded(runs []controller.Run) error {
 // over is the runs that are over.
 func over(runs []controller.Run) []controller.Run {
 	return slices.DeleteFunc(slices.Clone(runs), func(r controller.Run) bool { return r.Outcome == "" })
+}
+
+func runsInShort(runs []controller.Run) string {
+	var texts []string
+	for _, r := range runs {
+		texts = append(texts, fmt.Sprintf("%s %s in %s", r.ID, outcomeText(r), took(r.Duration)))
+	}
+	return strings.Join(texts, ", ")
 }
 
 // noneFailed reports the requests that failed since then.

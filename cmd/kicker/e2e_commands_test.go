@@ -34,6 +34,17 @@ func TestCommandsExitAsDocumented(t *testing.T) {
 	s.expect(exitFailed, []string{"failed"}, "kick", "node/lb", "--wait")
 	lb.exits(0)
 	s.converged(3)
+
+	kicks, runs := s.kicks(), len(lb.record())
+	s.write("lb/node/lb/disabled", "maintenance")
+	s.expect(exitTimeout, []string{"not over in time", "lb/configure"}, "kick", "node/lb", "--wait", "--timeout", "1s")
+	if n := s.kicks() - kicks; n < 1 || n > 10 {
+		t.Errorf("a node that is disabled was sent %d kicks in a second", n)
+	}
+	s.remove("lb/node/lb/disabled")
+	s.until("what was ordered is done", func() string { return objection(len(lb.record()) == runs, lb.record()) })
+	s.converged(3)
+
 	lb.hold()
 	s.expect(exitTimeout, []string{"not over in time", "lb/configure"}, "kick", "node/lb", "--wait", "--timeout", "1s")
 

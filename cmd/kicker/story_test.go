@@ -484,6 +484,7 @@ func TestNewerBootReplacesTheOldAtOnce(t *testing.T) {
 		web.self.Boot = "boot 2"
 		web.cfg.Agent.Facts = []string{"ipaddress=10.0.0.2", "port=8080"}
 		old := *web
+		web.cfg.StateDir += " of boot 2" // the test's two boots are there at once
 		c.startAgent(web)
 		took := c.until("the new address", time.Minute, func(v *controller.View) bool {
 			n := v.Nodes.Node("web1")

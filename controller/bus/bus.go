@@ -145,6 +145,11 @@ func (b *Bus) Closings(closed func(server string, client uint64, why string)) (s
 			closed(e.Server.ID, e.Client.ID, strings.ToLower(e.Reason))
 		}
 	})
+	if err == nil {
+		ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+		defer cancel()
+		err = nc.FlushWithContext(ctx) // from here on none is missed
+	}
 	if err != nil {
 		nc.Close()
 		return nil, fmt.Errorf("bus: listen for closed connections: %w", err)
