@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -50,14 +51,35 @@ func controllerCommand() *cobra.Command {
 	f.Bool("insecure", false, "listen beyond loopback without a token")
 	f.Duration("settle", time.Second, "wait this long after the first change after calm; 0 turns settling off")
 	f.Duration("gone-after", inventory.DefaultGoneAfter, "silence after which a node is gone")
+	f.Bool("standby", false, "wait beside the controller that leads, and take over when it is silent; needs --bus-url")
+	f.Var(new(shadowFlag), "shadow", "let removals pass that the guard would hold, and only tell of them")
+	f.Lookup("shadow").NoOptDefVal = "true"
 	for flag, key := range map[string]string{
 		"cluster": "cluster", "listen": "bus.listen", "bus-url": "bus.url", "api-listen": "api.listen", "state-dir": "state_dir",
 		"token-file": "token_file", "insecure": "insecure", "settle": "settle", "gone-after": "gone_after",
+		"standby": "standby", "shadow": "guard",
 	} {
 		bindFlag(cmd, flag, key)
 	}
 	return cmd
 }
+
+// shadowFlag is the guard's setting as a switch.
+type shadowFlag string
+
+func (s *shadowFlag) Set(text string) error {
+	shadow, err := strconv.ParseBool(text)
+	*s = controller.GuardOn
+	if shadow {
+		*s = controller.GuardShadow
+	}
+	return err
+}
+
+func (s *shadowFlag) String() string { return string(*s) }
+
+// Type is the one that pflag shows without a value.
+func (s *shadowFlag) Type() string { return "boolfunc" }
 
 // runController is the daemon: its bus, its loop, its API.
 func runController(ctx context.Context, cfg config.Config, log *slog.Logger) error {
@@ -90,7 +112,7 @@ func runController(ctx context.Context, cfg config.Config, log *slog.Logger) err
 	return control(ctx, cfg.Config, b, log, func(ctx context.Context, c *controller.Controller) error {
 		group, ctx := errgroup.WithContext(ctx)
 		for ln, shown := range map[net.Listener]web.Config{api: open, socket: trusted} {
-			shown.View, shown.Kick = c.View, c.Kick
+			shown.View, shown.Kick, shown.Lose = c.View, c.Kick, c.Lose
 			group.Go(func() error { return web.Serve(ctx, ln, web.Handler(shown)) })
 		}
 		return group.Wait()

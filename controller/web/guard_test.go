@@ -18,6 +18,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 		read   = "GET /v1/status"
 		scrape = "GET /metrics"
 		write  = "POST /v1/kicks"
+		lose   = "POST /v1/losses"
 		probe  = "GET /healthz"
 		ready  = "GET /readyz"
 	)
@@ -60,6 +61,9 @@ func TestWhoMayDoWhat(t *testing.T) {
 		{"the token opens under any name", loopback, read, "controller.example", right, ok},
 
 		{"writing needs the token on loopback", loopback, write, "localhost", none, unauthorized},
+		{"for any order", loopback, lose, "localhost", none, unauthorized},
+		{"with the token each works", loopback, lose, "localhost", right, ok},
+		{"another site can't give any", loopback, lose, "localhost", with(right, "Sec-Fetch-Site", "cross-site"), forbidden},
 		{"the right one", loopback, write, "localhost", wrong, unauthorized},
 		{"not none", loopback, write, "localhost", empty, unauthorized},
 		{"as a bearer token", loopback, write, "localhost", basic, unauthorized},
@@ -92,6 +96,10 @@ func TestWhoMayDoWhat(t *testing.T) {
 		cfg.Kick = func(context.Context, controller.KickOrder) (controller.Kicked, error) {
 			kicked = true
 			return controller.Kicked{}, nil
+		}
+		cfg.Lose = func(context.Context, controller.LossOrder) error {
+			kicked = true
+			return nil
 		}
 		fresh := *cfg.View()
 		fresh.At = time.Now()
