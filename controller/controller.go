@@ -71,6 +71,7 @@ type Controller struct {
 	answers chan func(now time.Time) // of what was sent, to be taken in by the loop
 	sends   sync.WaitGroup
 	journal journal
+	loaded  Loaded
 }
 
 // leaving is a node that said goodbye and wants to know how far it is.
@@ -109,6 +110,7 @@ func New(cfg Config, id string, inv *inventory.Inventory, bus Bus, log *slog.Log
 		journal: newJournal(),
 	}
 	now := time.Now()
+	c.loaded.At = now
 	c.identity = Identity{Cluster: cfg.Cluster, ID: id, Epoch: now.UnixMilli(), Started: now}
 	inv.GoneAfter = c.goneAfter
 	c.journal.add(Event{Time: now, Kind: EventStarted, Text: fmt.Sprintf("controller %s of cluster %s started", id, cfg.Cluster)}, log)
@@ -237,7 +239,9 @@ func (c *Controller) turn(ctx context.Context, now time.Time) {
 	c.changed = false
 	c.synchronise(now)
 	if c.sync.Open {
-		c.openRoles(ctx, now)
+		for _, r := range c.openRoles(now) {
+			c.askRoster(ctx, r.Name, r.gate.newest)
+		}
 		c.publish(now)
 		c.seekOpinions(ctx, now)
 	}
@@ -347,7 +351,7 @@ func (c *Controller) shadowed(text string) string {
 	if !c.roles.shadow {
 		return text
 	}
-	return text + " (shadow: nothing is held)"
+	return text + " (only in shadow: they are let pass)"
 }
 
 // raise makes this controller's epoch higher than any that a node has seen of another one: nodes obey the highest. Only who leads may.

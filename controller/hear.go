@@ -135,11 +135,6 @@ func (c *Controller) setActions(n *inventory.Node, status kick.Status, now time.
 		}
 		a.status = s
 		a.needs, a.unresolved = c.needs(n, s, now)
-		for _, need := range a.needs {
-			if _, applied := s.Applied[need.as]; applied {
-				need.role.known = true // to a former controller
-			}
-		}
 		actions = append(actions, a)
 	}
 	if len(actions) == 0 {
@@ -159,7 +154,6 @@ func (c *Controller) needs(n *inventory.Node, s kick.ActionStatus, now time.Time
 		}
 	}
 	for _, text := range wanted {
-		known := len(c.roles.byName)
 		found, err := c.roles.needOf(text, n.Facts)
 		if err != nil {
 			unresolved = err.Error()
@@ -168,8 +162,12 @@ func (c *Controller) needs(n *inventory.Node, s kick.ActionStatus, now time.Time
 			}
 			continue
 		}
-		if len(c.roles.byName) > known {
-			c.roles.fill(found.role, c.inv.Snapshot(), now)
+		for _, r := range c.roles.unfilled {
+			c.roles.fill(r, c.inv.Snapshot(), now)
+		}
+		c.roles.unfilled = nil
+		if _, applied := s.Applied[found.as]; applied {
+			found.role.known = true // to a former controller
 		}
 		if !slices.ContainsFunc(needs, func(have need) bool { return have.as == found.as }) {
 			needs = append(needs, found)

@@ -27,6 +27,9 @@ type roles struct {
 	custom []*role            // those whose selector is not role=NAME: every node is tried
 	of     map[string][]*role // the roles that a node bears by name
 	n      int64              // of the revision that was published last
+
+	unfilled []*role          // of custom: the nodes that are there were not tried yet
+	heirs    map[string]*role // of those of another configuration, while these succeed them
 }
 
 // role is a named set of nodes. A member is one of them that is serving.
@@ -56,14 +59,23 @@ type role struct {
 type diff struct{ added, removed, changed []string }
 
 func newRoles(configured []RoleConfig) (*roles, error) {
-	rs := &roles{byName: map[string]*role{}, of: map[string][]*role{}}
+	return (&roles{}).succeededBy(configured, false, time.Time{})
+}
+
+// configure makes the roles that are configured.
+func (rs *roles) configure(configured []RoleConfig) error {
 	for _, cfg := range configured {
 		if err := CheckRole(cfg.Name); err != nil {
-			return nil, err
+			return err
+		}
+		for _, text := range cfg.DependsOn {
+			if err := checkNeed(text); err != nil {
+				return fmt.Errorf("role %s: %w", cfg.Name, err)
+			}
 		}
 		r, err := rs.need(cfg.Name)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		r.configured = true
 		r.DependsOn, r.Action, r.GoneAfter, r.MinMembers = cfg.DependsOn, cfg.Action, cfg.GoneAfter, cfg.MinMembers
@@ -75,19 +87,12 @@ func newRoles(configured []RoleConfig) (*roles, error) {
 		}
 		if cfg.Selector != "" {
 			if r.selector, err = query.Parse(cfg.Selector); err != nil {
-				return nil, fmt.Errorf("role %s: %w", cfg.Name, err)
+				return fmt.Errorf("role %s: %w", cfg.Name, err)
 			}
 			rs.custom = append(rs.custom, r)
 		}
 	}
-	for _, cfg := range configured {
-		for _, need := range cfg.DependsOn {
-			if _, err := rs.need(need); err != nil {
-				return nil, fmt.Errorf("role %s: %w", cfg.Name, err)
-			}
-		}
-	}
-	return rs, nil
+	return nil
 }
 
 // need is a role that an action depends on, by the name that its node gives it.
@@ -110,6 +115,19 @@ func ParseNeed(text string) (name string, same []string, err error) {
 		same = append(same, path)
 	}
 	return strings.TrimSpace(name), same, nil
+}
+
+// checkNeed reports why something can't be depended on.
+func checkNeed(text string) error {
+	name, _, err := ParseNeed(text)
+	switch {
+	case err != nil:
+		return err
+	case strings.Contains(name, "="):
+		_, err = query.Parse(name)
+		return err
+	}
+	return CheckRole(name)
 }
 
 // needOf is what a depends_on means for a node with these facts.
@@ -176,18 +194,19 @@ func (rs *roles) add(name string, selector query.Selector, cfg RoleConfig, impli
 	}
 	cfg.Name = name
 	r := &role{
-		RoleConfig: cfg,
-		selector:   selector,
-		implicit:   implicit,
-		nodes:      map[string]struct{}{},
-		members:    map[string]kick.Member{},
-		suspects:   map[string]struct{}{},
-		past:       map[string][]kick.Member{},
-		changed:    true, // even an empty membership has a revision
+		nodes:    map[string]struct{}{},
+		members:  map[string]kick.Member{},
+		suspects: map[string]struct{}{},
+		past:     map[string][]kick.Member{},
+		changed:  true, // even an empty membership has a revision
 	}
+	if heir := rs.heirs[name]; heir != nil {
+		r = heir
+	}
+	r.RoleConfig, r.selector, r.implicit, r.configured = cfg, selector, implicit, false
 	rs.byName[name] = r
 	if implicit {
-		rs.custom = append(rs.custom, r)
+		rs.custom, rs.unfilled = append(rs.custom, r), append(rs.unfilled, r)
 	}
 	return r, nil
 }
@@ -227,7 +246,7 @@ func (r *role) unheardOf() bool { return !r.configured && !r.known }
 // fill puts the nodes that are there already into a role that was new a moment ago.
 func (rs *roles) fill(r *role, nodes *inventory.Snapshot, now time.Time) {
 	for n := range nodes.All() {
-		r.move(nil, n, now)
+		r.move(n, n, now)
 	}
 }
 

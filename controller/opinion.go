@@ -47,7 +47,7 @@ func (c *Controller) seekOpinions(ctx context.Context, now time.Time) {
 		for _, node := range nodes {
 			c.send(ctx, func(ctx context.Context) func(time.Time) {
 				reached, err := c.bus.Reach(ctx, node, targets)
-				return func(now time.Time) { c.opinion(r, round, node, reached, err, now) }
+				return func(now time.Time) { c.opinion(name, round, node, reached, err, now) }
 			})
 		}
 	}
@@ -83,7 +83,7 @@ func (c *Controller) witnesses(r *role) []string {
 }
 
 // opinion takes in one answer; the last one of a round decides.
-func (c *Controller) opinion(r *role, round *opinions, node string, reached []string, err error, now time.Time) {
+func (c *Controller) opinion(role string, round *opinions, node string, reached []string, err error, now time.Time) {
 	round.waiting--
 	switch {
 	case err != nil:
@@ -93,7 +93,8 @@ func (c *Controller) opinion(r *role, round *opinions, node string, reached []st
 	default:
 		round.agreed = append(round.agreed, node)
 	}
-	if round.waiting > 0 || r.guard.hold != round.hold {
+	r := c.roles.byName[role]
+	if round.waiting > 0 || r == nil || r.guard.hold != round.hold {
 		return
 	}
 	c.changed = true

@@ -9,7 +9,7 @@ func (c *Controller) show(now time.Time, verdicts []Verdict) {
 	v := &View{
 		At: now, Identity: c.identity, Leader: c.rival.id, Sync: c.sync, Verdicts: verdicts,
 		Roles: c.showRoles(), Runs: last(c.journal.runs, keepRuns), Events: last(c.journal.events, keepEvents),
-		Counts: c.journal.counts.clone(), Nodes: c.inv.Snapshot(), Next: next, next: next,
+		Counts: c.journal.counts.clone(), Loaded: c.loaded, Nodes: c.inv.Snapshot(), Next: next, next: next,
 	}
 	c.view.Store(v)
 	if was != nil {

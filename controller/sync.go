@@ -141,8 +141,8 @@ func (r *role) knows(hash string) bool {
 	return ok
 }
 
-// openRoles lets those roles be acted on that are accounted for, and asks for what is missing to account for the others.
-func (c *Controller) openRoles(ctx context.Context, now time.Time) {
+// openRoles lets those roles be acted on that are accounted for. It returns those of whose members somebody is to be asked now.
+func (c *Controller) openRoles(now time.Time) (ask []*role) {
 	nodes := c.inv.Snapshot()
 	for _, name := range sortedKeys(c.roles.byName) {
 		r := c.roles.byName[name]
@@ -152,7 +152,7 @@ func (c *Controller) openRoles(ctx context.Context, now time.Time) {
 		}
 		if g.known == nil && g.newest.revision.Hash != "" && now.Sub(g.asked) >= askAgain {
 			g.asked = now
-			c.askRoster(ctx, r, g.newest)
+			ask = append(ask, r)
 		}
 		if g.since.IsZero() {
 			g.since = now
@@ -169,6 +169,7 @@ func (c *Controller) openRoles(ctx context.Context, now time.Time) {
 			c.account(r, nodes, now)
 		}
 	}
+	return ask
 }
 
 // account takes as lost those members that dependents know of and that are none any more, for whatever reason but a goodbye.
@@ -198,11 +199,12 @@ func (c *Controller) account(r *role, nodes *inventory.Snapshot, now time.Time) 
 }
 
 // askRoster asks for the members that an action holds. The answer comes back to the loop.
-func (c *Controller) askRoster(ctx context.Context, r *role, h holder) {
+func (c *Controller) askRoster(ctx context.Context, name string, h holder) {
 	c.send(ctx, func(ctx context.Context) func(time.Time) {
 		members, hash, err := c.bus.Roster(ctx, h.node, h.action, h.as)
 		return func(now time.Time) {
-			if err != nil || hash == "" || r.gate.open || hash != r.gate.newest.revision.Hash {
+			r := c.roles.byName[name]
+			if err != nil || hash == "" || r == nil || r.gate.open || hash != r.gate.newest.revision.Hash {
 				return // it is asked for again
 			}
 			r.gate.known = members

@@ -20,6 +20,7 @@ type View struct {
 	Events   []Event             `json:"events"`   // oldest first, the last 4 096
 	Nodes    *inventory.Snapshot `json:"-"`
 	Counts   Counts              `json:"counts"`
+	Loaded   Loaded              `json:"loaded"`
 	// Next is closed when a newer view is published.
 	Next <-chan struct{} `json:"-"`
 
@@ -40,6 +41,12 @@ type Identity struct {
 	ID      string    `json:"id"`
 	Epoch   int64     `json:"epoch"`
 	Started time.Time `json:"started"`
+}
+
+// Loaded says which configuration is in force.
+type Loaded struct {
+	At     time.Time `json:"at"`               // when it was loaded
+	Failed string    `json:"failed,omitempty"` // why one that was tried since is not in force
 }
 
 // Sync says whether the controller knows enough to act. While it is not open nobody is kicked.
@@ -180,6 +187,9 @@ const (
 	EventFailed    = "failed"    // a run
 	EventConverged = "converged" // an action
 	EventRefused   = "refused"   // a message from the bus was no good
+
+	EventReloaded     = "reloaded"      // another configuration is in force
+	EventReloadFailed = "reload failed" // there is another configuration, which is no good
 )
 
 // KickOrder is an operator's wish: run these actions now, applied or not. Neither settling nor the failures before it delay it; it
