@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Budget is a number of runs, or a percentage of a role's nodes, as ParseBudget reads it.
@@ -53,16 +54,7 @@ func (s situation) admit(verdicts []Verdict) {
 	}
 	slices.SortStableFunc(candidates, func(i, j int) int {
 		a, b := s.actions[i], s.actions[j]
-		lately := a.memory.kicked.Compare(b.memory.kicked)
-		switch aBroken, bBroken := broken(a), broken(b); {
-		case aBroken && bBroken:
-			return lately // the least recently tried, untried first
-		case aBroken:
-			return 1
-		case bBroken:
-			return -1
-		}
-		return cmp.Or(a.since.Compare(b.since), lately)
+		return cmp.Or(a.waits().Compare(b.waits()), a.memory.sent.Compare(b.memory.sent))
 	})
 	for _, i := range candidates {
 		if verdicts[i].Gates = now.gates(s, s.actions[i]); len(verdicts[i].Gates) == 0 {
@@ -125,7 +117,10 @@ func (r *role) budget() int {
 	return n
 }
 
-// broken reports whether an action needs a revision that only fails.
-func broken(a *action) bool {
-	return slices.ContainsFunc(a.needs, func(n need) bool { return len(n.role.failed) >= brokenAfter })
+// waits is since when an action waits for its place: a try that failed, or hung, puts it behind those that were not tried since.
+func (a *action) waits() time.Time {
+	if a.memory.sent.After(a.since) {
+		return a.memory.sent
+	}
+	return a.since
 }

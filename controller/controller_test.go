@@ -22,11 +22,15 @@ type loop struct {
 	heard   chan inventory.Heard
 	results chan kick.Result
 
-	mu     sync.Mutex
-	kicks  []kick.Kick
-	rolls  int
-	told   []inventory.Farewell
-	answer func(context.Context, kick.Kick) (kick.Reply, error) // nil: accepted
+	mu      sync.Mutex
+	kicks   []kick.Kick
+	rolls   int
+	told    []inventory.Farewell
+	asked   []string                                             // "beat web1"
+	beacons []int64                                              // their epochs
+	rosters map[string][]kick.Member                             // by holder; none: the holder does not answer
+	reaches func(node string, others []string) ([]string, error) // nil: nobody answers
+	answer  func(context.Context, kick.Kick) (kick.Reply, error) // nil: accepted
 }
 
 // inLoop runs a story on virtual time.
@@ -35,7 +39,8 @@ func inLoop(t *testing.T, cfg Config, story func(*loop)) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &loop{heard: make(chan inventory.Heard, 1024), results: make(chan kick.Result)}
 		c, err := New(cfg, "me", inventory.New(), Bus{
-			Send: l.send, Ask: func(string) {}, Beacon: func(string, int64, time.Duration) {},
+			Send: l.send, Roster: l.roster, Reach: l.reach, Ask: func(node, do string) { l.asked = append(l.asked, do+" "+node) },
+			Beacon:   func(_ string, epoch int64, _ time.Duration) { l.beacons = append(l.beacons, epoch) },
 			CallRoll: func(time.Duration) { l.rolls++ },
 			Farewell: func(_ string, f inventory.Farewell) { l.told = append(l.told, f) },
 		}, silent)
@@ -68,6 +73,21 @@ func (l *loop) send(ctx context.Context, k kick.Kick) (kick.Reply, error) {
 
 func accept(k kick.Kick) kick.Reply {
 	return kick.Reply{V: kick.Version, Answer: kick.Accepted, Run: k.ID, Deadline: time.Minute.Milliseconds()}
+}
+
+func (l *loop) roster(_ context.Context, node, action, _ string) ([]kick.Member, string, error) {
+	members, ok := l.rosters[node+"/"+action]
+	if !ok {
+		return nil, "", nats.ErrNoResponders
+	}
+	return members, kick.Hash(members), nil
+}
+
+func (l *loop) reach(_ context.Context, node string, others []string) ([]string, error) {
+	if l.reaches == nil {
+		return nil, nats.ErrNoResponders
+	}
+	return l.reaches(node, others)
 }
 
 func (l *loop) kicked() []kick.Kick {
@@ -374,16 +394,25 @@ func TestLateGoodbyeIsAnsweredAndRememberedByNobody(t *testing.T) {
 	})
 }
 
+// unbudgeted is a configuration in which only in_flight bounds the runs of lb.
+func unbudgeted() Config {
+	cfg := DefaultConfig()
+	cfg.Roles = []RoleConfig{{Name: "lb", Budget: "100%"}}
+	return cfg
+}
+
+var atOnce = DefaultConfig().InFlight
+
 func TestAsManyRunsAsMayBeAreInProgress(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, unbudgeted(), func(l *loop) {
 		l.says("web1", "web", kick.Status{})
-		for i := range 3 * maxFlights {
+		for i := range 3 * atOnce {
 			l.says(fmt.Sprint("lb", i), "lb", reload())
 		}
 		l.sync(t)
 		kicks := l.kicked()
-		if len(kicks) != maxFlights {
-			t.Fatalf("%d runs are in progress, want %d", len(kicks), maxFlights)
+		if len(kicks) != atOnce {
+			t.Fatalf("%d runs are in progress, want %d", len(kicks), atOnce)
 		}
 		for _, k := range kicks[:10] {
 			l.ends(success(k))
@@ -396,13 +425,13 @@ func TestAsManyRunsAsMayBeAreInProgress(t *testing.T) {
 
 // Nodes that go while their kicks are on the way leave more kicks without an answer than there may be runs.
 func TestControllerStopsWhateverIsOnItsWay(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, unbudgeted(), func(l *loop) {
 		l.answer = func(ctx context.Context, _ kick.Kick) (kick.Reply, error) {
 			<-ctx.Done()
 			return kick.Reply{}, ctx.Err()
 		}
 		l.says("web1", "web", kick.Status{})
-		for i := range 3 * maxFlights {
+		for i := range 3 * atOnce {
 			l.says(fmt.Sprint("lb", i), "lb", reload())
 		}
 		for len(l.kicked()) == 0 {
@@ -412,8 +441,8 @@ func TestControllerStopsWhateverIsOnItsWay(t *testing.T) {
 			l.closes(k.Node)
 		}
 		l.passes(inventory.ClosedGrace)
-		if n := len(l.kicked()); n != 2*maxFlights {
-			t.Fatalf("%d kicks are on their way, want %d", n, 2*maxFlights)
+		if n := len(l.kicked()); n != 2*atOnce {
+			t.Fatalf("%d kicks are on their way, want %d", n, 2*atOnce)
 		}
 	})
 }
