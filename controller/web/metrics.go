@@ -42,6 +42,8 @@ var (
 	refusedDesc  = desc("kicker_refused_messages_total", "Messages from the bus that were refused.")
 	ageDesc      = desc("kicker_view_age_seconds", "How long ago the controller's loop turned. It turns every 5 s at least.")
 	startedDesc  = desc("kicker_start_time_seconds", "When the controller started, in Unix seconds.")
+	reloadDesc   = desc("kicker_config_last_reload_successful", "0 if the configuration changed since, and is no good.")
+	loadedDesc   = desc("kicker_config_last_reload_success_timestamp_seconds", "When the configuration in force was loaded, in Unix seconds.")
 )
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -50,7 +52,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 
 func (viewCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{nodesDesc, membersDesc, heldDesc, verdictsDesc, gatesDesc, runsDesc, kicksDesc, syncedDesc, leadingDesc,
-		eventsDesc, refusedDesc, ageDesc, startedDesc} {
+		eventsDesc, refusedDesc, ageDesc, startedDesc, reloadDesc, loadedDesc} {
 		ch <- d
 	}
 }
@@ -94,6 +96,8 @@ func (c viewCollector) Collect(ch chan<- prometheus.Metric) {
 	counter(refusedDesc, v.Counts.Refused)
 	gauge(ageDesc, time.Since(v.At).Seconds())
 	gauge(startedDesc, float64(v.Identity.Started.UnixMilli())/1000)
+	gauge(reloadDesc, oneIf(v.Loaded.Failed == ""))
+	gauge(loadedDesc, float64(v.Loaded.At.UnixMilli())/1000)
 }
 
 func oneIf(fact bool) float64 {

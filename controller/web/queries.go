@@ -91,6 +91,9 @@ func newStatus(v *controller.View) Status {
 	if !v.Sync.Open {
 		st.Problems = append(st.Problems, "not synced: "+v.Sync.Why)
 	}
+	if v.Loaded.Failed != "" {
+		st.Problems = append(st.Problems, "the configuration was not reloaded, the old one stays: "+v.Loaded.Failed)
+	}
 	for _, role := range v.Roles {
 		members := make(map[string]bool, len(role.Members))
 		for _, m := range role.Members {
@@ -132,15 +135,22 @@ func newStatus(v *controller.View) Status {
 
 // heldText says what is held, why, and what an operator can do about it.
 func heldText(role string, h controller.Held) string {
-	text := fmt.Sprintf("role/%s: the removal of %s is held: %s", role, list(h.Nodes, 3), h.Why)
+	verb := "is held"
+	if h.Shadow {
+		verb = "would be held, were the guard no shadow"
+	}
+	text := fmt.Sprintf("role/%s: the removal of %s %s: %s", role, list(h.Nodes, 3), verb, h.Why)
 	if h.Opinion != "" {
 		text += "; " + h.Opinion
 	}
 	if h.Shadow {
-		return text + " (only in shadow: they are no members any more)"
+		return text
 	}
-	return text + fmt.Sprintf(". If they are lost: kicker accept-loss %s", shellWord("role/"+role))
+	return text + ". If they are lost: " + AcceptLoss(role)
 }
+
+// AcceptLoss is the command with which an operator accepts what the guard of a role holds.
+func AcceptLoss(role string) string { return "kicker accept-loss " + shellWord("role/"+role) }
 
 // shellWord is a word as one types it into a shell.
 func shellWord(word string) string {

@@ -25,6 +25,7 @@ func cluster(t *testing.T) *controller.View {
 		At:       noon,
 		Identity: controller.Identity{Cluster: "main", ID: "c1", Epoch: 1790000000000, Started: ago(time.Hour)},
 		Sync:     controller.Sync{Open: true},
+		Loaded:   controller.Loaded{At: ago(time.Hour)},
 		Roles: []controller.Role{
 			{
 				Name: "lb", Selector: "role=lb", Sync: controller.Sync{Open: true}, Revision: revision(3, "1-lb"),

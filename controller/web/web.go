@@ -21,6 +21,7 @@ type Config struct {
 	View func() *controller.View // never nil
 	Kick func(context.Context, controller.KickOrder) (controller.Kicked, error)
 	Lose func(context.Context, controller.LossOrder) error
+	Plan func(ctx context.Context, text []byte) (controller.Plan, error) // of the text of a configuration
 	// Token is what a request must bear to be let in. Empty: no request bears it.
 	Token string
 	// OpenReads is for a loopback listener: reading needs no token. What comes in over loopback must name a loopback Host.
@@ -73,6 +74,7 @@ func (s *server) routes() map[string]http.Handler {
 		"GET /v1/events":               http.HandlerFunc(s.events),
 		"POST /v1/kicks":               http.HandlerFunc(s.kick),
 		"POST /v1/losses":              http.HandlerFunc(s.lose),
+		"POST " + planPath:             http.HandlerFunc(s.plan),
 	}
 }
 
