@@ -738,6 +738,11 @@ func TestInventoryAgreesWithItsModel(t *testing.T) {
 			"close":      m.drawClosing,
 			"blind":      func(t *rapid.T) { m.drawBlind() },
 			"canary":     func(t *rapid.T) { m.drawCanary() },
+			"hush": func(t *rapid.T) { // long enough to be suspect, not to be gone
+				m.after(time.Duration(rapid.IntRange(2501, 3500).Draw(t, "ms")) * time.Millisecond)
+				m.drawCanary()
+			},
+			"last words": m.drawLastWords,
 			"time":       func(t *rapid.T) { m.after(time.Duration(rapid.IntRange(1, 2000).Draw(t, "ms")) * time.Millisecond) },
 			"":           func(t *rapid.T) { m.check() },
 		})
@@ -783,6 +788,16 @@ func (m *model) drawSame(t *rapid.T) {
 		return
 	}
 	m.tell(m.nodes[rapid.SampledFrom(slices.Sorted(maps.Keys(m.nodes))).Draw(t, "node")].beat)
+}
+
+// drawLastWords is a goodbye, or a back soon, over the connection that a node had, whether or not that is closed.
+func (m *model) drawLastWords(t *rapid.T) {
+	if len(m.nodes) == 0 {
+		return
+	}
+	b := m.nodes[rapid.SampledFrom(slices.Sorted(maps.Keys(m.nodes))).Draw(t, "node")].beat
+	b.Leaving, b.BackWithin = rapid.Bool().Draw(t, "leaving"), 30_000
+	m.tell(b)
 }
 
 func (m *model) tell(b Beat) {
