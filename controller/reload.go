@@ -35,10 +35,13 @@ func (c *Controller) reload(ctx context.Context, cfg Config, now time.Time) erro
 		c.refuseReload(ctx, err, now)
 		return err
 	}
+	failed := c.loaded.Failed
 	c.loaded = Loaded{At: now}
 	if what := changedKeys(c.cfg, cfg); len(what) > 0 {
 		c.event(Event{Time: now, Kind: EventReloaded, Text: "the configuration was reloaded: " + strings.Join(what, ", ") + " changed"})
 		c.adopt(next)
+	} else if failed != "" {
+		c.event(Event{Time: now, Kind: EventReloaded, Text: "the configuration is good again, and as it was"})
 	}
 	c.changed = true
 	c.turn(ctx, now)

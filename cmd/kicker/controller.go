@@ -9,9 +9,11 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -34,11 +36,13 @@ func controllerCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o := configOptions(cmd)
 			o.Daemon, o.Listens = true, true
+			r := newReloader(o)
 			cfg, err := config.Load(o)
 			if err != nil {
 				return err
 			}
-			return runController(cmd.Context(), cfg, newLogger(cfg.Log, cmd.ErrOrStderr()))
+			r.running, r.log = cfg, newLogger(cfg.Log, cmd.ErrOrStderr())
+			return runController(cmd.Context(), cfg, r, r.log)
 		},
 	}
 	f := cmd.Flags()
@@ -82,7 +86,10 @@ func (s *shadowFlag) String() string { return string(*s) }
 func (s *shadowFlag) Type() string { return "boolfunc" }
 
 // runController is the daemon: its bus, its loop, its API.
-func runController(ctx context.Context, cfg config.Config, log *slog.Logger) error {
+func runController(ctx context.Context, cfg config.Config, r *reloader, log *slog.Logger) error {
+	told := make(chan os.Signal, 1)
+	signal.Notify(told, syscall.SIGHUP)
+	defer signal.Stop(told)
 	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
 		return fmt.Errorf("state_dir: %w", err)
 	}
@@ -110,9 +117,11 @@ func runController(ctx context.Context, cfg config.Config, log *slog.Logger) err
 	open := web.Config{Token: token, OpenReads: bus.Loopback(cfg.API.Listen) || cfg.Insecure, Version: version, Log: log}
 	trusted := web.Config{Trusted: true, Version: version, Log: log}
 	return control(ctx, cfg.Config, b, log, func(ctx context.Context, c *controller.Controller) error {
+		r.control = c
 		group, ctx := errgroup.WithContext(ctx)
+		group.Go(func() error { return r.run(ctx, told) })
 		for ln, shown := range map[net.Listener]web.Config{api: open, socket: trusted} {
-			shown.View, shown.Kick, shown.Lose = c.View, c.Kick, c.Lose
+			shown.View, shown.Kick, shown.Lose, shown.Plan = c.View, c.Kick, c.Lose, r.plan
 			group.Go(func() error { return web.Serve(ctx, ln, web.Handler(shown)) })
 		}
 		return group.Wait()

@@ -83,6 +83,7 @@ func newRoot() *cobra.Command {
 		inventoryCommand(),
 		kickCommand(),
 		leaveCommand(),
+		planCommand(),
 		renderCommand(),
 		rolesCommand(),
 		runsCommand(),
