@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -161,7 +162,7 @@ func (c *Controller) openRoles(now time.Time) (ask []*role) {
 		if last.Before(g.since) {
 			last = g.since
 		}
-		g.judge(now, last.Add(reconnectTime+c.cfg.GoneAfter), func(node string) bool {
+		g.judge(now, last.Add(reconnectTime+cmp.Or(r.GoneAfter, c.cfg.GoneAfter)), func(node string) bool {
 			n := nodes.Node(node)
 			return n != nil && n.Facts != nil
 		})

@@ -47,6 +47,24 @@ func TestRoleWaitsForMembersThatItsDependentsKnowOf(t *testing.T) {
 	})
 }
 
+func TestRoleOfItsOwnPatienceIsWaitedForAsLongAfterARestart(t *testing.T) {
+	inCluster(t, func(c *cluster) {
+		c.cfg.Roles = []controller.RoleConfig{{Name: "web", GoneAfter: time.Minute}}
+		webs := c.fleet(4)
+		before := len(c.ran())
+		c.stopController()
+		webs[3].wire.hush(true) // its machine is being snapshotted
+		c.startController()
+		time.Sleep(40 * time.Second)
+		webs[3].wire.hush(false)
+		c.synced()
+		time.Sleep(time.Minute)
+		if n := len(c.ran()) - before; n != 0 {
+			t.Errorf("%d runs after a restart in which a member of a role with a gone_after of a minute was silent for 40 s: %q", n, c.events(controller.EventRole))
+		}
+	})
+}
+
 func TestMassLossAcrossARestartIsHeld(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		webs := c.fleet(10)
