@@ -280,8 +280,14 @@ func (c *Controller) nextDue(verdicts []Verdict, now time.Time) time.Time {
 		earlier(f.deadline)
 	}
 	for _, r := range c.roles.byName {
-		earlier(r.guard.next())
-		if !r.gate.open && c.sync.Open {
+		switch {
+		case !c.sync.Open:
+			// nothing of a role is judged
+		case r.gate.open:
+			if r.guard.hold == nil || c.rival.id == "" { // who leads asks for opinions
+				earlier(r.guard.next())
+			}
+		default:
 			earlier(r.gate.until)
 			if r.gate.known == nil {
 				earlier(r.gate.asked.Add(askAgain))

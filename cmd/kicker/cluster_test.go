@@ -32,16 +32,17 @@ import (
 // cluster is a bus, a controller and agents, wired as the commands wire them, on virtual time. Only the actions' processes are not
 // real: each is a function.
 type cluster struct {
-	t       *testing.T
-	bus     *bus.Bus       // nil: broker is used, or none is up
-	broker  *server.Server // somebody else's NATS, which outlives controllers
-	cfg     controller.Config
-	log     *slog.Logger
-	control *controlled
-	agents  map[string]*node
-	drop    func(from, subject string) bool            // messages lost on their way from a connection to the broker; nil: none
-	weather func(from, subject string) fate            // what else becomes of messages on that way; nil: nothing
-	spoken  func(from, subject string, payload []byte) // hears what connections say, whatever becomes of it
+	t        *testing.T
+	bus      *bus.Bus       // nil: broker is used, or none is up
+	broker   *server.Server // somebody else's NATS
+	external bool           // broker is what is used, though it may be down
+	cfg      controller.Config
+	log      *slog.Logger
+	control  *controlled
+	agents   map[string]*node
+	drop     func(from, subject string) bool            // messages lost on their way from a connection to the broker; nil: none
+	weather  func(from, subject string) fate            // what else becomes of messages on that way; nil: nothing
+	spoken   func(from, subject string, payload []byte) // hears what connections say, whatever becomes of it
 
 	reaches func(from, address string) bool // whether a node can connect to another; nil: none can
 
@@ -57,6 +58,7 @@ type controlled struct {
 	*controller.Controller
 	stop context.CancelFunc
 	done chan error
+	over chan struct{} // closed when it has ended
 }
 
 // node is a machine: its disk outlives its agents and its boots.
@@ -93,11 +95,8 @@ func inCluster(t *testing.T, story func(*cluster)) {
 	defer emptyPools()
 	synctest.Test(t, func(t *testing.T) {
 		log := slog.New(slog.NewTextHandler(testLog{t}, &slog.HandlerOptions{Level: slog.LevelInfo}))
-		b, err := bus.Start(bus.Config{}, log)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c := &cluster{t: t, bus: b, cfg: controller.DefaultConfig(), log: log, agents: map[string]*node{}}
+		c := &cluster{t: t, cfg: controller.DefaultConfig(), log: log, agents: map[string]*node{}}
+		c.startBus()
 		defer func() {
 			for _, w := range c.wires {
 				w.stall(false)
@@ -133,15 +132,17 @@ func (c *cluster) startController() {
 	ctx, stop := context.WithCancel(context.Background())
 	running := make(chan *controller.Controller)
 	done := make(chan error, 1)
-	c.control = &controlled{stop: stop, done: done}
+	c.control = &controlled{stop: stop, done: done, over: make(chan struct{})}
+	over := c.control.over
 	b := controllerBus{join: func(name string) (*nats.Conn, error) {
 		return c.bus.Join(name, nats.InProcessServer(c.newWire("controller")))
 	}, closings: func(closed func(string, uint64, string)) (func(), error) { return c.bus.Closings(closed) }, close: func() {}}
-	if c.broker != nil {
+	if c.external {
 		b.join = func(name string) (*nats.Conn, error) { return c.join("controller", name) }
 		b.closings = func(func(string, uint64, string)) (func(), error) { return func() {}, nil }
 	}
 	go func() {
+		defer close(over)
 		done <- control(ctx, c.cfg, b, c.log.With("daemon", "controller"), func(ctx context.Context, ctl *controller.Controller) error {
 			running <- ctl
 			<-ctx.Done()
@@ -439,6 +440,18 @@ func (c *cluster) closeBroker() {
 	}
 }
 
+// startBus starts the broker that a controller carries with it.
+func (c *cluster) startBus() {
+	c.t.Helper()
+	b, err := bus.Start(bus.Config{}, c.log)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.bus = b
+}
+
 // openBroker starts the kind of broker that bus.url points at.
 func (c *cluster) openBroker() {
 	c.t.Helper()
@@ -452,7 +465,7 @@ func (c *cluster) openBroker() {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.broker = s
+	c.broker, c.external = s, true
 }
 
 func (c *cluster) dial() (net.Conn, error) {
