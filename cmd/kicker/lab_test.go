@@ -206,7 +206,7 @@ func trouble(v *controller.View) {
 }
 
 func (l *lab) handler(cfg web.Config) http.Handler {
-	cfg.View, cfg.Kick, cfg.Lose, cfg.Log = l.show, l.kick, l.lose, slog.New(slog.DiscardHandler)
+	cfg.View, cfg.Kick, cfg.Lose, cfg.Plan, cfg.Log = l.show, l.kick, l.lose, l.plan, slog.New(slog.DiscardHandler)
 	h := web.Handler(cfg)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Date", noon.Format(http.TimeFormat)) // ages are told by the controller's clock

@@ -85,6 +85,8 @@ func printPlan(w io.Writer, p controller.Plan) error {
 	switch stale := p.Stale(); {
 	case len(p.Roles)+len(p.Actions) == 0:
 		fmt.Fprintln(&b, "no role and no action would change")
+	case stale == 0:
+		fmt.Fprintln(&b, "no action would become stale")
 	default:
 		fmt.Fprintf(&b, "%s would become stale\n", count(stale, "action"))
 	}
