@@ -64,6 +64,46 @@ func TestStandbyWatchesAndTakesOverWhenTheLeaderIsSilent(t *testing.T) {
 	})
 }
 
+func TestStandbyThatTakesOverStartsFromWhatTheLeaderHadDecided(t *testing.T) {
+	inCluster(t, func(c *cluster) {
+		webs := c.fleet(10)
+		first := c.control
+		c.cfg.Standby = true
+		c.startController()
+		standby := c.control
+		time.Sleep(time.Minute)
+		for _, n := range webs[:6] {
+			c.kill(n)
+		}
+		c.control = first
+		c.until("held", 15*time.Second, func(v *controller.View) bool { return held(v) != nil })
+		if err := first.Lose(c.t.Context(), controller.LossOrder{Object: "role/web"}); err != nil {
+			t.Error(err)
+		}
+		c.control = standby
+		time.Sleep(time.Minute)
+		before := len(c.ran())
+		first.stop()
+		if err := <-first.done; err != nil {
+			t.Fatal(err)
+		}
+		c.until("the takeover", time.Minute, func(v *controller.View) bool { return v.Leader == "" })
+		time.Sleep(time.Minute)
+		if n := len(c.ran()) - before; n != 0 {
+			t.Errorf("%d runs after a takeover in which nothing changed, the last with %q: want none", n, c.members())
+		}
+		if v := standby.View(); held(v) != nil || !members("web", 4)(v) {
+			t.Errorf("after the takeover the guard holds %+v, want nothing: the loss was accepted", held(v))
+		}
+		c.kill(webs[6])
+		c.until("3 members", 15*time.Second, members("web", 3))
+		c.converged(time.Minute)
+		if n := len(c.ran()) - before; n != 1 {
+			t.Errorf("%d runs after one death under the new leader, want 1", n)
+		}
+	})
+}
+
 func TestOfTwoControllersThatMeetOneStandsDownAndNoNodeObeysBoth(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.cfg.Standby = true
