@@ -107,7 +107,7 @@ func newStatus(v *controller.View) Status {
 		if !role.Sync.Open && v.Sync.Open && role.Sync.Why != "" {
 			st.Problems = append(st.Problems, fmt.Sprintf("role/%s: not synced: %s", role.Name, role.Sync.Why))
 		}
-		if role.Held != nil {
+		if role.Held != nil && v.Leader == "" { // else only who leads can do something about it, and may have done it
 			st.Problems = append(st.Problems, heldText(role.Name, *role.Held))
 		}
 		if role.Unknown && v.Sync.Open { // before, it may only not have been heard of

@@ -48,7 +48,7 @@ func ask(h http.Handler, method, target, body string) *httptest.ResponseRecorder
 func TestAnswersAreAsDocumented(t *testing.T) {
 	unsynced := *cluster(t)
 	unsynced.Sync = controller.Sync{Why: "5 s of quiet, heard 2 nodes", Until: noon.Add(5 * time.Second)}
-	standby := *cluster(t)
+	standby := *holding(t)
 	standby.Leader = "c2"
 	for _, test := range []struct {
 		name   string
