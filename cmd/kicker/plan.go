@@ -121,8 +121,8 @@ func plannedChange(r controller.PlannedRole) string {
 		parts = append(parts, "new")
 	case r.Then == nil:
 		parts = append(parts, "nobody needs or bears it any more")
-	case r.Now.Selector != r.Then.Selector:
-		parts = append(parts, "selector "+r.Then.Selector)
+	default:
+		parts = append(parts, changedSettings(*r.Now, *r.Then)...)
 	}
 	if holdsMore(r) {
 		h := r.Then.Held
@@ -136,6 +136,20 @@ func plannedChange(r controller.PlannedRole) string {
 		parts = append(parts, "dependents "+orDash(firstFew(r.Then.Dependents)))
 	}
 	return cmp.Or(strings.Join(parts, "; "), "its settings")
+}
+
+func changedSettings(now, then controller.Role) []string {
+	var parts []string
+	if now.Selector != then.Selector {
+		parts = append(parts, "selector "+then.Selector)
+	}
+	if !slices.Equal(now.MemberFacts, then.MemberFacts) {
+		parts = append(parts, "member facts "+orDash(strings.Join(then.MemberFacts, ", ")))
+	}
+	if !slices.Equal(now.DependsOn, then.DependsOn) {
+		parts = append(parts, "depends on "+orDash(strings.Join(then.DependsOn, ", ")))
+	}
+	return parts
 }
 
 // holdsMore reports whether the guard of a role would hold removals that it does not hold now.

@@ -211,9 +211,12 @@ func TestNarrowedDependencyIsHeldUntilItIsAccepted(t *testing.T) {
 		c.synced()
 		c.converged(time.Minute)
 		before := len(c.ran())
-		c.reload(func(cfg *controller.Config) {
+		p := c.reload(func(cfg *controller.Config) {
 			cfg.Roles = []controller.RoleConfig{{Name: "haproxy", DependsOn: []string{"web same=rack"}}}
 		})
+		if len(p.Roles) < 2 || p.Roles[len(p.Roles)-1].Then.Held == nil || p.Stale() != 0 {
+			t.Errorf("the plan is %+v, want what the part of web would lose held", p)
+		}
 		if n := c.runsAfter(before); n != 0 {
 			t.Errorf("%d runs without half of the members, and nobody accepted that", n)
 		}
@@ -266,6 +269,58 @@ func TestFailuresAndTheirPauseSurviveAReload(t *testing.T) {
 		time.Sleep(time.Minute)
 		if n := len(c.ran()) - before; n < 4 {
 			t.Errorf("%d runs in a minute, with pauses of 10 s at most", n)
+		}
+	})
+}
+
+func TestHoldGoesOnAndEndsThroughReloads(t *testing.T) {
+	inCluster(t, func(c *cluster) {
+		for _, n := range c.fleet(10)[:6] { // which nobody reaches
+			c.kill(n)
+		}
+		c.until("held", 15*time.Second, func(v *controller.View) bool { return held(v) != nil })
+		since := held(c.control.View()).Since
+		for i := range 16 {
+			c.reload(func(cfg *controller.Config) { cfg.Settle += time.Millisecond })
+			if h := held(c.control.View()); h == nil || !h.Since.Equal(since) {
+				t.Fatalf("after reload %d the hold is %+v", i, h)
+			}
+			time.Sleep(10 * time.Second)
+		}
+		c.reload(func(cfg *controller.Config) {
+			cfg.Roles = []controller.RoleConfig{{Name: "web", MemberFacts: []string{"rack"}}}
+		})
+		for _, m := range c.control.View().Roles[1].Members {
+			if m.Facts["rack"] == nil || m.Facts["port"] != nil {
+				t.Errorf("%+v is told of, want the rack alone, also of those that are held", m)
+			}
+		}
+		c.until("believed", time.Minute, members("web", 4))
+		c.converged(time.Minute)
+	})
+}
+
+func TestRunThatFailsAcrossAReloadCountsAgainstItsRevision(t *testing.T) {
+	inCluster(t, func(c *cluster) {
+		c.cfg.Roles = []controller.RoleConfig{{Name: "haproxy", Budget: "100%"}}
+		c.startController()
+		c.web("web1")
+		var inProgress gauge
+		for i := range 3 {
+			c.lb(fmt.Sprintf("lb%d", i), func(ranAction) kick.Ending {
+				inProgress.while(func() { time.Sleep(time.Minute) })
+				return kick.Ending{Exit: 1}
+			})
+		}
+		c.synced()
+		c.until("all run", time.Minute, func(v *controller.View) bool { return len(v.Runs) == 3 })
+		time.Sleep(10 * time.Second)
+		c.reload(func(cfg *controller.Config) { cfg.SettleMin += time.Second })
+		time.Sleep(time.Minute)
+		inProgress.peak()
+		time.Sleep(time.Hour)
+		if most := inProgress.peak(); most != 1 {
+			t.Errorf("%d nodes at once try what failed on three, want 1", most)
 		}
 	})
 }
