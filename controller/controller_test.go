@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,6 +22,7 @@ type loop struct {
 	*Controller
 	heard   chan inventory.Heard
 	results chan kick.Result
+	deaf    atomic.Bool
 
 	mu      sync.Mutex
 	kicks   []kick.Kick
@@ -57,8 +59,30 @@ func inLoop(t *testing.T, cfg Config, story func(*loop)) {
 		})
 		defer daemon.Wait()
 		defer stop()
+		daemon.Go(func() { l.canaries(ctx) })
 		story(l)
 	})
+}
+
+// canaries come back as long as the listener is not deaf.
+func (l *loop) canaries(ctx context.Context) {
+	for tick := time.Tick(inventory.CanaryEvery); ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick:
+			if !l.deaf.Load() {
+				l.heard <- inventory.Heard{At: time.Now(), Canary: true}
+			}
+		}
+	}
+}
+
+// patient is the default configuration, but that nodes which say nothing are not gone for a day.
+func patient() Config {
+	cfg := DefaultConfig()
+	cfg.GoneAfter = 24 * time.Hour
+	return cfg
 }
 
 func (l *loop) send(ctx context.Context, k kick.Kick) (kick.Reply, error) {
@@ -157,7 +181,7 @@ func TestKickThatIsNotAcceptedIsTriedAgainAtABoundedRate(t *testing.T) {
 			"nobody":   {func(context.Context, kick.Kick) (kick.Reply, error) { return kick.Reply{}, nats.ErrNoResponders }, 10*60 + 1},
 		} {
 			t.Run(fmt.Sprintf("%s, ordered %t", claim, ordered), func(t *testing.T) {
-				inLoop(t, DefaultConfig(), func(l *loop) {
+				inLoop(t, patient(), func(l *loop) {
 					l.answer = c.answer
 					l.says("web1", "web", kick.Status{})
 					l.says("lb1", "lb", reload())
@@ -185,7 +209,7 @@ func replying(a kick.Answer) func(context.Context, kick.Kick) (kick.Reply, error
 }
 
 func TestDryRunChangesNothing(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, patient(), func(l *loop) {
 		l.answer = replying(kick.Disabled)
 		l.says("web1", "web", kick.Status{})
 		l.says("lb1", "lb", reload())
@@ -203,7 +227,7 @@ func TestDryRunChangesNothing(t *testing.T) {
 }
 
 func TestOrderThatCannotBeCarriedOutIsRefused(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, patient(), func(l *loop) {
 		if _, err := l.Kick(context.Background(), KickOrder{Object: "node/lb1"}); !errors.Is(err, ErrNotSynced) {
 			t.Errorf("before it is synced: %v", err)
 		}
@@ -221,7 +245,7 @@ func TestOrderThatCannotBeCarriedOutIsRefused(t *testing.T) {
 }
 
 func TestResultOfARunThatNobodyAskedForIsNotBelieved(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, patient(), func(l *loop) {
 		l.says("web1", "web", kick.Status{})
 		l.sync(t)
 		now := l.View().Roles[0].Revision
@@ -258,7 +282,7 @@ func TestRunIsOverWhenTheFirstOfMessageAndHeartbeatSaysSo(t *testing.T) {
 		"message, message":    func(l *loop, k kick.Kick) { l.ends(success(k)); l.ends(success(k)) },
 	} {
 		t.Run(claim, func(t *testing.T) {
-			inLoop(t, DefaultConfig(), func(l *loop) {
+			inLoop(t, patient(), func(l *loop) {
 				l.says("web1", "web", kick.Status{})
 				l.says("lb1", "lb", reload())
 				l.sync(t)
@@ -278,7 +302,7 @@ func TestRunIsOverWhenTheFirstOfMessageAndHeartbeatSaysSo(t *testing.T) {
 }
 
 func TestReplyThatComesAfterTheEndIsNoSecondRun(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, patient(), func(l *loop) {
 		l.answer = func(_ context.Context, k kick.Kick) (kick.Reply, error) {
 			l.results <- success(k)
 			time.Sleep(time.Second)
@@ -299,7 +323,7 @@ func TestReplyThatComesAfterTheEndIsNoSecondRun(t *testing.T) {
 func TestRunThatIsNotHeardOfByItsDeadlineIsLost(t *testing.T) {
 	for claim, vanished := range map[string]bool{"its action is still there": false, "its action is not": true} {
 		t.Run(claim, func(t *testing.T) {
-			inLoop(t, DefaultConfig(), func(l *loop) {
+			inLoop(t, patient(), func(l *loop) {
 				l.says("web1", "web", kick.Status{})
 				l.says("lb1", "lb", reload())
 				l.sync(t)
@@ -317,7 +341,7 @@ func TestRunThatIsNotHeardOfByItsDeadlineIsLost(t *testing.T) {
 }
 
 func TestKickWithoutAReplyIsTheSameKickAgain(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, patient(), func(l *loop) {
 		lost := 2
 		l.answer = func(_ context.Context, k kick.Kick) (kick.Reply, error) {
 			if lost--; lost >= 0 {
@@ -337,7 +361,7 @@ func TestKickWithoutAReplyIsTheSameKickAgain(t *testing.T) {
 }
 
 func TestBlindControllerKicksNobodyUntilItHasListenedAnew(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, patient(), func(l *loop) {
 		l.says("web1", "web", kick.Status{})
 		l.sync(t)
 		rolls := l.rolls
@@ -359,7 +383,7 @@ func TestBlindControllerKicksNobodyUntilItHasListenedAnew(t *testing.T) {
 }
 
 func TestHigherEpochIsOutdone(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, patient(), func(l *loop) {
 		l.says("web1", "web", kick.Status{})
 		l.sync(t)
 		other := l.View().Identity.Epoch + 1000
@@ -381,7 +405,7 @@ func TestHigherEpochIsOutdone(t *testing.T) {
 }
 
 func TestLateGoodbyeIsAnsweredAndRememberedByNobody(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, patient(), func(l *loop) {
 		conn := inventory.Conn{Server: "s", Client: 9}
 		l.heard <- inventory.Heard{At: time.Now(), Closed: &inventory.Closed{Conn: conn}}
 		l.heard <- inventory.Heard{At: time.Now(), Reply: "inbox", Beat: &inventory.Beat{
@@ -396,7 +420,7 @@ func TestLateGoodbyeIsAnsweredAndRememberedByNobody(t *testing.T) {
 
 // unbudgeted is a configuration in which only in_flight bounds the runs of lb.
 func unbudgeted() Config {
-	cfg := DefaultConfig()
+	cfg := patient()
 	cfg.Roles = []RoleConfig{{Name: "lb", Budget: "100%"}}
 	return cfg
 }
@@ -448,7 +472,7 @@ func TestControllerStopsWhateverIsOnItsWay(t *testing.T) {
 }
 
 func TestNodeThatComesAndGoesDoesNotEscapeItsBackoff(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, patient(), func(l *loop) {
 		l.answer = replying(kick.Disabled)
 		l.says("web1", "web", kick.Status{})
 		l.sync(t)
@@ -497,7 +521,7 @@ func TestEndlessChurnLeavesNothing(t *testing.T) {
 }
 
 func TestOneNodeCannotFillTheMemory(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, patient(), func(l *loop) {
 		l.says("web1", "web", kick.Status{})
 		l.sync(t)
 		for i := range 1000 {

@@ -30,7 +30,6 @@ const (
 type guard struct {
 	sizes    []sample    // of the role, when it changed; of the last hour, and the one before
 	departed []time.Time // without a goodbye, and published; of the last hour
-	goodbyes []time.Time
 
 	missing map[string]loss // departures that are not published: pending until the next judgement, or held
 	hold    *hold           // nil: nothing is held
@@ -53,7 +52,6 @@ type loss struct {
 type hold struct {
 	since   time.Time
 	base    int // members that there were, less goodbyes
-	empties bool
 	why     string
 	opinion string    // what the dependents that were asked say
 	ask     time.Time // when they are asked next
@@ -80,12 +78,6 @@ func (g *guard) back(name string) bool {
 	return was
 }
 
-// goodbye takes in that a member, or one that was missing, said goodbye.
-func (g *guard) goodbye(name string, now time.Time) {
-	delete(g.missing, name)
-	g.goodbyes = append(g.goodbyes, now)
-}
-
 // judgement is what a guard makes of the moment.
 type judgement struct {
 	began    *hold  // a hold that begins now
@@ -99,11 +91,14 @@ func (g *guard) judge(now time.Time, sound, suspects int, rest func() []inventor
 	g.trim(now)
 	var j judgement
 	if g.hold != nil {
-		if len(g.missing) == 0 {
+		switch {
+		case len(g.missing) == 0:
 			j.ended = "all that were missing are back, or said goodbye"
-		} else if sound > 0 && !fewer(sound, g.hold.base, g.share(now)) {
+		case sound > 0 && !g.tooFew(now, sound, g.hold.base):
 			j.ended = fmt.Sprintf("%d sound members are there again, of %d", sound, g.hold.base)
-		} else {
+		case g.tooMany(now, sound, suspects) == nil:
+			j.ended = fmt.Sprintf("no more than %d are missing still", len(g.missing))
+		default:
 			return j
 		}
 		g.hold = nil
@@ -157,7 +152,7 @@ func (g *guard) release(now time.Time) {
 func (g *guard) accept(now time.Time, size int) {
 	g.release(now)
 	g.hold = nil
-	g.departed, g.goodbyes = nil, nil // what comes next is counted from here
+	g.departed = nil // what comes next is counted from here
 	g.sizes = []sample{{now, size}}
 }
 
@@ -165,32 +160,29 @@ func (g *guard) accept(now time.Time, size int) {
 func (g *guard) tooMany(now time.Time, sound, suspects int) *hold {
 	if sound == 0 {
 		return &hold{
-			since: now, base: max(g.base(now, guardWindow), len(g.missing)), empties: true,
+			since: now, base: max(g.base(now, guardWindow, suspects), len(g.missing)),
 			why: "it would be empty, and nobody said goodbye",
 		}
 	}
 	for _, window := range []time.Duration{guardWindow, guardSlowBurn} {
-		base := g.base(now, window)
+		base := g.base(now, window, sound+suspects)
 		gone := len(g.missing) + countSince(g.departed, now.Add(-window))
-		if gone+suspects >= guardLeast && fewer(sound, base, g.share(now)) {
+		if gone+suspects >= guardLeast && g.tooFew(now, sound, base) {
 			return &hold{since: now, base: base, why: fmt.Sprintf("%d of %d are gone or suspect within %s", gone+suspects, base, window)}
 		}
 	}
 	return nil
 }
 
-// share is the percentage of members that must be left.
-func (g *guard) share(now time.Time) int {
-	if now.Before(g.expect.until) {
-		return g.expect.share
-	}
-	return guardShare
+// tooFew reports whether less is left than can be believed, and than an operator expects.
+func (g *guard) tooFew(now time.Time, left, base int) bool {
+	expected := now.Before(g.expect.until) && left*100 >= base*g.expect.share
+	return !expected && left*100 <= base*guardShare
 }
 
-func fewer(left, base, share int) bool { return left*100 <= base*share }
-
-// base is the members that there were when a window began, less those that said goodbye since.
-func (g *guard) base(now time.Time, window time.Duration) int {
+// base is the members that there were when a window began, less those that said goodbye since and that nobody replaced: never more than
+// there would be without departures.
+func (g *guard) base(now time.Time, window time.Duration, left int) int {
 	began := now.Add(-window)
 	size := 0
 	for i, s := range g.sizes {
@@ -199,12 +191,18 @@ func (g *guard) base(now time.Time, window time.Duration) int {
 		}
 		size = s.size
 	}
-	return size - countSince(g.goodbyes, began)
+	return min(size, left+len(g.missing)+countSince(g.departed, began))
 }
 
-// note keeps the size that a role has had from now on.
+// note keeps the size that a role has had from now on; of those within a second the last.
 func (g *guard) note(now time.Time, size int) {
-	if n := len(g.sizes); n == 0 || g.sizes[n-1].size != size {
+	g.trim(now)
+	n := len(g.sizes)
+	switch {
+	case n > 0 && g.sizes[n-1].size == size:
+	case n > 1 && now.Sub(g.sizes[n-1].at) < guardPause:
+		g.sizes[n-1].size = size
+	default:
 		g.sizes = append(g.sizes, sample{now, size})
 	}
 }
@@ -214,7 +212,6 @@ func (g *guard) trim(now time.Time) {
 	began := now.Add(-guardSlowBurn)
 	old := func(t time.Time) bool { return t.Before(began) }
 	g.departed = slices.DeleteFunc(g.departed, old)
-	g.goodbyes = slices.DeleteFunc(g.goodbyes, old)
 	for len(g.sizes) > 1 && !g.sizes[1].at.After(began) {
 		g.sizes = g.sizes[1:]
 	}

@@ -14,6 +14,7 @@ func (c *Controller) hear(h inventory.Heard) {
 	if h.Blind != "" {
 		c.event(Event{Time: h.At, Kind: EventBlind, Text: h.Blind + ": nobody who was silent meanwhile counts as gone"})
 		c.blind(h.At)
+		c.rival.heard, c.beacon = h.At, time.Time{} // it may lead still, and another one may lead since
 	}
 	switch {
 	case h.Beacon != nil:
@@ -67,7 +68,7 @@ func (c *Controller) take(change inventory.Change, now time.Time) {
 	c.ended(after.Name, status, now)
 	c.status[after.Name] = status
 	c.setActions(after, status, now)
-	c.noteHeld(after.Name)
+	c.noteHeld(after.Name, now)
 	if status.Controller != c.identity.ID {
 		c.seen = max(c.seen, status.Epoch)
 		c.raise()

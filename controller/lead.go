@@ -57,18 +57,18 @@ func (c *Controller) succeed(canary time.Time) {
 	c.seen = max(c.seen, c.rival.epoch)
 	c.rival = rival{}
 	c.raise()
-	c.inherit()
+	c.inherit(canary)
 	c.changed = true
 }
 
 // inherit begins with what dependents have applied, as after a restart: this controller's own guards did not hear what an operator, or
 // second opinions, told the one that led.
-func (c *Controller) inherit() {
+func (c *Controller) inherit(now time.Time) {
 	for _, r := range c.roles.byName {
 		r.gate, r.guard = roleGate{}, guard{}
 	}
 	for node := range c.byNode {
-		c.noteHeld(node)
+		c.noteHeld(node, now)
 	}
 }
 

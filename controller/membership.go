@@ -16,8 +16,9 @@ import (
 
 // Bounds of what nodes can make the controller remember.
 const (
-	maxRoles = 10_000 // more can only be garbage
-	maxPast  = 64     // memberships of a role, to say what changed since one of them
+	maxRoles   = 10_000 // more can only be garbage
+	maxOrphans = 1000   // roles that only what is missing from them keeps
+	maxPast    = 64     // memberships of a role, to say what changed since one of them
 )
 
 // roles is every role that is borne, needed or configured, with its membership. It belongs to the loop.
@@ -224,7 +225,8 @@ func CheckRole(name string) error {
 	return nil
 }
 
-// drop forgets the roles that nobody bears, needs or configured.
+// drop forgets the roles that nobody bears, needs or configured. Whoever needed one may be cut off with its members: what is held, or
+// missing, is kept, but for the oldest of very many.
 func (rs *roles) drop(actions []*action) {
 	needed := map[*role]bool{}
 	for _, a := range actions {
@@ -232,9 +234,20 @@ func (rs *roles) drop(actions []*action) {
 			needed[need.role] = true
 		}
 	}
+	var orphans []*role
 	for name, r := range rs.byName {
-		if !needed[r] && !r.configured && len(r.nodes) == 0 {
+		switch {
+		case needed[r] || r.configured || len(r.nodes) > 0:
+		case len(r.guard.missing) > 0:
+			orphans = append(orphans, r)
+		default:
 			delete(rs.byName, name)
+		}
+	}
+	if len(orphans) > maxOrphans {
+		slices.SortFunc(orphans, func(a, b *role) int { return b.from.Compare(a.from) })
+		for _, r := range orphans[maxOrphans:] {
+			delete(rs.byName, r.Name)
 		}
 	}
 	rs.custom = slices.DeleteFunc(rs.custom, func(r *role) bool { return rs.byName[r.Name] != r })
@@ -278,6 +291,13 @@ func (rs *roles) move(before, after *inventory.Node, from time.Time) error {
 			named[r] = struct{}{}
 		}
 	}
+	if after != nil && after.Life == inventory.Left {
+		for _, r := range rs.byName { // that miss it, whatever its facts say by now
+			if _, missing := r.guard.missing[node.Name]; missing {
+				r.move(before, after, from)
+			}
+		}
+	}
 	rs.noteBorne(node.Name, named)
 	return refused
 }
@@ -299,7 +319,7 @@ func (rs *roles) noteBorne(node string, touched map[*role]struct{}) {
 }
 
 func (r *role) move(before, after *inventory.Node, from time.Time) {
-	n, left := after, false
+	n, left := after, after != nil && after.Life == inventory.Left
 	if n == nil {
 		n = before
 	}
@@ -310,7 +330,6 @@ func (r *role) move(before, after *inventory.Node, from time.Time) {
 	} else {
 		r.nodes[name] = struct{}{}
 		r.known = true
-		left = after.Life == inventory.Left
 	}
 	if n.Serving() && n.Life == inventory.Suspect {
 		r.suspects[name] = struct{}{}
@@ -331,14 +350,23 @@ func (r *role) move(before, after *inventory.Node, from time.Time) {
 			return
 		}
 		delete(r.members, name)
-		r.guard.goodbye(name, from)
+		delete(r.guard.missing, name)
 	case is:
 		delete(r.members, name)
+		if !r.told(name) {
+			break // and so nothing is lost
+		}
 		r.guard.lost(name, loss{member: was, facts: before.Facts, at: from})
 	default:
 		return
 	}
 	r.note(from)
+}
+
+// told reports whether a node is in the membership that was published last.
+func (r *role) told(node string) bool {
+	_, told := slices.BinarySearchFunc(r.now.Members, node, func(m kick.Member, node string) int { return strings.Compare(m.Node, node) })
+	return told
 }
 
 // note is that something changed at from, and is to be published.
@@ -401,7 +429,7 @@ func (r *role) judge(now time.Time, facts func(node string) inventory.Facts) jud
 	if len(r.guard.missing) == 0 && r.guard.hold == nil {
 		return judgement{}
 	}
-	return r.guard.judge(now, len(r.members)-len(r.suspects), len(r.suspects), func() []inventory.Facts {
+	return r.guard.judge(now, r.sound(), len(r.suspects), func() []inventory.Facts {
 		rest := make([]inventory.Facts, 0, len(r.members))
 		for name := range r.members {
 			rest = append(rest, facts(name))
@@ -409,6 +437,9 @@ func (r *role) judge(now time.Time, facts func(node string) inventory.Facts) jud
 		return rest
 	})
 }
+
+// sound is how many members are certainly there.
+func (r *role) sound() int { return len(r.members) - len(r.suspects) }
 
 func byNode(a, b kick.Member) int { return strings.Compare(a.Node, b.Node) }
 

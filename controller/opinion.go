@@ -16,6 +16,7 @@ import (
 // that died.
 type opinions struct {
 	hold    *hold
+	asked   []string // the lost ones, sorted
 	waiting int
 	silent  int      // that gave no answer
 	against []string // "lb1 reaches 10.0.0.3:8080"
@@ -30,7 +31,7 @@ func (c *Controller) seekOpinions(ctx context.Context, now time.Time) {
 	for _, name := range sortedKeys(c.roles.byName) {
 		r := c.roles.byName[name]
 		h := r.guard.hold
-		if h == nil || now.Before(h.ask) {
+		if h == nil || !r.gate.open || now.Before(h.ask) {
 			continue
 		}
 		h.ask = now.Add(opinionEvery)
@@ -43,7 +44,7 @@ func (c *Controller) seekOpinions(ctx context.Context, now time.Time) {
 			h.opinion = "there is no dependent to be asked: an operator has to say what is true"
 			continue
 		}
-		round := &opinions{hold: h, waiting: len(nodes)}
+		round := &opinions{hold: h, asked: sortedKeys(r.guard.missing), waiting: len(nodes)}
 		for _, node := range nodes {
 			c.send(ctx, func(ctx context.Context) func(time.Time) {
 				reached, err := c.bus.Reach(ctx, node, targets)
@@ -75,6 +76,9 @@ func (c *Controller) witnesses(r *role) []string {
 	var nodes []string
 	for _, a := range c.sorted() {
 		depends := slices.ContainsFunc(a.needs, func(n need) bool { return n.role == r })
+		if _, lost := r.guard.missing[a.node]; lost {
+			continue // alive, but not what it was
+		}
 		if depends && len(nodes) < witnesses && !slices.Contains(nodes, a.node) && c.inv.Snapshot().Node(a.node).Life == inventory.Alive {
 			nodes = append(nodes, a.node)
 		}
@@ -82,7 +86,7 @@ func (c *Controller) witnesses(r *role) []string {
 	return nodes
 }
 
-// opinion takes in one answer; the last one of a round decides.
+// opinion takes in one answer; the last one of a round decides, but never that nothing is left.
 func (c *Controller) opinion(role string, round *opinions, node string, reached []string, err error, now time.Time) {
 	round.waiting--
 	switch {
@@ -99,7 +103,10 @@ func (c *Controller) opinion(role string, round *opinions, node string, reached 
 	}
 	c.changed = true
 	was := round.hold.opinion
-	if round.hold.opinion = round.verdict(); round.confirmed() && !round.hold.empties {
+	more := slices.ContainsFunc(sortedKeys(r.guard.missing), func(lost string) bool { return !slices.Contains(round.asked, lost) })
+	if round.hold.opinion = round.verdict(r.sound()); round.confirmed() && more {
+		round.hold.ask = now // about those as well
+	} else if round.confirmed() && r.sound() > 0 {
 		c.event(Event{Time: now, Kind: EventHoldOver, Role: r.Name, Text: c.shadowed(fmt.Sprintf("role %s: the loss of %d is believed: %s", r.Name, len(r.guard.missing), round.hold.opinion))})
 		r.guard.hold = nil
 		r.guard.release(now)
@@ -112,14 +119,14 @@ func (c *Controller) opinion(role string, round *opinions, node string, reached 
 // confirmed reports whether somebody was heard, and everybody who was can't reach the lost ones.
 func (o *opinions) confirmed() bool { return len(o.agreed) > 0 && len(o.against) == 0 }
 
-func (o *opinions) verdict() string {
+func (o *opinions) verdict(sound int) string {
 	switch {
 	case len(o.against) > 0:
 		slices.Sort(o.against)
 		return strings.Join(o.against, "; ") + ": it is our link that died"
 	case len(o.agreed) == 0:
 		return fmt.Sprintf("none of the %d dependents that were asked answered", o.silent)
-	case o.hold.empties:
+	case sound == 0:
 		slices.Sort(o.agreed)
 		return fmt.Sprintf("%s can't reach them either, but nothing would be left: an operator has to say that this is true", abridged(o.agreed))
 	}

@@ -85,7 +85,10 @@ func (c *Controller) under(cfg Config, now time.Time) (*Controller, error) {
 		next.byNode[a.node] = append(next.byNode[a.node], &heir)
 	}
 	for node := range next.byNode {
-		next.noteHeld(node)
+		next.noteHeld(node, now)
+	}
+	if reflect.DeepEqual(cfg.Roles, c.cfg.Roles) { // else whoever needed them finds them as they are then
+		roles.keepOrphans(c.roles)
 	}
 	for _, r := range roles.byName {
 		r.reselect(nodes, now)
@@ -130,13 +133,26 @@ func (rs *roles) succeededBy(configured []RoleConfig, shadow bool, now time.Time
 	return next, nil
 }
 
+// keepOrphans takes over the roles that only what is missing from them keeps.
+func (rs *roles) keepOrphans(from *roles) {
+	for name, heir := range rs.heirs {
+		if rs.byName[name] != nil || len(heir.guard.missing) == 0 {
+			continue
+		}
+		rs.byName[name] = heir
+		if slices.Contains(from.custom, from.byName[name]) {
+			rs.custom = append(rs.custom, heir)
+		}
+	}
+}
+
 // heir is a role like this one that shares nothing with it that changes.
 func (r *role) heir() *role {
 	heir := *r
 	heir.nodes, heir.members, heir.suspects = maps.Clone(r.nodes), maps.Clone(r.members), maps.Clone(r.suspects)
 	heir.failed, heir.past, heir.diffs = maps.Clone(r.failed), maps.Clone(r.past), maps.Clone(r.diffs)
 	g := &heir.guard
-	g.sizes, g.departed, g.goodbyes = slices.Clone(g.sizes), slices.Clone(g.departed), slices.Clone(g.goodbyes)
+	g.sizes, g.departed = slices.Clone(g.sizes), slices.Clone(g.departed)
 	g.missing = maps.Clone(g.missing)
 	return &heir
 }

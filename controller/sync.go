@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,10 +15,11 @@ import (
 // What the sync gate waits for before a controller that has just started, or was blind, acts on what it heard.
 const (
 	rollcallSplay = 500 * time.Millisecond
-	reconnectTime = 2200 * time.Millisecond // by then every agent has reconnected to a bus that was restarted
-	quiet         = time.Second             // without a node that was not heard before
-	quietAtMost   = 30 * time.Second        // a cluster where nodes join all the time is never quiet
-	factsAtMost   = 10 * time.Second        // for facts that were asked for and don't come
+	reconnectTime = 2200 * time.Millisecond                        // by then every agent has reconnected to a bus that was restarted
+	quiet         = time.Second                                    // without a node that was not heard before
+	quietAtMost   = 30 * time.Second                               // a cluster where nodes join all the time is never quiet
+	canaryOverdue = inventory.BlindAfter + 2*inventory.CanaryEvery // the listener says so only when one has come back
+	factsAtMost   = 10 * time.Second                               // for facts that were asked for and don't come
 )
 
 // roleGate keeps a role from being acted on until what its dependents are configured with is accounted for: each member that they know
@@ -26,8 +28,10 @@ type roleGate struct {
 	open   bool
 	why    string
 	until  time.Time
-	newest holder        // whoever has the newest revision that was heard of
+	newest holder        // whoever has the newest revision that was heard of, and is to be asked next
+	others []holder      // that have it too; a few
 	known  []kick.Member // of that revision
+	basis  kick.Revision // open: the newest one that was accounted for
 	asked  time.Time     // for them
 	since  time.Time     // closed since
 }
@@ -41,12 +45,25 @@ type holder struct {
 // heard takes in that an action holds a revision. The newest one counts: the older ones led to it, and an action that has failed for
 // weeks must not raise the dead.
 func (g *roleGate) heard(h holder) {
-	if g.newest.revision.Hash == "" || g.newest.revision.Before(h.revision) {
-		if g.newest.revision.Hash != h.revision.Hash {
-			g.known = nil
+	const most = 4
+	same := g.newest.revision.Hash == h.revision.Hash
+	knows := func(o holder) bool { return o.node == h.node && o.action == h.action && o.as == h.as }
+	switch {
+	case same && !knows(g.newest) && len(g.others) < most && !slices.ContainsFunc(g.others, knows):
+		g.others = append(g.others, h)
+	case g.newest.revision.Hash == "" || g.newest.revision.Before(h.revision):
+		if !same {
+			g.known, g.others = nil, nil
 			g.asked = time.Time{}
 		}
 		g.newest = h
+	}
+}
+
+// next turns to another holder: the one that was asked did not know, or is gone.
+func (g *roleGate) next() {
+	if len(g.others) > 0 {
+		g.newest, g.others = g.others[0], append(slices.Clone(g.others[1:]), g.newest)
 	}
 }
 
@@ -120,20 +137,27 @@ func (g *syncGate) heard(c inventory.Change, now time.Time) {
 	}
 }
 
-// noteHeld takes in which revisions a node's actions hold. A revision that is newer than anything this controller has said was made by
-// another one: the roles concerned are closed again until it is accounted for.
-func (c *Controller) noteHeld(node string) {
+// noteHeld takes in which revisions a node's actions hold. One that is newer than anything this controller has said was made by another
+// one, and one that is newer than those which a role was accounted for with may come from a slow reporter: then the role is closed
+// again until it is accounted for.
+func (c *Controller) noteHeld(node string, now time.Time) {
 	for _, a := range c.byNode[node] {
 		for _, need := range a.needs {
 			held, ok := a.status.Applied[need.as]
 			g := &need.role.gate
-			if !ok || g.open && (held.Epoch <= c.identity.Epoch || need.role.knows(held.Hash)) {
+			slow := held.Epoch < c.identity.Started.UnixMilli() && now.Before(c.heardBy(need.role, c.gate.since))
+			if newer := held.Epoch > c.identity.Epoch || slow && g.basis.Before(held); !ok || g.open && (!newer || need.role.knows(held.Hash)) {
 				continue
 			}
 			g.open = false
 			g.heard(holder{held, node, a.name, need.as})
 		}
 	}
+}
+
+// heardBy is when whoever was there at a time has been heard, or is gone, as far as a role is concerned.
+func (c *Controller) heardBy(r *role, since time.Time) time.Time {
+	return since.Add(reconnectTime + cmp.Or(r.GoneAfter, c.cfg.GoneAfter))
 }
 
 // knows reports whether a membership with that hash is remembered.
@@ -152,6 +176,9 @@ func (c *Controller) openRoles(now time.Time) (ask []*role) {
 			continue
 		}
 		if g.known == nil && g.newest.revision.Hash != "" && now.Sub(g.asked) >= askAgain {
+			if !g.asked.IsZero() {
+				g.next()
+			}
 			g.asked = now
 			ask = append(ask, r)
 		}
@@ -162,7 +189,7 @@ func (c *Controller) openRoles(now time.Time) (ask []*role) {
 		if last.Before(g.since) {
 			last = g.since
 		}
-		g.judge(now, last.Add(reconnectTime+cmp.Or(r.GoneAfter, c.cfg.GoneAfter)), func(node string) bool {
+		g.judge(now, c.heardBy(r, last), func(node string) bool {
 			n := nodes.Node(node)
 			return n != nil && n.Facts != nil
 		})
@@ -175,9 +202,11 @@ func (c *Controller) openRoles(now time.Time) (ask []*role) {
 
 // account takes as lost those members that dependents know of and that are none any more, for whatever reason but a goodbye.
 func (c *Controller) account(r *role, nodes *inventory.Snapshot, now time.Time) {
-	size := len(r.members)
 	for _, m := range r.gate.known {
 		if _, still := r.members[m.Node]; still {
+			continue
+		}
+		if _, missing := r.guard.missing[m.Node]; missing {
 			continue
 		}
 		n := nodes.Node(m.Node)
@@ -189,13 +218,12 @@ func (c *Controller) account(r *role, nodes *inventory.Snapshot, now time.Time) 
 			l.facts = n.Facts
 		}
 		r.guard.lost(m.Node, l)
-		size++
 	}
 	if r.gate.known != nil {
 		r.remember(r.gate.newest.revision.Hash, r.gate.known)
 	}
-	r.guard.note(now, size)
-	r.gate = roleGate{open: true}
+	r.guard.note(now, len(r.members)+len(r.guard.missing))
+	r.gate = roleGate{open: true, basis: r.gate.newest.revision}
 	r.note(now)
 }
 
