@@ -25,7 +25,7 @@ const (
 
 	reachTimeout = 1500 * time.Millisecond // for another node to take a connection
 	lastFlush    = 2 * time.Second         // for the last beat to reach the broker
-	maxEpoch     = 1 << 43                 // Unix milliseconds, in the year 2248: a higher one is garbage, and would silence every controller
+	maxEpoch     = 7_258_118_400_000       // the year 2200 in Unix milliseconds: a higher one is garbage, and would silence every controller
 )
 
 // Announcer says on the bus that a node is alive and what it is. Its methods may be called from any goroutine, before, during and
