@@ -49,10 +49,13 @@ type Controller struct {
 
 	identity Identity
 	pace     time.Duration // between two beats of a node
+	epochs   []int64       // that this controller has spoken with
 	seen     int64         // the highest epoch that a node has seen of another controller
 	rival    rival         // another controller that leads; none: this one does
 	kicks    int64         // how many kicks were made, for their ids
 	gate     syncGate
+	canary   time.Time // when the listener's own beat came back last
+	cutOff   bool      // it is overdue
 	sync     Sync
 	rolls    []time.Time // when the roll is still to be called
 	beacon   time.Time   // when the next is due
@@ -112,6 +115,7 @@ func New(cfg Config, id string, inv *inventory.Inventory, bus Bus, log *slog.Log
 	now := time.Now()
 	c.loaded.At = now
 	c.identity = Identity{Cluster: cfg.Cluster, ID: id, Epoch: now.UnixMilli(), Started: now}
+	c.epochs = []int64{c.identity.Epoch}
 	inv.GoneAfter = c.goneAfter
 	c.journal.add(Event{Time: now, Kind: EventStarted, Text: fmt.Sprintf("controller %s of cluster %s started", id, cfg.Cluster)}, log)
 	c.blind(now)
@@ -212,7 +216,7 @@ func (c *Controller) Run(ctx context.Context, heard <-chan inventory.Heard, resu
 			asked.do(ctx, now)
 			close(asked.done)
 		}
-		timer.Reset(max(0, time.Until(c.due)))
+		timer.Reset(max(0, time.Until(c.wake())))
 	}
 }
 
@@ -233,6 +237,7 @@ func (c *Controller) turn(ctx context.Context, now time.Time) {
 		c.bus.Ask(node, inventory.DoBeat)
 	}
 	c.expire(now)
+	c.listenForCanary(now)
 	if !c.changed && now.Before(c.due) {
 		return
 	}
@@ -300,13 +305,35 @@ func (c *Controller) nextDue(verdicts []Verdict, now time.Time) time.Time {
 // blind begins listening anew: nothing that was not heard from here on counts.
 func (c *Controller) blind(now time.Time) {
 	c.gate = syncGate{since: now}
+	c.canary, c.cutOff = now, false
 	c.rolls = []time.Time{now, now.Add(reconnectTime)}
 	c.sync = c.gate.judge(now, c.pace, 0, 0)
 	c.changed = true
 }
 
-func (c *Controller) synchronise(now time.Time) {
+// wake is when the loop has to turn again though nothing is heard.
+func (c *Controller) wake() time.Time {
+	if overdue := c.canary.Add(canaryOverdue); !c.cutOff && overdue.Before(c.due) {
+		return overdue
+	}
+	return c.due
+}
+
+// listenForCanary closes the sync gate when nothing comes back from the bus: only when something does is it known for how long the
+// controller was blind, and until then it must not act on what it knew.
+func (c *Controller) listenForCanary(now time.Time) {
+	if c.cutOff || now.Before(c.canary.Add(canaryOverdue)) {
+		return
+	}
 	if c.sync.Open {
+		c.event(Event{Time: now, Kind: EventBlind, Text: "nothing comes back from the bus: nobody is removed or kicked until it does"})
+	}
+	c.cutOff, c.changed = true, true
+	c.sync = Sync{Why: "nothing comes back from the bus"}
+}
+
+func (c *Controller) synchronise(now time.Time) {
+	if c.sync.Open || c.cutOff {
 		return
 	}
 	nodes, withoutFacts := 0, 0
@@ -366,6 +393,7 @@ func (c *Controller) raise() {
 		return
 	}
 	c.identity.Epoch = c.seen + 1
+	c.epochs = append(c.epochs, c.identity.Epoch)
 	for _, r := range c.roles.byName {
 		if r.now.Revision.Hash != "" {
 			r.now.Revision.Epoch = c.identity.Epoch

@@ -22,6 +22,10 @@ func (c *Controller) hear(h inventory.Heard) {
 	case h.Rival != "":
 		c.hearRival(h.Rival, h.At)
 	case h.Canary:
+		if c.cutOff { // the loop was late, not the bus
+			c.blind(h.At)
+		}
+		c.canary = h.At
 		c.succeed(h.At)
 	}
 	changes, err := c.inv.Take(h)

@@ -145,7 +145,7 @@ func (c *Controller) noteHeld(node string, now time.Time) {
 		for _, need := range a.needs {
 			held, ok := a.status.Applied[need.as]
 			g := &need.role.gate
-			slow := held.Epoch < c.identity.Started.UnixMilli() && now.Before(c.heardBy(need.role, c.gate.since))
+			slow := !slices.Contains(c.epochs, held.Epoch) && now.Before(c.heardBy(need.role, c.gate.since))
 			if newer := held.Epoch > c.identity.Epoch || slow && g.basis.Before(held); !ok || g.open && (!newer || need.role.knows(held.Hash)) {
 				continue
 			}

@@ -50,7 +50,7 @@ type Closed struct {
 // node's last one renews its lease in inv and goes no further. id, unique to this listener, names its canary.
 func Listen(ctx context.Context, nc *nats.Conn, cluster, id string, inv *Inventory, out chan<- Heard) error {
 	l := &listener{
-		leases: inv.leases, out: out, heard: time.Now(), asleep: suspended(),
+		nc: nc, leases: inv.leases, out: out, heard: time.Now(), asleep: suspended(),
 		beats: heartbeatSubject(cluster, ""), facts: factsSubject(cluster, ""), beacon: beaconSubject(cluster), canary: canaryPrefix + id,
 	}
 	nc.SetErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
@@ -91,6 +91,8 @@ type listener struct {
 	leases                       *leases
 	out                          chan<- Heard
 	beats, facts, beacon, canary string
+	nc                           *nats.Conn
+	conn                         Conn        // over which the last canary came back
 	heard                        time.Time   // the last canary
 	dropped                      atomic.Bool // messages, by the client: they came faster than they were taken
 }
@@ -136,7 +138,13 @@ func (l *listener) ownBeat(name string, now time.Time) (Heard, bool) {
 	asleep := suspended()
 	slept := asleep - l.asleep
 	l.asleep = asleep
+	before := l.conn
+	if conn, connected := connection(l.nc); connected {
+		l.conn = conn
+	}
 	switch {
+	case before != (Conn{}) && before != l.conn:
+		return Heard{At: now, Blind: "the connection to the bus was lost and made anew"}, true
 	case slept > maxSlept:
 		return Heard{At: now, Blind: fmt.Sprintf("the machine was suspended for %.1f s", slept.Seconds())}, true
 	case l.dropped.Swap(false):

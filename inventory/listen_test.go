@@ -248,7 +248,7 @@ func TestSuspendedMachineWasBlind(t *testing.T) {
 		{5 * time.Second, "the machine was suspended for 5.0 s"},
 	} {
 		now := time.Now()
-		l := &listener{canary: canaryPrefix + "me", heard: now, asleep: suspended() - c.slept}
+		l := &listener{nc: new(nats.Conn), canary: canaryPrefix + "me", heard: now, asleep: suspended() - c.slept}
 		h, ok := l.ownBeat(canaryPrefix+"me", now.Add(CanaryEvery))
 		if !ok || h.Blind != c.want || h.Canary != (c.want == "") {
 			t.Errorf("after %s of suspension it heard %+v, want blind: %q", c.slept, h, c.want)

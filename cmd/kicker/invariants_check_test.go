@@ -38,6 +38,7 @@ type publication struct {
 	revision       kick.Revision
 	was, is        []string  // nodes
 	heldSince      time.Time // removals were held just before
+	witnessed      bool      // the controller published the one before, or heard somebody who has applied it
 	removed, added []string
 }
 
@@ -47,6 +48,7 @@ func (w *world) seen() seen {
 		members []string
 		held    *controller.Held
 		rev     kick.Revision
+		by      string
 	}
 	lasts := map[string]*last{}
 	by := ""
@@ -68,6 +70,11 @@ func (w *world) seen() seen {
 			}
 			if l.rev.Hash != r.Revision.Hash {
 				p := publication{at: v.At, by: by, role: r.Name, revision: r.Revision, was: l.members}
+				p.witnessed = l.by == by || slices.ContainsFunc(v.Verdicts, func(v controller.Verdict) bool {
+					return slices.ContainsFunc(v.Needs, func(n controller.Need) bool {
+						return n.Role == r.Name && n.Applied != nil && n.Applied.Hash == l.rev.Hash
+					})
+				})
 				for _, m := range r.Members {
 					p.is = append(p.is, m.Node)
 				}
@@ -76,7 +83,7 @@ func (w *world) seen() seen {
 				}
 				p.removed, p.added = less(p.was, p.is), less(p.is, p.was)
 				s.publications = append(s.publications, p)
-				l.members, l.rev = p.is, r.Revision
+				l.members, l.rev, l.by = p.is, r.Revision, by
 			}
 			l.held = r.Held
 		}
@@ -153,7 +160,7 @@ func massLossIsHeld(s seen) (wrong []string) {
 	const window = time.Minute
 	for i, p := range s.publications {
 		lost := s.silently(p)
-		if len(lost) == 0 {
+		if len(lost) == 0 || !p.witnessed {
 			continue
 		}
 		if len(p.is) == 0 {
@@ -162,27 +169,22 @@ func massLossIsHeld(s seen) (wrong []string) {
 		if !p.heldSince.IsZero() && p.at.Sub(p.heldSince) >= 3*time.Minute {
 			continue
 		}
-		base, gone, goodbyes := -1, 0, 0
-		if !p.heldSince.IsZero() {
-			base = len(p.was) // others took their place
+		if !p.heldSince.IsZero() && len(p.is)*100 > 70*len(p.was) {
+			continue // others took their place
 		}
+		base, gone, goodbyes := -1, 0, 0
 		for _, q := range slices.Backward(s.publications[:i+1]) {
 			if q.role != p.role {
 				continue
 			}
-			if q.by != p.by || p.at.Sub(q.at) >= window {
-				if base < 0 {
-					base = len(q.is)
-				}
+			if !q.witnessed || q.by != p.by || p.at.Sub(q.at) >= window {
+				base = len(q.is)
 				break
 			}
 			gone += len(s.silently(q))
 			goodbyes += len(q.removed) - len(s.silently(q))
-			if q.by == p.by && base < 0 && len(q.was) > 0 && p.at.Sub(q.at) < window {
-				continue
-			}
 		}
-		if base < 0 || !p.heldSince.IsZero() {
+		if base < 0 {
 			continue // it was not there a minute ago
 		}
 		if base -= goodbyes; gone >= 3 && len(p.is)*100 <= 70*base {
@@ -321,7 +323,7 @@ func rateIsBounded(s seen) (wrong []string) {
 			continue
 		}
 		least := s.cfg.SettleMin
-		if s.cfg.Settle == 0 && before.ending.Exit == 0 {
+		if s.cfg.Settle == 0 {
 			least = 0
 		}
 		if gap := this.at.Sub(that.at); gap < least {
@@ -379,7 +381,7 @@ func verdictsAreDone(s seen) (wrong []string) {
 		}
 	}
 	for o := range kicked {
-		if moments[o.at] && !shown[o] && !s.manyViews(o.at) {
+		if moments[o.at] && !shown[o] && !s.shownRunning(o.at, o.node) {
 			wrong = append(wrong, fmt.Sprintf("%s: %s/%s was kicked, and no verdict says so", s.when(o.at), o.node, o.action))
 		}
 	}
@@ -394,15 +396,17 @@ func (s seen) speechless(at time.Time) bool {
 	return down || slices.ContainsFunc(s.quakes, func(q span) bool { return q.from.Equal(at) })
 }
 
-// manyViews reports whether a view of that moment may have been missed: one was replaced before it was seen.
-func (s seen) manyViews(at time.Time) bool {
-	n := 0
-	for _, v := range s.views {
-		if v.At.Equal(at) {
-			n++
-		}
-	}
-	return n > 1
+// shownRunning reports whether a view of that moment shows a kick of the node on its way: then the view with its verdict was replaced
+// within the same moment, before anybody saw it.
+func (s seen) shownRunning(at time.Time, node string) bool {
+	return slices.ContainsFunc(s.views, func(v *controller.View) bool {
+		return v.At.Equal(at) && slices.ContainsFunc(v.Verdicts, func(verdict controller.Verdict) bool {
+			converged := verdict.State == controller.Converged && verdict.Running != nil
+			return verdict.Node == node && (converged || slices.ContainsFunc(verdict.Gates, func(g controller.Gate) bool {
+				return g.Name == controller.GateRunning || g.Name == controller.GateBackoff // it was answered otherwise
+			}))
+		})
+	})
 }
 
 // noFalseRemoval: who is removed was not to be heard for long enough, or said itself that it is not serving.

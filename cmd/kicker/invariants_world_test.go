@@ -430,7 +430,7 @@ func (w *world) freeze(m *machine, d time.Duration) {
 
 // suspend stops everything between the controller and the bus.
 func (w *world) suspend() bool {
-	if w.control == nil {
+	if w.control == nil || w.record.isCutOff() {
 		return false
 	}
 	d := w.between(time.Second, 30*time.Second)
@@ -455,6 +455,7 @@ func (w *world) restartController(away time.Duration) bool {
 	}
 	w.record.quake(away)
 	w.stopController()
+	w.record.reconnected()
 	w.in(away, "the controller starts", func() {
 		if w.control == nil {
 			w.startControl()
@@ -472,6 +473,7 @@ func (w *world) restartBroker(away time.Duration) bool {
 	w.record.brokerDown(away)
 	if !w.external {
 		w.stopController()
+		w.record.reconnected()
 		w.closeBroker()
 		w.in(away, "controller and broker start", func() {
 			w.startBus()
@@ -664,6 +666,21 @@ func (r *record) quake(d time.Duration) {
 
 func (r *record) cutOff(d time.Duration) {
 	r.locked(func() { r.cuts = append(r.cuts, span{time.Now(), time.Now().Add(d)}) })
+}
+
+func (r *record) isCutOff() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.cuts) > 0 && r.cuts[len(r.cuts)-1].to.After(time.Now())
+}
+
+// reconnected is that the controller is another one, if it was cut off.
+func (r *record) reconnected() {
+	r.locked(func() {
+		if n := len(r.cuts); n > 0 && r.cuts[n-1].to.After(time.Now()) {
+			r.cuts[n-1].to = time.Now()
+		}
+	})
 }
 
 func (r *record) brokerDown(d time.Duration) {
