@@ -433,7 +433,7 @@ func (n taken) full(s situation, a *action) bool {
 
 func drawSituation(t *rapid.T) situation {
 	rs := newTestRoles(t)
-	moments := rapid.Int64Range(-int64(2*time.Minute), int64(2*time.Minute))
+	moments := rapid.Int64Range(-int64(2*time.Minute), int64(20*time.Second))
 	moment := func(what string) time.Time { return noon.Add(time.Duration(moments.Draw(t, what))) }
 	sometimes := func(what string) bool { return rapid.IntRange(0, 9).Draw(t, what) == 0 }
 	for i := range rapid.IntRange(0, 4).Draw(t, "members") {
@@ -451,7 +451,8 @@ func drawSituation(t *rapid.T) situation {
 		if sometimes("too few") {
 			r.MinMembers = 5
 		}
-		fails(r, rapid.IntRange(0, 4).Draw(t, "failed"))
+		r.configured = !sometimes("unheard of")
+		fails(r, rapid.SampledFrom([]int{0, 2, 3, 4}).Draw(t, "failed"))
 	}
 	s := situation{cfg: DefaultConfig(), roles: rs.roles, sync: Sync{Open: !sometimes("not synced")}}
 	if !s.sync.Open {
@@ -461,7 +462,7 @@ func drawSituation(t *rapid.T) situation {
 		s.rival = "ctl2"
 	}
 	s.cfg.InFlight = rapid.IntRange(1, 5).Draw(t, "in flight")
-	for i := range rapid.IntRange(0, 6).Draw(t, "nodes") {
+	for i := range rapid.IntRange(0, 8).Draw(t, "nodes") {
 		node := fmt.Sprint("n", i)
 		for _, role := range []string{"lb", "edge"} {
 			if rapid.Bool().Draw(t, role) {
@@ -494,10 +495,10 @@ func drawSituation(t *rapid.T) situation {
 			if sometimes("failing") {
 				a.memory.failures, a.memory.notBefore, a.memory.why = 1, moment("not before"), "it failed"
 			}
-			if rapid.Bool().Draw(t, "kicked before") {
+			if sometimes("kicked before") {
 				a.memory.kicked, a.memory.took = moment("kicked"), time.Duration(rapid.IntRange(0, 20).Draw(t, "took"))*time.Second
 			}
-			if rapid.IntRange(0, 4).Draw(t, "forced") == 0 {
+			if sometimes("forced") {
 				a.forced = &order{}
 			}
 			s.actions = append(s.actions, a)
