@@ -54,6 +54,7 @@ func newBench(b *testing.B) (c *Controller, beat func(i, epoch int) inventory.He
 		c.hear(beat(i, 1))
 	}
 	c.sync = Sync{Open: true}
+	c.openRoles(time.Now())
 	c.publish(time.Now())
 	for name, r := range c.roles.byName {
 		applied[name] = r.now.Revision

@@ -64,7 +64,8 @@ type Controller struct {
 
 	roles    *roles
 	byNode   map[string][]*action
-	actions  []*action // sorted; nil: to be sorted anew
+	actions  []*action          // sorted; nil: to be sorted anew
+	serves   map[*role][]string // the actions that need a role, as shown; nil: to be gathered anew
 	tidied   time.Time
 	status   map[string]kick.Status
 	memories map[key]*memory
@@ -430,7 +431,7 @@ func (c *Controller) command(ctx context.Context, asked *order, now time.Time) (
 		forced, notBefore := a.forced, a.memory.notBefore
 		a.forced, a.memory.notBefore = asked, time.Time{}
 		s := c.situation()
-		v := s.judge(a, now)
+		v := s.judge(a, now, roomFor(a))
 		v.Gates = s.gates(a, now)
 		kicked.Actions = append(kicked.Actions, v)
 		if asked.DryRun {

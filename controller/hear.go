@@ -139,7 +139,11 @@ func (c *Controller) setActions(n *inventory.Node, status kick.Status, now time.
 			a = was[i]
 		}
 		a.status = s
-		a.needs, a.unresolved = c.needs(n, s, now)
+		needs, unresolved := c.needs(n, s, now)
+		if !slices.Equal(a.needs, needs) {
+			c.serves = nil
+		}
+		a.needs, a.unresolved = needs, unresolved
 		actions = append(actions, a)
 	}
 	if len(actions) == 0 {
@@ -147,7 +151,9 @@ func (c *Controller) setActions(n *inventory.Node, status kick.Status, now time.
 	} else {
 		c.byNode[n.Name] = actions
 	}
-	c.actions = nil
+	if !slices.Equal(was, actions) {
+		c.actions, c.serves = nil, nil
+	}
 }
 
 // needs is the roles that an action depends on: what the node says, and what the controller's configuration adds for the node's roles.
@@ -205,7 +211,7 @@ func (c *Controller) forget(node string, now time.Time) {
 	delete(c.byNode, node)
 	delete(c.status, node)
 	delete(c.leaving, node)
-	c.actions = nil
+	c.actions, c.serves = nil, nil
 }
 
 // tidy forgets what no node that is heard makes the controller remember.
@@ -246,7 +252,10 @@ func (c *Controller) track(now time.Time) {
 			a.since, a.from = now, from
 		}
 		a.memory.used = now
-		if tried := c.roles.fingerprint(a); a.memory.failures > 0 && a.memory.tried != tried {
+		if a.memory.failures == 0 {
+			continue
+		}
+		if tried := c.roles.fingerprint(a); a.memory.tried != tried {
 			a.memory.tried, a.memory.retry = tried, ""
 			a.memory.newNeeds(c.cfg.Backoff)
 		}

@@ -42,6 +42,7 @@ type role struct {
 	known      bool // somebody bears it, did, or has applied it
 
 	nodes    map[string]struct{}
+	names    []string // nodes, sorted, as views show them: never changed; nil: to be sorted anew
 	members  map[string]kick.Member
 	suspects map[string]struct{} // members that may be gone
 	gate     roleGate
@@ -325,10 +326,16 @@ func (r *role) move(before, after *inventory.Node, from time.Time) {
 	}
 	name := n.Name
 	if after == nil || after.Facts == nil || !r.selector.Matches(after.Facts) {
-		delete(r.nodes, name)
+		if _, in := r.nodes[name]; in {
+			delete(r.nodes, name)
+			r.names = nil
+		}
 		n = nil
 	} else {
-		r.nodes[name] = struct{}{}
+		if _, in := r.nodes[name]; !in {
+			r.nodes[name] = struct{}{}
+			r.names = nil
+		}
 		r.known = true
 	}
 	if n.Serving() && n.Life == inventory.Suspect {
@@ -464,6 +471,9 @@ func (r *role) remember(hash string, members []kick.Member) {
 
 // since is what changed since the membership of that hash, and whether it is remembered.
 func (r *role) since(hash string) (diff, bool) {
+	if hash == r.now.Revision.Hash {
+		return diff{}, true
+	}
 	members, ok := r.past[hash]
 	if !ok {
 		return diff{}, false
@@ -567,6 +577,11 @@ func (rs *roles) mayServe(a *action, node string) bool {
 }
 
 // nodeNames is the nodes of a role, sorted.
-func (r *role) nodeNames() []string { return sortedKeys(r.nodes) }
+func (r *role) nodeNames() []string {
+	if r.names == nil {
+		r.names = sortedKeys(r.nodes)
+	}
+	return r.names
+}
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -19,9 +19,9 @@ type situation struct {
 
 // plan is the verdict on every action. It changes nothing: who carries out the verdicts without gates has done all there is to do at now.
 func plan(s situation, now time.Time) []Verdict {
-	verdicts := make([]Verdict, len(s.actions))
+	verdicts, room := make([]Verdict, len(s.actions)), roomFor(s.actions...)
 	for i, a := range s.actions {
-		verdicts[i] = s.judge(a, now)
+		verdicts[i] = s.judge(a, now, room)
 		if verdicts[i].State != Converged {
 			verdicts[i].Gates = s.gates(a, now)
 		}
@@ -30,22 +30,42 @@ func plan(s situation, now time.Time) []Verdict {
 	return verdicts
 }
 
-// judge says whether an action is stale, and why.
-func (s situation) judge(a *action, now time.Time) Verdict {
-	v := Verdict{
-		Node: a.node, Action: a.name, State: Converged, Since: a.since, Last: a.status.Last, Running: a.running,
-		Needs: make([]Need, 0, len(a.needs)),
+// room is where the needs of many verdicts are put: one piece of memory for all costs less than many small ones.
+type room struct {
+	needs   []Need
+	applied []kick.Revision
+}
+
+func roomFor(actions ...*action) *room {
+	n := 0
+	for _, a := range actions {
+		n += len(a.needs)
 	}
+	return &room{needs: make([]Need, n), applied: make([]kick.Revision, n)}
+}
+
+// take is a part of the room. Nobody else gets it.
+func (r *room) take(n int) ([]Need, []kick.Revision) {
+	needs, applied := r.needs[:n:n], r.applied[:n:n]
+	r.needs, r.applied = r.needs[n:], r.applied[n:]
+	return needs, applied
+}
+
+// judge says whether an action is stale, and why.
+func (s situation) judge(a *action, now time.Time, room *room) Verdict {
+	needs, applied := room.take(len(a.needs))
+	v := Verdict{Node: a.node, Action: a.name, State: Converged, Since: a.since, Last: a.status.Last, Running: a.running, Needs: needs}
 	var reasons []string
 	if a.forced != nil {
 		reasons = append(reasons, a.forced.reason())
 	}
-	for _, n := range a.needs {
-		r := n.role
-		need := Need{Role: n.as, Shared: n.shared, Current: r.now.Revision}
-		if applied, ok := a.status.Applied[n.as]; ok {
-			need.Applied = &applied
-			if d, known := r.since(applied.Hash); known {
+	for i, n := range a.needs {
+		r, need := n.role, &needs[i]
+		need.Role, need.Shared, need.Current = n.as, n.shared, r.now.Revision
+		if revision, ok := a.status.Applied[n.as]; ok {
+			applied[i] = revision
+			need.Applied = &applied[i]
+			if d, known := r.since(revision.Hash); known {
 				need.Added, need.Removed, need.Changed = d.added, d.removed, d.changed
 			}
 		}
@@ -54,7 +74,6 @@ func (s situation) judge(a *action, now time.Time) Verdict {
 		} else if why := need.stale(); why != "" {
 			reasons = append(reasons, why)
 		}
-		v.Needs = append(v.Needs, need)
 	}
 	if a.unresolved != "" {
 		reasons = append(reasons, "what it depends on is not clear")

@@ -102,7 +102,8 @@ func (c *Controller) under(cfg Config, now time.Time) (*Controller, error) {
 
 // adopt makes of the other controller's configuration, and of all that follows from it, this one's.
 func (c *Controller) adopt(next *Controller) {
-	c.cfg, c.roles, c.byNode, c.actions, c.memories = next.cfg, next.roles, next.byNode, nil, next.memories
+	c.cfg, c.roles, c.byNode, c.memories = next.cfg, next.roles, next.byNode, next.memories
+	c.actions, c.serves = nil, nil
 	for _, f := range c.flights {
 		kept := f.handed[:0]
 		for _, h := range f.handed {
