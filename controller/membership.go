@@ -223,11 +223,15 @@ func pick(facts inventory.Facts, paths []string) map[string]any {
 // publish gives every role whose membership changed a new revision, and returns those roles as they were and are.
 func (rs *roles) publish(epoch int64) []publication {
 	var out []publication
-	for _, name := range sortedKeys(rs.byName) {
-		r := rs.byName[name]
-		if !r.changed {
-			continue
+	var changed []string
+	for name, r := range rs.byName {
+		if r.changed {
+			changed = append(changed, name)
 		}
+	}
+	slices.Sort(changed)
+	for _, name := range changed {
+		r := rs.byName[name]
 		r.changed = false
 		members := slices.SortedFunc(maps.Values(r.members), func(a, b kick.Member) int { return strings.Compare(a.Node, b.Node) })
 		hash := kick.Hash(members)

@@ -645,6 +645,7 @@ func TestInventoryAgreesWithItsModel(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"beat":       m.drawBeat,
 			"beat again": m.drawSame,
+			"last words": m.drawLastWords,
 			"facts":      m.drawFacts,
 			"close":      m.drawClosing,
 			"blind":      func(t *rapid.T) { m.drawBlind() },
@@ -694,6 +695,19 @@ func (m *model) drawSame(t *rapid.T) {
 		return
 	}
 	m.tell(m.nodes[rapid.SampledFrom(slices.Sorted(maps.Keys(m.nodes))).Draw(t, "node")].beat)
+}
+
+// drawLastWords is what a suspect said before its connection closed, heard after.
+func (m *model) drawLastWords(t *rapid.T) {
+	for _, name := range slices.Sorted(maps.Keys(m.nodes)) {
+		if n := m.nodes[name]; n.life == Suspect {
+			b := n.beat
+			b.Leaving = rapid.Bool().Draw(t, "leaving")
+			b.BackWithin = rapid.Int64Range(1, 100_000).Draw(t, "back within")
+			m.tell(b)
+			return
+		}
+	}
 }
 
 func (m *model) tell(b Beat) {
