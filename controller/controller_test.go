@@ -411,6 +411,11 @@ func TestLateGoodbyeIsAnsweredAndRememberedByNobody(t *testing.T) {
 		l.heard <- inventory.Heard{At: time.Now(), Reply: "inbox", Beat: &inventory.Beat{
 			Node: "late", Instance: "m", Boot: "b", Conn: conn, NextIn: 1000, Leaving: true,
 		}}
+		l.says("web1", "web", kick.Status{})
+		l.closes("web1")
+		l.heard <- inventory.Heard{At: time.Now(), Reply: "inbox", Beat: &inventory.Beat{
+			Node: "web1", Instance: "m", Boot: "b", Conn: inventory.Conn{Server: "web1", Client: 1}, NextIn: 1000, Leaving: true,
+		}}
 		synctest.Wait()
 		if len(l.leaving) != 0 || len(l.told) != 0 {
 			t.Errorf("%d nodes are leaving, %d were answered", len(l.leaving), len(l.told))
@@ -499,7 +504,7 @@ func TestEndlessChurnLeavesNothing(t *testing.T) {
 			l.says(name, fmt.Sprint("role", i), kick.Status{Actions: []kick.ActionStatus{
 				{Name: fmt.Sprint("a", i), DependsOn: []string{fmt.Sprint("needed", i)}, Last: &kick.LastRun{Run: "r", Outcome: kick.Failed, Failures: 3}},
 			}})
-			if i%100 == 0 {
+			if i%20 == 0 {
 				l.passes(time.Second)
 			}
 		}

@@ -399,11 +399,15 @@ func pick(facts inventory.Facts, paths []string) map[string]any {
 // a role holds is still in its membership.
 func (rs *roles) publish(epoch int64, now time.Time, facts func(node string) inventory.Facts) []publication {
 	var out []publication
-	for _, name := range sortedKeys(rs.byName) {
-		r := rs.byName[name]
-		if !r.gate.open {
-			continue
+	var due []string
+	for name, r := range rs.byName {
+		if r.gate.open && (r.changed || len(r.guard.missing) > 0 || r.guard.hold != nil) {
+			due = append(due, name)
 		}
+	}
+	slices.Sort(due)
+	for _, name := range due {
+		r := rs.byName[name]
 		p := publication{role: r, was: r.now, judgement: r.judge(now, facts)}
 		if !r.changed && p.judgement == (judgement{}) {
 			continue

@@ -734,6 +734,7 @@ func TestInventoryAgreesWithItsModel(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"beat":       m.drawBeat,
 			"beat again": m.drawSame,
+			"last words": m.drawLastWords,
 			"facts":      m.drawFacts,
 			"close":      m.drawClosing,
 			"blind":      func(t *rapid.T) { m.drawBlind() },
@@ -742,7 +743,6 @@ func TestInventoryAgreesWithItsModel(t *testing.T) {
 				m.after(time.Duration(rapid.IntRange(2501, 3500).Draw(t, "ms")) * time.Millisecond)
 				m.drawCanary()
 			},
-			"last words": m.drawLastWords,
 			"time":       func(t *rapid.T) { m.after(time.Duration(rapid.IntRange(1, 2000).Draw(t, "ms")) * time.Millisecond) },
 			"":           func(t *rapid.T) { m.check() },
 		})

@@ -161,9 +161,9 @@ func TestRunOfAKilledAgentEndsAsIfItLived(t *testing.T) {
 			lb.agent.kill()
 			s.member("web3", "web")
 			s.member("web4", "web")
-			s.event(controller.EventJoined, "web4", before)
+			s.event("web4", before, controller.EventJoined)
 			if test.away {
-				s.event(controller.EventGone, "lb", before)
+				s.event("lb", before, controller.EventGone)
 			}
 			lb.release()
 			lb.ended(2) // while no agent is there
@@ -225,13 +225,13 @@ func TestAgentsKilledAmidChangesRunOneThingAtATime(t *testing.T) {
 		case 0: // in mid-run
 			lb.started(n + 1)
 		case 1: // when a run is about to start
-			s.event(controller.EventKicked, "lb", before)
+			s.event("lb", before, controller.EventKicked)
 		case 2: // while the changes are on their way
 		}
 		lb.agent.kill()
 		lb.restart()
 		if round%3 == 0 {
-			s.event(controller.EventBack, "lb", before)
+			s.event("lb", before, controller.EventBack, controller.EventJoined)
 			if runs := lb.record(); len(runs) != n+1 || runs[n].over {
 				t.Errorf("runs %+v; want one to go on", runs[n:])
 			}

@@ -87,7 +87,7 @@ func TestDaemonsStopCleanlyWhenTold(t *testing.T) {
 		}
 	}
 	mustStop(lb.agent) // in mid-run
-	s.event(controller.EventBackSoon, "lb", 0)
+	s.event("lb", 0, controller.EventBackSoon)
 	mustStop(ctl)
 	if _, err := os.Lstat(s.path("controller", "api.sock")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the API's socket is left behind: %v", err)

@@ -233,7 +233,7 @@ func TestHAProxyServesTheLiveAndReadyNodes(t *testing.T) {
 	b.serves("web1", "web2")
 
 	web3 := s.startWeb("web3")
-	s.event(controller.EventJoined, "web3", 0)
+	s.event("web3", 0, controller.EventJoined)
 	s.expect(0, nil, "kick", "node/lb", "--wait") // a run that began after the join
 	b.mustServe("while web3's check fails", "web1", "web2")
 	web3.setReady(true)
@@ -249,11 +249,11 @@ func TestHAProxyServesTheLiveAndReadyNodes(t *testing.T) {
 
 	reloads, before := b.reloads(), s.now()
 	web3.agent.stop()
-	s.event(controller.EventBackSoon, "web3", before)
+	s.event("web3", before, controller.EventBackSoon)
 	s.expect(0, nil, "kick", "node/lb", "--wait")
 	b.mustServe("while web3's agent is restarted", "web3")
 	web3.agent = s.agent("web3", web3.agentArgs...)
-	s.event(controller.EventBack, "web3", before)
+	s.event("web3", before, controller.EventBack)
 	s.converged(2)
 	if n := b.reloads(); n != reloads {
 		t.Errorf("the restart of an agent made haproxy reload %d times", n-reloads)
@@ -398,7 +398,7 @@ func TestManyJoinsAtOnceMakeFewReloads(t *testing.T) {
 			"--ready-interval", fmt.Sprint(time.Duration(i+1)*200*time.Millisecond)) // a burst, in which each is seen by itself
 	}
 	for _, name := range want {
-		s.event(controller.EventJoined, name, 0)
+		s.event(name, 0, controller.EventJoined)
 	}
 	reloads := b.reloads()
 	s.write("web/ready", "")

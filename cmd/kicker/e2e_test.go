@@ -346,23 +346,17 @@ func (s *site) converged(n int) {
 	})
 }
 
-// event waits for an event of a kind about a node, after the event of number since. It returns its number.
-func (s *site) event(kind, node string, since int64) int64 {
+// event waits for an event of one of these kinds about a node, after the event of number since.
+func (s *site) event(node string, since int64, kinds ...string) {
 	s.t.Helper()
-	var seq int64
-	s.until(fmt.Sprintf("node %s: event %q", node, kind), func() string {
+	s.until(fmt.Sprintf("node %s: event %q", node, kinds), func() string {
 		var events []controller.Event
 		if err := s.ask(fmt.Sprintf("/v1/events?since=%d", since), &events); err != nil {
 			return err.Error()
 		}
-		i := slices.IndexFunc(events, func(e controller.Event) bool { return e.Kind == kind && e.Node == node })
-		if i < 0 {
-			return fmt.Sprintf("%+v", events)
-		}
-		seq = events[i].Seq
-		return ""
+		come := slices.ContainsFunc(events, func(e controller.Event) bool { return e.Node == node && slices.Contains(kinds, e.Kind) })
+		return objection(!come, events)
 	})
-	return seq
 }
 
 // now is the number of the newest event.

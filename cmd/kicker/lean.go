@@ -18,9 +18,9 @@ import (
 // leanAfter is when the start of an agent is over: it has joined the bus, and has beaten.
 const leanAfter = 5 * time.Second
 
-// lean waits until the agent's start is over, and then gives back the memory that only the start needed. Two thirds of what an agent
-// holds are pages of the program that initialisation ran through once, for the controller's half of it too. They are clean: the kernel
-// maps those that are needed again from its cache.
+// lean waits until the agent's start is over, and then gives back the memory that only the start needed. More than half of what an
+// agent holds are pages of the program that initialisation ran through once, for the controller's part of it too. They are clean: the
+// kernel maps those that are needed again from its cache.
 func lean(ctx context.Context, log *slog.Logger) error {
 	select {
 	case <-time.After(leanAfter):
