@@ -743,8 +743,8 @@ func TestInventoryAgreesWithItsModel(t *testing.T) {
 				m.after(time.Duration(rapid.IntRange(2501, 3500).Draw(t, "ms")) * time.Millisecond)
 				m.drawCanary()
 			},
-			"time":       func(t *rapid.T) { m.after(time.Duration(rapid.IntRange(1, 2000).Draw(t, "ms")) * time.Millisecond) },
-			"":           func(t *rapid.T) { m.check() },
+			"time": func(t *rapid.T) { m.after(time.Duration(rapid.IntRange(1, 2000).Draw(t, "ms")) * time.Millisecond) },
+			"":     func(t *rapid.T) { m.check() },
 		})
 		m.hearing.after(5 * time.Minute)
 		m.drawCanary()
