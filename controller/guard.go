@@ -20,6 +20,10 @@ const (
 	guardWindow   = time.Minute // for what goes at once
 	guardSlowBurn = time.Hour   // and for what goes one by one
 
+	// In which those that are missing still when a hold could end may follow the others: a link that is mended brings nodes back one by
+	// one, as each finds the bus again.
+	guardMend = 5 * time.Second
+
 	opinionAfter = 3 * time.Minute  // of a hold dependents are asked whether they reach the lost ones
 	opinionEvery = 30 * time.Second // and again
 	witnesses    = 5                // are asked, at most
@@ -55,6 +59,7 @@ type hold struct {
 	why     string
 	opinion string    // what the dependents that were asked say
 	ask     time.Time // when they are asked next
+	over    time.Time // when it ends, if so many are back until then; zero while too few are
 }
 
 // expectation is an operator's word that a role may go down to so many percent.
@@ -99,7 +104,14 @@ func (g *guard) judge(now time.Time, sound, suspects int, rest func() []inventor
 		case g.tooMany(now, sound, suspects) == nil:
 			j.ended = fmt.Sprintf("no more than %d are missing still", len(g.missing))
 		default:
+			g.hold.over = time.Time{}
 			return j
+		}
+		if g.hold.over.IsZero() {
+			g.hold.over = now.Add(guardMend)
+		}
+		if len(g.missing) > 0 && now.Before(g.hold.over) {
+			return judgement{}
 		}
 		g.hold = nil
 		g.release(now)
@@ -128,8 +140,10 @@ func (l loss) due() time.Time { return l.at.Add(guardPause) }
 
 // next is when the guard has to judge again, or to ask.
 func (g *guard) next() time.Time {
-	if g.hold != nil {
+	if g.hold != nil && (g.hold.over.IsZero() || g.hold.ask.Before(g.hold.over)) {
 		return g.hold.ask
+	} else if g.hold != nil {
+		return g.hold.over
 	}
 	var due time.Time
 	for _, l := range g.missing {

@@ -57,6 +57,7 @@ func TestWhatTheGuardDoesNotBelieve(t *testing.T) {
 		{"the third within an hour is not", 8, 1, 0, goneBefore(2, ago(59*time.Minute)), true},
 		{"though it is after an hour", 8, 1, 0, goneBefore(2, ago(61*time.Minute)), false},
 		{"nor the third within a minute", 8, 1, 0, goneBefore(2, ago(50*time.Second)), true},
+		{"eight goodbyes of twenty are no departures: nine of twelve are left", 12, 3, 0, func(g *guard) { g.sizes[0].size = 20 }, false},
 		{"half of them are, if half are expected to go", 10, 5, 0, expects(50, in(time.Second)), false},
 		{"more than expected are not", 10, 6, 0, expects(50, in(time.Second)), true},
 		{"nor are they when it is not expected any more", 10, 5, 0, expects(50, noon), true},
@@ -196,10 +197,45 @@ func TestHowAHoldEnds(t *testing.T) {
 			c.happens(rs)
 			rs.publish()
 			r := rs.byName["web"]
+			nothing := func(string) inventory.Facts { return nil }
+			if r.guard.hold != nil {
+				if early := rs.roles.publish(7, in(guardPause+guardMend-1), nothing); len(early) > 0 {
+					t.Errorf("before the others may have followed: %+v", early)
+				}
+				rs.roles.publish(7, in(guardPause+guardMend), nothing)
+			}
 			if ended := r.guard.hold == nil; ended != c.ends || len(r.now.Members) != c.members {
 				t.Errorf("ended: %t with %d members, want %t with %d", ended, len(r.now.Members), c.ends, c.members)
 			}
 		})
+	}
+}
+
+// A link that is mended brings nodes back one by one, each as it finds the bus again.
+func TestThoseThatFollowTheFirstThatAreBackAreNeverRemoved(t *testing.T) {
+	g := losing(10, 6)
+	if j := g.judge(noon, 4, 0, nobodyElse); j.began == nil {
+		t.Fatal("the loss of six of ten is not held")
+	}
+	sound := 4
+	for i, name := range sortedKeys(g.missing) {
+		g.back(name)
+		sound++
+		j := g.judge(in(time.Duration(i)*guardMend/6), sound, 0, nobodyElse)
+		if last := len(g.missing) == 0; j.released || (j.ended != "") != last || (g.hold == nil) != last {
+			t.Errorf("with %d of 10 back: %+v", sound, j)
+		}
+	}
+}
+
+func TestHoldWhoseEndIsNearGoesOnWhenTheyAreLostAgain(t *testing.T) {
+	g := losing(10, 6)
+	g.judge(noon, 4, 0, nobodyElse)
+	g.judge(in(time.Second), 8, 0, nobodyElse)
+	g.judge(in(2*time.Second), 5, 3, nobodyElse)
+	g.judge(in(guardMend), 8, 0, nobodyElse)
+	if j := g.judge(in(2*guardMend-1), 8, 0, nobodyElse); g.hold == nil || g.next() != in(2*guardMend) {
+		t.Errorf("%+v, judged again %s: want the wait to begin anew", j, g.next())
 	}
 }
 
@@ -208,7 +244,8 @@ func TestHoldBecauseNothingSoundWasLeftEndsWhenTheSuspectsAreBack(t *testing.T) 
 	if j := g.judge(noon, 0, 1, nobodyElse); j.began == nil {
 		t.Fatal("the last sound member is not held")
 	}
-	if j := g.judge(in(time.Second), 1, 0, nobodyElse); j.ended == "" || g.hold != nil {
+	g.judge(in(time.Second), 1, 0, nobodyElse)
+	if j := g.judge(in(time.Second+guardMend), 1, 0, nobodyElse); j.ended == "" || g.hold != nil {
 		t.Errorf("with the other one back, the loss of one of two is held still: %+v", g.hold)
 	}
 }
