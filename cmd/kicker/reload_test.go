@@ -270,6 +270,12 @@ func TestFailuresAndTheirPauseSurviveAReload(t *testing.T) {
 		if n := len(c.ran()) - before; n < 4 {
 			t.Errorf("%d runs in a minute, with pauses of 10 s at most", n)
 		}
+		before = len(c.ran())
+		c.reload(func(cfg *controller.Config) { cfg.Backoff.Max = time.Hour })
+		time.Sleep(4 * time.Hour)
+		if n := len(c.ran()) - before; n < 8 || n > 24 {
+			t.Errorf("%d runs in 4 hours, want pauses that grow to an hour", n)
+		}
 	})
 }
 
@@ -486,6 +492,15 @@ func TestFileThatIsGoneChangesNothing(t *testing.T) {
 			t.Errorf("it took no file for a configuration: %q", got)
 		}
 	})
+}
+
+func TestNoFileAndNothingInItAreNoConfiguration(t *testing.T) {
+	r := &reloader{inForce: look{file: "kicker.yaml", text: "settle: 2s"}}
+	for _, l := range []look{{}, {file: "kicker.yaml"}, {file: "kicker.yaml", text: " \n"}, {file: "kicker.yaml", wrong: "it can't be read"}} {
+		if cfg, err := r.configured(l); err == nil {
+			t.Errorf("%+v was taken for %+v", l, cfg)
+		}
+	}
 }
 
 func TestFileThatIsBeingWrittenIsNotTaken(t *testing.T) {
