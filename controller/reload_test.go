@@ -245,3 +245,21 @@ func TestReloadNamesWhatChanged(t *testing.T) {
 		t.Errorf("nothing changed, and %q did", got)
 	}
 }
+
+func TestRoleThatSomebodyHasAppliedIsKnownThoughNobodyBearsIt(t *testing.T) {
+	for _, applied := range []bool{true, false} {
+		c, err := New(DefaultConfig(), "me", inventory.New(), Bus{}, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := kick.ActionStatus{Name: "reload", DependsOn: []string{"web"}}
+		if applied {
+			a.Applied = map[string]kick.Revision{"web": {Hash: "1-of a former controller"}}
+		}
+		lb := &inventory.Node{Name: "lb1", Life: inventory.Alive, Ready: true, Facts: inventory.Facts{}}
+		c.setActions(lb, kick.Status{Actions: []kick.ActionStatus{a}}, c.identity.Started)
+		if c.roles.byName["web"].unheardOf() == applied {
+			t.Errorf("lb1 has applied web: %t, and web is unheard of: %t", applied, c.roles.byName["web"].unheardOf())
+		}
+	}
+}
