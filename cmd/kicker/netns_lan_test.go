@@ -332,8 +332,11 @@ func (l *lan) says(args ...string) string {
 	for line := range strings.Lines(problems) {
 		all = append(all, strings.TrimSpace(line))
 	}
-	return strings.Join(all, "; ")
+	return inCommon.ReplaceAllString(strings.Join(all, "; "), "$1")
 }
+
+// inCommon is the facts that the lost share: here those of the machine that all hosts are on.
+var inCommon = regexp.MustCompile(`, all [^;|]*?(; |\. If they)`)
 
 // broker is an actor: a NATS server on ADDR, in a cluster with the one on a route, if any.
 func broker(addr string, routes ...string) error {
