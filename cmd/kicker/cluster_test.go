@@ -538,6 +538,15 @@ func (w *wire) cut() {
 	}
 }
 
+// reset closes the connection from the node's end, which then makes another.
+func (w *wire) reset() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, l := range w.lines {
+		l.shut()
+	}
+}
+
 // silence loses everything that the node sends from now on, and closes nothing: its host is dead.
 func (w *wire) silence() { w.hush(true) }
 

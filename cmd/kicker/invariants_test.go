@@ -18,7 +18,7 @@ import (
 var (
 	seedFlag = flag.Uint64("seed", 0, "play the schedule of this seed alone")
 	soakFlag = flag.Duration("soak", 0, "play random schedules for so long")
-	firstRun = flag.Int("schedules", 120, "play so many schedules")
+	firstRun = flag.Int("schedules", 200, "play so many schedules")
 )
 
 func TestInvariants(t *testing.T) {

@@ -110,6 +110,7 @@ func TestNodeThatComesBackWithinItsGraceIsNotRemoved(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.startController()
 		web := c.web("web1")
+		c.web("web2") // else the guard would hold it
 		c.lb("lb1", nil)
 		c.synced()
 		c.converged(10 * time.Second)
