@@ -390,8 +390,8 @@ func (c *Controller) shadowed(text string) string {
 
 // raise makes this controller's epoch higher than any that a node has seen of another one: nodes obey the highest. Only who leads may.
 func (c *Controller) raise() {
-	if c.rival.id != "" || c.seen < c.identity.Epoch {
-		return
+	if c.rival.id != "" || c.seen < c.identity.Epoch || c.seen >= kick.MaxEpoch {
+		return // higher than that no node would obey
 	}
 	c.identity.Epoch = c.seen + 1
 	c.epochs = append(c.epochs, c.identity.Epoch)
