@@ -38,7 +38,7 @@ fuzz: ## every fuzz target for FUZZTIME
 	done
 
 soak: ## random schedules of faults for SOAK; SEED=n plays one of them again
-	$(GO) test -race -timeout 0 -v -run '^TestInvariants$$' ./cmd/kicker -args $(if $(SEED),-seed $(SEED),-soak $(SOAK))
+	cd cmd/kicker && $(GO) test -race -timeout 0 -run '^TestInvariants$$' -args $(if $(SEED),-seed $(SEED),-soak $(SOAK))
 
 # Of what happens to whole clusters so many times are enough; see docs/explanation/performance.md.
 bench: ## what that page has numbers of; takes six minutes, on a machine that does nothing else

@@ -49,7 +49,7 @@ func TestInvariants(t *testing.T) {
 			t.Logf("play it again: go test ./cmd/kicker -run TestInvariants -seed %d", seed)
 		}
 	}
-	t.Logf("%d schedules in %s, with\n%s", played, time.Since(began).Round(time.Second), faultTable(counts))
+	fmt.Printf("%d schedules in %s, with\n%s", played, time.Since(began).Round(time.Second), faultTable(counts))
 	if *seedFlag != 0 {
 		return
 	}
@@ -227,6 +227,7 @@ func (w *world) unlifted(r controller.Role) string {
 func (w *world) finale() {
 	w.t.Helper()
 	quiet := func(what string) {
+		time.Sleep(time.Second) // the last change may be of this moment
 		before := w.seen()
 		time.Sleep(30 * time.Second)
 		failing := slices.ContainsFunc(w.machines, func(m *machine) bool { return m.failing() })
