@@ -107,13 +107,25 @@ func (c *Controller) result(res kick.Result, now time.Time) {
 	}
 	c.changed = true
 	if (flying || running) && (a.status.Last == nil || a.status.Last.Run != res.Run) {
-		a.status.Applied, a.status.Dirty = res.Applied, res.Dirty // its heartbeat follows
+		a.status.Applied, a.status.Dirty, a.status.Last = res.Applied, res.Dirty, lastRun(a.status.Last, res) // its heartbeat follows
 	}
 	if running {
 		status.Running = nil
 		c.status[res.Node] = status
 	}
 	c.end(a, res, now)
+}
+
+// lastRun is what the node's next heartbeat will say of the run.
+func lastRun(before *kick.LastRun, res kick.Result) *kick.LastRun {
+	last := &kick.LastRun{Run: res.Run, Outcome: res.Outcome, Exit: res.Exit, Duration: res.Duration}
+	if res.Outcome != kick.Succeeded {
+		last.Failures = 1
+		if before != nil {
+			last.Failures += before.Failures
+		}
+	}
+	return last
 }
 
 // ended takes in how runs ended, from what a heartbeat says.

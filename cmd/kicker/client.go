@@ -50,7 +50,14 @@ func newClient(cmd *cobra.Command) (*client, error) {
 			return nil, fmt.Errorf("KICKER_API: %w", err)
 		}
 	}
-	cfg, err := config.Load(configOptions(cmd))
+	o := configOptions(cmd)
+	cfg, err := config.Load(o)
+	if problems := (config.Problems)(nil); errors.As(err, &problems) && o.File == "" {
+		// Who asks what is wrong must not be stopped by what is wrong.
+		fmt.Fprintf(cmd.ErrOrStderr(), "kicker: %v\nkicker: asking without this configuration\n", problems)
+		o.File = os.DevNull
+		cfg, err = config.Load(o)
+	}
 	if err != nil {
 		return nil, err
 	}
