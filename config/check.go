@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"kicker/controller"
 	"kicker/inventory"
 	"kicker/inventory/query"
 	"kicker/kick"
@@ -263,12 +264,7 @@ func checkRoleName(name string) error {
 	if name == "" {
 		return errors.New("a role needs a name")
 	}
-	for _, c := range []byte(name) {
-		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("_.:-", c) >= 0) {
-			return fmt.Errorf("role %.40q: %q is not allowed, only letters, digits and _ . : -", name, c)
-		}
-	}
-	return nil
+	return controller.CheckRole(name)
 }
 
 // numbered reports whether two names differ in their digits alone, as web1 and web2: that is no typo.

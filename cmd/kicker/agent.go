@@ -100,7 +100,6 @@ func runAgent(ctx context.Context, cfg config.Config, execute kick.Execute, log 
 	if err != nil {
 		return err
 	}
-	var announcer *inventory.Announcer
 	poke := make(chan struct{}, 1) // the connection may change before there is an announcer
 	nc, err := bus.Join(cfg.Agent.Servers(), token, "kicker agent "+self.Node, log, func() {
 		select {
@@ -112,7 +111,8 @@ func runAgent(ctx context.Context, cfg config.Config, execute kick.Execute, log 
 		return err
 	}
 	defer nc.Close()
-	if announcer, err = newAnnouncer(cfg, self, nc, log); err != nil {
+	announcer, err := newAnnouncer(cfg, self, nc, log)
+	if err != nil {
 		return err
 	}
 	log.Info("agent started", "node", self.Node, "cluster", self.Cluster, "servers", strings.Join(cfg.Agent.Servers(), ","))
