@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/pflag"
 	"github.com/spf13/viper"
 
+	"kicker/controller"
 	"kicker/kick"
 )
 
@@ -161,6 +162,7 @@ func find(o Options, uid int) (string, error) {
 
 var (
 	actionType = reflect.TypeFor[kick.Action]()
+	budgetType = reflect.TypeFor[controller.Budget]()
 	wordsType  = reflect.TypeFor[[]string]()
 )
 
@@ -171,6 +173,8 @@ func decode(from, to reflect.Value) (any, error) {
 	switch {
 	case t == durationType:
 		return decodeDuration(value)
+	case t == budgetType && from.Kind() == reflect.Int:
+		return strconv.FormatInt(from.Int(), 10), nil
 	case t == wordsType && isText:
 		return kick.Words(s)
 	case t == actionType && isText:

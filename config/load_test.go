@@ -72,7 +72,9 @@ roles:
     selector: role=web,os.family=Debian
     member_facts: [IPAddress, net.port]
     gone_after: 5s
-  - {name: lb, depends_on: [WebFront, "role=db"], action: reload}
+    min_members: 2
+    budget: 3
+  - {name: lb, depends_on: [WebFront same=Rack, "role=db"], action: reload, budget: 25%}
 agent:
   server: [a.example, "[::1]", "b:1", nats://c:2]
   roles: lb
@@ -85,8 +87,8 @@ agent:
     - once=/bin/once "a b"
 `))
 	if diff := cmp.Diff([]controller.RoleConfig{
-		{Name: "WebFront", Selector: "role=web,os.family=Debian", MemberFacts: []string{"IPAddress", "net.port"}, GoneAfter: 5 * time.Second},
-		{Name: "lb", DependsOn: []string{"WebFront", "role=db"}, Action: "reload"},
+		{Name: "WebFront", Selector: "role=web,os.family=Debian", MemberFacts: []string{"IPAddress", "net.port"}, GoneAfter: 5 * time.Second, MinMembers: 2, Budget: "3"},
+		{Name: "lb", DependsOn: []string{"WebFront same=Rack", "role=db"}, Action: "reload", Budget: "25%"},
 	}, c.Roles); diff != "" {
 		t.Errorf("roles (-want +got):\n%s", diff)
 	}

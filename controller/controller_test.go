@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,12 +22,17 @@ type loop struct {
 	*Controller
 	heard   chan inventory.Heard
 	results chan kick.Result
+	deaf    atomic.Bool
 
-	mu     sync.Mutex
-	kicks  []kick.Kick
-	rolls  int
-	told   []inventory.Farewell
-	answer func(context.Context, kick.Kick) (kick.Reply, error) // nil: accepted
+	mu      sync.Mutex
+	kicks   []kick.Kick
+	rolls   int
+	told    []inventory.Farewell
+	asked   []string                                             // "beat web1"
+	beacons []int64                                              // their epochs
+	rosters map[string][]kick.Member                             // by holder; none: the holder does not answer
+	reaches func(node string, others []string) ([]string, error) // nil: nobody answers
+	answer  func(context.Context, kick.Kick) (kick.Reply, error) // nil: accepted
 }
 
 // inLoop runs a story on virtual time.
@@ -35,7 +41,8 @@ func inLoop(t *testing.T, cfg Config, story func(*loop)) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &loop{heard: make(chan inventory.Heard, 1024), results: make(chan kick.Result)}
 		c, err := New(cfg, "me", inventory.New(), Bus{
-			Send: l.send, Ask: func(string) {}, Beacon: func(string, int64, time.Duration) {},
+			Send: l.send, Roster: l.roster, Reach: l.reach, Ask: func(node, do string) { l.asked = append(l.asked, do+" "+node) },
+			Beacon:   func(_ string, epoch int64, _ time.Duration) { l.beacons = append(l.beacons, epoch) },
 			CallRoll: func(time.Duration) { l.rolls++ },
 			Farewell: func(_ string, f inventory.Farewell) { l.told = append(l.told, f) },
 		}, silent)
@@ -52,8 +59,30 @@ func inLoop(t *testing.T, cfg Config, story func(*loop)) {
 		})
 		defer daemon.Wait()
 		defer stop()
+		daemon.Go(func() { l.canaries(ctx) })
 		story(l)
 	})
+}
+
+// canaries come back as long as the listener is not deaf.
+func (l *loop) canaries(ctx context.Context) {
+	for tick := time.Tick(inventory.CanaryEvery); ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick:
+			if !l.deaf.Load() {
+				l.heard <- inventory.Heard{At: time.Now(), Canary: true}
+			}
+		}
+	}
+}
+
+// patient is the default configuration, but that nodes which say nothing are not gone for a day.
+func patient() Config {
+	cfg := DefaultConfig()
+	cfg.GoneAfter = 24 * time.Hour
+	return cfg
 }
 
 func (l *loop) send(ctx context.Context, k kick.Kick) (kick.Reply, error) {
@@ -68,6 +97,21 @@ func (l *loop) send(ctx context.Context, k kick.Kick) (kick.Reply, error) {
 
 func accept(k kick.Kick) kick.Reply {
 	return kick.Reply{V: kick.Version, Answer: kick.Accepted, Run: k.ID, Deadline: time.Minute.Milliseconds()}
+}
+
+func (l *loop) roster(_ context.Context, node, action, _ string) ([]kick.Member, string, error) {
+	members, ok := l.rosters[node+"/"+action]
+	if !ok {
+		return nil, "", nats.ErrNoResponders
+	}
+	return members, kick.Hash(members), nil
+}
+
+func (l *loop) reach(_ context.Context, node string, others []string) ([]string, error) {
+	if l.reaches == nil {
+		return nil, nats.ErrNoResponders
+	}
+	return l.reaches(node, others)
 }
 
 func (l *loop) kicked() []kick.Kick {
@@ -137,7 +181,7 @@ func TestKickThatIsNotAcceptedIsTriedAgainAtABoundedRate(t *testing.T) {
 			"nobody":   {func(context.Context, kick.Kick) (kick.Reply, error) { return kick.Reply{}, nats.ErrNoResponders }, 10*60 + 1},
 		} {
 			t.Run(fmt.Sprintf("%s, ordered %t", claim, ordered), func(t *testing.T) {
-				inLoop(t, DefaultConfig(), func(l *loop) {
+				inLoop(t, patient(), func(l *loop) {
 					l.answer = c.answer
 					l.says("web1", "web", kick.Status{})
 					l.says("lb1", "lb", reload())
@@ -165,7 +209,7 @@ func replying(a kick.Answer) func(context.Context, kick.Kick) (kick.Reply, error
 }
 
 func TestDryRunChangesNothing(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, patient(), func(l *loop) {
 		l.answer = replying(kick.Disabled)
 		l.says("web1", "web", kick.Status{})
 		l.says("lb1", "lb", reload())
@@ -183,7 +227,7 @@ func TestDryRunChangesNothing(t *testing.T) {
 }
 
 func TestOrderThatCannotBeCarriedOutIsRefused(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, patient(), func(l *loop) {
 		if _, err := l.Kick(context.Background(), KickOrder{Object: "node/lb1"}); !errors.Is(err, ErrNotSynced) {
 			t.Errorf("before it is synced: %v", err)
 		}
@@ -201,7 +245,7 @@ func TestOrderThatCannotBeCarriedOutIsRefused(t *testing.T) {
 }
 
 func TestResultOfARunThatNobodyAskedForIsNotBelieved(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, patient(), func(l *loop) {
 		l.says("web1", "web", kick.Status{})
 		l.sync(t)
 		now := l.View().Roles[0].Revision
@@ -238,7 +282,7 @@ func TestRunIsOverWhenTheFirstOfMessageAndHeartbeatSaysSo(t *testing.T) {
 		"message, message":    func(l *loop, k kick.Kick) { l.ends(success(k)); l.ends(success(k)) },
 	} {
 		t.Run(claim, func(t *testing.T) {
-			inLoop(t, DefaultConfig(), func(l *loop) {
+			inLoop(t, patient(), func(l *loop) {
 				l.says("web1", "web", kick.Status{})
 				l.says("lb1", "lb", reload())
 				l.sync(t)
@@ -258,7 +302,7 @@ func TestRunIsOverWhenTheFirstOfMessageAndHeartbeatSaysSo(t *testing.T) {
 }
 
 func TestReplyThatComesAfterTheEndIsNoSecondRun(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, patient(), func(l *loop) {
 		l.answer = func(_ context.Context, k kick.Kick) (kick.Reply, error) {
 			l.results <- success(k)
 			time.Sleep(time.Second)
@@ -279,7 +323,7 @@ func TestReplyThatComesAfterTheEndIsNoSecondRun(t *testing.T) {
 func TestRunThatIsNotHeardOfByItsDeadlineIsLost(t *testing.T) {
 	for claim, vanished := range map[string]bool{"its action is still there": false, "its action is not": true} {
 		t.Run(claim, func(t *testing.T) {
-			inLoop(t, DefaultConfig(), func(l *loop) {
+			inLoop(t, patient(), func(l *loop) {
 				l.says("web1", "web", kick.Status{})
 				l.says("lb1", "lb", reload())
 				l.sync(t)
@@ -297,7 +341,7 @@ func TestRunThatIsNotHeardOfByItsDeadlineIsLost(t *testing.T) {
 }
 
 func TestKickWithoutAReplyIsTheSameKickAgain(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, patient(), func(l *loop) {
 		lost := 2
 		l.answer = func(_ context.Context, k kick.Kick) (kick.Reply, error) {
 			if lost--; lost >= 0 {
@@ -317,7 +361,7 @@ func TestKickWithoutAReplyIsTheSameKickAgain(t *testing.T) {
 }
 
 func TestBlindControllerKicksNobodyUntilItHasListenedAnew(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, patient(), func(l *loop) {
 		l.says("web1", "web", kick.Status{})
 		l.sync(t)
 		rolls := l.rolls
@@ -339,7 +383,7 @@ func TestBlindControllerKicksNobodyUntilItHasListenedAnew(t *testing.T) {
 }
 
 func TestHigherEpochIsOutdone(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, patient(), func(l *loop) {
 		l.says("web1", "web", kick.Status{})
 		l.sync(t)
 		other := l.View().Identity.Epoch + 1000
@@ -361,7 +405,7 @@ func TestHigherEpochIsOutdone(t *testing.T) {
 }
 
 func TestLateGoodbyeIsAnsweredAndRememberedByNobody(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, patient(), func(l *loop) {
 		conn := inventory.Conn{Server: "s", Client: 9}
 		l.heard <- inventory.Heard{At: time.Now(), Closed: &inventory.Closed{Conn: conn}}
 		l.heard <- inventory.Heard{At: time.Now(), Reply: "inbox", Beat: &inventory.Beat{
@@ -379,16 +423,25 @@ func TestLateGoodbyeIsAnsweredAndRememberedByNobody(t *testing.T) {
 	})
 }
 
+// unbudgeted is a configuration in which only in_flight bounds the runs of lb.
+func unbudgeted() Config {
+	cfg := patient()
+	cfg.Roles = []RoleConfig{{Name: "lb", Budget: "100%"}}
+	return cfg
+}
+
+var atOnce = DefaultConfig().InFlight
+
 func TestAsManyRunsAsMayBeAreInProgress(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, unbudgeted(), func(l *loop) {
 		l.says("web1", "web", kick.Status{})
-		for i := range 3 * maxFlights {
+		for i := range 3 * atOnce {
 			l.says(fmt.Sprint("lb", i), "lb", reload())
 		}
 		l.sync(t)
 		kicks := l.kicked()
-		if len(kicks) != maxFlights {
-			t.Fatalf("%d runs are in progress, want %d", len(kicks), maxFlights)
+		if len(kicks) != atOnce {
+			t.Fatalf("%d runs are in progress, want %d", len(kicks), atOnce)
 		}
 		for _, k := range kicks[:10] {
 			l.ends(success(k))
@@ -401,13 +454,13 @@ func TestAsManyRunsAsMayBeAreInProgress(t *testing.T) {
 
 // Nodes that go while their kicks are on the way leave more kicks without an answer than there may be runs.
 func TestControllerStopsWhateverIsOnItsWay(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, unbudgeted(), func(l *loop) {
 		l.answer = func(ctx context.Context, _ kick.Kick) (kick.Reply, error) {
 			<-ctx.Done()
 			return kick.Reply{}, ctx.Err()
 		}
 		l.says("web1", "web", kick.Status{})
-		for i := range 3 * maxFlights {
+		for i := range 3 * atOnce {
 			l.says(fmt.Sprint("lb", i), "lb", reload())
 		}
 		for len(l.kicked()) == 0 {
@@ -417,14 +470,14 @@ func TestControllerStopsWhateverIsOnItsWay(t *testing.T) {
 			l.closes(k.Node)
 		}
 		l.passes(inventory.ClosedGrace)
-		if n := len(l.kicked()); n != 2*maxFlights {
-			t.Fatalf("%d kicks are on their way, want %d", n, 2*maxFlights)
+		if n := len(l.kicked()); n != 2*atOnce {
+			t.Fatalf("%d kicks are on their way, want %d", n, 2*atOnce)
 		}
 	})
 }
 
 func TestNodeThatComesAndGoesDoesNotEscapeItsBackoff(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, patient(), func(l *loop) {
 		l.answer = replying(kick.Disabled)
 		l.says("web1", "web", kick.Status{})
 		l.sync(t)
@@ -473,7 +526,7 @@ func TestEndlessChurnLeavesNothing(t *testing.T) {
 }
 
 func TestOneNodeCannotFillTheMemory(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, patient(), func(l *loop) {
 		l.says("web1", "web", kick.Status{})
 		l.sync(t)
 		for i := range 1000 {

@@ -10,10 +10,13 @@ import (
 )
 
 // dispatch sends the kick that carries out a verdict. Its reply comes back to the loop.
-func (c *Controller) dispatch(loop context.Context, s situation, a *action, v Verdict, now time.Time) {
+func (c *Controller) dispatch(ctx context.Context, a *action, v Verdict, now time.Time) {
 	f := &flight{
 		node: a.node, action: a.name, reason: v.Reason, tried: c.roles.fingerprint(a),
 		sent: now, deadline: now.Add(2 * replyTimeout),
+	}
+	for _, need := range a.needs {
+		f.handed = append(f.handed, handed{need.role, need.role.now.Revision.Hash})
 	}
 	if a.memory.retry != "" && a.memory.tried == f.tried {
 		f.id = a.memory.retry
@@ -22,23 +25,17 @@ func (c *Controller) dispatch(loop context.Context, s situation, a *action, v Ve
 	}
 	a.memory.retry, a.memory.tried, a.memory.sent = "", f.tried, now
 	c.flights[a.node] = f
-	order := s.order(v, f.id, c.identity, a.forced != nil)
-	c.sends.Go(func() {
-		ctx, cancel := context.WithTimeout(loop, replyTimeout)
-		defer cancel()
-		answer, err := c.bus.Send(ctx, order)
-		select {
-		case c.replies <- reply{f, answer, err}:
-		case <-loop.Done():
-		}
+	order := a.order(v, f.id, c.identity)
+	c.send(ctx, func(ctx context.Context) func(time.Time) {
+		reply, err := c.bus.Send(ctx, order)
+		return func(now time.Time) { c.replied(f, reply, err, now) }
 	})
 }
 
 // replied takes in what a node made of a kick.
-func (c *Controller) replied(r reply, now time.Time) {
+func (c *Controller) replied(f *flight, r kick.Reply, err error, now time.Time) {
 	c.changed = true
 	count(c.journal.counts.Kicks, r.Answer)
-	f := r.flight
 	if c.flights[f.node] != f {
 		return // its run's end was heard before its beginning, or its node is gone
 	}
@@ -47,31 +44,31 @@ func (c *Controller) replied(r reply, now time.Time) {
 		delete(c.flights, f.node)
 		return
 	}
-	if r.err == nil && r.Answer == kick.Accepted {
+	if err == nil && r.Answer == kick.Accepted {
 		c.accepted(a, f, time.Duration(r.Deadline)*time.Millisecond, now)
 		return
 	}
 	delete(c.flights, f.node)
 	m := a.memory
 	switch {
-	case r.err == nil && r.Answer == kick.AlreadyApplied:
+	case err == nil && r.Answer == kick.AlreadyApplied:
 		a.forced = nil
 		m.notBefore, m.why = now.Add(askAgain), "it says that all is applied; its next heartbeat will show it"
 		return
-	case r.err == nil && r.Answer == kick.Busy:
+	case err == nil && r.Answer == kick.Busy:
 		m.notBefore, m.why = now.Add(askAgain), "run "+r.Run+" was in progress"
 		return
-	case errors.Is(r.err, context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded):
 		m.retry = f.id // it may have been accepted
 		m.notBefore, m.why = now.Add(askAgain), "no reply to the last kick"
-	case r.err != nil:
-		m.notBefore, m.why = now.Add(askAgain), r.err.Error()
+	case err != nil:
+		m.notBefore, m.why = now.Add(askAgain), err.Error()
 	default:
-		m.failed(c.cfg.Backoff, now, fmt.Sprintf("the last kick was refused: %s", refusal(r.Reply)))
+		m.failed(c.cfg.Backoff, now, fmt.Sprintf("the last kick was refused: %s", refusal(r)))
 	}
 	why := m.why
-	if r.err == nil {
-		why = refusal(r.Reply)
+	if err == nil {
+		why = refusal(r)
 	}
 	c.event(Event{Time: now, Kind: EventUnkicked, Node: f.node, Action: f.action, Run: f.id, Text: fmt.Sprintf("kick of %s/%s was not accepted: %s", f.node, f.action, why)})
 }
@@ -155,6 +152,7 @@ func (c *Controller) end(a *action, res kick.Result, now time.Time) {
 			}
 		}
 		delete(c.flights, a.node)
+		f.ended(res.Outcome == kick.Succeeded)
 	}
 	if !c.journal.end(res.Run, now, res) {
 		return

@@ -14,6 +14,19 @@ func (c *Controller) hear(h inventory.Heard) {
 	if h.Blind != "" {
 		c.event(Event{Time: h.At, Kind: EventBlind, Text: h.Blind + ": nobody who was silent meanwhile counts as gone"})
 		c.blind(h.At)
+		c.rival.heard, c.beacon = h.At, time.Time{} // it may lead still, and another one may lead since
+	}
+	switch {
+	case h.Beacon != nil:
+		c.meet(*h.Beacon, h.At)
+	case h.Rival != "":
+		c.hearRival(h.Rival, h.At)
+	case h.Canary:
+		if c.cutOff { // the loop was late, not the bus
+			c.blind(h.At)
+		}
+		c.canary = h.At
+		c.succeed(h.At)
 	}
 	changes, err := c.inv.Take(h)
 	if err != nil {
@@ -56,12 +69,14 @@ func (c *Controller) take(change inventory.Change, now time.Time) {
 		c.refuse(fmt.Errorf("heartbeat of %s: %w", after.Name, err), now)
 		status = c.status[after.Name]
 	}
-	if status.Controller != c.identity.ID {
-		c.raise(status.Epoch)
-	}
 	c.ended(after.Name, status, now)
 	c.status[after.Name] = status
 	c.setActions(after, status, now)
+	c.noteHeld(after.Name, now)
+	if status.Controller != c.identity.ID {
+		c.seen = max(c.seen, status.Epoch)
+		c.raise()
+	}
 }
 
 // tell makes events of a change.
@@ -123,12 +138,12 @@ func (c *Controller) setActions(n *inventory.Node, status kick.Status, now time.
 		if i >= 0 {
 			a = was[i]
 		}
-		a.status, a.needs = s, c.needs(n, s, now)
-		for _, need := range a.needs {
-			if _, applied := s.Applied[need]; applied {
-				c.roles.byName[need].known = true // by a former controller
-			}
+		a.status = s
+		needs, unresolved := c.needs(n, s, now)
+		if !slices.Equal(a.needs, needs) {
+			c.serves = nil
 		}
+		a.needs, a.unresolved = needs, unresolved
 		actions = append(actions, a)
 	}
 	if len(actions) == 0 {
@@ -136,33 +151,40 @@ func (c *Controller) setActions(n *inventory.Node, status kick.Status, now time.
 	} else {
 		c.byNode[n.Name] = actions
 	}
-	c.actions = nil
+	if !slices.Equal(was, actions) {
+		c.actions, c.serves = nil, nil
+	}
 }
 
 // needs is the roles that an action depends on: what the node says, and what the controller's configuration adds for the node's roles.
-func (c *Controller) needs(n *inventory.Node, s kick.ActionStatus, now time.Time) []string {
+func (c *Controller) needs(n *inventory.Node, s kick.ActionStatus, now time.Time) (needs []need, unresolved string) {
 	wanted := slices.Clone(s.DependsOn)
 	for _, cfg := range c.cfg.Roles {
 		if _, in := c.roles.byName[cfg.Name].nodes[n.Name]; in && (cfg.Action == "" || cfg.Action == s.Name) {
 			wanted = append(wanted, cfg.DependsOn...)
 		}
 	}
-	var needs []string
-	for _, want := range wanted {
-		known := len(c.roles.byName)
-		r, err := c.roles.need(want)
+	for _, text := range wanted {
+		found, err := c.roles.needOf(text, n.Facts)
 		if err != nil {
-			c.refuse(fmt.Errorf("node %s: action %s: depends_on: %w", n.Name, s.Name, err), now)
+			unresolved = err.Error()
+			if n.Facts != nil { // else they are on their way
+				c.refuse(fmt.Errorf("node %s: action %s: %w", n.Name, s.Name, err), now)
+			}
 			continue
 		}
-		if len(c.roles.byName) > known {
+		for _, r := range c.roles.unfilled {
 			c.roles.fill(r, c.inv.Snapshot(), now)
 		}
-		if !slices.Contains(needs, r.Name) {
-			needs = append(needs, r.Name)
+		c.roles.unfilled = nil
+		if _, applied := s.Applied[found.as]; applied {
+			found.role.known = true // to a former controller
+		}
+		if !slices.ContainsFunc(needs, func(have need) bool { return have.as == found.as }) {
+			needs = append(needs, found)
 		}
 	}
-	return needs
+	return needs, unresolved
 }
 
 // remember is what is known of an action from before, or begins with the failures that the node itself remembers.
@@ -189,7 +211,7 @@ func (c *Controller) forget(node string, now time.Time) {
 	delete(c.byNode, node)
 	delete(c.status, node)
 	delete(c.leaving, node)
-	c.actions = nil
+	c.actions, c.serves = nil, nil
 }
 
 // tidy forgets what no node that is heard makes the controller remember.
@@ -230,7 +252,10 @@ func (c *Controller) track(now time.Time) {
 			a.since, a.from = now, from
 		}
 		a.memory.used = now
-		if tried := c.roles.fingerprint(a); a.memory.failures > 0 && a.memory.tried != tried {
+		if a.memory.failures == 0 {
+			continue
+		}
+		if tried := c.roles.fingerprint(a); a.memory.tried != tried {
 			a.memory.tried, a.memory.retry = tried, ""
 			a.memory.newNeeds(c.cfg.Backoff)
 		}
@@ -239,6 +264,9 @@ func (c *Controller) track(now time.Time) {
 
 // sayFarewell tells the nodes that are leaving how far they are, when that has changed.
 func (c *Controller) sayFarewell() {
+	if c.rival.id != "" {
+		return // who leads says it
+	}
 	for node, l := range c.leaving {
 		farewell := inventory.Farewell{V: inventory.Version, Heard: true, Waiting: c.dependsStillOn(node)}
 		farewell.Released = len(farewell.Waiting) == 0

@@ -16,7 +16,8 @@ func (k key) String() string { return k.node + "/" + k.action }
 // action is one action of a node that is heard: what the node says of it, and what the controller remembers. It belongs to the loop.
 type action struct {
 	node, name string
-	needs      []string // roles, by name
+	needs      []need
+	unresolved string // why some of what it depends on is not in needs
 	status     kick.ActionStatus
 	running    *kick.Running // on its node, of whatever action
 	flight     *flight       // on its node, of whatever action
@@ -45,9 +46,33 @@ type memory struct {
 type flight struct {
 	id, node, action string
 	reason, tried    string
+	handed           []handed
 	sent             time.Time
 	accepted         bool
 	deadline         time.Time // over by then at the latest
+}
+
+// handed is a membership that a kick handed over.
+type handed struct {
+	role *role
+	hash string
+}
+
+// ended notes what a run with these memberships tells of them. A revision that fails everywhere must not be tried everywhere at once.
+func (f *flight) ended(succeeded bool) {
+	for _, h := range f.handed {
+		switch {
+		case h.role.now.Revision.Hash != h.hash:
+			// it says nothing of what is current
+		case succeeded:
+			h.role.failed = nil
+		default:
+			if h.role.failed == nil {
+				h.role.failed = map[string]struct{}{}
+			}
+			h.role.failed[f.node] = struct{}{}
+		}
+	}
 }
 
 // failed spaces the next try. It never gives up.

@@ -20,7 +20,7 @@ type Life string
 // The lives of a node. Alive, Suspect and BackSoon are members of their roles.
 const (
 	Alive    Life = "alive"
-	Suspect  Life = "suspect"   // its connection closed; it has a moment to come back
+	Suspect  Life = "suspect"   // its connection closed, or it missed beats; it has a moment to come back
 	BackSoon Life = "back soon" // its agent stopped and means to be back
 	Left     Life = "left"      // it said goodbye; its agent may still be heard
 )
@@ -53,8 +53,8 @@ type Node struct {
 
 	conn     Conn
 	digest   string    // of the facts that it announced last; Facts may still be older
-	until    time.Time // Suspect, BackSoon: gone when a later canary came through
-	why      string    // Suspect: what closed the connection
+	until    time.Time // Suspect by a closed connection, BackSoon: gone when a later canary came through
+	why      string    // Suspect: of what
 	oldBoots []string  // boots of this instance that were replaced, newest last
 }
 
@@ -79,6 +79,7 @@ type Inventory struct {
 	closed  map[Conn]time.Time      // closed connections, whose beats may still arrive
 	pending map[string]pendingFacts // facts that came before their beat
 	asked   map[string]time.Time    // nodes whose facts were asked for
+	probes  []string                // suspects that are to be asked for a beat
 
 	// GoneAfter is the silence after which a node is gone. Set it before the first Take.
 	GoneAfter func(*Node) time.Duration
@@ -231,19 +232,27 @@ func (inv *Inventory) close(c Closed, at time.Time) []Change {
 		return nil
 	}
 	delete(inv.byConn, c.Conn)
-	inv.leases.forgetBeat(name) // the same bytes again would be a late beat of this connection
 	was := inv.node(name)
 	switch was.Life {
 	case Left:
 		return inv.remove(was, "its agent stopped")
-	case Alive:
-		next := *was
-		next.Life, next.Since, next.until, next.why = Suspect, at, at.Add(ClosedGrace), c.Why
-		inv.wait(&next)
-		inv.put(&next)
-		return []Change{{Before: was, After: &next, Why: "its connection closed: " + c.Why}}
+	case Alive, Suspect:
+		return []Change{inv.suspect(was, at, "its connection closed: "+c.Why, at.Add(ClosedGrace))}
 	}
 	return nil
+}
+
+// suspect makes a node a suspect, until a beat of it is heard. It is gone at until, or zero, after silence.
+func (inv *Inventory) suspect(n *Node, at time.Time, why string, until time.Time) Change {
+	next := *n
+	next.Life, next.why, next.until = Suspect, why, until
+	if n.Life != Suspect {
+		next.Since = at
+	}
+	inv.wait(&next)
+	inv.put(&next)
+	inv.leases.forgetBeat(n.Name) // the same bytes again say something new, or are a late beat of a closed connection
+	return Change{Before: n, After: &next, Why: why}
 }
 
 // sweep is run when a canary came through: what was not heard by now was not sent.
@@ -256,17 +265,21 @@ func (inv *Inventory) sweep(canary time.Time) []Change {
 		n := inv.node(name)
 		why := fmt.Sprintf("its agent stopped and was not back within %s", MaxBackSoon)
 		if n.Life == Suspect {
-			why = fmt.Sprintf("its connection closed (%s) and it was not back within %s", n.why, ClosedGrace)
+			why = fmt.Sprintf("%s, and it was not back within %s", n.why, ClosedGrace)
 		}
 		changes = append(changes, inv.remove(n, why)...)
 	}
-	for _, silent := range inv.leases.sweep(canary, func(name string) time.Duration {
-		if _, ok := inv.waiting[name]; ok {
-			return MaxBackSoon + time.Hour // waited for above
+	for _, silent := range inv.leases.missed(canary) {
+		n := inv.node(silent.node)
+		if _, ok := inv.waiting[n.Name]; ok {
+			continue // for something else, above
 		}
-		return inv.GoneAfter(inv.node(name))
-	}) {
-		changes = append(changes, inv.remove(inv.node(silent.node), fmt.Sprintf("silent for %.1f s", silent.since.Seconds()))...)
+		if silent.since >= max(silent.least, inv.GoneAfter(n)) {
+			changes = append(changes, inv.remove(n, fmt.Sprintf("silent for %.1f s", silent.since.Seconds()))...)
+		} else if n.Life == Alive {
+			changes = append(changes, inv.suspect(n, canary, fmt.Sprintf("silent for %.1f s", silent.since.Seconds()), time.Time{}))
+			inv.probes = append(inv.probes, n.Name)
+		}
 	}
 	for conn, at := range inv.closed {
 		if canary.Sub(at) > closedMemory {
@@ -311,6 +324,16 @@ func (inv *Inventory) Wanting(now time.Time) []string {
 		inv.asked[name] = now
 	}
 	slices.Sort(names)
+	return names
+}
+
+// Len is how many nodes are heard.
+func (inv *Inventory) Len() int { return inv.leases.len() }
+
+// Probing is the nodes to be asked for a beat now. It takes them as asked.
+func (inv *Inventory) Probing() []string {
+	names := inv.probes
+	inv.probes = nil
 	return names
 }
 

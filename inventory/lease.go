@@ -72,24 +72,29 @@ func (l *leases) late(node string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	held := l.byNode[node]
-	return held == nil || l.canary.Sub(held.heard) > held.next*5/2
+	return held == nil || l.canary.Sub(held.heard) > held.suspectAfter()
 }
 
+// silence is a node that missed beats.
 type silence struct {
 	node  string
 	since time.Duration
+	least time.Duration // for which it has to be silent, whatever its bound
 }
 
-// sweep is who was silent for as long as the bound that is theirs, and for 3.5 beats, up to the canary that came back now.
-func (l *leases) sweep(canary time.Time, bound func(node string) time.Duration) []silence {
+// missed is who missed beats, up to the canary that came back now.
+func (l *leases) missed(canary time.Time) []silence {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.canary = canary
 	var silent []silence
 	for node, held := range l.byNode {
-		if since := canary.Sub(held.heard); since >= held.next*7/2 && since >= bound(node) {
-			silent = append(silent, silence{node, since})
+		if since := canary.Sub(held.heard); since > held.suspectAfter() {
+			silent = append(silent, silence{node, since, held.next * 7 / 2})
 		}
 	}
 	return silent
 }
+
+// suspectAfter is two and a half beats.
+func (l *lease) suspectAfter() time.Duration { return l.next * 5 / 2 }

@@ -127,10 +127,12 @@ func (c *client) ask(ctx context.Context, method, path string, body, into any) (
 	return b, nil
 }
 
-// open gives the answer to a request that succeeded.
+// open gives the answer to a request that succeeded. Its body is a text, or is sent as JSON.
 func (c *client) open(ctx context.Context, method, path string, body any) (*http.Response, error) {
 	var content io.Reader
-	if body != nil {
+	if text, isText := body.([]byte); isText {
+		content = bytes.NewReader(text)
+	} else if body != nil {
 		b, err := json.Marshal(body)
 		if err != nil {
 			return nil, err

@@ -70,6 +70,7 @@ func newRoot() *cobra.Command {
 	}
 	root.PersistentFlags().String("config", "", "configuration `file` (default: KICKER_CONFIG, ./kicker.yaml, /etc/kicker/kicker.yaml)")
 	root.AddCommand(
+		acceptLossCommand(),
 		agentCommand(),
 		configCommand(),
 		controllerCommand(),
@@ -77,10 +78,12 @@ func newRoot() *cobra.Command {
 		demoNodeCommand(),
 		demoReloadCommand(),
 		eventsCommand(),
+		expectLossCommand(),
 		explainCommand(),
 		inventoryCommand(),
 		kickCommand(),
 		leaveCommand(),
+		planCommand(),
 		renderCommand(),
 		rolesCommand(),
 		runsCommand(),

@@ -42,7 +42,7 @@ const (
 
 // controllersOwn is what no node may say: only the controller's process kicks, calls the roll and is heard as a controller. So nobody
 // who merely reaches the bus starts a run.
-var controllersOwn = []string{"kicker.*.kick.>", "kicker.*.controller", "kicker.*.rollcall", "kicker.*.heartbeat._canary.>"}
+var controllersOwn = []string{"kicker.*.kick.>", "kicker.*.node.>", "kicker.*.controller", "kicker.*.rollcall", "kicker.*.heartbeat._canary.>"}
 
 // Config is where the embedded server listens.
 type Config struct {

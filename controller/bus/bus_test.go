@@ -95,8 +95,8 @@ func TestNodeCannotSayWhatIsTheControllersOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	flush(t, controller)
-	own := []string{"kicker.main.kick.lb1.example.com", "kicker.main.controller", "kicker.main.rollcall", "kicker.main.heartbeat._canary.me"}
-	allowed := []string{"kicker.main.heartbeat.lb1.example.com", "kicker.main.facts.lb1", "kicker.main.result.lb1", "kicker.main.node.lb1"}
+	own := []string{"kicker.main.kick.lb1.example.com", "kicker.main.node.lb1", "kicker.main.controller", "kicker.main.rollcall", "kicker.main.heartbeat._canary.me"}
+	allowed := []string{"kicker.main.heartbeat.lb1.example.com", "kicker.main.facts.lb1", "kicker.main.result.lb1", "kicker.main.leave.lb1"}
 	heard := func(n int) (subjects []string) {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), patience)

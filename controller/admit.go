@@ -1,0 +1,126 @@
+package controller
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Budget is a number of runs, or a percentage of a role's nodes, as ParseBudget reads it.
+type Budget string
+
+// DefaultBudget is how many of a role's nodes may run something at once, unless its configuration says otherwise.
+const DefaultBudget Budget = "10%"
+
+// brokenAfter is on how many nodes a revision has to fail, with no success since, to be tried on one node at a time.
+const brokenAfter = 3
+
+// ParseBudget reads a number of runs, or a percentage of a role's nodes; it returns what that is for a role of that size: at least 1.
+func ParseBudget(text Budget, size int) (int, error) {
+	number, percent := strings.CutSuffix(string(text), "%")
+	n, err := strconv.Atoi(number)
+	if err != nil || n < 1 || percent && n > 100 {
+		return 0, fmt.Errorf("budget %q: want a number of runs from 1, or a percentage such as %s", text, DefaultBudget)
+	}
+	if percent {
+		n = max(1, (size*n+99)/100)
+	}
+	return n, nil
+}
+
+// admission is what may still be kicked in one plan: every kick that is let through takes its place from the next.
+type admission struct {
+	inFlight int                 // nodes on which something runs
+	running  map[*role]int       // those of them that bear a role
+	probing  map[*role]string    // broken roles, and the action that tries them now
+	busy     map[string]struct{} // nodes
+}
+
+// admit puts gates on those that waited for nothing else: one run a node, the budgets, and a broken revision. Whoever waits longest is
+// first.
+func (s situation) admit(verdicts []Verdict) {
+	now := admission{running: map[*role]int{}, probing: map[*role]string{}, busy: map[string]struct{}{}}
+	var candidates []int
+	for i, a := range s.actions {
+		if a.running != nil || a.flight != nil {
+			now.take(s.roles, a)
+		}
+		if verdicts[i].State != Converged && len(verdicts[i].Gates) == 0 {
+			candidates = append(candidates, i)
+		}
+	}
+	slices.SortStableFunc(candidates, func(i, j int) int {
+		a, b := s.actions[i], s.actions[j]
+		return cmp.Or(a.waits().Compare(b.waits()), a.memory.sent.Compare(b.memory.sent))
+	})
+	for _, i := range candidates {
+		if verdicts[i].Gates = now.gates(s, s.actions[i]); len(verdicts[i].Gates) == 0 {
+			now.take(s.roles, s.actions[i])
+		}
+	}
+}
+
+// take gives an action its place.
+func (n *admission) take(roles *roles, a *action) {
+	runs := a.running == nil || a.running.Action == a.name // of the node's actions, the one that runs
+	if a.flight != nil {
+		runs = a.flight.action == a.name
+	}
+	for _, need := range a.needs {
+		if runs && len(need.role.failed) >= brokenAfter {
+			n.probing[need.role] = key{a.node, a.name}.String()
+		}
+	}
+	if _, counted := n.busy[a.node]; counted {
+		return
+	}
+	n.busy[a.node] = struct{}{}
+	n.inFlight++
+	for _, r := range roles.of[a.node] {
+		n.running[r]++
+	}
+}
+
+func (n *admission) gates(s situation, a *action) []Gate {
+	var gates []Gate
+	closed := func(name, format string, args ...any) {
+		gates = append(gates, Gate{Name: name, Why: fmt.Sprintf(format, args...)})
+	}
+	if _, busy := n.busy[a.node]; busy {
+		closed(GateRunning, "another action of this node goes first")
+	}
+	if n.inFlight >= s.cfg.InFlight {
+		closed(GateBudget, "%d runs are in progress in the cluster, as many as in_flight allows", n.inFlight)
+	}
+	for _, r := range s.roles.of[a.node] {
+		if most := r.budget(); n.running[r] >= most {
+			closed(GateBudget, "%d of %d nodes of role %s run something, as many as its budget %s allows", n.running[r], len(r.nodes), r.Name, r.Budget)
+		}
+	}
+	for _, need := range a.needs {
+		if other := n.probing[need.role]; other != "" {
+			closed(GateRollout, "role %s: %d nodes failed with revision %s and none succeeded: one at a time, now %s",
+				need.as, len(need.role.failed), need.role.now.Revision.Hash, other)
+		}
+	}
+	return gates
+}
+
+func (r *role) budget() int {
+	n, err := ParseBudget(r.Budget, len(r.nodes))
+	if err != nil {
+		return 1 // config refuses it
+	}
+	return n
+}
+
+// waits is since when an action waits for its place: a try that failed, or hung, puts it behind those that were not tried since.
+func (a *action) waits() time.Time {
+	if a.memory.sent.After(a.since) {
+		return a.memory.sent
+	}
+	return a.since
+}
