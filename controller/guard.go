@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"kicker/inventory"
@@ -32,8 +31,9 @@ const (
 // guard holds the removals of one role when too many of its members depart without a goodbye. What is held stays a member; whoever
 // joins is one at once.
 type guard struct {
-	sizes    []sample    // of the role, when it changed; of the last hour, and the one before
-	departed []time.Time // without a goodbye, and published; of the last hour
+	sizes    []sample             // of the role, when it changed; of the last hour, and the one before
+	joined   map[string]time.Time // members, as far as they joined within the last hour
+	departed []departure          // without a goodbye, and published; of the last hour
 
 	missing map[string]loss // departures that are not published: pending until the next judgement, or held
 	hold    *hold           // nil: nothing is held
@@ -50,7 +50,11 @@ type loss struct {
 	member kick.Member
 	facts  inventory.Facts
 	at     time.Time // when that began: with the suspicion, if there was one
+	joined time.Time // zero: more than an hour before
 }
+
+// departure is a loss that was published.
+type departure struct{ at, joined time.Time }
 
 // hold is a judgement that stands until it is lifted.
 type hold struct {
@@ -68,17 +72,36 @@ type expectation struct {
 	until time.Time
 }
 
+// joins takes in a new member.
+func (g *guard) joins(name string, at time.Time) {
+	if g.joined == nil {
+		g.joined = map[string]time.Time{}
+	}
+	g.joined[name] = at
+}
+
 // lost takes in a departure without a goodbye.
 func (g *guard) lost(name string, l loss) {
 	if g.missing == nil {
 		g.missing = map[string]loss{}
 	}
+	l.joined = g.joined[name]
+	delete(g.joined, name)
 	g.missing[name] = l
+}
+
+// left takes in a goodbye.
+func (g *guard) left(name string) {
+	delete(g.missing, name)
+	delete(g.joined, name)
 }
 
 // back takes in that a node is a member again. It reports whether it had been missing.
 func (g *guard) back(name string) bool {
-	_, was := g.missing[name]
+	l, was := g.missing[name]
+	if was && !l.joined.IsZero() {
+		g.joins(name, l.joined)
+	}
 	delete(g.missing, name)
 	return was
 }
@@ -91,8 +114,8 @@ type judgement struct {
 }
 
 // judge decides on the departures that are pending: they stay missing if they are held, and are forgotten, and so published, if not.
-// sound is the members that are left and not suspect; rest is their facts, and those of the suspects.
-func (g *guard) judge(now time.Time, sound, suspects int, rest func() []inventory.Facts) judgement {
+// sound is how many members are left and not suspect; rest is their facts, and those of the suspects.
+func (g *guard) judge(now time.Time, sound int, suspects map[string]struct{}, rest func() []inventory.Facts) judgement {
 	g.trim(now)
 	var j judgement
 	if g.hold != nil {
@@ -128,7 +151,7 @@ func (g *guard) judge(now time.Time, sound, suspects int, rest func() []inventor
 	for name, l := range g.missing {
 		if !now.Before(l.due()) {
 			delete(g.missing, name)
-			g.departed = append(g.departed, now)
+			g.departed = append(g.departed, departure{now, l.joined})
 			j.released = true
 		}
 	}
@@ -156,33 +179,31 @@ func (g *guard) next() time.Time {
 
 // release lets what is missing be removed.
 func (g *guard) release(now time.Time) {
-	for range g.missing {
-		g.departed = append(g.departed, now)
+	for _, l := range g.missing {
+		g.departed = append(g.departed, departure{now, l.joined})
 	}
 	g.missing = nil
 }
 
-// accept is the operator's word that the loss is real.
+// accept is that the loss is real, by the word of an operator or of the dependents: what comes next is counted from here.
 func (g *guard) accept(now time.Time, size int) {
-	g.release(now)
-	g.hold = nil
-	g.departed = nil // what comes next is counted from here
+	g.missing, g.hold, g.departed = nil, nil, nil
 	g.sizes = []sample{{now, size}}
 }
 
 // tooMany is the hold that the present losses call for, nil if they can be believed.
-func (g *guard) tooMany(now time.Time, sound, suspects int) *hold {
+func (g *guard) tooMany(now time.Time, sound int, suspects map[string]struct{}) *hold {
 	if sound == 0 {
 		return &hold{
-			since: now, base: max(g.base(now, guardWindow, suspects), len(g.missing)),
+			since: now, base: max(g.base(now, guardWindow, sound, suspects), len(g.missing)),
 			why: "it would be empty, and nobody said goodbye",
 		}
 	}
 	for _, window := range []time.Duration{guardWindow, guardSlowBurn} {
-		base := g.base(now, window, sound+suspects)
-		gone := len(g.missing) + countSince(g.departed, now.Add(-window))
-		if gone+suspects >= guardLeast && g.tooFew(now, sound, base) {
-			return &hold{since: now, base: base, why: fmt.Sprintf("%d of %d are gone or suspect within %s", gone+suspects, base, window)}
+		base := g.base(now, window, sound, suspects)
+		gone := len(g.missing) + g.departedSince(now.Add(-window)) + len(suspects)
+		if gone >= guardLeast && g.tooFew(now, sound, base) {
+			return &hold{since: now, base: base, why: fmt.Sprintf("%d of %d are gone or suspect within %s", gone, base, window)}
 		}
 	}
 	return nil
@@ -194,18 +215,40 @@ func (g *guard) tooFew(now time.Time, left, base int) bool {
 	return !expected && left*100 <= base*guardShare
 }
 
-// base is the members that there were when a window began, less those that said goodbye since and that nobody replaced: never more than
-// there would be without departures.
-func (g *guard) base(now time.Time, window time.Duration, left int) int {
+// base is the most members that there were within a window, less those that said goodbye since, and less those that were there when it
+// began, are gone, and were replaced by others: of a role that grew, the new ones are guarded as well.
+func (g *guard) base(now time.Time, window time.Duration, sound int, suspects map[string]struct{}) int {
 	began := now.Add(-window)
-	size := 0
-	for i, s := range g.sizes {
-		if i > 0 && s.at.After(began) {
-			break
-		}
-		size = s.size
+	without := sound + len(suspects) + len(g.missing) + g.departedSince(began) // departures there would be so many
+	if len(g.sizes) > 0 && g.sizes[0].at.After(began) {
+		began = g.sizes[0].at
 	}
-	return min(size, left+len(g.missing)+countSince(g.departed, began))
+	first, most := 0, 0
+	for _, s := range g.sizes {
+		if !s.at.After(began) {
+			first, most = s.size, 0
+		}
+		most = max(most, s.size)
+	}
+	old := 0
+	count := func(joined time.Time) {
+		if !joined.After(began) {
+			old++
+		}
+	}
+	for _, l := range g.missing {
+		count(l.joined)
+	}
+	for name := range suspects {
+		count(g.joined[name])
+	}
+	for _, d := range g.departed {
+		if d.at.After(began) {
+			count(d.joined)
+		}
+	}
+	size := min(most, without)
+	return min(size, max(first, size-old))
 }
 
 // note keeps the size that a role has had from now on; of those within a second the last.
@@ -224,17 +267,17 @@ func (g *guard) note(now time.Time, size int) {
 // trim forgets what no window reaches back to.
 func (g *guard) trim(now time.Time) {
 	began := now.Add(-guardSlowBurn)
-	old := func(t time.Time) bool { return t.Before(began) }
-	g.departed = slices.DeleteFunc(g.departed, old)
+	g.departed = slices.DeleteFunc(g.departed, func(d departure) bool { return d.at.Before(began) })
+	maps.DeleteFunc(g.joined, func(_ string, at time.Time) bool { return at.Before(began) })
 	for len(g.sizes) > 1 && !g.sizes[1].at.After(began) {
 		g.sizes = g.sizes[1:]
 	}
 }
 
-func countSince(times []time.Time, since time.Time) int {
+func (g *guard) departedSince(began time.Time) int {
 	n := 0
-	for _, t := range times {
-		if t.After(since) {
+	for _, d := range g.departed {
+		if d.at.After(began) {
 			n++
 		}
 	}
@@ -243,8 +286,8 @@ func countSince(times []time.Time, since time.Time) int {
 
 // common is what all that are missing say of themselves alike and few of the others do, for people: a rack, a site, a switch.
 func (g *guard) common(rest []inventory.Facts) string {
-	if len(g.missing) < 2 {
-		return ""
+	if len(g.missing) < 2 || len(rest) == 0 {
+		return "" // nothing to tell them from
 	}
 	var shared map[string]string
 	for _, l := range g.missing {
@@ -271,7 +314,7 @@ func (g *guard) common(rest []inventory.Facts) string {
 	if len(words) == 0 {
 		return ""
 	}
-	return ", all " + strings.Join(words, " ")
+	return ", all " + abridged(words)
 }
 
 // flatten is facts by their paths, as text.

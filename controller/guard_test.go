@@ -16,6 +16,15 @@ import (
 
 func nobodyElse() []inventory.Facts { return nil }
 
+// suspects is so many members that were there for long.
+func suspects(n int) map[string]struct{} {
+	names := map[string]struct{}{}
+	for i := range n {
+		names[fmt.Sprint("suspect", i)] = struct{}{}
+	}
+	return names
+}
+
 // losing is the guard of a role that has had so many members for two hours and misses some of them since noon.
 func losing(size, missing int) *guard {
 	var g guard
@@ -33,7 +42,7 @@ func TestWhatTheGuardDoesNotBelieve(t *testing.T) {
 	goneBefore := func(n int, at time.Time) func(*guard) {
 		return func(g *guard) {
 			for range n {
-				g.departed = append(g.departed, at)
+				g.departed = append(g.departed, departure{at: at})
 			}
 			g.note(at, g.sizes[len(g.sizes)-1].size-n)
 		}
@@ -74,7 +83,7 @@ func TestWhatTheGuardDoesNotBelieve(t *testing.T) {
 			if c.given != nil {
 				c.given(g)
 			}
-			j := g.judge(noon, c.size-c.missing-c.suspects, c.suspects, nobodyElse)
+			j := g.judge(noon, c.size-c.missing-c.suspects, suspects(c.suspects), nobodyElse)
 			if held := j.began != nil; held != c.held || (g.hold != nil) != c.held {
 				t.Errorf("held: %t, want %t; %+v", held, c.held, g.hold)
 			}
@@ -84,16 +93,16 @@ func TestWhatTheGuardDoesNotBelieve(t *testing.T) {
 
 func TestDepartureThatNobodySuspectedWaitsForOthersLikeIt(t *testing.T) {
 	g := losing(10, 1)
-	if j := g.judge(noon, 9, 0, nobodyElse); j != (judgement{}) || g.next() != in(guardPause) {
+	if j := g.judge(noon, 9, nil, nobodyElse); j != (judgement{}) || g.next() != in(guardPause) {
 		t.Fatalf("%+v at once, again %s; want nothing, and to be judged again after the pause", j, g.next())
 	}
 	g.lost("web8", loss{at: noon})
 	g.lost("web9", loss{at: in(guardPause / 2)})
-	if j := g.judge(in(guardPause/2), 7, 0, nobodyElse); j.began == nil {
+	if j := g.judge(in(guardPause/2), 7, nil, nobodyElse); j.began == nil {
 		t.Errorf("two more within the pause: %+v, want all held", j)
 	}
 	g = losing(10, 1)
-	if j := g.judge(in(guardPause), 9, 0, nobodyElse); !j.released || len(g.missing) != 0 || !g.next().IsZero() {
+	if j := g.judge(in(guardPause), 9, nil, nobodyElse); !j.released || len(g.missing) != 0 || !g.next().IsZero() {
 		t.Errorf("after the pause: %+v, %d missing, next %s; want it believed", j, len(g.missing), g.next())
 	}
 }
@@ -106,7 +115,7 @@ func TestHoldSaysWhatTheLostHaveInCommonAndTheRestHasNot(t *testing.T) {
 	rest := func() []inventory.Facts {
 		return slices.Repeat([]inventory.Facts{{"rack": "13", "os": map[string]any{"name": "x"}, "site": "a"}}, 6)
 	}
-	g.judge(noon, 6, 0, rest)
+	g.judge(noon, 6, nil, rest)
 	if want := "4 of 10 are gone or suspect within 1m0s, all rack=12"; g.hold == nil || g.hold.why != want {
 		t.Errorf("the hold is %+v, want %q", g.hold, want)
 	}
@@ -211,17 +220,70 @@ func TestHowAHoldEnds(t *testing.T) {
 	}
 }
 
+// A role that grew within a window may be a replacement under way, or a start.
+func TestRoleThatGrewIsGuarded(t *testing.T) {
+	for _, c := range []struct {
+		claim                      string
+		old, new                   int
+		oldGone, newGone, oldDoubt int
+		held                       bool
+	}{
+		{"whoever was there goes when as many others are: blue and green", 10, 10, 10, 0, 0, false},
+		{"and while most of them are only suspect", 10, 10, 1, 0, 9, false},
+		{"those that joined go again: half of what there was", 10, 10, 0, 10, 0, true},
+		{"half of both go: a link is dead", 4, 4, 2, 2, 0, true},
+		{"half of a role that is just starting", 1, 7, 1, 3, 0, true},
+		{"more go than were replaced", 10, 3, 7, 0, 0, true},
+		{"no more than were replaced", 10, 3, 4, 0, 0, false},
+	} {
+		t.Run(c.claim, func(t *testing.T) {
+			rs := newTestRoles(t)
+			web := func(generation string, i int) *inventory.Node {
+				return serving(fmt.Sprint(generation, i), inventory.Facts{"role": "web"})
+			}
+			publish := func(now time.Time) *role {
+				r := mustNeed(rs.roles, "web")
+				r.gate.open = true
+				rs.roles.publish(7, now, func(string) inventory.Facts { return nil })
+				return r
+			}
+			for i := range c.old {
+				rs.joined(fmt.Sprint("old", i), ago(40*time.Second))
+			}
+			publish(ago(40 * time.Second))
+			for i := range c.new {
+				rs.joined(fmt.Sprint("new", i), ago(30*time.Second))
+			}
+			publish(ago(30 * time.Second))
+			for i := range c.oldGone {
+				rs.mustMove(web("old", i), nil, noon)
+			}
+			for i := range c.newGone {
+				rs.mustMove(web("new", i), nil, noon)
+			}
+			for i := range c.oldDoubt {
+				suspect := web("old", c.oldGone+i)
+				suspect.Life = inventory.Suspect
+				rs.mustMove(web("old", c.oldGone+i), suspect, noon)
+			}
+			if r := publish(noon); (r.guard.hold != nil) != c.held {
+				t.Errorf("held: %t, want %t; %+v", r.guard.hold != nil, c.held, r.guard.hold)
+			}
+		})
+	}
+}
+
 // A link that is mended brings nodes back one by one, each as it finds the bus again.
 func TestThoseThatFollowTheFirstThatAreBackAreNeverRemoved(t *testing.T) {
 	g := losing(10, 6)
-	if j := g.judge(noon, 4, 0, nobodyElse); j.began == nil {
+	if j := g.judge(noon, 4, nil, nobodyElse); j.began == nil {
 		t.Fatal("the loss of six of ten is not held")
 	}
 	sound := 4
 	for i, name := range sortedKeys(g.missing) {
 		g.back(name)
 		sound++
-		j := g.judge(in(time.Duration(i)*guardMend/6), sound, 0, nobodyElse)
+		j := g.judge(in(time.Duration(i)*guardMend/6), sound, nil, nobodyElse)
 		if last := len(g.missing) == 0; j.released || (j.ended != "") != last || (g.hold == nil) != last {
 			t.Errorf("with %d of 10 back: %+v", sound, j)
 		}
@@ -230,22 +292,22 @@ func TestThoseThatFollowTheFirstThatAreBackAreNeverRemoved(t *testing.T) {
 
 func TestHoldWhoseEndIsNearGoesOnWhenTheyAreLostAgain(t *testing.T) {
 	g := losing(10, 6)
-	g.judge(noon, 4, 0, nobodyElse)
-	g.judge(in(time.Second), 8, 0, nobodyElse)
-	g.judge(in(2*time.Second), 5, 3, nobodyElse)
-	g.judge(in(guardMend), 8, 0, nobodyElse)
-	if j := g.judge(in(2*guardMend-1), 8, 0, nobodyElse); g.hold == nil || g.next() != in(2*guardMend) {
+	g.judge(noon, 4, nil, nobodyElse)
+	g.judge(in(time.Second), 8, nil, nobodyElse)
+	g.judge(in(2*time.Second), 5, suspects(3), nobodyElse)
+	g.judge(in(guardMend), 8, nil, nobodyElse)
+	if j := g.judge(in(2*guardMend-1), 8, nil, nobodyElse); g.hold == nil || g.next() != in(2*guardMend) {
 		t.Errorf("%+v, judged again %s: want the wait to begin anew", j, g.next())
 	}
 }
 
 func TestHoldBecauseNothingSoundWasLeftEndsWhenTheSuspectsAreBack(t *testing.T) {
 	g := losing(2, 1)
-	if j := g.judge(noon, 0, 1, nobodyElse); j.began == nil {
+	if j := g.judge(noon, 0, suspects(1), nobodyElse); j.began == nil {
 		t.Fatal("the last sound member is not held")
 	}
-	g.judge(in(time.Second), 1, 0, nobodyElse)
-	if j := g.judge(in(time.Second+guardMend), 1, 0, nobodyElse); j.ended == "" || g.hold != nil {
+	g.judge(in(time.Second), 1, nil, nobodyElse)
+	if j := g.judge(in(time.Second+guardMend), 1, nil, nobodyElse); j.ended == "" || g.hold != nil {
 		t.Errorf("with the other one back, the loss of one of two is held still: %+v", g.hold)
 	}
 }
@@ -301,7 +363,7 @@ func TestGuardRemembersNoMoreThanTwoHours(t *testing.T) {
 		g.note(now, 10+i%7)
 		if i%10 == 0 {
 			g.lost("web0", loss{at: now.Add(-guardPause)})
-			g.judge(now, 100, 0, nobodyElse)
+			g.judge(now, 100, nil, nobodyElse)
 		}
 	}
 	const perHour = int(guardSlowBurn / guardPause)
@@ -309,7 +371,7 @@ func TestGuardRemembersNoMoreThanTwoHours(t *testing.T) {
 		t.Errorf("%d sizes and %d departures are remembered of three hours", len(g.sizes), len(g.departed))
 	}
 	g.note(now.Add(3*guardSlowBurn), 5)
-	g.judge(now.Add(3*guardSlowBurn), 5, 0, nobodyElse)
+	g.judge(now.Add(3*guardSlowBurn), 5, nil, nobodyElse)
 	if len(g.sizes) > 2 || len(g.departed) != 0 {
 		t.Errorf("%d sizes and %d departures are remembered after three quiet hours", len(g.sizes), len(g.departed))
 	}

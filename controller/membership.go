@@ -348,7 +348,11 @@ func (r *role) move(before, after *inventory.Node, from time.Time) {
 	case n.Serving():
 		m := kick.Member{Node: name, Facts: pick(n.Facts, r.MemberFacts)}
 		r.members[name] = m
-		if !r.guard.back(name) && is && reflect.DeepEqual(was.Facts, m.Facts) {
+		back := r.guard.back(name)
+		if !is && !back {
+			r.guard.joins(name, from)
+		}
+		if is && !back && reflect.DeepEqual(was.Facts, m.Facts) {
 			return
 		}
 	case left:
@@ -357,10 +361,11 @@ func (r *role) move(before, after *inventory.Node, from time.Time) {
 			return
 		}
 		delete(r.members, name)
-		delete(r.guard.missing, name)
+		r.guard.left(name)
 	case is:
 		delete(r.members, name)
 		if !r.told(name) {
+			r.guard.left(name)
 			break // and so nothing is lost
 		}
 		r.guard.lost(name, loss{member: was, facts: before.Facts, at: from})
@@ -440,7 +445,7 @@ func (r *role) judge(now time.Time, facts func(node string) inventory.Facts) jud
 	if len(r.guard.missing) == 0 && r.guard.hold == nil {
 		return judgement{}
 	}
-	return r.guard.judge(now, r.sound(), len(r.suspects), func() []inventory.Facts {
+	return r.guard.judge(now, r.sound(), r.suspects, func() []inventory.Facts {
 		rest := make([]inventory.Facts, 0, len(r.members))
 		for name := range r.members {
 			rest = append(rest, facts(name))

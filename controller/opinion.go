@@ -108,8 +108,7 @@ func (c *Controller) opinion(role string, round *opinions, node string, reached 
 		round.hold.ask = now // about those as well
 	} else if round.confirmed() && r.sound() > 0 {
 		c.event(Event{Time: now, Kind: EventHoldOver, Role: r.Name, Text: c.shadowed(fmt.Sprintf("role %s: the loss of %d is believed: %s", r.Name, len(r.guard.missing), round.hold.opinion))})
-		r.guard.hold = nil
-		r.guard.release(now)
+		r.guard.accept(now, len(r.members))
 		r.note(now)
 	} else if round.hold.opinion != was {
 		c.event(Event{Time: now, Kind: EventHeld, Role: r.Name, Text: c.shadowed(fmt.Sprintf("role %s: removals are held still: %s", r.Name, round.hold.opinion))})

@@ -154,7 +154,7 @@ func (r *role) heir() *role {
 	heir.failed, heir.past, heir.diffs = maps.Clone(r.failed), maps.Clone(r.past), maps.Clone(r.diffs)
 	g := &heir.guard
 	g.sizes, g.departed = slices.Clone(g.sizes), slices.Clone(g.departed)
-	g.missing = maps.Clone(g.missing)
+	g.missing, g.joined = maps.Clone(g.missing), maps.Clone(g.joined)
 	return &heir
 }
 

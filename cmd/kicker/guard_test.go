@@ -230,7 +230,8 @@ func TestSuspectBySilenceIsAMemberAndRevivesWithTheSameHeartbeat(t *testing.T) {
 
 func TestLossThatDependentsConfirmIsBelieved(t *testing.T) {
 	inCluster(t, func(c *cluster) {
-		for _, n := range c.fleet(10)[:6] {
+		webs := c.fleet(10)
+		for _, n := range webs[:6] {
 			c.kill(n)
 		}
 		c.until("held", 15*time.Second, func(v *controller.View) bool { return held(v) != nil })
@@ -239,6 +240,10 @@ func TestLossThatDependentsConfirmIsBelieved(t *testing.T) {
 			t.Errorf("a loss that nobody disputes was believed after %s, want 3 minutes", took)
 		}
 		c.converged(time.Minute)
+		c.kill(webs[6])
+		if took := c.until("3 members", 10*time.Minute, members("web", 3)); took > 15*time.Second {
+			t.Errorf("the next death was believed after %s: what was believed before it counts still", took)
+		}
 	})
 }
 
