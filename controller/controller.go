@@ -345,6 +345,7 @@ func (c *Controller) synchronise(now time.Time) {
 		}
 	}
 	if c.sync = c.gate.judge(now, c.pace, nodes, withoutFacts); c.sync.Open {
+		c.gate.opened = now
 		c.event(Event{Time: now, Kind: EventSynced, Text: fmt.Sprintf("synced after %.1f s: %d nodes are heard", now.Sub(c.gate.since).Seconds(), nodes)})
 	}
 }

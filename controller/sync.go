@@ -105,6 +105,7 @@ func abridged(names []string) string {
 type syncGate struct {
 	since  time.Time // listening, and not blind, since
 	joined time.Time // the last node that was not heard before
+	opened time.Time
 }
 
 // judge says whether the gate is open. Once open it stays open until the controller was blind.
@@ -155,9 +156,14 @@ func (c *Controller) noteHeld(node string, now time.Time) {
 	}
 }
 
-// heardBy is when whoever was there at a time has been heard, or is gone, as far as a role is concerned.
+// heardBy is when whoever was there at a time has been heard, or is gone, as far as a role is concerned: while others were still being
+// heard for the first time, it may have been on its way too.
 func (c *Controller) heardBy(r *role, since time.Time) time.Time {
-	return since.Add(reconnectTime + cmp.Or(r.GoneAfter, c.cfg.GoneAfter))
+	from := since.Add(reconnectTime)
+	if from.Before(c.gate.opened) {
+		from = c.gate.opened
+	}
+	return from.Add(cmp.Or(r.GoneAfter, c.cfg.GoneAfter))
 }
 
 // knows reports whether a membership with that hash is remembered.

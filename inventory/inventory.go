@@ -121,6 +121,7 @@ func (inv *Inventory) Take(h Heard) ([]Change, error) {
 	case h.Canary:
 		return inv.sweep(h.At), nil
 	case h.Blind != "":
+		inv.leases.wasBlind(h.At)
 		inv.renew(h.At)
 	}
 	return nil, nil
@@ -257,6 +258,9 @@ func (inv *Inventory) suspect(n *Node, at time.Time, why string, until time.Time
 
 // sweep is run when a canary came through: what was not heard by now was not sent.
 func (inv *Inventory) sweep(canary time.Time) []Change {
+	if inv.leases.returning(canary) {
+		inv.renew(canary)
+	}
 	var changes []Change
 	for name, until := range inv.waiting {
 		if canary.Before(until) {
@@ -295,7 +299,7 @@ func (inv *Inventory) sweep(canary time.Time) []Change {
 	return changes
 }
 
-// renew gives every node its full time anew: the listener was blind, and nothing can be told from silence.
+// renew gives every node its full time anew: nothing can be told from silence until now.
 func (inv *Inventory) renew(at time.Time) {
 	inv.leases.renewAll(at)
 	for name := range inv.waiting {

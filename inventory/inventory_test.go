@@ -706,7 +706,8 @@ func TestRolesOfFacts(t *testing.T) {
 
 type modelNode struct {
 	beat  Beat
-	heard time.Time
+	heard time.Time // as far as silence is counted
+	beats time.Time // was heard
 	life  Life
 	until time.Time
 	boots []string // that are over
@@ -718,6 +719,8 @@ type model struct {
 	nodes  map[string]*modelNode
 	closed map[Conn]bool
 	canary time.Time
+	blind  time.Time        // last
+	away   int              // not heard since, when the last canary came
 	rows   map[string]*Node // after the last change
 	counts map[string]int
 }
@@ -758,7 +761,7 @@ func TestInventoryAgreesWithItsModel(t *testing.T) {
 			}
 		}
 	})
-	for _, what := range []string{"joined", "suspect: silent", "suspect: closed", "revived", "gone: silent", "gone: suspect", "gone: back soon", "gone: left", "late", "last words", "conflict", "old boot", "replaced", "took over", "attached", "unchanged"} {
+	for _, what := range []string{"joined", "suspect: silent", "suspect: closed", "revived", "gone: silent", "gone: suspect", "gone: back soon", "gone: left", "late", "last words", "conflict", "old boot", "replaced", "took over", "attached", "unchanged", "returning"} {
 		if total[what] == 0 {
 			t.Errorf("%q never happened: the test shows less than it says; %v", what, total)
 		}
@@ -807,7 +810,7 @@ func (m *model) tell(b Beat) {
 		if changes, err := m.beat(b); len(changes) > 0 || err != nil || !cmp.Equal(was.beat, b) {
 			m.t.Fatalf("%+v after %+v: taken for unchanged, %+v, %v", b, was.beat, changes, err)
 		}
-		was.heard = m.now
+		was.heard, was.beats = m.now, m.now
 		return
 	}
 	changes, err := m.beat(b)
@@ -836,7 +839,7 @@ func (m *model) tell(b Beat) {
 	if err != nil {
 		m.t.Fatalf("%+v: %v", b, err)
 	}
-	next := &modelNode{beat: b, heard: m.now, life: Alive}
+	next := &modelNode{beat: b, heard: m.now, beats: m.now, life: Alive}
 	if was != nil && was.life == Suspect && cmp.Equal(was.beat, b) {
 		m.seen("revived")
 	}
@@ -924,8 +927,24 @@ func (m *model) drawClosing(t *rapid.T) {
 }
 
 func (m *model) drawBlind() {
-	m.blind()
-	m.canary = m.now
+	m.hearing.blind()
+	m.canary, m.blind = m.now, m.now
+	m.away = m.unheard()
+	m.renewed()
+}
+
+// unheard is how many nodes were not heard since the listener was blind.
+func (m *model) unheard() int {
+	n := 0
+	for _, node := range m.nodes {
+		if node.beats.Before(m.blind) {
+			n++
+		}
+	}
+	return n
+}
+
+func (m *model) renewed() {
 	for name, n := range m.nodes {
 		n.heard = m.now
 		if !n.until.IsZero() && n.until.Before(m.now.Add(modelGoneAfter)) {
@@ -938,6 +957,14 @@ func (m *model) drawBlind() {
 func (m *model) drawCanary() {
 	changes := m.hearing.canary()
 	m.canary = m.now
+	if m.away > 0 && m.now.Sub(m.blind) <= returnWithin {
+		away := m.unheard()
+		if away < m.away {
+			m.seen("returning")
+			m.renewed()
+		}
+		m.away = away
+	}
 	gone, suspected := map[string]bool{}, map[string]bool{}
 	for _, change := range changes {
 		switch {
@@ -1026,8 +1053,8 @@ func (m *model) check() {
 			if digest != mn.facts || n.Ready != mn.beat.Ready || n.conn != mn.beat.Conn {
 				m.t.Fatalf("%s is %+v with facts %s, want those of %+v", n.Name, n, digest, mn)
 			}
-			if lease := m.leases.byNode[n.Name]; lease == nil || lease.heard != mn.heard {
-				m.t.Fatalf("the lease of %s is %+v, want it heard %s", n.Name, lease, mn.heard)
+			if lease := m.leases.byNode[n.Name]; lease == nil || lease.heard != mn.beats {
+				m.t.Fatalf("the lease of %s is %+v, want it heard %s", n.Name, lease, mn.beats)
 			}
 		}
 		if m.rows[n.Name] != n {

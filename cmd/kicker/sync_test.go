@@ -65,6 +65,42 @@ func TestRoleOfItsOwnPatienceIsWaitedForAsLongAfterARestart(t *testing.T) {
 	})
 }
 
+func TestWhoeverComesBackOneAfterTheOtherIsWaitedFor(t *testing.T) {
+	for _, c := range []struct {
+		what    string
+		restart func(c *cluster)
+	}{
+		{"the controller and its bus", func(c *cluster) { c.stopController(); c.startController() }},
+		{"the bus alone", func(c *cluster) { c.closeBroker(); c.openBroker() }},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			restart := c.restart
+			inCluster(t, func(c *cluster) {
+				webs := c.fleet(50)
+				before := len(c.ran())
+				late := webs[40:]
+				for _, n := range webs[5:] {
+					n.wire.hush(true)
+				}
+				restart(c)
+				for _, n := range webs[5:40] { // as handshakes take their time
+					time.Sleep(400 * time.Millisecond)
+					n.wire.hush(false)
+				}
+				for _, n := range late {
+					n.wire.hush(false)
+				}
+				c.synced()
+				c.converged(time.Minute)
+				time.Sleep(time.Minute)
+				if n := len(c.ran()) - before; n != 0 || len(c.events(controller.EventGone)) > 0 {
+					t.Errorf("%d runs, want none; gone: %q", n, c.events(controller.EventGone))
+				}
+			})
+		})
+	}
+}
+
 func TestMassLossAcrossARestartIsHeld(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		webs := c.fleet(10)
