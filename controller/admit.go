@@ -35,6 +35,7 @@ func ParseBudget(text Budget, size int) (int, error) {
 type admission struct {
 	inFlight int                 // nodes on which something runs
 	running  map[*role]int       // those of them that bear a role
+	gone     map[*role][]string  // those of them that are not heard any more
 	probing  map[*role]string    // broken roles, and the action that tries them now
 	busy     map[string]struct{} // nodes
 }
@@ -42,7 +43,10 @@ type admission struct {
 // admit puts gates on those that waited for nothing else: one run a node, the budgets, and a broken revision. Whoever waits longest is
 // first.
 func (s situation) admit(verdicts []Verdict) {
-	now := admission{running: map[*role]int{}, probing: map[*role]string{}, busy: map[string]struct{}{}}
+	now := admission{running: map[*role]int{}, gone: map[*role][]string{}, probing: map[*role]string{}, busy: map[string]struct{}{}}
+	for _, stray := range s.strays {
+		now.takeStray(stray)
+	}
 	var candidates []int
 	for i, a := range s.actions {
 		if a.running != nil || a.flight != nil {
@@ -69,17 +73,39 @@ func (n *admission) take(roles *roles, a *action) {
 	if a.flight != nil {
 		runs = a.flight.action == a.name
 	}
-	for _, need := range a.needs {
-		if runs && len(need.role.failed) >= brokenAfter {
-			n.probing[need.role] = key{a.node, a.name}.String()
+	if runs {
+		for _, need := range a.needs {
+			n.probe(need.role, key{a.node, a.name})
 		}
 	}
-	if _, counted := n.busy[a.node]; counted {
+	n.occupy(a.node, roles.of[a.node])
+}
+
+func (n *admission) takeStray(s stray) {
+	for _, r := range s.tries {
+		n.probe(r, s.key)
+	}
+	n.occupy(s.node, s.bears)
+	if s.gone {
+		for _, r := range s.bears {
+			n.gone[r] = append(n.gone[r], s.node)
+		}
+	}
+}
+
+func (n *admission) probe(r *role, by key) {
+	if len(r.failed) >= brokenAfter {
+		n.probing[r] = by.String()
+	}
+}
+
+func (n *admission) occupy(node string, bears []*role) {
+	if _, counted := n.busy[node]; counted {
 		return
 	}
-	n.busy[a.node] = struct{}{}
+	n.busy[node] = struct{}{}
 	n.inFlight++
-	for _, r := range roles.of[a.node] {
+	for _, r := range bears {
 		n.running[r]++
 	}
 }
@@ -97,7 +123,12 @@ func (n *admission) gates(s situation, a *action) []Gate {
 	}
 	for _, r := range s.roles.of[a.node] {
 		if most := r.budget(); n.running[r] >= most {
-			closed(GateBudget, "%d of %d nodes of role %s run something, as many as its budget %s allows", n.running[r], len(r.nodes), r.Name, r.Budget)
+			doubt := ""
+			if gone := n.gone[r]; len(gone) > 0 {
+				doubt = fmt.Sprintf(" (%s may: not heard any more)", abridged(gone))
+			}
+			closed(GateBudget, "%d of %d nodes of role %s run something%s, as many as its budget %s allows",
+				n.running[r], len(r.nodes)+len(n.gone[r]), r.Name, doubt, r.Budget)
 		}
 	}
 	for _, need := range a.needs {

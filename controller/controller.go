@@ -68,6 +68,7 @@ type Controller struct {
 	serves   map[*role][]string // the actions that need a role, as shown; nil: to be gathered anew
 	tidied   time.Time
 	status   map[string]kick.Status
+	running  map[string]*kick.Running // those of status
 	memories map[key]*memory
 	flights  map[string]*flight
 	leaving  map[string]*leaving
@@ -110,7 +111,7 @@ func New(cfg Config, id string, inv *inventory.Inventory, bus Bus, log *slog.Log
 	c := &Controller{
 		cfg: cfg, inv: inv, bus: bus, log: log, pace: time.Second, asks: make(chan ask), roles: roles,
 		byNode: map[string][]*action{}, status: map[string]kick.Status{}, memories: map[key]*memory{},
-		flights: map[string]*flight{}, leaving: map[string]*leaving{}, answers: make(chan func(time.Time)),
+		running: map[string]*kick.Running{}, flights: map[string]*flight{}, leaving: map[string]*leaving{}, answers: make(chan func(time.Time)),
 		journal: newJournal(),
 	}
 	now := time.Now()
@@ -266,7 +267,7 @@ func (c *Controller) turn(ctx context.Context, now time.Time) {
 }
 
 func (c *Controller) situation() situation {
-	return situation{cfg: c.cfg, sync: c.sync, rival: c.rival.id, roles: c.roles, actions: c.sorted()}
+	return situation{cfg: c.cfg, sync: c.sync, rival: c.rival.id, roles: c.roles, actions: c.sorted(), strays: c.strays()}
 }
 
 func (c *Controller) nextDue(verdicts []Verdict, now time.Time) time.Time {

@@ -23,6 +23,7 @@ type loop struct {
 	heard   chan inventory.Heard
 	results chan kick.Result
 	deaf    atomic.Bool
+	conns   uint64 // a node that was gone is back over another connection
 
 	mu      sync.Mutex
 	kicks   []kick.Kick
@@ -136,7 +137,7 @@ func (l *loop) passes(d time.Duration) {
 }
 
 func (l *loop) closes(node string) {
-	l.heard <- inventory.Heard{At: time.Now(), Closed: &inventory.Closed{Conn: inventory.Conn{Server: node, Client: 1}}}
+	l.heard <- inventory.Heard{At: time.Now(), Closed: &inventory.Closed{Conn: inventory.Conn{Server: node, Client: 1 + l.conns}}}
 }
 
 // says is a beat, and the facts that it announces, of a node with a status.
@@ -148,7 +149,7 @@ func (l *loop) says(name, role string, status kick.Status) {
 	}
 	l.heard <- inventory.Heard{At: time.Now(), Facts: &inventory.FactsMessage{Node: name, Instance: "m", Boot: "b", Facts: facts}}
 	l.heard <- inventory.Heard{At: time.Now(), Beat: &inventory.Beat{
-		Node: name, Instance: "m", Boot: "b", Conn: inventory.Conn{Server: name, Client: 1}, Facts: facts.Digest(), Ready: true, NextIn: 1000, Kick: data,
+		Node: name, Instance: "m", Boot: "b", Conn: inventory.Conn{Server: name, Client: 1 + l.conns}, Facts: facts.Digest(), Ready: true, NextIn: 1000, Kick: data,
 	}}
 }
 
@@ -452,7 +453,6 @@ func TestAsManyRunsAsMayBeAreInProgress(t *testing.T) {
 	})
 }
 
-// Nodes that go while their kicks are on the way leave more kicks without an answer than there may be runs.
 func TestControllerStopsWhateverIsOnItsWay(t *testing.T) {
 	inLoop(t, unbudgeted(), func(l *loop) {
 		l.answer = func(ctx context.Context, _ kick.Kick) (kick.Reply, error) {
@@ -470,8 +470,158 @@ func TestControllerStopsWhateverIsOnItsWay(t *testing.T) {
 			l.closes(k.Node)
 		}
 		l.passes(inventory.ClosedGrace)
+		if n := len(l.kicked()); n != atOnce {
+			t.Fatalf("%d kicks are on their way, want %d: those to nodes that are gone may have been accepted", n, atOnce)
+		}
+		l.passes(replyTimeout)
 		if n := len(l.kicked()); n != 2*atOnce {
-			t.Fatalf("%d kicks are on their way, want %d", n, 2*atOnce)
+			t.Fatalf("%d kicks were sent, want %d: the first were not answered", n, 2*atOnce)
+		}
+	})
+}
+
+// oneGone is two balancers that may run one at a time, of which the one that runs is gone.
+func oneGone(t *testing.T, story func(l *loop, k kick.Kick)) {
+	cfg := patient()
+	cfg.Roles = []RoleConfig{{Name: "lb", Budget: "1"}}
+	inLoop(t, cfg, func(l *loop) {
+		l.says("web1", "web", kick.Status{})
+		l.says("lb1", "lb", reload())
+		l.says("lb2", "lb", reload())
+		l.sync(t)
+		k := l.kicked()[0]
+		if k.Node != "lb1" {
+			t.Fatalf("%s is kicked, want lb1", k.Node)
+		}
+		l.goes("lb1")
+		if n := len(l.kicked()); n != 1 {
+			t.Fatalf("%d kicks when the node that runs is gone, want 1", n)
+		}
+		story(l, k)
+	})
+}
+
+// goes is a node that closes its connection and is not back in time.
+func (l *loop) goes(node string) {
+	l.closes(node)
+	l.passes(inventory.ClosedGrace)
+	l.passes(inventory.CanaryEvery)
+}
+
+// returns is a node that was gone, over another connection.
+func (l *loop) returns(name, role string, status kick.Status) {
+	l.conns++
+	l.says(name, role, status)
+	synctest.Wait()
+}
+
+func TestRunOnANodeThatIsGoneKeepsItsPlaceUntilItsDeadline(t *testing.T) {
+	oneGone(t, func(l *loop, k kick.Kick) {
+		want := Gate{Name: GateBudget, Why: "1 of 2 nodes of role lb run something (lb1 may: not heard any more), as many as its budget 1 allows"}
+		if v := l.View(); len(v.Verdicts) != 1 || len(v.Verdicts[0].Gates) != 1 || v.Verdicts[0].Gates[0] != want {
+			t.Errorf("the verdicts are %+v, want lb2 to wait for %+v", v.Verdicts, want)
+		}
+		time.Sleep(50 * time.Second)
+		if v := l.View(); len(l.kicked()) != 1 || !v.Runs[0].Ended.IsZero() {
+			t.Errorf("before the deadline there are %d kicks, and the run is %+v; want it in progress", len(l.kicked()), v.Runs[0])
+		}
+		time.Sleep(20 * time.Second)
+		if v := l.View(); len(l.kicked()) != 2 || v.Runs[0].Outcome != kick.Lost {
+			t.Errorf("after the deadline there are %d kicks, and the run is %+v; want it lost, and lb2 kicked", len(l.kicked()), v.Runs[0])
+		}
+	})
+}
+
+func TestNodeThatIsBackSaysWhatBecameOfItsRun(t *testing.T) {
+	applied := func(k kick.Kick) kick.Status {
+		return reload(func(a *kick.ActionStatus) {
+			a.Applied = map[string]kick.Revision{"web": k.Needs[0].Revision}
+			a.Last = &kick.LastRun{Run: k.ID, Outcome: kick.Succeeded, Duration: 1000}
+		})
+	}
+	t.Run("it goes on", func(t *testing.T) {
+		oneGone(t, func(l *loop, k kick.Kick) {
+			status := reload()
+			status.Running = &kick.Running{Run: k.ID, Action: "reload"}
+			l.returns("lb1", "lb", status)
+			time.Sleep(10 * time.Second)
+			if n := len(l.kicked()); n != 1 {
+				t.Fatalf("%d kicks while the run goes on, want 1", n)
+			}
+			l.ends(success(k))
+			if kicks := l.kicked(); len(kicks) != 2 || kicks[1].Node != "lb2" {
+				t.Errorf("the kicks are %+v, want lb2 when lb1 is done", kicks)
+			}
+		})
+	})
+	t.Run("it has ended", func(t *testing.T) {
+		oneGone(t, func(l *loop, k kick.Kick) {
+			l.returns("lb1", "lb", applied(k))
+			if v := l.View(); len(l.kicked()) != 2 || v.Counts.Runs[kick.Succeeded] != 1 || v.Counts.Runs[kick.Lost] != 0 {
+				t.Errorf("%d kicks, and the runs are %+v; want the run to have succeeded, and lb2 kicked", len(l.kicked()), v.Runs)
+			}
+		})
+	})
+	t.Run("it knows nothing of it", func(t *testing.T) {
+		oneGone(t, func(l *loop, k kick.Kick) {
+			l.returns("lb1", "lb", reload())
+			if v := l.View(); v.Runs[0].Outcome != kick.Lost || len(l.kicked()) != 2 {
+				t.Errorf("%d kicks, and the run is %+v; want it lost, and somebody kicked", len(l.kicked()), v.Runs[0])
+			}
+		})
+	})
+	t.Run("its message comes before it does", func(t *testing.T) {
+		oneGone(t, func(l *loop, k kick.Kick) {
+			l.ends(success(k))
+			if v := l.View(); len(l.kicked()) != 2 || v.Runs[0].Outcome != kick.Succeeded {
+				t.Errorf("%d kicks, and the run is %+v; want the run to have succeeded, and lb2 kicked", len(l.kicked()), v.Runs[0])
+			}
+		})
+	})
+}
+
+func TestRunOfAFormerControllerKeepsItsPlaceTooWhenItsNodeIsGone(t *testing.T) {
+	cfg := patient()
+	cfg.Roles = []RoleConfig{{Name: "lb", Budget: "1"}}
+	inLoop(t, cfg, func(l *loop) {
+		runs := reload()
+		runs.Running = &kick.Running{Run: "former-1", Action: "reload"}
+		l.says("web1", "web", kick.Status{})
+		l.says("lb1", "lb", runs)
+		l.says("lb2", "lb", reload())
+		l.sync(t)
+		l.goes("lb1")
+		time.Sleep(kick.DefaultTimeout)
+		if n := len(l.kicked()); n != 0 {
+			t.Fatalf("%d kicks while a run of a former controller may go on", n)
+		}
+		l.returns("lb1", "lb", runs)
+		time.Sleep(time.Minute)
+		if v := l.View(); len(l.kicked()) != 0 || v.Counts.Runs[kick.Lost] != 0 {
+			t.Fatalf("%d kicks, and the runs are %+v, when its node is back and it goes on", len(l.kicked()), v.Runs)
+		}
+		l.goes("lb1")
+		time.Sleep(kick.DefaultTimeout + kick.DefaultGrace)
+		if kicks := l.kicked(); len(kicks) != 1 || kicks[0].Node != "lb2" {
+			t.Errorf("the kicks are %+v, want lb2 when it must be over", kicks)
+		}
+	})
+}
+
+func TestRunOnANodeWithoutActionsTakesAPlace(t *testing.T) {
+	cfg := patient()
+	cfg.Roles = []RoleConfig{{Name: "lb", Budget: "1"}}
+	inLoop(t, cfg, func(l *loop) {
+		l.says("web1", "web", kick.Status{})
+		l.says("lb1", "lb", kick.Status{Running: &kick.Running{Run: "former-1", Action: "dropped"}})
+		l.says("lb2", "lb", reload())
+		l.sync(t)
+		if gates := l.View().Verdicts[0].Gates; len(l.kicked()) != 0 || len(gates) != 1 || gates[0].Name != GateBudget {
+			t.Fatalf("%d kicks, and the gates are %+v, while lb1 runs something; want budget", len(l.kicked()), gates)
+		}
+		l.says("lb1", "lb", kick.Status{})
+		if kicks := l.kicked(); len(kicks) != 1 || kicks[0].Node != "lb2" {
+			t.Errorf("the kicks are %+v, want lb2 when lb1 is done", kicks)
 		}
 	})
 }

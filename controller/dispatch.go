@@ -13,7 +13,7 @@ import (
 func (c *Controller) dispatch(ctx context.Context, a *action, v Verdict, now time.Time) {
 	f := &flight{
 		node: a.node, action: a.name, reason: v.Reason, tried: c.roles.fingerprint(a),
-		sent: now, deadline: now.Add(2 * replyTimeout),
+		bears: c.roles.borneBy(a.node), sent: now, deadline: now.Add(2 * replyTimeout),
 	}
 	for _, need := range a.needs {
 		f.handed = append(f.handed, handed{need.role, need.role.now.Revision.Hash})
@@ -37,18 +37,17 @@ func (c *Controller) replied(f *flight, r kick.Reply, err error, now time.Time) 
 	c.changed = true
 	count(c.journal.counts.Kicks, r.Answer)
 	if c.flights[f.node] != f {
-		return // its run's end was heard before its beginning, or its node is gone
-	}
-	a := c.action(f.node, f.action)
-	if a == nil {
-		delete(c.flights, f.node)
-		return
+		return // its run's end was heard before its beginning
 	}
 	if err == nil && r.Answer == kick.Accepted {
-		c.accepted(a, f, time.Duration(r.Deadline)*time.Millisecond, now)
+		c.accepted(f, time.Duration(r.Deadline)*time.Millisecond, now)
 		return
 	}
 	delete(c.flights, f.node)
+	a := c.action(f.node, f.action)
+	if a == nil {
+		return
+	}
 	m := a.memory
 	switch {
 	case err == nil && r.Answer == kick.AlreadyApplied:
@@ -80,11 +79,13 @@ func refusal(r kick.Reply) string {
 	return fmt.Sprintf("%s (%s)", r.Answer, r.Detail)
 }
 
-func (c *Controller) accepted(a *action, f *flight, bound time.Duration, now time.Time) {
+func (c *Controller) accepted(f *flight, bound time.Duration, now time.Time) {
 	f.accepted = true
 	f.deadline = now.Add(bound + 2*replyTimeout)
-	a.memory.kicked = f.sent
-	a.forced = nil
+	if a := c.action(f.node, f.action); a != nil {
+		a.memory.kicked = f.sent
+		a.forced = nil
+	}
 	c.journal.begin(Run{ID: f.id, Node: f.node, Action: f.action, Reason: f.reason, Started: f.sent})
 	c.event(Event{Time: now, Kind: EventKicked, Node: f.node, Action: f.action, Run: f.id, Text: fmt.Sprintf("kicked %s/%s (%s)", f.node, f.action, f.reason)})
 	c.ended(f.node, c.status[f.node], now)
@@ -92,12 +93,15 @@ func (c *Controller) accepted(a *action, f *flight, bound time.Duration, now tim
 
 // result takes in how a run ended, from the message that says so. The message may be lost: the node's heartbeat says it again.
 func (c *Controller) result(res kick.Result, now time.Time) {
-	a := c.action(res.Node, res.Action)
-	if a == nil {
-		return // not heard of any more, or garbage
-	}
 	f, status := c.flights[res.Node], c.status[res.Node]
 	flying := f != nil && f.id == res.Run
+	a := c.action(res.Node, res.Action)
+	if a == nil {
+		if flying {
+			c.land(f, res, now)
+		}
+		return // not heard of any more, or garbage
+	}
 	running := status.Running != nil && status.Running.Run == res.Run
 	if !flying && !running && !c.journal.knows(res.Run) {
 		return // late: the heartbeat has said more since
@@ -108,7 +112,7 @@ func (c *Controller) result(res kick.Result, now time.Time) {
 	}
 	if running {
 		status.Running = nil
-		c.status[res.Node] = status
+		c.setStatus(res.Node, status)
 	}
 	c.end(a, res, now)
 }
@@ -146,7 +150,7 @@ func (c *Controller) ended(node string, status kick.Status, now time.Time) {
 func (c *Controller) end(a *action, res kick.Result, now time.Time) {
 	if f := c.flights[a.node]; f != nil && f.id == res.Run {
 		if !f.accepted {
-			c.accepted(a, f, 0, now) // the reply is late, or lost
+			c.accepted(f, 0, now) // the reply is late, or lost
 			if c.flights[a.node] != f {
 				return
 			}
@@ -195,10 +199,45 @@ func (c *Controller) expire(now time.Time) {
 		if a := c.action(node, f.action); a != nil {
 			c.end(a, lost, now)
 		} else {
-			delete(c.flights, node)
-			c.journal.end(f.id, now, lost)
+			c.land(f, lost, now)
 		}
 	}
+}
+
+// land ends a flight whose action is not heard of any more.
+func (c *Controller) land(f *flight, res kick.Result, now time.Time) {
+	c.changed = true
+	if !f.accepted {
+		c.accepted(f, 0, now) // the reply is late, or lost
+	}
+	delete(c.flights, f.node)
+	c.journal.end(f.id, now, res)
+}
+
+// keepPlace makes a flight of a run that a former controller kicked, when its node goes. Those of this one are flights already, or were
+// given up at their deadlines.
+func (c *Controller) keepPlace(node string, now time.Time) {
+	run := c.running[node]
+	if run == nil || c.flights[node] != nil || c.journal.knows(run.Run) {
+		return
+	}
+	c.flights[node] = &flight{
+		id: run.Run, node: node, action: run.Action, bears: c.roles.borneBy(node), accepted: true,
+		deadline: now.Add(kick.DefaultTimeout + kick.DefaultGrace), // only the former controller was told
+	}
+}
+
+// rejoined takes in what became of the run that was in progress when a node went, or rebooted: whoever accepted a kick knows of it.
+func (c *Controller) rejoined(node string, now time.Time) {
+	c.ended(node, c.status[node], now) // by now its actions are known
+	f := c.flights[node]
+	if f == nil || !f.accepted {
+		return
+	}
+	if run := c.running[node]; run != nil && run.Run == f.id {
+		return
+	}
+	c.land(f, kick.Result{Outcome: kick.Lost, Exit: -1, Error: "its node knows nothing of it"}, now)
 }
 
 func (c *Controller) action(node, name string) *action {

@@ -54,11 +54,14 @@ func (c *Controller) take(change inventory.Change, now time.Time) {
 	if after == nil && before.Life == inventory.Suspect {
 		from = before.Since // settling counts from the suspicion
 	}
+	if after == nil {
+		c.keepPlace(before.Name, now)
+	}
 	if err := c.roles.move(before, after, from); err != nil {
 		c.refuse(err, now)
 	}
 	if after == nil {
-		c.forget(before.Name, now)
+		c.forget(before.Name)
 		return
 	}
 	if after.Life != inventory.Left {
@@ -70,8 +73,11 @@ func (c *Controller) take(change inventory.Change, now time.Time) {
 		status = c.status[after.Name]
 	}
 	c.ended(after.Name, status, now)
-	c.status[after.Name] = status
+	c.setStatus(after.Name, status)
 	c.setActions(after, status, now)
+	if err == nil && (before == nil || before.Boot != after.Boot) {
+		c.rejoined(after.Name, now)
+	}
 	c.noteHeld(after.Name, now)
 	if status.Controller != c.identity.ID {
 		c.seen = max(c.seen, status.Epoch)
@@ -202,14 +208,21 @@ func (c *Controller) remember(k key, s kick.ActionStatus, now time.Time) *memory
 	return m
 }
 
-// forget drops what was known of a node that is no longer heard, but for its actions' memories.
-func (c *Controller) forget(node string, now time.Time) {
-	if f := c.flights[node]; f != nil {
-		delete(c.flights, node)
-		c.journal.end(f.id, now, kick.Result{Outcome: kick.Lost, Exit: -1, Error: "its node is no longer heard"})
+// setStatus notes what a node says of its actions.
+func (c *Controller) setStatus(node string, status kick.Status) {
+	c.status[node] = status
+	if status.Running == nil {
+		delete(c.running, node)
+	} else {
+		c.running[node] = status.Running
 	}
+}
+
+// forget drops what was known of a node that is no longer heard, but for its actions' memories, and its run, which may go on.
+func (c *Controller) forget(node string) {
 	delete(c.byNode, node)
 	delete(c.status, node)
+	delete(c.running, node)
 	delete(c.leaving, node)
 	c.actions, c.serves = nil, nil
 }
@@ -243,7 +256,7 @@ func (c *Controller) sorted() []*action {
 func (c *Controller) track(now time.Time) {
 	for _, a := range c.sorted() {
 		a.flight = c.flights[a.node]
-		a.running = c.status[a.node].Running
+		a.running = c.running[a.node]
 		from, stale := c.roles.stale(a, now)
 		switch {
 		case !stale && a.forced == nil:

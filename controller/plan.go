@@ -15,6 +15,15 @@ type situation struct {
 	rival   string // the controller that leads, if it is not this one
 	roles   *roles
 	actions []*action // by node, then in the node's order
+	strays  []stray   // by node
+}
+
+// stray is a run on a node that has no action which is heard of: the node is gone, or was configured anew.
+type stray struct {
+	key
+	bears []*role // what its node bears, or bore
+	tries []*role // whose current membership it was handed
+	gone  bool
 }
 
 // plan is the verdict on every action. It changes nothing: who carries out the verdicts without gates has done all there is to do at now.

@@ -417,7 +417,15 @@ func places(s situation, verdicts []Verdict) taken {
 			busy[a.node] = true
 		}
 	}
-	n.nodes = len(busy)
+	for _, stray := range s.strays {
+		for _, r := range stray.tries {
+			n.tries[r]++
+		}
+		for _, r := range stray.bears {
+			n.roles[r]++
+		}
+	}
+	n.nodes = len(busy) + len(s.strays)
 	for node := range busy {
 		for _, r := range s.roles.of[node] {
 			n.roles[r]++
@@ -503,6 +511,18 @@ func drawSituation(t *rapid.T) situation {
 			}
 			s.actions = append(s.actions, a)
 		}
+	}
+	for i := range rapid.IntRange(0, 2).Draw(t, "strays") {
+		stray := stray{key: key{fmt.Sprint("gone", i), "a0"}, gone: rapid.Bool().Draw(t, "gone")}
+		for _, name := range []string{"lb", "edge"} {
+			if r := rs.byName[name]; r != nil && rapid.Bool().Draw(t, "bore "+name) {
+				stray.bears = append(stray.bears, r)
+			}
+		}
+		if rapid.Bool().Draw(t, "handed web") {
+			stray.tries = []*role{rs.byName["web"]}
+		}
+		s.strays = append(s.strays, stray)
 	}
 	return s
 }

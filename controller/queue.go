@@ -1,6 +1,8 @@
 package controller
 
 import (
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -42,11 +44,13 @@ type memory struct {
 	backoff   *backoff.ExponentialBackOff
 }
 
-// flight is a kick that was sent, until its run is known to be over. There is one a node at most.
+// flight is a kick that was sent, until its run is known to be over. There is one a node at most. A node that is gone may run on, and so
+// its flight goes on too.
 type flight struct {
 	id, node, action string
 	reason, tried    string
 	handed           []handed
+	bears            []string // roles that its node bore
 	sent             time.Time
 	accepted         bool
 	deadline         time.Time // over by then at the latest
@@ -73,6 +77,54 @@ func (f *flight) ended(succeeded bool) {
 			h.role.failed[f.node] = struct{}{}
 		}
 	}
+}
+
+// strays is the runs in progress, as far as is known, that no action tells of.
+func (c *Controller) strays() []stray {
+	var strays []stray
+	for node, f := range c.flights {
+		if len(c.byNode[node]) > 0 {
+			continue
+		}
+		_, heard := c.status[node]
+		s := stray{key: key{node, f.action}, bears: c.roles.of[node], gone: !heard}
+		if !heard {
+			s.bears = c.roles.named(f.bears)
+		}
+		for _, h := range f.handed {
+			if h.role.now.Revision.Hash == h.hash {
+				s.tries = append(s.tries, h.role)
+			}
+		}
+		strays = append(strays, s)
+	}
+	for node, run := range c.running {
+		if len(c.byNode[node]) == 0 && c.flights[node] == nil {
+			strays = append(strays, stray{key: key{node, run.Action}, bears: c.roles.of[node]})
+		}
+	}
+	slices.SortFunc(strays, func(a, b stray) int { return strings.Compare(a.node, b.node) })
+	return strays
+}
+
+// borneBy is the names of the roles that a node bears by name.
+func (rs *roles) borneBy(node string) []string {
+	var names []string
+	for _, r := range rs.of[node] {
+		names = append(names, r.Name)
+	}
+	return names
+}
+
+// named is those of the roles that are known.
+func (rs *roles) named(names []string) []*role {
+	var known []*role
+	for _, name := range names {
+		if r := rs.byName[name]; r != nil {
+			known = append(known, r)
+		}
+	}
+	return known
 }
 
 // failed spaces the next try. It never gives up.

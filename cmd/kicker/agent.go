@@ -220,9 +220,9 @@ func attend(ctx context.Context, cfg config.Config, self inventory.Self, nc *nat
 	return group.Wait()
 }
 
-// encodeStatus is kick's part of a heartbeat. A node without actions says nothing.
+// encodeStatus is kick's part of a heartbeat. A node without actions says nothing, unless one that it had runs still.
 func encodeStatus(s kick.Status) json.RawMessage {
-	if len(s.Actions) == 0 {
+	if len(s.Actions) == 0 && s.Running == nil {
 		return nil
 	}
 	data, err := json.Marshal(s)

@@ -71,6 +71,66 @@ func TestBudgetHoldsAtEveryInstantAlsoAcrossAControllersRestart(t *testing.T) {
 	})
 }
 
+func TestRunThatItsAgentLeftKeepsItsPlaceInTheBudget(t *testing.T) {
+	inCluster(t, func(c *cluster) {
+		c.startController()
+		const takes = 3 * time.Minute
+		var inProgress gauge
+		run := func(ranAction) kick.Ending {
+			inProgress.while(func() { time.Sleep(takes) })
+			return kick.Ending{}
+		}
+		c.web("web1")
+		for i := range 20 {
+			c.lb(fmt.Sprintf("lb%02d", i), run)
+		}
+		c.synced()
+		c.until("as many runs as may be", time.Minute, func(*controller.View) bool { return len(c.ran()) == 2 })
+		killed, reconfigured := c.agents[c.ran()[0].node], c.agents[c.ran()[1].node]
+		c.kill(killed)
+		c.stopAgent(reconfigured)
+		reconfigured.cfg.Agent.Actions = nil
+		c.startAgent(reconfigured)
+		time.Sleep(takes / 2)
+		if n := len(c.ran()); n != 2 {
+			t.Errorf("%d nodes run something, want 2: a tenth", n)
+		}
+		time.Sleep(takes/2 + time.Minute)
+		if n := len(c.ran()); n != 3 {
+			t.Errorf("%d runs began, want 3: one node said that its run is over, of the other nothing is known", n)
+		}
+		c.startAgent(killed)
+		c.until("its word on the run", time.Minute, func(*controller.View) bool { return len(c.ran()) == 4 })
+		if most := inProgress.peak(); most != 2 {
+			t.Errorf("%d of 20 nodes ran at once, want 2", most)
+		}
+	})
+}
+
+func TestRunOnANodeThatHasNoActionsAnyMoreCountsForTheNextController(t *testing.T) {
+	inCluster(t, func(c *cluster) {
+		c.startController()
+		c.web("web1")
+		for i := range 5 {
+			c.lb(fmt.Sprintf("lb%d", i), succeedsIn(3*time.Minute))
+		}
+		c.synced()
+		c.until("a run", time.Minute, func(*controller.View) bool { return len(c.ran()) == 1 })
+		n := c.agents[c.ran()[0].node]
+		c.stopAgent(n)
+		n.cfg.Agent.Actions = nil
+		c.startAgent(n)
+		c.stopController()
+		c.startController()
+		c.synced()
+		time.Sleep(2 * time.Minute)
+		if runs := len(c.ran()); runs != 1 {
+			t.Errorf("%d nodes run something, want 1: a tenth", runs)
+		}
+		c.until("another run when it is over", 2*time.Minute, func(*controller.View) bool { return len(c.ran()) == 2 })
+	})
+}
+
 func TestRevisionThatFailsEverywhereIsTriedOnOneNodeAtATime(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.cfg.Roles = []controller.RoleConfig{{Name: "haproxy", Budget: "100%"}}
