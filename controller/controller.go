@@ -52,6 +52,7 @@ type Controller struct {
 	epochs   []int64       // that this controller has spoken with
 	seen     int64         // the highest epoch that a node has seen of another controller
 	rival    rival         // another controller that leads; none: this one does
+	asking   time.Time     // since when it is asked whose epoch a node has seen; zero: it is not
 	kicks    int64         // how many kicks were made, for their ids
 	gate     syncGate
 	canary   time.Time // when the listener's own beat came back last
@@ -267,7 +268,7 @@ func (c *Controller) turn(ctx context.Context, now time.Time) {
 }
 
 func (c *Controller) situation() situation {
-	return situation{cfg: c.cfg, sync: c.sync, rival: c.rival.id, roles: c.roles, actions: c.sorted(), strays: c.strays()}
+	return situation{cfg: c.cfg, sync: c.sync, notLeading: c.notLeading(), roles: c.roles, actions: c.sorted(), strays: c.strays()}
 }
 
 func (c *Controller) nextDue(verdicts []Verdict, now time.Time) time.Time {
@@ -388,21 +389,6 @@ func (c *Controller) shadowed(text string) string {
 		return text
 	}
 	return text + " (only in shadow: they are let pass)"
-}
-
-// raise makes this controller's epoch higher than any that a node has seen of another one: nodes obey the highest. Only who leads may.
-func (c *Controller) raise() {
-	if c.rival.id != "" || c.seen < c.identity.Epoch || c.seen >= kick.MaxEpoch {
-		return // higher than that no node would obey
-	}
-	c.identity.Epoch = c.seen + 1
-	c.epochs = append(c.epochs, c.identity.Epoch)
-	for _, r := range c.roles.byName {
-		if r.now.Revision.Hash != "" {
-			r.now.Revision.Epoch = c.identity.Epoch
-		}
-	}
-	c.beacon = time.Time{}
 }
 
 // command carries out an operator's order.

@@ -81,7 +81,7 @@ func (c *Controller) take(change inventory.Change, now time.Time) {
 	c.noteHeld(after.Name, now)
 	if status.Controller != c.identity.ID {
 		c.seen = max(c.seen, status.Epoch)
-		c.raise()
+		c.challenged(now)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"kicker/inventory"
+	"kicker/kick"
 )
 
 // ErrOtherLeads ends a controller that hears another one of its cluster, unless it is a standby.
@@ -41,6 +42,26 @@ func (c *Controller) meet(b inventory.Beacon, now time.Time) {
 	}
 }
 
+// challenged takes in that a node may have seen a higher epoch than this controller's. Perhaps another one leads, on the other side of a
+// partition until now: it is asked for, and only if nobody answers does this one raise its epoch above it.
+func (c *Controller) challenged(now time.Time) {
+	if c.rival.id != "" || c.seen < c.identity.Epoch || c.seen >= kick.MaxEpoch || !c.asking.IsZero() {
+		return
+	}
+	c.asking, c.beacon, c.changed = now, time.Time{}, true
+}
+
+// notLeading says why this controller must not kick, "" if it leads.
+func (c *Controller) notLeading() string {
+	switch {
+	case c.rival.id != "":
+		return fmt.Sprintf("controller %s leads", c.rival.id)
+	case !c.asking.IsZero():
+		return fmt.Sprintf("a node has seen epoch %d, and whose that is was asked", c.seen)
+	}
+	return ""
+}
+
 // hearRival takes in that another controller is alive.
 func (c *Controller) hearRival(id string, now time.Time) {
 	if id == c.rival.id {
@@ -72,6 +93,21 @@ func (c *Controller) inherit(now time.Time) {
 	}
 }
 
+// raise makes this controller's epoch higher than any that a node has seen of another one: nodes obey the highest.
+func (c *Controller) raise() {
+	if c.seen < c.identity.Epoch || c.seen >= kick.MaxEpoch {
+		return // higher than that no node would obey
+	}
+	c.identity.Epoch = c.seen + 1
+	c.epochs = append(c.epochs, c.identity.Epoch)
+	for _, r := range c.roles.byName {
+		if r.now.Revision.Hash != "" {
+			r.now.Revision.Epoch = c.identity.Epoch
+		}
+	}
+	c.beacon = time.Time{}
+}
+
 // yields is the error that ends a controller which is no standby when it hears that another one leads.
 func (c *Controller) yields() error {
 	if c.rival.id == "" || c.cfg.Standby {
@@ -80,16 +116,23 @@ func (c *Controller) yields() error {
 	return fmt.Errorf("cluster %s: %w: %s, epoch %d: stop that one first, or start this one with --standby", c.cfg.Cluster, ErrOtherLeads, c.rival.id, c.rival.epoch)
 }
 
-// introduce says who leads: at the start a question, then a beacon now and then, unless another one leads.
+// introduce says who leads: at the start, and when it is challenged, a question, then a beacon now and then, unless another one leads.
 func (c *Controller) introduce(now time.Time) {
 	if now.Before(c.beacon) {
 		return
 	}
+	if c.rival.id != "" {
+		c.asking = time.Time{}
+	}
 	switch {
-	case now.Before(c.identity.Started.Add(introduction)):
+	case now.Before(c.identity.Started.Add(introduction)), now.Before(c.asking.Add(introduction)):
 		c.beacon = now.Add(introduction / 4) // again: the question or the answer may be lost
 		c.bus.Beacon(c.identity.ID, 0, c.pace)
 	case c.rival.id == "":
+		if !c.asking.IsZero() {
+			c.asking, c.changed = time.Time{}, true
+			c.raise()
+		}
 		c.beacon = now.Add(beaconEvery)
 		c.bus.Beacon(c.identity.ID, c.identity.Epoch, c.pace)
 	default:

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -129,17 +130,47 @@ func TestWhoWasBlindSaysAtOnceThatItLeads(t *testing.T) {
 	}
 }
 
-func TestOnlyWhoLeadsOutdoesAnEpoch(t *testing.T) {
-	c, _ := led(t, true)
-	c.meet(inventory.Beacon{ID: "z", Epoch: 101}, in(time.Hour))
-	c.seen = 5000
-	if c.raise(); c.identity.Epoch != 100 {
-		t.Errorf("a standby made its epoch %d", c.identity.Epoch)
-	}
-	c.rival = rival{}
-	c.roles.byName["web"] = &role{now: kick.Membership{Revision: kick.Revision{Epoch: 100, N: 3, Hash: "1-a"}}}
-	if c.raise(); c.identity.Epoch != 5001 || c.roles.byName["web"].now.Revision != (kick.Revision{Epoch: 5001, N: 3, Hash: "1-a"}) {
-		t.Errorf("who leads has epoch %d and %+v, want 5001", c.identity.Epoch, c.roles.byName["web"].now.Revision)
+func TestEpochIsRaisedAboveWhatNodesHaveSeenOnlyIfNobodyLeadsWithIt(t *testing.T) {
+	for _, c := range []struct {
+		claim   string
+		follows string
+		answer  *inventory.Beacon
+		want    int64
+		said    []int64
+	}{
+		{"nobody answers", "", nil, 5001, []int64{0, 0, 0, 0, 5001}},
+		{"whose epoch it is answers", "", &inventory.Beacon{ID: "z", Epoch: 5000}, 100, []int64{0, 0}},
+		{"another one answers, with a lower one than this one's", "", &inventory.Beacon{ID: "z", Epoch: 99}, 5001, []int64{0, 0, 0, 0, 0, 5001}},
+		{"it is a standby", "z", nil, 100, nil},
+	} {
+		t.Run(c.claim, func(t *testing.T) {
+			ctl, beacons := led(t, true)
+			ctl.roles.byName["web"] = &role{now: kick.Membership{Revision: kick.Revision{Epoch: 100, N: 3, Hash: "1-a"}}}
+			if ctl.rival.id = c.follows; c.follows == "" {
+				ctl.introduce(in(time.Minute))
+				*beacons = nil
+			}
+			ctl.beacon = in(2 * time.Minute)
+			ctl.seen = 5000
+			ctl.challenged(in(time.Minute))
+			if led := ctl.notLeading() == ""; led {
+				t.Error("it kicks nodes that don't obey it")
+			}
+			for ms := range 1500 {
+				now := in(time.Minute + time.Duration(ms)*time.Millisecond)
+				if ms == 300 && c.answer != nil {
+					ctl.meet(*c.answer, now)
+				}
+				ctl.challenged(now) // as each heartbeat does
+				ctl.introduce(now)
+			}
+			if ctl.identity.Epoch != c.want || ctl.roles.byName["web"].now.Revision != (kick.Revision{Epoch: c.want, N: 3, Hash: "1-a"}) {
+				t.Errorf("it has epoch %d and %+v, want %d", ctl.identity.Epoch, ctl.roles.byName["web"].now.Revision, c.want)
+			}
+			if leads := c.want > 100; !slices.Equal(*beacons, c.said) || (ctl.notLeading() == "") != leads {
+				t.Errorf("it said %v, want %v, and does not lead because %q", *beacons, c.said, ctl.notLeading())
+			}
+		})
 	}
 }
 

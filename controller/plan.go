@@ -10,12 +10,12 @@ import (
 
 // situation is all that a plan is made from.
 type situation struct {
-	cfg     Config
-	sync    Sync
-	rival   string // the controller that leads, if it is not this one
-	roles   *roles
-	actions []*action // by node, then in the node's order
-	strays  []stray   // by node
+	cfg        Config
+	sync       Sync
+	notLeading string // why this controller must not kick, "" if it leads
+	roles      *roles
+	actions    []*action // by node, then in the node's order
+	strays     []stray   // by node
 }
 
 // stray is a run on a node that has no action which is heard of: the node is gone, or was configured anew.
@@ -118,8 +118,8 @@ func (n Need) stale() string {
 func (s situation) gates(a *action, now time.Time) []Gate {
 	var gates []Gate
 	closed := func(name, why string, until time.Time) { gates = append(gates, Gate{name, why, until}) }
-	if s.rival != "" {
-		closed(GateLeading, fmt.Sprintf("controller %s leads", s.rival), time.Time{})
+	if s.notLeading != "" {
+		closed(GateLeading, s.notLeading, time.Time{})
 	}
 	if !s.sync.Open {
 		closed(GateSynced, s.sync.Why, s.sync.Until)

@@ -96,7 +96,7 @@ func TestGates(t *testing.T) {
 			a.memory.failures, a.memory.notBefore = 1, noon
 		}, nil},
 		{"nobody is kicked while another controller leads", func(s *situation, _ *action) {
-			s.rival = "ctl2"
+			s.notLeading = "controller ctl2 leads"
 		}, gates{{GateLeading, "controller ctl2 leads", time.Time{}}}},
 		{"a needed role that is not accounted for is waited for", func(s *situation, _ *action) {
 			s.roles.byName["web"].gate = roleGate{why: "lb9/reload was asked whom it is configured with", until: in(time.Second)}
@@ -345,8 +345,8 @@ func TestPlanKeepsItsPromises(t *testing.T) {
 				t.Fatalf("kicked, and neither stale nor ordered: %+v", v)
 			case kicked[v.Node] || a.flight != nil || a.running != nil:
 				t.Fatalf("two runs on %s", v.Node)
-			case !s.sync.Open || s.rival != "" || a.unresolved != "":
-				t.Fatalf("kicked with sync %+v, rival %q, unresolved %q", s.sync, s.rival, a.unresolved)
+			case !s.sync.Open || s.notLeading != "" || a.unresolved != "":
+				t.Fatalf("kicked with sync %+v, not leading because %q, unresolved %q", s.sync, s.notLeading, a.unresolved)
 			}
 			seen["kicked"]++
 			kicked[v.Node] = true
@@ -467,7 +467,7 @@ func drawSituation(t *rapid.T) situation {
 		s.sync.Why, s.sync.Until = "calling the roll", in(rapid.SampledFrom([]time.Duration{time.Second, time.Minute}).Draw(t, "opens"))
 	}
 	if sometimes("follows") {
-		s.rival = "ctl2"
+		s.notLeading = "controller ctl2 leads"
 	}
 	s.cfg.InFlight = rapid.IntRange(1, 5).Draw(t, "in flight")
 	for i := range rapid.IntRange(0, 8).Draw(t, "nodes") {
@@ -634,5 +634,5 @@ func shown(s situation) []string {
 		r := s.roles.byName[name]
 		all = append(all, fmt.Sprintf("%s %+v %v %v %t %v %v %+v", name, r.now, r.nodes, r.members, r.changed, r.past, r.failed, r.gate))
 	}
-	return append(all, fmt.Sprintf("%+v %s %+v", s.sync, s.rival, s.cfg))
+	return append(all, fmt.Sprintf("%+v %s %+v", s.sync, s.notLeading, s.cfg))
 }

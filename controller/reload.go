@@ -66,7 +66,7 @@ func (c *Controller) under(cfg Config, now time.Time) (*Controller, error) {
 	}
 	next := &Controller{
 		cfg: cfg, roles: roles, inv: c.inv, log: slog.New(slog.DiscardHandler), journal: newJournal(),
-		identity: c.identity, epochs: c.epochs, rival: c.rival, sync: c.sync, gate: c.gate,
+		identity: c.identity, epochs: c.epochs, rival: c.rival, asking: c.asking, sync: c.sync, gate: c.gate,
 		byNode: map[string][]*action{}, memories: map[key]*memory{}, status: c.status, running: c.running, flights: c.flights,
 	}
 	for k, m := range c.memories {

@@ -398,17 +398,13 @@ func parted(l *lan) sighting {
 		meanwhile: fmt.Sprintf("left: %s<br>right: %s", l.says(), standbySays()),
 	}
 	l.mend("trunk")
-	l.until("one leads again, and what is left has converged", func() string {
+	l.until("who took over leads, for its epoch is the higher one, and what is left has converged", func() string {
 		var first, second web.Status
 		if err := errors.Join(l.ask("/v1/status", &first), other.ask("/v1/status", &second)); err != nil {
 			return err.Error()
 		}
-		leader := first
-		if first.Leader != "" {
-			leader = second
-		}
-		one := leader.Leader == "" && first.Leader+second.Leader == leader.Identity.ID
-		return objection(!one || !leader.Well || leader.Nodes[inventory.Alive] != 6 || leader.Actions[controller.Wanted] > 0, []web.Status{first, second})
+		one := second.Leader == "" && first.Leader == second.Identity.ID
+		return objection(!one || !second.Well || second.Nodes[inventory.Alive] != 6 || second.Actions[controller.Wanted] > 0, []web.Status{first, second})
 	})
 	s.after = l.finally()
 	return s
