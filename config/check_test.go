@@ -69,7 +69,7 @@ func TestMistakesNamePlaceKeyAndRemedy(t *testing.T) {
 		{"standby of an embedded bus", "standby: true\n", `kicker.yaml:1: standby: without bus.url it would have nothing to take over: the embedded bus dies with its controller. Set bus.url to a NATS that outlives both`},
 		{"action given twice", "agent:\n  actions:\n  - {name: a, command: [x]}\n  - {name: a, command: [y]}\n", `kicker.yaml:4: agent.actions[1].name: "a" is the name of actions[0] already, choose another`},
 		{"action without command", "agent:\n  actions:\n  - name: a\n", `kicker.yaml:3: agent.actions[0].command: empty, want a program and its arguments as a list`},
-		{"quote left open", "agent:\n  actions:\n  - {name: a, command: say 'x}\n", `kicker.yaml:3: agent.actions[0].command: the quote ' is not closed`},
+		{"quote left open", "agent:\n  actions:\n  - {name: a, command: say 'x}\n", `kicker.yaml:3: agent.actions[0].command: Unterminated single-quoted string`},
 		{"depends, but does nothing", "agent: {depends_on: [web]}\n", `kicker.yaml:1: agent.depends_on: there is no action to run when they change: add one under agent.actions, or with --action NAME=COMMAND`},
 		{"no check", "agent: {ready: {check: maybe}}\n", `kicker.yaml:1: agent.ready.check: `},
 		{"never ready", "agent: {ready: {rise: 0}}\n", `kicker.yaml:1: agent.ready.rise: 0: want 1 or more`},

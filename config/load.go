@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/go-viper/mapstructure/v2"
+	"github.com/kballard/go-shellquote"
 	"github.com/spf13/pflag"
 	"github.com/spf13/viper"
 
@@ -176,7 +177,7 @@ func decode(from, to reflect.Value) (any, error) {
 	case t == budgetType && from.Kind() == reflect.Int:
 		return strconv.FormatInt(from.Int(), 10), nil
 	case t == wordsType && isText:
-		return kick.Words(s)
+		return shellquote.Split(s)
 	case t == actionType && isText:
 		return kick.ParseAction(s)
 	case t.Kind() == reflect.Bool && isText:

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"slices"
 	"strings"
+
+	"github.com/antzucaro/matchr"
 )
 
 // near gives at most three of names that look like name: it is a part of them, or few letters differ.
@@ -17,7 +19,7 @@ func near(name string, names []string) []string {
 		if len(name) > 253 || len(n) > 253 {
 			continue // no name of ours, and costly to compare
 		}
-		far := distance(name, n)
+		far := matchr.OSA(name, n)
 		if strings.Contains(n, name) {
 			far = min(far, 1)
 		}
@@ -33,26 +35,4 @@ func near(name string, names []string) []string {
 		out = append(out, c.name)
 	}
 	return out
-}
-
-// distance is the fewest insertions, deletions, changes and swaps of neighbours, in bytes, that make b of a.
-func distance(a, b string) int {
-	d := make([][]int, len(a)+1) // d[i][j] is that of a[:i] and b[:j]
-	for i := range d {
-		d[i] = make([]int, len(b)+1)
-		for j := range d[i] {
-			switch {
-			case i == 0 || j == 0:
-				d[i][j] = i + j
-			case a[i-1] == b[j-1]:
-				d[i][j] = d[i-1][j-1]
-			default:
-				d[i][j] = 1 + min(d[i-1][j-1], d[i-1][j], d[i][j-1])
-				if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-					d[i][j] = min(d[i][j], 1+d[i-2][j-2])
-				}
-			}
-		}
-	}
-	return d[len(a)][len(b)]
 }
