@@ -119,16 +119,16 @@ func (n *admission) gates(s situation, a *action) []Gate {
 		closed(GateRunning, "another action of this node goes first")
 	}
 	if n.inFlight >= s.cfg.InFlight {
-		closed(GateBudget, "%d runs are in progress in the cluster, as many as in_flight allows", n.inFlight)
+		closed(GateBudget, "%s in progress in the cluster, as many as in_flight allows", quantity(n.inFlight, "run"))
 	}
 	for _, r := range s.roles.of[a.node] {
 		if most := r.budget(); n.running[r] >= most {
 			doubt := ""
 			if gone := n.gone[r]; len(gone) > 0 {
-				doubt = fmt.Sprintf(" (%s may: not heard any more)", abridged(gone))
+				doubt = fmt.Sprintf(" (on %s perhaps: not heard any more)", abridged(gone))
 			}
-			closed(GateBudget, "%d of %d nodes of role %s run something%s, as many as its budget %s allows",
-				n.running[r], len(r.nodes)+len(n.gone[r]), r.Name, doubt, r.Budget)
+			closed(GateBudget, "something runs on %d of %s of role %s%s, as many as its budget %s allows",
+				n.running[r], quantity(len(r.nodes)+len(n.gone[r]), "node"), r.Name, doubt, r.Budget)
 		}
 	}
 	for _, need := range a.needs {

@@ -348,7 +348,7 @@ func (c *Controller) synchronise(now time.Time) {
 	}
 	if c.sync = c.gate.judge(now, c.pace, nodes, withoutFacts); c.sync.Open {
 		c.gate.opened = now
-		c.event(Event{Time: now, Kind: EventSynced, Text: fmt.Sprintf("synced after %.1f s: %d nodes are heard", now.Sub(c.gate.since).Seconds(), nodes)})
+		c.event(Event{Time: now, Kind: EventSynced, Text: fmt.Sprintf("synced after %.1f s: %s heard", now.Sub(c.gate.since).Seconds(), quantity(nodes, "node"))})
 	}
 }
 
@@ -375,9 +375,9 @@ func (c *Controller) publish(now time.Time) {
 		if p.was.Revision == r.now.Revision {
 			continue
 		}
-		text := fmt.Sprintf("role %s has %d members", r.Name, len(r.now.Members))
+		text := fmt.Sprintf("role %s has %s", r.Name, quantity(len(r.now.Members), "member"))
 		if p.was.Revision.Hash != "" {
-			text = fmt.Sprintf("role %s: %d → %d members: %s", r.Name, len(p.was.Members), len(r.now.Members), p.diff)
+			text = fmt.Sprintf("role %s: %d → %s: %s", r.Name, len(p.was.Members), quantity(len(r.now.Members), "member"), p.diff)
 		}
 		c.event(Event{Time: now, Kind: EventRole, Role: r.Name, Text: text})
 	}

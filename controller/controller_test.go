@@ -517,7 +517,7 @@ func (l *loop) returns(name, role string, status kick.Status) {
 
 func TestRunOnANodeThatIsGoneKeepsItsPlaceUntilItsDeadline(t *testing.T) {
 	oneGone(t, func(l *loop, k kick.Kick) {
-		want := Gate{Name: GateBudget, Why: "1 of 2 nodes of role lb run something (lb1 may: not heard any more), as many as its budget 1 allows"}
+		want := Gate{Name: GateBudget, Why: "something runs on 1 of 2 nodes of role lb (on lb1 perhaps: not heard any more), as many as its budget 1 allows"}
 		if v := l.View(); len(v.Verdicts) != 1 || len(v.Verdicts[0].Gates) != 1 || v.Verdicts[0].Gates[0] != want {
 			t.Errorf("the verdicts are %+v, want lb2 to wait for %+v", v.Verdicts, want)
 		}

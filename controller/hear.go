@@ -264,6 +264,10 @@ func (c *Controller) track(now time.Time) {
 		case a.since.IsZero():
 			a.since, a.from = now, from
 		}
+		was := a.barred
+		if a.barred = stale && c.sync.Open && a.lacks(); was && stale && !a.barred {
+			a.from = now // what it waited for may be the first change of a burst
+		}
 		a.memory.used = now
 		if a.memory.failures == 0 {
 			continue

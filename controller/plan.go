@@ -137,8 +137,8 @@ func (s situation) gates(a *action, now time.Time) []Gate {
 		if need.role.unheardOf() {
 			closed(GateUnknown, fmt.Sprintf("no node has ever borne %s and nothing declares it", need.role.Name), time.Time{})
 		}
-		if has := len(need.role.now.Members); has < need.role.MinMembers {
-			closed(GateMinMembers, fmt.Sprintf("role %s has %d members, fewer than its min_members %d", need.role.Name, has, need.role.MinMembers), time.Time{})
+		if r := need.role; r.tooFew() {
+			closed(GateMinMembers, fmt.Sprintf("role %s has %s, fewer than its min_members %d", r.Name, quantity(len(r.now.Members), "member"), r.MinMembers), time.Time{})
 		}
 	}
 	switch {

@@ -107,6 +107,14 @@ func TestGates(t *testing.T) {
 		{"a list that is too short is waited for to grow", func(s *situation, _ *action) {
 			s.roles.byName["web"].MinMembers = 3
 		}, gates{{GateMinMembers, "role web has 2 members, fewer than its min_members 3", time.Time{}}}},
+		{"from one member too", func(s *situation, a *action) {
+			web1 := serving("web1", inventory.Facts{"role": "web"})
+			left := *web1
+			left.Life = inventory.Left
+			_ = s.roles.move(web1, &left, ago(time.Minute))
+			published(s.roles)
+			s.roles.byName["web"].MinMembers = 2
+		}, gates{{GateMinMembers, "role web has 1 member, fewer than its min_members 2", time.Time{}}}},
 		{"though not one that is just long enough", func(s *situation, _ *action) {
 			s.roles.byName["web"].MinMembers = 2
 		}, nil},
@@ -116,11 +124,15 @@ func TestGates(t *testing.T) {
 		{"as many runs as may be are in progress in the cluster", func(s *situation, _ *action) {
 			s.cfg.InFlight = 2
 			runs(s, "other1", "other2")
-		}, gates{{GateBudget, "2 runs are in progress in the cluster, as many as in_flight allows", time.Time{}}}},
+		}, gates{{GateBudget, "2 runs in progress in the cluster, as many as in_flight allows", time.Time{}}}},
+		{"even if it is one", func(s *situation, _ *action) {
+			s.cfg.InFlight = 1
+			runs(s, "other1")
+		}, gates{{GateBudget, "1 run in progress in the cluster, as many as in_flight allows", time.Time{}}}},
 		{"as many runs as may be are in progress on the nodes of its role", func(s *situation, _ *action) {
 			bear(s.roles, "lb", "lb1", "lb2", "lb3")
 			runs(s, "lb3")
-		}, gates{{GateBudget, "1 of 3 nodes of role lb run something, as many as its budget 10% allows", time.Time{}}}},
+		}, gates{{GateBudget, "something runs on 1 of 3 nodes of role lb, as many as its budget 10% allows", time.Time{}}}},
 		{"runs of other roles take nothing of its budget", func(s *situation, _ *action) {
 			bear(s.roles, "lb", "lb1")
 			bear(s.roles, "db", "db1")
@@ -131,7 +143,7 @@ func TestGates(t *testing.T) {
 			s.roles.byName["lb"].Budget = "2"
 			bear(s.roles, "edge", "lb1", "e1")
 			runs(s, "lb2", "e1")
-		}, gates{{GateBudget, "1 of 2 nodes of role edge run something, as many as its budget 10% allows", time.Time{}}}},
+		}, gates{{GateBudget, "something runs on 1 of 2 nodes of role edge, as many as its budget 10% allows", time.Time{}}}},
 		{"a revision that failed on three nodes is tried on one node at a time", func(s *situation, _ *action) {
 			fails(s.roles.byName["web"], 3)
 			runs(s, "lb9")

@@ -24,11 +24,22 @@ type action struct {
 	running    *kick.Running // on its node, of whatever action
 	flight     *flight       // on its node, of whatever action
 
+	barred bool      // stale, and there is nothing to configure it from yet
 	since  time.Time // stale since; zero while it is not
 	from   time.Time // when the first change that made it stale began: settling counts from here
 	forced *order    // an operator's order that was not accepted yet
 	memory *memory
 }
+
+// lacks reports whether something that the action needs is not there to be configured from.
+func (a *action) lacks() bool {
+	return a.unresolved != "" || slices.ContainsFunc(a.needs, func(n need) bool {
+		return !n.role.gate.open || n.role.unheardOf() || n.role.tooFew()
+	})
+}
+
+// tooFew reports whether a role has fewer members than its dependents may be kicked with.
+func (r *role) tooFew() bool { return len(r.now.Members) < r.MinMembers }
 
 // memory outlives the node's presence and the need: a flapping role must not hammer a failing node.
 type memory struct {

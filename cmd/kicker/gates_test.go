@@ -209,6 +209,41 @@ func TestMinMembersKeepsDependentsFromAListTooShort(t *testing.T) {
 	})
 }
 
+func TestMembersThatComeTogetherBehindAGateMakeOneRun(t *testing.T) {
+	for claim, roles := range map[string][]controller.RoleConfig{
+		"unknown role": nil,
+		"min_members":  {{Name: "web", MinMembers: 2}},
+	} {
+		t.Run(claim, func(t *testing.T) {
+			inCluster(t, func(c *cluster) {
+				c.cfg.Roles = roles
+				c.startController()
+				c.lb("lb1", nil)
+				c.synced()
+				time.Sleep(time.Minute)
+				if v := c.control.View().Verdicts[0]; len(v.Gates) != 1 || v.Gates[0].Name != claim {
+					t.Fatalf("the gates are %+v, want %s", v.Gates, claim)
+				}
+				began := time.Now()
+				for i := range 5 {
+					c.web(fmt.Sprintf("web%d", i+1))
+					time.Sleep(100 * time.Millisecond)
+				}
+				c.until("5 members", time.Minute, members("web", 5))
+				c.converged(time.Minute)
+				time.Sleep(time.Minute)
+				runs := c.ran()
+				if len(runs) != 1 || c.members() != "web1 web2 web3 web4 web5" {
+					t.Fatalf("%d runs, the last with %q; want one with all", len(runs), c.members())
+				}
+				if took := runs[0].started.Sub(began); took < c.cfg.Settle || took > c.cfg.Settle+time.Second {
+					t.Errorf("the run started %s after the first member came, want %s and hardly more", took, c.cfg.Settle)
+				}
+			})
+		})
+	}
+}
+
 func TestSameNarrowsADependencyToMembersThatShareFactsWithTheDependent(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.startController()
