@@ -182,7 +182,7 @@ func (k *checker) dependsOn(path string, needs []string) {
 			k.selector(at, need)
 		} else if err := checkRoleName(need); err != nil {
 			k.wrong(at, "%v", err)
-		} else if meant := near(need, k.roles); meant != "" && !slices.Contains(k.roles, need) && !numbered(need, meant) {
+		} else if meant := controller.Meant(need, k.roles); meant != "" && !slices.Contains(k.roles, need) && !numbered(need, meant) {
 			k.wrong(at, "no role %q (did you mean %q? else declare it under roles)", need, meant)
 		}
 	}

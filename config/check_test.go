@@ -180,13 +180,3 @@ func TestOnlyWhoListensIsRefusedAnOpenListener(t *testing.T) {
 		t.Error("a command that opens it was let")
 	}
 }
-
-func TestNearIsATypoApart(t *testing.T) {
-	for _, tc := range []struct{ s, want string }{
-		{"wbe", "web"}, {"weeb", "web"}, {"db", ""}, {"we", "web"}, {"web", ""}, {"haproyx", "haproxy"}, {"hapro", "haproxy"}, {"cache", ""},
-	} {
-		if got := near(tc.s, []string{"web", "haproxy"}); got != tc.want {
-			t.Errorf("near(%q) = %q, want %q", tc.s, got, tc.want)
-		}
-	}
-}

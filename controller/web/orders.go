@@ -170,5 +170,5 @@ func nearObject(v *controller.View, object string) []string {
 	if slices.Contains(names, name) {
 		return nil // it is the action that is not found
 	}
-	return near(name, names)
+	return controller.Near(name, names)
 }

@@ -286,7 +286,7 @@ func (s *server) findNode(w http.ResponseWriter, v *controller.View, name string
 	for _, h := range heldRoles(v.Roles, func(r controller.Role) bool { return !r.Held.Shadow && slices.Contains(r.Held.Nodes, name) }) {
 		text += fmt.Sprintf("; it is still a member of role/%s, as its removal is held: %s", h.Role, h.Why)
 	}
-	s.fail(w, http.StatusNotFound, Error{Error: text, Near: near(name, names)})
+	s.fail(w, http.StatusNotFound, Error{Error: text, Near: controller.Near(name, names)})
 	return Node{}, false
 }
 
@@ -367,7 +367,7 @@ func (s *server) findRole(w http.ResponseWriter, v *controller.View, name string
 		}
 		names = append(names, role.Name)
 	}
-	s.fail(w, http.StatusNotFound, Error{Error: fmt.Sprintf("no role %.100q is known", name), Near: near(name, names)})
+	s.fail(w, http.StatusNotFound, Error{Error: fmt.Sprintf("no role %.100q is known", name), Near: controller.Near(name, names)})
 	return controller.Role{}, false
 }
 

@@ -379,21 +379,3 @@ func TestMetricsOfAView(t *testing.T) {
 		t.Error("a node's name is a label")
 	}
 }
-
-func TestNearNames(t *testing.T) {
-	names := []string{"web1.example.org", "web2.example.org", "lb1", "db", "web"}
-	for _, test := range []struct {
-		name string
-		want []string
-	}{
-		{"wbe", []string{"web"}},
-		{"we", []string{"web", "web1.example.org", "web2.example.org"}},
-		{"web1", []string{"web", "web1.example.org"}},
-		{"lb2", []string{"lb1"}},
-		{"database", nil},
-	} {
-		if got := near(test.name, names); !cmp.Equal(got, test.want) {
-			t.Errorf("near(%q) = %q, want %q", test.name, got, test.want)
-		}
-	}
-}
