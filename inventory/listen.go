@@ -53,9 +53,12 @@ func Listen(ctx context.Context, nc *nats.Conn, cluster, id string, inv *Invento
 		nc: nc, leases: inv.leases, out: out, heard: time.Now(), asleep: suspended(),
 		beats: heartbeatSubject(cluster, ""), facts: factsSubject(cluster, ""), beacon: beaconSubject(cluster), canary: canaryPrefix + id,
 	}
-	nc.SetErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+	others := nc.ErrorHandler()
+	nc.SetErrorHandler(func(nc *nats.Conn, sub *nats.Subscription, err error) {
 		if errors.Is(err, nats.ErrSlowConsumer) {
 			l.dropped.Store(true)
+		} else if others != nil {
+			others(nc, sub, err)
 		}
 	})
 	in := make(chan *nats.Msg, inbox) // one for all, so that the order of the wire is kept

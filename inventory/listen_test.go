@@ -132,6 +132,28 @@ func TestListenerThatHeardNothingForTooLongSaysThatItWasBlind(t *testing.T) {
 	}
 }
 
+func TestOtherErrorsOfTheConnectionGoToWhoeverHadThemBefore(t *testing.T) {
+	var told []error
+	b := &bus{}
+	synctest.Test(t, func(t *testing.T) {
+		b.start(t)
+		t.Cleanup(b.stop)
+		nc := b.connect(t)
+		nc.SetErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { told = append(told, err) })
+		ctx, stop := context.WithCancel(t.Context())
+		var daemon sync.WaitGroup
+		daemon.Go(func() { _ = Listen(ctx, nc, "main", "me", New(), make(chan Heard, 100)) })
+		synctest.Wait()
+		nc.ErrorHandler()(nc, nil, nats.ErrPermissionViolation)
+		nc.ErrorHandler()(nc, nil, nats.ErrSlowConsumer)
+		stop()
+		daemon.Wait()
+	})
+	if !slices.Equal(told, []error{nats.ErrPermissionViolation}) {
+		t.Errorf("told %v, want that something is not permitted: that messages were dropped is heard as blindness", told)
+	}
+}
+
 func TestDroppedMessagesAreBlindness(t *testing.T) {
 	listening(t, func(e *ear) {
 		synctest.Wait()
