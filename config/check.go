@@ -35,13 +35,7 @@ func (src *sources) check(c Config, listens bool) Problems {
 	k.controller(c)
 	k.roleConfigs(c)
 	k.agent(c.Agent)
-	if c.Bus.URL == "" {
-		k.listen("bus.listen", c.Bus.Listen, listens && c.TokenFile == "" && !c.Insecure)
-	} else {
-		for u := range strings.SplitSeq(c.Bus.URL, ",") {
-			k.error("bus.url", checkURL(strings.TrimSpace(u), "nats", "tls", "ws", "wss"))
-		}
-	}
+	k.bus(c.Bus, listens && c.TokenFile == "" && !c.Insecure)
 	k.listen("api.listen", c.API.Listen, listens && c.TokenFile == "" && !c.Insecure)
 	if src.has("api.url") && !strings.HasPrefix(c.API.URL, "unix:///") && checkURL(c.API.URL, "http", "https") != nil {
 		k.wrong("api.url", "%q: write http://HOST:PORT, https://HOST:PORT or unix:///PATH", c.API.URL)
@@ -84,6 +78,29 @@ func (k *checker) wrongPair(path, other, format string, args ...any) {
 		path = other
 	}
 	k.wrong(path, format, args...)
+}
+
+func (k *checker) bus(c BusConfig, unguarded bool) {
+	if c.URL == "" {
+		k.listen("bus.listen", c.Listen, unguarded)
+		if c.SystemURL != "" {
+			k.wrong("bus.system_url", "without bus.url there is no other NATS, and the embedded one needs none to tell which connections close: remove it, or set bus.url")
+		}
+		return
+	}
+	for u := range strings.SplitSeq(c.URL, ",") {
+		k.error("bus.url", checkURL(strings.TrimSpace(u), "nats", "tls", "ws", "wss"))
+	}
+	if c.SystemURL == "" {
+		return
+	}
+	for u := range strings.SplitSeq(c.SystemURL, ",") {
+		if err := checkURL(strings.TrimSpace(u), "nats", "tls", "ws", "wss"); err != nil {
+			k.error("bus.system_url", err)
+		} else if !strings.Contains(u, "@") {
+			k.wrong("bus.system_url", "%q names no user of NATS's system account: write it as nats://USER:PASSWORD@HOST:PORT", u)
+		}
+	}
 }
 
 func (k *checker) controller(c Config) {

@@ -259,7 +259,7 @@ func TestShownSettingsLoadAgainAndSayWhereTheyAreFrom(t *testing.T) {
 	o := inFile(t, `
 settle: 0
 token_file: /etc/kicker/token
-bus: {url: "nats://user:secret@bus:4222"}
+bus: {url: "nats://user:secret@bus:4222", system_url: "nats://sys:secret@bus:4222"}
 roles: [{name: web, gone_after: 90s}]
 agent:
   facts: [a=1, "b='x: y'"]
@@ -279,7 +279,8 @@ agent:
 		t.Errorf("the password is shown:\n%s", &shown)
 	}
 	before := mustLoad(t, o)
-	after := mustLoad(t, inFile(t, strings.Replace(shown.String(), "xxxxx@", "user:secret@", 1)))
+	unhidden := strings.Replace(strings.Replace(shown.String(), "xxxxx@", "user:secret@", 1), "xxxxx@", "sys:secret@", 1)
+	after := mustLoad(t, inFile(t, unhidden))
 	if diff := cmp.Diff(before, after, cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("what is shown loads as something else (-before +after):\n%s\n%s", diff, &shown)
 	}
@@ -293,7 +294,7 @@ func TestFlagsShadowNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	o.Flags = map[string]*pflag.Flag{"bus.listen": flags.Lookup("listen")}
-	if got, want := mustLoad(t, o).Bus, (BusConfig{"127.0.0.1:2", "nats://file:1"}); got != want {
+	if got, want := mustLoad(t, o).Bus, (BusConfig{Listen: "127.0.0.1:2", URL: "nats://file:1"}); got != want {
 		t.Errorf("bus = %+v, want %+v", got, want)
 	}
 }

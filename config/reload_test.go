@@ -21,6 +21,7 @@ func TestWhatNeedsARestart(t *testing.T) {
 		{"cluster: other", []string{"cluster"}},
 		{"bus: {listen: '127.0.0.1:1'}\napi: {listen: '127.0.0.1:2'}\nlog: {level: debug}", []string{"log.level", "bus.listen", "api.listen"}},
 		{"standby: true\nbus: {url: 'nats://127.0.0.1'}\nstate_dir: /a\ntoken_file: /b", []string{"standby", "state_dir", "token_file", "bus.url"}},
+		{"bus: {url: 'nats://a', system_url: 'nats://u:p@a'}", []string{"bus.url", "bus.system_url"}},
 	} {
 		was, err := Parse(nil, Options{File: "old.yaml"})
 		if err != nil {

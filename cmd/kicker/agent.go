@@ -115,7 +115,7 @@ func runAgent(ctx context.Context, cfg config.Config, execute kick.Execute, log 
 	if err != nil {
 		return err
 	}
-	log.Info("agent started", "node", self.Node, "cluster", self.Cluster, "servers", strings.Join(cfg.Agent.Servers(), ","))
+	log.Info("agent started", "node", self.Node, "cluster", self.Cluster, "servers", bus.Redacted(strings.Join(cfg.Agent.Servers(), ",")))
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return attend(ctx, cfg, self, nc, announcer, poke, execute, log) })
 	group.Go(func() error { return lean(ctx, log) })

@@ -36,6 +36,7 @@ type cluster struct {
 	bus      *bus.Bus       // nil: broker is used, or none is up
 	broker   *server.Server // somebody else's NATS
 	external bool           // broker is what is used, though it may be down
+	system   bool           // the controller has its system account
 	cfg      controller.Config
 	log      *slog.Logger
 	control  *controlled
@@ -139,7 +140,12 @@ func (c *cluster) startController() {
 	}, closings: func(closed func(string, uint64, string)) (func(), error) { return c.bus.Closings(closed) }, close: func() {}}
 	if c.external {
 		b.join = func(name string) (*nats.Conn, error) { return c.join("controller", name) }
-		b.closings = func(func(string, uint64, string)) (func(), error) { return func() {}, nil }
+		b.closings = func(closed func(string, uint64, string)) (func(), error) {
+			if !c.system {
+				return func() {}, nil
+			}
+			return bus.Closings([]string{"nats://system:secret@broker"}, c.log, closed, nats.InProcessServer(c.newWire("controller")))
+		}
 	}
 	go func() {
 		defer close(over)
@@ -455,7 +461,12 @@ func (c *cluster) startBus() {
 // openBroker starts the kind of broker that bus.url points at.
 func (c *cluster) openBroker() {
 	c.t.Helper()
-	s, err := server.NewServer(&server.Options{ServerName: "broker", DontListen: true, NoSigs: true, NoLog: true, PingInterval: 20 * time.Second})
+	everybody, system := server.NewAccount("EVERYBODY"), server.NewAccount("SYS")
+	s, err := server.NewServer(&server.Options{
+		ServerName: "broker", DontListen: true, NoSigs: true, NoLog: true, PingInterval: 20 * time.Second,
+		Accounts: []*server.Account{everybody, system}, SystemAccount: system.Name, NoAuthUser: "anybody",
+		Users: []*server.User{{Username: "anybody", Account: everybody}, {Username: "system", Password: "secret", Account: system}},
+	})
 	if err != nil {
 		c.t.Fatal(err)
 	}

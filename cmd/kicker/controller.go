@@ -140,13 +140,22 @@ type controllerBus struct {
 func openBus(cfg config.Config, token string, log *slog.Logger) (controllerBus, error) {
 	if cfg.Bus.URL != "" {
 		return controllerBus{
-			where: cfg.Bus.URL,
+			where: bus.Redacted(cfg.Bus.URL),
 			join: func(name string) (*nats.Conn, error) {
 				return bus.Join([]string{cfg.Bus.URL}, "", name, log, func() {})
 			},
-			// What that server says of its clients is only for its system account.
-			closings: func(func(string, uint64, string)) (func(), error) { return func() {}, nil },
-			close:    func() {},
+			closings: func(closed func(string, uint64, string)) (func(), error) {
+				if cfg.Bus.SystemURL == "" {
+					log.Info("closed connections are not heard, so a death is seen by silence alone: bus.system_url is not set")
+					return func() {}, nil
+				}
+				stop, err := bus.Closings([]string{cfg.Bus.SystemURL}, log, closed)
+				if err != nil {
+					return nil, fmt.Errorf("bus.system_url: %w", err)
+				}
+				return stop, nil
+			},
+			close: func() {},
 		}, nil
 	}
 	if cfg.TokenFile == "" {

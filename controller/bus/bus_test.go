@@ -37,8 +37,8 @@ func visit(t *testing.T, b *Bus, token string) *nats.Conn {
 	return nc
 }
 
-// flush waits until the server has taken in all that was said.
-func flush(t *testing.T, nc *nats.Conn) {
+// flushed waits until the server has taken in all that was said.
+func flushed(t *testing.T, nc *nats.Conn) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -94,7 +94,7 @@ func TestNodeCannotSayWhatIsTheControllersOwn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	flush(t, controller)
+	flushed(t, controller)
 	own := []string{"kicker.main.kick.lb1.example.com", "kicker.main.node.lb1", "kicker.main.controller", "kicker.main.rollcall", "kicker.main.heartbeat._canary.me"}
 	allowed := []string{"kicker.main.heartbeat.lb1.example.com", "kicker.main.facts.lb1", "kicker.main.result.lb1", "kicker.main.leave.lb1"}
 	heard := func(n int) (subjects []string) {
@@ -117,7 +117,7 @@ func TestNodeCannotSayWhatIsTheControllersOwn(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		flush(t, nc)
+		flushed(t, nc)
 	}
 	say(visit(t, b, ""), append(own, allowed...))
 	if got := heard(len(allowed)); strings.Join(got, " ") != strings.Join(allowed, " ") {
@@ -136,11 +136,11 @@ func TestNodesDoNotHearWhatTheServerSaysOfItself(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	flush(t, listener)
+	flushed(t, listener)
 	told := closings(t, b)
 	visit(t, b, "").Close()
 	next(t, told)
-	flush(t, listener)
+	flushed(t, listener)
 	if n, _, err := everything.Pending(); err != nil || n != 0 {
 		t.Errorf("a node heard %d messages when another closed its connection, %v", n, err)
 	}
@@ -284,6 +284,29 @@ func TestLoopback(t *testing.T) {
 	}
 }
 
+func TestPasswordsAreNotShown(t *testing.T) {
+	for urls, want := range map[string]string{
+		"nats://user:secret@a:1,tls://token@[::1]": "nats://a:1,tls://[::1]",
+		"nats://user:p@ss@a":                       "nats://a",
+		"nats://a:1":                               "nats://a:1",
+		"127.0.0.1:7422":                           "127.0.0.1:7422",
+		"":                                         "",
+	} {
+		if got := Redacted(urls); got != want {
+			t.Errorf("Redacted(%q) = %q, want %q", urls, got, want)
+		}
+	}
+	b := start(t, Config{Listen: "127.0.0.1:0", Token: "right"})
+	nc, err := Visit([]string{"nats://kicker:secret@" + b.Addr().String()}, "", "a node")
+	if err == nil {
+		nc.Close()
+		t.Fatal("joined with another password")
+	}
+	if strings.Contains(err.Error(), "secret") || !strings.Contains(err.Error(), "the user and password in its URL") {
+		t.Errorf("%v: want no password, and what to do", err)
+	}
+}
+
 func TestReconnectDelayIsBoundedAndSpread(t *testing.T) {
 	seen := map[time.Duration]bool{}
 	for n := range 200 {
@@ -328,7 +351,7 @@ func TestJoinWaitsForTheServerAndKeepsNothingToBeSentLater(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		flush(t, controller)
+		flushed(t, controller)
 		for !nc.IsConnected() {
 			select {
 			case <-joined:
