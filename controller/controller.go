@@ -74,6 +74,8 @@ type Controller struct {
 	flights  map[string]*flight
 	leaving  map[string]*leaving
 
+	conflicts map[string]Conflict // by node
+
 	answers chan func(now time.Time) // of what was sent, to be taken in by the loop
 	sends   sync.WaitGroup
 	journal journal
@@ -112,7 +114,7 @@ func New(cfg Config, id string, inv *inventory.Inventory, bus Bus, log *slog.Log
 	c := &Controller{
 		cfg: cfg, inv: inv, bus: bus, log: log, pace: time.Second, asks: make(chan ask), roles: roles,
 		byNode: map[string][]*action{}, status: map[string]kick.Status{}, memories: map[key]*memory{},
-		running: map[string]*kick.Running{}, flights: map[string]*flight{}, leaving: map[string]*leaving{}, answers: make(chan func(time.Time)),
+		running: map[string]*kick.Running{}, flights: map[string]*flight{}, leaving: map[string]*leaving{}, conflicts: map[string]Conflict{}, answers: make(chan func(time.Time)),
 		journal: newJournal(),
 	}
 	now := time.Now()
@@ -240,6 +242,7 @@ func (c *Controller) turn(ctx context.Context, now time.Time) {
 		c.bus.Ask(node, inventory.DoBeat)
 	}
 	c.expire(now)
+	c.endConflicts(now)
 	c.listenForCanary(now)
 	if !c.changed && now.Before(c.due) {
 		return

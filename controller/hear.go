@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -29,7 +30,9 @@ func (c *Controller) hear(h inventory.Heard) {
 		c.succeed(h.At)
 	}
 	changes, err := c.inv.Take(h)
-	if err != nil {
+	if conflict := (*inventory.Conflict)(nil); errors.As(err, &conflict) {
+		c.noteConflict(conflict, h.At)
+	} else if err != nil {
 		c.refuse(err, h.At)
 	}
 	for _, change := range changes {
@@ -66,6 +69,9 @@ func (c *Controller) take(change inventory.Change, now time.Time) {
 	}
 	if after.Life != inventory.Left {
 		delete(c.leaving, after.Name)
+	}
+	if before != nil && before.Instance != after.Instance {
+		c.conflictOver(after.Name, "instance "+after.Instance+" took over", now)
 	}
 	status, err := kick.ParseStatus(after.Kick)
 	if err != nil {

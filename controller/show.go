@@ -1,6 +1,11 @@
 package controller
 
-import "time"
+import (
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
 
 // show publishes what the controller knows now.
 func (c *Controller) show(now time.Time, verdicts []Verdict) {
@@ -8,7 +13,7 @@ func (c *Controller) show(now time.Time, verdicts []Verdict) {
 	next := make(chan struct{})
 	v := &View{
 		At: now, Identity: c.identity, Leader: c.rival.id, Sync: c.sync, Verdicts: verdicts,
-		Roles: c.showRoles(), Runs: last(c.journal.runs, keepRuns), Events: last(c.journal.events, keepEvents),
+		Roles: c.showRoles(), Conflicts: slices.SortedFunc(maps.Values(c.conflicts), func(a, b Conflict) int { return strings.Compare(a.Node, b.Node) }), Runs: last(c.journal.runs, keepRuns), Events: last(c.journal.events, keepEvents),
 		Counts: c.journal.counts.clone(), Loaded: c.loaded, Nodes: c.inv.Snapshot(), Next: next, next: next,
 	}
 	c.view.Store(v)

@@ -10,17 +10,18 @@ import (
 
 // View is everything a controller knows at one moment. It is never changed after it was published; Run owns what it was made from.
 type View struct {
-	At       time.Time           `json:"at"`
-	Identity Identity            `json:"controller"`
-	Leader   string              `json:"leader,omitempty"` // another controller, which leads while this one watches
-	Sync     Sync                `json:"sync"`
-	Roles    []Role              `json:"roles"`    // by name
-	Verdicts []Verdict           `json:"verdicts"` // by node, then in the node's order of actions
-	Runs     []Run               `json:"runs"`     // oldest first, the last 1 000
-	Events   []Event             `json:"events"`   // oldest first, the last 4 096
-	Nodes    *inventory.Snapshot `json:"-"`
-	Counts   Counts              `json:"counts"`
-	Loaded   Loaded              `json:"loaded"`
+	At        time.Time           `json:"at"`
+	Identity  Identity            `json:"controller"`
+	Leader    string              `json:"leader,omitempty"` // another controller, which leads while this one watches
+	Sync      Sync                `json:"sync"`
+	Roles     []Role              `json:"roles"`               // by name
+	Verdicts  []Verdict           `json:"verdicts"`            // by node, then in the node's order of actions
+	Conflicts []Conflict          `json:"conflicts,omitempty"` // by node
+	Runs      []Run               `json:"runs"`                // oldest first, the last 1 000
+	Events    []Event             `json:"events"`              // oldest first, the last 4 096
+	Nodes     *inventory.Snapshot `json:"-"`
+	Counts    Counts              `json:"counts"`
+	Loaded    Loaded              `json:"loaded"`
 	// Next is closed when a newer view is published.
 	Next <-chan struct{} `json:"-"`
 
@@ -78,6 +79,16 @@ type Held struct {
 	Why     string    `json:"why"`
 	Opinion string    `json:"opinion,omitempty"` // what dependents that were asked say
 	Shadow  bool      `json:"shadow,omitempty"`
+}
+
+// Conflict is two machines that claim one name: one is the node, the other is not listened to.
+type Conflict struct {
+	Node   string    `json:"node"`
+	Bears  string    `json:"bears"`  // the instance that is the node
+	Claims string    `json:"claims"` // the instance whose heartbeats are refused; of several the last
+	Since  time.Time `json:"since"`
+
+	heard time.Time // the refused one was, last
 }
 
 // State is the first half of a verdict.
@@ -177,6 +188,7 @@ const (
 	EventGone      = "gone"      // a node was not heard any more
 	EventLeft      = "left"      // a node said goodbye
 	EventReplaced  = "replaced"  // a newer boot, or another instance, bears the name
+	EventConflict  = "conflict"  // two machines claim one name
 	EventRole      = "role"      // a role's membership changed
 	EventHeld      = "held"      // the guard does not believe a loss
 	EventHoldOver  = "hold over" //
@@ -188,6 +200,7 @@ const (
 	EventConverged = "converged" // an action
 	EventRefused   = "refused"   // a message from the bus was no good
 
+	EventConflictOver = "conflict over" // one of them does
 	EventReloaded     = "reloaded"      // another configuration is in force
 	EventReloadFailed = "reload failed" // there is another configuration, which is no good
 )

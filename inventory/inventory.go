@@ -69,6 +69,13 @@ type Change struct {
 	Why           string // for people
 }
 
+// Conflict is why a heartbeat was refused: another instance bears the name that it claims, and is heard.
+type Conflict struct{ Node, Bears, Claims string }
+
+func (c *Conflict) Error() string {
+	return fmt.Sprintf("heartbeat of %s: instance %s also claims the name that instance %s bears: one of them must be renamed", c.Node, c.Claims, c.Bears)
+}
+
 // Inventory is the nodes that are heard. It belongs to one goroutine, which feeds it what Listen hears; any other may read a
 // Snapshot. It decides by canary time alone: the moments at which the listener's own beats came back to it.
 type Inventory struct {
@@ -145,7 +152,7 @@ func (inv *Inventory) beat(h Heard) ([]Change, error) {
 	case was == nil:
 	case was.Instance != b.Instance:
 		if was.Life == Alive && !inv.leases.late(b.Node) {
-			return nil, fmt.Errorf("heartbeat of %s: instance %s also claims the name that instance %s bears: one of them must be renamed", b.Node, b.Instance, was.Instance)
+			return nil, &Conflict{Node: b.Node, Bears: was.Instance, Claims: b.Instance}
 		}
 		why = "another instance bears the name"
 	case slices.Contains(was.oldBoots, b.Boot):

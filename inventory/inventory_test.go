@@ -2,10 +2,10 @@ package inventory
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -423,8 +423,8 @@ func TestConflictNamesBothInstances(t *testing.T) {
 	h := newHearing(t)
 	h.beats(web1())
 	_, err := h.beat(web1(ofInstance("m2")))
-	if err == nil || !strings.Contains(err.Error(), "m1") || !strings.Contains(err.Error(), "m2") {
-		t.Errorf("error %v, want one that names m1 and m2", err)
+	if conflict := (*Conflict)(nil); !errors.As(err, &conflict) || *conflict != (Conflict{Node: "web1", Bears: "m1", Claims: "m2"}) {
+		t.Errorf("error %v, want a conflict of m1 and m2 over web1", err)
 	}
 }
 

@@ -29,21 +29,22 @@ func (s *server) metrics() http.Handler {
 type viewCollector struct{ view func() *controller.View }
 
 var (
-	nodesDesc    = desc("kicker_nodes", "Nodes that are heard.", "life")
-	membersDesc  = desc("kicker_members", "Members of a role: nodes that are in it, alive and ready.", "role")
-	heldDesc     = desc("kicker_held_members", "Members of a role whose removal the guard holds, or would hold in shadow.", "role")
-	verdictsDesc = desc("kicker_verdicts", "Actions that depend on something.", "state")
-	gatesDesc    = desc("kicker_gates", "Actions that wait for a gate.", "gate")
-	runsDesc     = desc("kicker_runs_total", "Runs that ended.", "outcome")
-	kicksDesc    = desc("kicker_kicks_total", "Kicks that were sent, by the node's answer.", "answer")
-	syncedDesc   = desc("kicker_synced", "1 if the controller knows enough to act.")
-	leadingDesc  = desc("kicker_leading", "1 if no other controller is known to lead.")
-	eventsDesc   = desc("kicker_events_total", "Events.", "kind")
-	refusedDesc  = desc("kicker_refused_messages_total", "Messages from the bus that were refused.")
-	ageDesc      = desc("kicker_view_age_seconds", "How long ago the controller's loop turned. It turns every 5 s at least.")
-	startedDesc  = desc("kicker_start_time_seconds", "When the controller started, in Unix seconds.")
-	reloadDesc   = desc("kicker_config_last_reload_successful", "0 if the configuration changed since, and is no good.")
-	loadedDesc   = desc("kicker_config_last_reload_success_timestamp_seconds", "When the configuration in force was loaded, in Unix seconds.")
+	nodesDesc     = desc("kicker_nodes", "Nodes that are heard.", "life")
+	membersDesc   = desc("kicker_members", "Members of a role: nodes that are in it, alive and ready.", "role")
+	heldDesc      = desc("kicker_held_members", "Members of a role whose removal the guard holds, or would hold in shadow.", "role")
+	conflictsDesc = desc("kicker_conflicts", "Names of nodes that two machines claim.")
+	verdictsDesc  = desc("kicker_verdicts", "Actions that depend on something.", "state")
+	gatesDesc     = desc("kicker_gates", "Actions that wait for a gate.", "gate")
+	runsDesc      = desc("kicker_runs_total", "Runs that ended.", "outcome")
+	kicksDesc     = desc("kicker_kicks_total", "Kicks that were sent, by the node's answer.", "answer")
+	syncedDesc    = desc("kicker_synced", "1 if the controller knows enough to act.")
+	leadingDesc   = desc("kicker_leading", "1 if no other controller is known to lead.")
+	eventsDesc    = desc("kicker_events_total", "Events.", "kind")
+	refusedDesc   = desc("kicker_refused_messages_total", "Messages from the bus that were refused.")
+	ageDesc       = desc("kicker_view_age_seconds", "How long ago the controller's loop turned. It turns every 5 s at least.")
+	startedDesc   = desc("kicker_start_time_seconds", "When the controller started, in Unix seconds.")
+	reloadDesc    = desc("kicker_config_last_reload_successful", "0 if the configuration changed since, and is no good.")
+	loadedDesc    = desc("kicker_config_last_reload_success_timestamp_seconds", "When the configuration in force was loaded, in Unix seconds.")
 )
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -51,7 +52,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 }
 
 func (viewCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{nodesDesc, membersDesc, heldDesc, verdictsDesc, gatesDesc, runsDesc, kicksDesc, syncedDesc, leadingDesc,
+	for _, d := range []*prometheus.Desc{nodesDesc, conflictsDesc, membersDesc, heldDesc, verdictsDesc, gatesDesc, runsDesc, kicksDesc, syncedDesc, leadingDesc,
 		eventsDesc, refusedDesc, ageDesc, startedDesc, reloadDesc, loadedDesc} {
 		ch <- d
 	}
@@ -68,6 +69,7 @@ func (c viewCollector) Collect(ch chan<- prometheus.Metric) {
 	for life, n := range lives(v.Nodes) {
 		gauge(nodesDesc, float64(n), string(life))
 	}
+	gauge(conflictsDesc, float64(len(v.Conflicts)))
 	for _, role := range v.Roles {
 		held := 0
 		if role.Held != nil {

@@ -17,17 +17,18 @@ import (
 
 // Status says whether all is well, and if not, what.
 type Status struct {
-	Well     bool                     `json:"well"`
-	Problems []string                 `json:"problems"` // for people; none when all is well
-	At       time.Time                `json:"at"`
-	Identity controller.Identity      `json:"controller"`
-	Leader   string                   `json:"leader,omitempty"` // another controller, of which this one is the standby
-	Sync     controller.Sync          `json:"sync"`
-	Nodes    map[inventory.Life]int   `json:"nodes"` // how many, by life
-	Roles    []RoleStatus             `json:"roles"`
-	Actions  map[controller.State]int `json:"actions"` // how many, by state
-	Stale    []controller.Verdict     `json:"stale"`   // the actions that are not converged
-	Refused  int64                    `json:"refused"` // messages that were refused since the start
+	Well      bool                     `json:"well"`
+	Problems  []string                 `json:"problems"` // for people; none when all is well
+	At        time.Time                `json:"at"`
+	Identity  controller.Identity      `json:"controller"`
+	Leader    string                   `json:"leader,omitempty"` // another controller, of which this one is the standby
+	Sync      controller.Sync          `json:"sync"`
+	Nodes     map[inventory.Life]int   `json:"nodes"` // how many, by life
+	Roles     []RoleStatus             `json:"roles"`
+	Actions   map[controller.State]int `json:"actions"`             // how many, by state
+	Stale     []controller.Verdict     `json:"stale"`               // the actions that are not converged
+	Conflicts []controller.Conflict    `json:"conflicts,omitempty"` // names that two machines claim
+	Refused   int64                    `json:"refused"`             // messages that were refused since the start
 }
 
 // RoleStatus is a role in numbers.
@@ -77,22 +78,26 @@ func (s *server) status(w http.ResponseWriter, r *http.Request) {
 
 func newStatus(v *controller.View) Status {
 	st := Status{
-		Problems: []string{},
-		At:       v.At,
-		Identity: v.Identity,
-		Leader:   v.Leader,
-		Sync:     v.Sync,
-		Nodes:    lives(v.Nodes),
-		Roles:    []RoleStatus{},
-		Actions:  states(v.Verdicts),
-		Stale:    []controller.Verdict{},
-		Refused:  v.Counts.Refused,
+		Problems:  []string{},
+		At:        v.At,
+		Identity:  v.Identity,
+		Leader:    v.Leader,
+		Sync:      v.Sync,
+		Nodes:     lives(v.Nodes),
+		Roles:     []RoleStatus{},
+		Actions:   states(v.Verdicts),
+		Stale:     []controller.Verdict{},
+		Conflicts: v.Conflicts,
+		Refused:   v.Counts.Refused,
 	}
 	if !v.Sync.Open {
 		st.Problems = append(st.Problems, "not synced: "+v.Sync.Why)
 	}
 	if v.Loaded.Failed != "" {
 		st.Problems = append(st.Problems, "the configuration was not reloaded, the old one stays: "+v.Loaded.Failed)
+	}
+	for _, conflict := range v.Conflicts {
+		st.Problems = append(st.Problems, fmt.Sprintf("node/%s: %s", conflict.Node, conflict))
 	}
 	for _, role := range v.Roles {
 		members := make(map[string]bool, len(role.Members))

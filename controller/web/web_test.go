@@ -50,6 +50,8 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 	unsynced.Sync = controller.Sync{Why: "5 s of quiet, heard 2 nodes", Until: noon.Add(5 * time.Second)}
 	standby := *holding(t)
 	standby.Leader = "c2"
+	conflict := *cluster(t)
+	conflict.Conflicts = []controller.Conflict{{Node: "web1.example.org", Bears: "i-web1.example.org", Claims: "i-clone", Since: ago(time.Minute)}}
 	for _, test := range []struct {
 		name   string
 		view   *controller.View
@@ -57,6 +59,7 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 	}{
 		{"status-standby", &standby, "/v1/status"},
 		{"status-held", holding(t), "/v1/status"},
+		{"status-conflict", &conflict, "/v1/status"},
 		{"explain-needs-held", holding(t), "/v1/nodes/lb1.example.org/explain"},
 		{"explain-held", holding(t), "/v1/nodes/web2.example.org/explain"},
 		{"node-gone-and-held", holding(t), "/v1/nodes/web4.example.org"},
