@@ -196,7 +196,7 @@ func (c *client) refused(r *http.Response) error {
 	switch r.StatusCode {
 	case http.StatusBadRequest:
 		code = exitUsage
-	case http.StatusServiceUnavailable:
+	case http.StatusServiceUnavailable, http.StatusUnauthorized:
 		code = exitUnreachable
 	}
 	return exitError{code, errors.New(text)}

@@ -16,7 +16,7 @@ import (
 const (
 	exitFailed      = 1
 	exitUsage       = 2
-	exitUnreachable = 3 // the controller can't be reached, or is not synced
+	exitUnreachable = 3 // the controller can't be reached, refuses the token, or is not synced
 	exitEmpty       = 4 // nothing found, with --fail-empty
 	exitTimeout     = 5
 )
