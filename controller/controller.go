@@ -422,7 +422,8 @@ func (c *Controller) command(ctx context.Context, asked *order, now time.Time) (
 		forced, notBefore := a.forced, a.memory.notBefore
 		a.forced, a.memory.notBefore = asked, time.Time{}
 		s := c.situation()
-		v := s.judge(a, now, roomFor(a))
+		v := Verdict{}
+		judge(&v, a, roomFor(a))
 		v.Gates = s.gates(a, now)
 		kicked.Actions = append(kicked.Actions, v)
 		if asked.DryRun {

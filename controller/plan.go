@@ -30,7 +30,7 @@ type stray struct {
 func plan(s situation, now time.Time) []Verdict {
 	verdicts, room := make([]Verdict, len(s.actions)), roomFor(s.actions...)
 	for i, a := range s.actions {
-		verdicts[i] = s.judge(a, now, room)
+		judge(&verdicts[i], a, room)
 		if verdicts[i].State != Converged {
 			verdicts[i].Gates = s.gates(a, now)
 		}
@@ -60,10 +60,10 @@ func (r *room) take(n int) ([]Need, []kick.Revision) {
 	return needs, applied
 }
 
-// judge says whether an action is stale, and why.
-func (s situation) judge(a *action, now time.Time, room *room) Verdict {
+// judge says in v whether an action is stale, and why. Most are not, so it has to be quick about those.
+func judge(v *Verdict, a *action, room *room) {
 	needs, applied := room.take(len(a.needs))
-	v := Verdict{Node: a.node, Action: a.name, State: Converged, Since: a.since, Last: a.status.Last, Running: a.running, Needs: needs}
+	v.Node, v.Action, v.State, v.Since, v.Last, v.Running, v.Needs = a.node, a.name, Converged, a.since, a.status.Last, a.running, needs
 	var reasons []string
 	if a.forced != nil {
 		reasons = append(reasons, a.forced.reason())
@@ -71,17 +71,21 @@ func (s situation) judge(a *action, now time.Time, room *room) Verdict {
 	for i, n := range a.needs {
 		r, need := n.role, &needs[i]
 		need.Role, need.Shared, need.Current = n.as, n.shared, r.now.Revision
-		if revision, ok := a.status.Applied[n.as]; ok {
+		revision, ok := a.status.Applied[n.as]
+		current := ok && revision.Hash == r.now.Revision.Hash
+		if ok {
 			applied[i] = revision
 			need.Applied = &applied[i]
+		}
+		if ok && !current {
 			if d, known := r.since(revision.Hash); known {
 				need.Added, need.Removed, need.Changed = d.added, d.removed, d.changed
 			}
 		}
 		if !r.gate.open {
 			reasons = append(reasons, n.as+": not known yet")
-		} else if why := need.stale(); why != "" {
-			reasons = append(reasons, why)
+		} else if !current {
+			reasons = append(reasons, need.stale())
 		}
 	}
 	if a.unresolved != "" {
@@ -91,22 +95,18 @@ func (s situation) judge(a *action, now time.Time, room *room) Verdict {
 		reasons = append(reasons, "its last run did not succeed")
 	}
 	if len(reasons) == 0 {
-		return v
+		return
 	}
 	v.State, v.Reason = Wanted, strings.Join(reasons, "; ")
 	if a.memory.failures > 0 {
 		v.State = Failing
 	}
-	return v
 }
 
-// stale says why what was applied is not what is current, "" if it is.
-func (n Need) stale() string {
-	switch {
-	case n.Applied == nil:
+// stale says why what was applied is not what is current.
+func (n *Need) stale() string {
+	if n.Applied == nil {
 		return n.Role + ": never applied"
-	case n.Applied.Hash == n.Current.Hash:
-		return ""
 	}
 	if d := (diff{n.Added, n.Removed, n.Changed}).String(); d != "" {
 		return n.Role + ": " + d
