@@ -220,19 +220,20 @@ func (g *guard) tooFew(now time.Time, left, base int) bool {
 func (g *guard) base(now time.Time, window time.Duration, sound int, suspects map[string]struct{}) int {
 	began := now.Add(-window)
 	without := sound + len(suspects) + len(g.missing) + g.departedSince(began) // departures there would be so many
-	if len(g.sizes) > 0 && g.sizes[0].at.After(began) {
-		began = g.sizes[0].at
-	}
 	first, most := 0, 0
-	for _, s := range g.sizes {
-		if !s.at.After(began) {
+	for i, s := range g.sizes {
+		if i == 0 || !s.at.After(began) {
 			first, most = s.size, 0
 		}
 		most = max(most, s.size)
 	}
+	there := began // those who joined no later were there
+	if len(g.sizes) > 0 && g.sizes[0].at.After(began) {
+		there = g.sizes[0].at
+	}
 	old := 0
 	count := func(joined time.Time) {
-		if !joined.After(began) {
+		if !joined.After(there) {
 			old++
 		}
 	}

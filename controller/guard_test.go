@@ -273,6 +273,18 @@ func TestRoleThatGrewIsGuarded(t *testing.T) {
 	}
 }
 
+func TestWhoWasMissingAtAStartCounts(t *testing.T) {
+	var g guard
+	g.note(ago(30*time.Second), 8) // that dependents knew of
+	g.departed = []departure{{at: ago(30 * time.Second)}}
+	g.note(ago(30*time.Second), 7)
+	g.lost("web1", loss{at: noon})
+	g.lost("web2", loss{at: noon})
+	if j := g.judge(noon, 5, nil, nobodyElse); j.began == nil {
+		t.Error("three of eight are gone within the minute since the start, and are believed")
+	}
+}
+
 // A link that is mended brings nodes back one by one, each as it finds the bus again.
 func TestThoseThatFollowTheFirstThatAreBackAreNeverRemoved(t *testing.T) {
 	g := losing(10, 6)

@@ -261,7 +261,7 @@ func (w *world) down(m *machine, how string, d time.Duration) {
 	w.in(d, how+" "+m.self.Node+" is over", func() {
 		if !m.up && !m.left {
 			w.start(m)
-			w.record.recover(m.self.Node)
+			w.record.recover(m.self.Node, "stopped", "killed", "reset", "rebuilt")
 		}
 	})
 }
@@ -348,7 +348,7 @@ func faults() []fault {
 				w.in(w.between(time.Second, 20*time.Second), m.self.Node+" is in service again", func() {
 					w.stopAgent(m.node)
 					w.start(m)
-					w.record.recover(m.self.Node)
+					w.record.recover(m.self.Node, "goodbye")
 				})
 			}
 		}),
@@ -363,7 +363,7 @@ func faults() []fault {
 			w.in(w.between(0, 20*time.Second), m.self.Node+" is ready again", func() {
 				m.ready, m.notReady = true, ""
 				m.announcer.SetReady(true, "")
-				w.record.recover(m.self.Node)
+				w.record.recover(m.self.Node, "not ready")
 			})
 		}),
 		on("fact changed", func(w *world, m *machine) {
@@ -424,7 +424,7 @@ func (w *world) freeze(m *machine, d time.Duration) {
 	w.in(d, m.self.Node+" is frozen no more", func() {
 		wire.stall(false)
 		m.stalled = false
-		w.record.recover(m.self.Node)
+		w.record.recover(m.self.Node, "frozen")
 	})
 }
 
@@ -649,11 +649,11 @@ func (r *record) impair(node, what string, grave bool) {
 	r.locked(func() { r.hurt[node] = append(r.hurt[node], hurt{span{time.Now(), forever}, what, grave}) })
 }
 
-// recover is that it can be heard again.
-func (r *record) recover(node string) {
+// recover is that it can be heard again, as far as that is concerned.
+func (r *record) recover(node string, whats ...string) {
 	r.locked(func() {
 		for i := range r.hurt[node] {
-			if h := &r.hurt[node][i]; h.to.Equal(forever) {
+			if h := &r.hurt[node][i]; h.to.Equal(forever) && slices.Contains(whats, h.what) {
 				h.to = time.Now()
 			}
 		}
