@@ -26,7 +26,11 @@ const (
 	reconnectFirst = 100 * time.Millisecond
 	reconnectMost  = 2 * time.Second
 	startTimeout   = 10 * time.Second
-	connectTimeout = 2 * time.Second
+	connectTimeout = 2 * time.Second // for a server to take a connection
+
+	// For one that took it to say all that belongs to joining. A fleet that comes back at once keeps it busy, and whoever gives up
+	// has it begin again: with TLS and 10 000 nodes 2 s were not always enough.
+	handshakeTimeout = 5 * time.Second
 
 	errorEvery = time.Second // at most, of the server's errors in the log
 
@@ -63,7 +67,8 @@ func Start(cfg Config, log *slog.Logger) (*Bus, error) {
 	nodes, system := server.NewAccount("KICKER"), server.NewAccount("SYS")
 	opts := &server.Options{
 		ServerName: "kicker", NoSigs: true, NoLog: true, MaxConn: maxConn, MaxPayload: 1 << 20, PingInterval: 20 * time.Second,
-		Accounts: []*server.Account{nodes, system}, SystemAccount: system.Name,
+		AuthTimeout: 2 * handshakeTimeout.Seconds(), // the client gives up first
+		Accounts:    []*server.Account{nodes, system}, SystemAccount: system.Name,
 		Users: []*server.User{
 			{Username: nodeUser, Password: cfg.Token, Account: nodes, Permissions: &server.Permissions{
 				Publish: &server.SubjectPermission{Deny: controllersOwn},
@@ -167,7 +172,8 @@ func persist(servers []string, token, name string, f *failures, more ...nats.Opt
 	var joining atomic.Pointer[nats.Conn]
 	options := []nats.Option{
 		nats.Name(name), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true), nats.ReconnectBufSize(-1),
-		nats.PingInterval(10 * time.Second), nats.MaxPingsOutstanding(2), nats.Timeout(connectTimeout), nats.IgnoreAuthErrorAbort(),
+		nats.PingInterval(10 * time.Second), nats.MaxPingsOutstanding(2), nats.Timeout(handshakeTimeout), nats.IgnoreAuthErrorAbort(),
+		nats.SetCustomDialer(&onlyDialer{}),
 		nats.CustomReconnectDelay(func(n int) time.Duration {
 			if nc := joining.Load(); nc != nil { // no handler is told of a server that refuses
 				f.tell(nc.LastError())
@@ -179,6 +185,19 @@ func persist(servers []string, token, name string, f *failures, more ...nats.Opt
 	nc, err := connect(servers, token, append(options, more...)...)
 	joining.Store(nc)
 	return nc, err
+}
+
+// onlyDialer closes its connection before it makes another. nats.go forgets one over which it failed to join; the server would keep it,
+// and a fleet that fails to join would use up everybody's open files.
+type onlyDialer struct{ conn net.Conn }
+
+func (d *onlyDialer) Dial(network, address string) (net.Conn, error) {
+	if d.conn != nil {
+		_ = d.conn.Close() // it mostly is
+	}
+	var err error
+	d.conn, err = net.DialTimeout(network, address, connectTimeout)
+	return d.conn, err
 }
 
 func logErrors(log *slog.Logger) nats.Option {

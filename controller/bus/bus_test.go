@@ -3,10 +3,14 @@ package bus
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
+	"runtime/debug"
 	"strings"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -402,5 +406,78 @@ func TestJoinWithAWrongTokenGoesOnTrying(t *testing.T) {
 		case <-time.After(patience):
 			t.Fatalf("it gave up after %d tries: the token may yet be put right at the controller", n)
 		}
+	}
+}
+
+func TestBusyServerIsGivenTimeToLetANodeJoin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := start(t, Config{Token: "secret"})
+		busy := &busyServer{Bus: b}
+		joined := make(chan struct{}, 1)
+		nc, err := Join([]string{""}, "secret", "a node", silent, func() { joined <- struct{}{} }, nats.InProcessServer(busy))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		<-joined
+		if busy.tries != 1 {
+			t.Errorf("it began %d times", busy.tries)
+		}
+	})
+}
+
+// busyServer hears only after 4 s what its first client says.
+type busyServer struct {
+	*Bus
+	tries int
+}
+
+func (b *busyServer) InProcessConn() (net.Conn, error) {
+	b.tries++
+	conn, err := b.Bus.InProcessConn()
+	return &busyConn{Conn: conn, busy: b.tries == 1}, err
+}
+
+type busyConn struct {
+	net.Conn
+	busy bool
+}
+
+func (c *busyConn) Write(data []byte) (int, error) {
+	if c.busy {
+		c.busy = false
+		time.Sleep(4 * time.Second)
+	}
+	return c.Conn.Write(data)
+}
+
+func TestConnectionOverWhichANodeDidNotJoinIsClosed(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // which closes what was forgotten
+	mute, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mute.Close()
+	nc, err := Join([]string{mute.Addr().String()}, "", "a node", silent, func() {},
+		nats.Timeout(10*time.Millisecond), nats.CustomReconnectDelay(func(int) time.Duration { return time.Millisecond }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	var tries []net.Conn
+	for range 3 { // the first is of another part of nats.go
+		conn, err := mute.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		tries = append(tries, conn)
+	}
+	before := tries[1]
+	if err := before.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, before); err != nil && !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the node tried again, and its connection before that is open: %v", err)
 	}
 }
