@@ -111,6 +111,7 @@ func newWorld(c *cluster, dice *rand.Rand, counts map[string]int) *world {
 	if dice.IntN(3) == 0 {
 		c.closeBroker()
 		c.openBroker()
+		c.system = dice.IntN(2) == 0
 	}
 	w.startControl()
 	for range 2 + dice.IntN(7) {
