@@ -31,9 +31,10 @@ const (
 	ClosedGrace      = 1500 * time.Millisecond // for a closed connection to be back
 	MaxBackSoon      = time.Minute             // the longest "back soon" that is believed
 
-	closedMemory = time.Minute // a beat of a closed connection can't be later than this
+	cloneAfter   = 10 * time.Second // of a boot, one that it followed is another machine: /etc/machine-id was copied
+	closedMemory = time.Minute      // a beat of a closed connection can't be later than this
 	askAgain     = 2 * time.Second
-	maxAsked     = 500 // facts asked for at once: 4 KiB from each of 20 000 nodes in one breath overruns the client's buffer
+	maxAsked     = 2000 // facts asked for at once: 4 KiB from each of 20 000 nodes in one breath overruns the client's buffer
 	maxPending   = 4096
 	maxNodes     = 250_000 // more can only be garbage
 )
@@ -156,7 +157,10 @@ func (inv *Inventory) beat(h Heard) ([]Change, error) {
 		}
 		why = "another instance bears the name"
 	case slices.Contains(was.oldBoots, b.Boot):
-		return nil, nil // a late beat of a boot that is over
+		if h.At.Sub(was.Joined) > cloneAfter { // too late for the last words of a machine that booted
+			return nil, &Conflict{Node: b.Node, Bears: was.Instance + " in boot " + was.Boot, Claims: b.Instance + " in boot " + b.Boot}
+		}
+		return nil, nil
 	case was.Boot != b.Boot:
 		next.oldBoots = append(slices.Clone(was.oldBoots[max(0, len(was.oldBoots)-3):]), was.Boot)
 		why = "booted again"

@@ -365,6 +365,12 @@ func TestWhoBearsAName(t *testing.T) {
 			h.beats(web1(ofBoot("b2")), web1(ofBoot("b3")), web1(ofBoot("b4")), web1(ofBoot("b5")), web1(ofBoot("b2")), web1())
 			return nil
 		}, "m1", "b5", false, "booted again"},
+		{"one that goes on and on is another machine with the same machine id", func(h *hearing) error {
+			h.beats(web1(ofBoot("b2"), onConn(2)))
+			h.after(cloneAfter + 1)
+			_, err := h.beat(web1())
+			return err
+		}, "m1", "b2", true, "booted again"},
 		{"another instance is refused while the first one beats", func(h *hearing) error {
 			h.after(2 * time.Second)
 			h.canary()
@@ -833,7 +839,15 @@ func (m *model) tell(b Beat) {
 		}
 		return
 	case was != nil && was.beat.Instance == b.Instance && slices.Contains(was.boots, b.Boot):
-		quiet("old boot")
+		clone := m.now.Sub(m.rows[b.Node].Joined) > cloneAfter
+		if clone {
+			quiet("clone")
+		} else {
+			quiet("old boot")
+		}
+		if _, conflict := errors.AsType[*Conflict](err); conflict != clone {
+			m.t.Fatalf("%+v, after the boot that follows it: %v, want a conflict: %t", b, err, clone)
+		}
 		return
 	}
 	if err != nil {
