@@ -34,7 +34,7 @@ const (
 	cloneAfter   = 10 * time.Second // of a boot, one that it followed is another machine: /etc/machine-id was copied
 	closedMemory = time.Minute      // a beat of a closed connection can't be later than this
 	askAgain     = 2 * time.Second
-	maxAsked     = 2000 // facts asked for at once: 4 KiB from each of 20 000 nodes in one breath overruns the client's buffer
+	maxAsked     = 1000 // facts asked for at once: even 64 KiB from each fit into what the server keeps for the listener
 	maxPending   = 4096
 	maxNodes     = 250_000 // more can only be garbage
 )
