@@ -124,7 +124,7 @@ func (o *opinions) verdict(sound int) string {
 		slices.Sort(o.against)
 		return strings.Join(o.against, "; ") + ": it is our link that died"
 	case len(o.agreed) == 0:
-		return fmt.Sprintf("none of the %d dependents that were asked answered", o.silent)
+		return fmt.Sprintf("%s asked, and none answered", quantity(o.silent, "dependent"))
 	case sound == 0:
 		slices.Sort(o.agreed)
 		return fmt.Sprintf("%s can't reach them either, but nothing would be left: an operator has to say that this is true", abridged(o.agreed))

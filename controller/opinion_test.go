@@ -42,7 +42,7 @@ func TestLastOpinionOfARoundDecides(t *testing.T) {
 	}{
 		{"all agree", []answer{none, none}, nil, true, "lb1, lb2 can't reach them either"},
 		{"who is silent is not counted", []answer{none, silence}, nil, true, "lb1 can't reach them either"},
-		{"nobody answers", []answer{silence, silence}, nil, false, "none of the 2 dependents that were asked answered"},
+		{"nobody answers", []answer{silence, silence}, nil, false, "2 dependents asked, and none answered"},
 		{"one disagrees", []answer{none, reaches}, nil, false, "lb2 reaches 10.0.0.3:8080: it is our link that died"},
 		{"nothing would be left", []answer{none, none}, func(c *Controller) {
 			for i := 6; i < 10; i++ {

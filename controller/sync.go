@@ -126,7 +126,7 @@ func (g syncGate) judge(now time.Time, pace time.Duration, nodes, withoutFacts i
 	case now.Before(calm):
 		return Sync{Why: "nodes are still being heard for the first time", Until: calm}
 	case withoutFacts > 0 && now.Before(heardAll.Add(factsAtMost)):
-		return Sync{Why: fmt.Sprintf("%d nodes were asked for their facts", withoutFacts), Until: heardAll.Add(factsAtMost)}
+		return Sync{Why: fmt.Sprintf("the facts of %s were asked for", quantity(withoutFacts, "node")), Until: heardAll.Add(factsAtMost)}
 	}
 	return Sync{Open: true}
 }
