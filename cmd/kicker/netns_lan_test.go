@@ -147,11 +147,11 @@ func (l *lan) on(host, name, program string, args ...string) *daemon {
 }
 
 // controlled makes the host of the controller, and starts it with its own bus.
-func (l *lan) controlled() {
+func (l *lan) controlled() *daemon {
 	l.t.Helper()
 	l.host("ctl")
 	l.server = l.addr("ctl") + ":7422"
-	l.on("ctl", "controller", l.program, "controller", "--state-dir", l.path("controller"), "--listen", "0.0.0.0:7422")
+	return l.on("ctl", "controller", l.program, "controller", "--state-dir", l.path("controller"), "--listen", "0.0.0.0:7422")
 }
 
 // crew makes hosts with agents, two balancers and six web servers, and waits until all of it has converged.
@@ -262,6 +262,19 @@ func (l *lan) ends() []linkEnd {
 
 // mark is the moment before a fault.
 func (l *lan) mark() { l.t.Helper(); l.since, l.began = l.now(), time.Now() }
+
+// calm waits until the last kick is so long ago that a change is settled after its own second.
+func (l *lan) calm() {
+	l.t.Helper()
+	l.until("calm", func() string {
+		for _, e := range l.events() {
+			if least := controller.DefaultConfig().SettleMin; e.Kind == controller.EventKicked && time.Since(e.Time) < least {
+				return e.Text
+			}
+		}
+		return ""
+	})
+}
 
 // lasts waits until the fault has lasted for so long: its length is what the scenario is about.
 func (l *lan) lasts(d time.Duration) { time.Sleep(time.Until(l.began.Add(d))) }

@@ -71,6 +71,7 @@ var hostFaults = []hostFault{
 	{name: "half behind a dead link", what: "The link between the controller and half of a role is dead for 20 s, and balancers still reach that half", play: halfBehindDeadLink},
 	{name: "second opinion", what: "The same for longer than three minutes", long: true, play: secondOpinion},
 	{name: "controller cut off", what: "The controller's host is cut off from everyone for 30 s", play: controllerCutOff},
+	{name: "controller suspended", what: "The controller is suspended for 30 s", play: controllerSuspended},
 	{name: "broker restarted", what: "The broker, an external one, is killed under load, and started again", play: brokerRestarted},
 	{name: "agents upgraded", what: "The agent is upgraded on every node at once", play: upgradedEverywhere},
 	{name: "parted", what: "A cluster of two brokers with a controller beside each is parted for 30 s, and on each side a web server says goodbye",
@@ -135,7 +136,7 @@ with its defaults unless the row says otherwise. There are six web servers and t
 const faultsMade = `
 Removed is who ceased to be a member of a role, as its dependents are told. A host that was removed is a member again when
 it is heard again, and its dependents are kicked once more; that is not in the table. A host is suspended by SIGSTOP to
-its agent. In the last row each balancer is kicked on the side of the partition where it is, because a web server there
+its agent, the controller by one to itself. In the last row each balancer is kicked on the side of the partition where it is, because a web server there
 says goodbye; and each side removes the balancer of the other: one of two is no mass loss.
 
 Made on %s with ` + "`go test ./cmd/kicker -run Netns -update-faults`" + `, which needs root and takes four minutes, on a machine with 2 cores.
@@ -206,6 +207,7 @@ func (l *lan) removal() sighting {
 func linkDown(l *lan) sighting {
 	l.controlled()
 	l.crew()
+	l.calm()
 	l.mark()
 	l.cut("web6")
 	s := l.removal()
@@ -216,34 +218,29 @@ func linkDown(l *lan) sighting {
 func suspendedBriefly(l *lan) sighting {
 	l.controlled()
 	l.crew()
-	l.suspend("web6")
+	l.mark()
+	l.signal(l.agentOf("web6").daemon, syscall.SIGSTOP)
 	l.lasts(8 * time.Second)
 	meanwhile := l.says()
-	l.resume("web6")
+	l.signal(l.agentOf("web6").daemon, syscall.SIGCONT)
 	return l.untroubled("", meanwhile)
 }
 
 func suspendedForLong(l *lan) sighting {
 	l.controlled()
 	l.crew()
-	l.suspend("web6")
+	l.calm()
+	l.mark()
+	l.signal(l.agentOf("web6").daemon, syscall.SIGSTOP)
 	s := l.removal()
 	l.lasts(30 * time.Second)
-	l.resume("web6")
+	l.signal(l.agentOf("web6").daemon, syscall.SIGCONT)
 	return l.healed(s, 8)
 }
 
-func (l *lan) suspend(name string) {
+func (l *lan) signal(d *daemon, sig syscall.Signal) {
 	l.t.Helper()
-	l.mark()
-	if err := l.agentOf(name).cmd.Process.Signal(syscall.SIGSTOP); err != nil {
-		l.t.Fatal(err)
-	}
-}
-
-func (l *lan) resume(name string) {
-	l.t.Helper()
-	if err := l.agentOf(name).cmd.Process.Signal(syscall.SIGCONT); err != nil {
+	if err := d.cmd.Process.Signal(sig); err != nil {
 		l.t.Fatal(err)
 	}
 }
@@ -294,6 +291,17 @@ func controllerCutOff(l *lan) sighting {
 	l.lasts(30 * time.Second)
 	meanwhile := l.says()
 	l.mend("ctl")
+	return l.untroubled("", meanwhile)
+}
+
+func controllerSuspended(l *lan) sighting {
+	ctl := l.controlled()
+	l.crew()
+	l.mark()
+	l.signal(ctl, syscall.SIGSTOP)
+	_, meanwhile, _ := strings.Cut(strings.TrimSpace(l.expect(exitTimeout, nil, "status").stderr), "api.sock: ")
+	l.lasts(30 * time.Second)
+	l.signal(ctl, syscall.SIGCONT)
 	return l.untroubled("", meanwhile)
 }
 
