@@ -29,16 +29,11 @@ func atANATSElsewhere(t *testing.T, system bool, story func(c *cluster, webs []*
 // death kills a node, and says how long it took until it was suspected and until it was gone.
 func (c *cluster) death(n *node) (suspected, gone time.Duration) {
 	c.t.Helper()
-	life := func(v *controller.View) inventory.Life {
-		if heard := v.Nodes.Node(n.self.Node); heard != nil {
-			return heard.Life
-		}
-		return ""
-	}
 	time.Sleep(500 * time.Millisecond) // after its last beat
+	killed := time.Now()
 	c.kill(n)
-	suspected = c.until("suspected", time.Minute, func(v *controller.View) bool { return life(v) == inventory.Suspect })
-	return suspected, suspected + c.until("gone", time.Minute, func(v *controller.View) bool { return life(v) == "" })
+	c.until("gone", time.Minute, func(v *controller.View) bool { return v.Nodes.Node(n.self.Node) == nil })
+	return c.told(controller.EventSuspect, n.self.Node, killed), c.told(controller.EventGone, n.self.Node, killed)
 }
 
 func TestDeathAtANATSElsewhereIsSeenAtOnceWithItsSystemAccount(t *testing.T) {

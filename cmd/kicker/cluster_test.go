@@ -95,7 +95,9 @@ func inCluster(t *testing.T, story func(*cluster)) {
 	emptyPools()
 	defer emptyPools()
 	synctest.Test(t, func(t *testing.T) {
-		log := slog.New(slog.NewTextHandler(testLog{t}, &slog.HandlerOptions{Level: slog.LevelInfo}))
+		told := &testLog{t: t}
+		defer told.end()
+		log := slog.New(slog.NewTextHandler(told, &slog.HandlerOptions{Level: slog.LevelInfo}))
 		c := &cluster{t: t, cfg: controller.DefaultConfig(), log: log, agents: map[string]*node{}}
 		c.startBus()
 		defer func() {
@@ -121,11 +123,25 @@ func inCluster(t *testing.T, story func(*cluster)) {
 	})
 }
 
-type testLog struct{ t *testing.T }
+// testLog is a test's log until the test ends: a client's goroutine that nobody waits for may tell of its end after that.
+type testLog struct {
+	mu sync.Mutex
+	t  *testing.T
+}
 
-func (l testLog) Write(p []byte) (int, error) {
-	l.t.Log(strings.TrimSpace(string(p)))
+func (l *testLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.t != nil {
+		l.t.Log(strings.TrimSpace(string(p)))
+	}
 	return len(p), nil
+}
+
+func (l *testLog) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.t = nil
 }
 
 func (c *cluster) startController() {
@@ -429,6 +445,18 @@ func (c *cluster) events(kind string) []string {
 		}
 	}
 	return texts
+}
+
+// told is how long after a moment an event of a node was told of.
+func (c *cluster) told(kind, node string, since time.Time) time.Duration {
+	c.t.Helper()
+	for _, e := range c.control.View().Events {
+		if e.Kind == kind && e.Node == node && !e.Time.Before(since) {
+			return e.Time.Sub(since)
+		}
+	}
+	c.t.Fatalf("no event says that %s is %s", node, kind)
+	return 0
 }
 
 // closeBroker stops whatever broker is up.

@@ -67,15 +67,20 @@ func TestRoleOfItsOwnPatienceIsWaitedForAsLongAfterARestart(t *testing.T) {
 
 func TestWhoeverComesBackOneAfterTheOtherIsWaitedFor(t *testing.T) {
 	for _, c := range []struct {
-		what    string
-		restart func(c *cluster)
+		what      string
+		elsewhere bool
+		restart   func(c *cluster)
 	}{
-		{"the controller and its bus", func(c *cluster) { c.stopController(); c.startController() }},
-		{"the bus alone", func(c *cluster) { c.closeBroker(); c.openBroker() }},
+		{"the controller and its bus", false, func(c *cluster) { c.stopController(); c.startController() }},
+		{"the bus alone", true, func(c *cluster) { c.closeBroker(); c.openBroker() }},
 	} {
 		t.Run(c.what, func(t *testing.T) {
-			restart := c.restart
+			elsewhere, restart := c.elsewhere, c.restart
 			inCluster(t, func(c *cluster) {
+				if elsewhere {
+					c.closeBroker()
+					c.openBroker()
+				}
 				webs := c.fleet(50)
 				before := len(c.ran())
 				late := webs[40:]
