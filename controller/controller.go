@@ -313,7 +313,7 @@ func (c *Controller) blind(now time.Time) {
 	c.gate = syncGate{since: now}
 	c.canary, c.cutOff = now, false
 	c.rolls = []time.Time{now, now.Add(reconnectTime)}
-	c.sync = c.gate.judge(now, c.pace, 0, 0)
+	c.sync = c.gate.judge(now, c.pace, 0)
 	c.changed = true
 }
 
@@ -342,14 +342,9 @@ func (c *Controller) synchronise(now time.Time) {
 	if c.sync.Open || c.cutOff {
 		return
 	}
-	nodes, withoutFacts := 0, 0
-	for n := range c.inv.Snapshot().All() {
-		nodes++
-		if n.Facts == nil {
-			withoutFacts++
-		}
-	}
-	if c.sync = c.gate.judge(now, c.pace, nodes, withoutFacts); c.sync.Open {
+	nodes := c.inv.Len()
+	c.gate.owes(c.inv.Owing(), now)
+	if c.sync = c.gate.judge(now, c.pace, nodes); c.sync.Open {
 		c.gate.opened = now
 		c.event(Event{Time: now, Kind: EventSynced, Text: fmt.Sprintf("synced after %.1f s: %s heard", now.Sub(c.gate.since).Seconds(), quantity(nodes, "node"))})
 	}

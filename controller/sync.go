@@ -14,12 +14,13 @@ import (
 
 // What the sync gate waits for before a controller that has just started, or was blind, acts on what it heard.
 const (
-	rollcallSplay = 500 * time.Millisecond
-	reconnectTime = 2200 * time.Millisecond                        // by then every agent has reconnected to a bus that was restarted
-	quiet         = time.Second                                    // without a node that was not heard before
-	quietAtMost   = 30 * time.Second                               // a cluster where nodes join all the time is never quiet
-	canaryOverdue = inventory.BlindAfter + 2*inventory.CanaryEvery // the listener says so only when one has come back
-	factsAtMost   = 10 * time.Second                               // for facts that were asked for and don't come
+	rollcallSplay  = 500 * time.Millisecond
+	reconnectTime  = 2200 * time.Millisecond                        // by then every agent has reconnected to a bus that was restarted
+	quiet          = time.Second                                    // without a node that was not heard before
+	quietAtMost    = 30 * time.Second                               // a cluster where nodes join all the time is never quiet
+	strangerWithin = 5 * time.Minute                                // of a start, who comes back may hold what another controller made
+	canaryOverdue  = inventory.BlindAfter + 2*inventory.CanaryEvery // the listener says so only when one has come back
+	factsAtMost    = 10 * time.Second                               // for facts that were asked for and don't come
 )
 
 // roleGate keeps a role from being acted on until what its dependents are configured with is accounted for: each member that they know
@@ -33,6 +34,8 @@ type roleGate struct {
 	known  []kick.Member // of that revision
 	basis  kick.Revision // open: the newest one that was accounted for
 	asked  time.Time     // for them
+	have   int           // of them that were heard
+	came   time.Time     // the last of those
 	since  time.Time     // closed since
 }
 
@@ -67,8 +70,9 @@ func (g *roleGate) next() {
 	}
 }
 
-// judge opens the gate, or says what it waits for. present says what is heard of a node.
-func (g *roleGate) judge(now, last time.Time, present func(node string) bool) {
+// judge opens the gate, or says what it waits for, until last at the latest; and while members come back one after the other, until
+// none has come for the time in which one is gone. present says what is heard of a node.
+func (g *roleGate) judge(now, last time.Time, gone time.Duration, present func(node string) bool) {
 	g.why, g.until = "", time.Time{}
 	switch {
 	case g.newest.revision.Hash == "":
@@ -83,6 +87,12 @@ func (g *roleGate) judge(now, last time.Time, present func(node string) bool) {
 			if !present(m.Node) {
 				missing = append(missing, m.Node)
 			}
+		}
+		if have := len(g.known) - len(missing); have > g.have {
+			g.have, g.came = have, now
+		}
+		if others := g.came.Add(gone); others.After(last) {
+			last = others
 		}
 		if len(missing) > 0 && now.Before(last) {
 			g.why, g.until = fmt.Sprintf("%d of %d members that dependents know of were not heard yet: %s", len(missing), len(g.known), abridged(missing)), last
@@ -105,18 +115,32 @@ func abridged(names []string) string {
 type syncGate struct {
 	since  time.Time // listening, and not blind, since
 	joined time.Time // the last node that was not heard before
+	owing  int       // nodes whose facts are not known
+	paid   time.Time // when they became fewer last
 	opened time.Time
 }
 
+// owes takes in how many nodes' facts are not known.
+func (g *syncGate) owes(n int, now time.Time) {
+	if n < g.owing {
+		g.paid = now
+	}
+	g.owing = n
+}
+
 // judge says whether the gate is open. Once open it stays open until the controller was blind.
-func (g syncGate) judge(now time.Time, pace time.Duration, nodes, withoutFacts int) Sync {
+func (g syncGate) judge(now time.Time, pace time.Duration, nodes int) Sync {
 	heardAll := g.since.Add(reconnectTime + rollcallSplay + pace)
-	calm := g.joined.Add(quiet)
+	calm := g.joined.Add(max(quiet, g.joined.Sub(heardAll)/4)) // who is slow makes longer pauses
 	if calm.Before(heardAll) {
 		calm = heardAll
 	}
 	if last := g.since.Add(quietAtMost); calm.After(last) {
 		calm = last
+	}
+	paid := heardAll.Add(factsAtMost)
+	if later := g.paid.Add(factsAtMost); later.After(paid) {
+		paid = later
 	}
 	switch {
 	case now.Before(heardAll):
@@ -125,8 +149,8 @@ func (g syncGate) judge(now time.Time, pace time.Duration, nodes, withoutFacts i
 		return Sync{Why: "no node is heard: nothing is known, so nothing is done"}
 	case now.Before(calm):
 		return Sync{Why: "nodes are still being heard for the first time", Until: calm}
-	case withoutFacts > 0 && now.Before(heardAll.Add(factsAtMost)):
-		return Sync{Why: fmt.Sprintf("the facts of %s were asked for", quantity(withoutFacts, "node")), Until: heardAll.Add(factsAtMost)}
+	case g.owing > 0 && now.Before(paid):
+		return Sync{Why: fmt.Sprintf("the facts of %s were asked for", quantity(g.owing, "node")), Until: paid}
 	}
 	return Sync{Open: true}
 }
@@ -146,7 +170,7 @@ func (c *Controller) noteHeld(node string, now time.Time) {
 		for _, need := range a.needs {
 			held, ok := a.status.Applied[need.as]
 			g := &need.role.gate
-			slow := !slices.Contains(c.epochs, held.Epoch) && now.Before(c.heardBy(need.role, c.gate.since))
+			slow := !slices.Contains(c.epochs, held.Epoch) && now.Before(c.gate.since.Add(strangerWithin))
 			if newer := held.Epoch > c.identity.Epoch || slow && g.basis.Before(held); !ok || g.open && (!newer || need.role.knows(held.Hash)) {
 				continue
 			}
@@ -163,8 +187,10 @@ func (c *Controller) heardBy(r *role, since time.Time) time.Time {
 	if from.Before(c.gate.opened) {
 		from = c.gate.opened
 	}
-	return from.Add(cmp.Or(r.GoneAfter, c.cfg.GoneAfter))
+	return from.Add(c.goneAfterOf(r))
 }
+
+func (c *Controller) goneAfterOf(r *role) time.Duration { return cmp.Or(r.GoneAfter, c.cfg.GoneAfter) }
 
 // knows reports whether a membership with that hash is remembered.
 func (r *role) knows(hash string) bool {
@@ -195,7 +221,7 @@ func (c *Controller) openRoles(now time.Time) (ask []*role) {
 		if last.Before(g.since) {
 			last = g.since
 		}
-		g.judge(now, c.heardBy(r, last), func(node string) bool {
+		g.judge(now, c.heardBy(r, last), c.goneAfterOf(r), func(node string) bool {
 			n := nodes.Node(node)
 			return n != nil && n.Facts != nil
 		})

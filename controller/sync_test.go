@@ -26,6 +26,7 @@ func TestSyncGate(t *testing.T) {
 		{"open when they had", heardAll, 0, 5, 0, true, 0},
 		{"closed while new nodes are being heard", heardAll, heardAll - second/2, 5, 0, false, heardAll + second/2},
 		{"open when none was for a moment", heardAll + second/2, heardAll - second/2, 5, 0, true, 0},
+		{"who is slow makes longer pauses", heardAll + 9*second, heardAll + 8*second, 5, 0, false, heardAll + 10*second},
 		{"a cluster that is never quiet is not waited for for ever", quietAtMost, quietAtMost, 5, 0, true, 0},
 		{"closed while facts are missing", heardAll, 0, 5, 1, false, heardAll + factsAtMost},
 		{"though not for ever", heardAll + factsAtMost, 0, 5, 1, true, 0},
@@ -37,7 +38,8 @@ func TestSyncGate(t *testing.T) {
 				g.heard(inventory.Change{}, in(c.joined))
 				g.heard(inventory.Change{Before: &inventory.Node{}}, in(c.joined+time.Minute)) // no new node
 			}
-			got := g.judge(in(c.now), second, c.nodes, c.withoutFacts)
+			g.owes(c.withoutFacts, noon)
+			got := g.judge(in(c.now), second, c.nodes)
 			if got.Open != c.open || got.Open != (got.Why == "") {
 				t.Errorf("%+v, want open: %t, and a reason if it is not", got, c.open)
 			}
@@ -45,6 +47,44 @@ func TestSyncGate(t *testing.T) {
 				t.Errorf("until %s, want %s", got.Until, until)
 			}
 		})
+	}
+}
+
+func TestFactsAreWaitedForAsLongAsTheyCome(t *testing.T) {
+	g := syncGate{since: noon}
+	heardAll := reconnectTime + rollcallSplay + time.Second
+	for i, owing := range []int{10, 8, 9, 7} {
+		g.owes(owing, in(heardAll+time.Duration(i)*time.Second))
+	}
+	last := heardAll + 3*time.Second + factsAtMost
+	if s := g.judge(in(last-1), time.Second, 10); s.Open || s.Until != in(last) {
+		t.Errorf("%+v, want it closed until %s", s, in(last))
+	}
+	if s := g.judge(in(last), time.Second, 10); !s.Open {
+		t.Errorf("%+v, though no facts have come for %s", s, factsAtMost)
+	}
+}
+
+func TestMembersThatComeBackOneByOneAreWaitedFor(t *testing.T) {
+	known := make([]kick.Member, 20)
+	for i := range known {
+		known[i].Node = fmt.Sprintf("web%02d", i)
+	}
+	g := roleGate{newest: holder{revision: kick.Revision{Epoch: 6, N: 1, Hash: "1-a"}}, known: known}
+	const gone = 10 * time.Second
+	for i := range 15 { // web15 to web19 don't
+		g.judge(in(time.Duration(i)*9*time.Second), in(gone), gone, func(node string) bool { return node <= fmt.Sprintf("web%02d", i) })
+		if g.open {
+			t.Fatalf("open when %d of 20 were heard, one every 9 s", i+1)
+		}
+	}
+	last := 14*9*time.Second + gone
+	back := func(node string) bool { return node <= "web14" }
+	if g.judge(in(last-1), in(gone), gone, back); g.open || g.until != in(last) {
+		t.Errorf("open: %t until %s, want it closed until %s", g.open, g.until, in(last))
+	}
+	if g.judge(in(last), in(gone), gone, back); !g.open {
+		t.Error("closed, though nobody came for the time in which one is gone")
 	}
 }
 
@@ -68,11 +108,11 @@ func TestRoleGate(t *testing.T) {
 		{"who is known is waited for", roleGate{newest: holder{revision: of(6, 1)}, known: known}, "web1", noon, false,
 			"1 of 2 members that dependents know of were not heard yet: web2"},
 		{"until all are heard", roleGate{newest: holder{revision: of(6, 1)}, known: known}, "web1 web2", noon, true, ""},
-		{"or could have been", roleGate{newest: holder{revision: of(6, 1)}, known: known}, "web1", in(time.Minute), true, ""},
+		{"or could have been", roleGate{newest: holder{revision: of(6, 1)}, known: known, have: 1}, "web1", in(time.Minute), true, ""},
 		{"nobody is waited for when nobody was a member", roleGate{newest: holder{revision: of(6, 1)}, known: []kick.Member{}}, "", noon, true, ""},
 	} {
 		t.Run(c.claim, func(t *testing.T) {
-			c.gate.judge(c.now, in(time.Minute), func(node string) bool { return strings.Contains(c.present, node) })
+			c.gate.judge(c.now, in(time.Minute), 10*time.Second, func(node string) bool { return strings.Contains(c.present, node) })
 			if c.gate.open != c.open || c.gate.why != c.why || c.gate.until.IsZero() != c.open {
 				t.Errorf("open: %t (%q, until %s), want %t (%q)", c.gate.open, c.gate.why, c.gate.until, c.open, c.why)
 			}
@@ -180,7 +220,7 @@ func TestDependentThatComesMuchLaterRaisesNobody(t *testing.T) {
 	inLoop(t, DefaultConfig(), func(l *loop) {
 		members := webs(10)
 		l.rosters = map[string][]kick.Member{"lb1/reload": members}
-		for range 20 {
+		for range int(strangerWithin / time.Second) {
 			l.says("web1", "web", kick.Status{})
 			l.says("web2", "web", kick.Status{})
 			time.Sleep(time.Second)

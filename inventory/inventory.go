@@ -323,6 +323,9 @@ func (inv *Inventory) renew(at time.Time) {
 	}
 }
 
+// Owing is how many nodes have announced facts that are not known.
+func (inv *Inventory) Owing() int { return len(inv.asked) }
+
 // Wanting is the nodes to be asked for their facts now, few at once. It takes them as asked.
 func (inv *Inventory) Wanting(now time.Time) []string {
 	var names []string

@@ -7,7 +7,7 @@ import (
 )
 
 // returnWithin is how long after it was blind the listener waits for those that come back one after the other.
-const returnWithin = 30 * time.Second
+const returnWithin = 2 * time.Minute
 
 // leases says who was heard last, when, and with which bytes. The bus's goroutine renews them, the inventory's owner reads them and
 // writes them when a beat says something new: this is the one lock of the package, and apart from the rows that readers wait on.

@@ -106,6 +106,34 @@ func TestWhoeverComesBackOneAfterTheOtherIsWaitedFor(t *testing.T) {
 	}
 }
 
+func TestDependentThatComesBackLateIsNotKickedForMembersThatAreLateToo(t *testing.T) {
+	inCluster(t, func(c *cluster) {
+		webs := c.fleet(20)
+		before := len(c.ran())
+		c.stopController()
+		late := append(webs[5:], c.agents["lb1"])
+		for _, n := range late {
+			n.wire.hush(true)
+		}
+		c.startController()
+		c.synced()
+		if !members("web", 5)(c.control.View()) {
+			t.Fatal("the role is not open: the test shows nothing")
+		}
+		time.Sleep(time.Minute) // as handshakes take their time
+		c.agents["lb1"].wire.hush(false)
+		time.Sleep(5 * time.Second)
+		for _, n := range webs[5:] {
+			n.wire.hush(false)
+		}
+		c.converged(time.Minute)
+		time.Sleep(time.Minute)
+		if n := len(c.ran()) - before; n != 0 || !members("web", 20)(c.control.View()) {
+			t.Errorf("%d runs, want none: %q", n, c.events(controller.EventRole))
+		}
+	})
+}
+
 func TestMassLossAcrossARestartIsHeld(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		webs := c.fleet(10)
