@@ -300,6 +300,7 @@ func (c *cluster) stopAgent(n *node) {
 // kill ends an agent as SIGKILL does: without a word, and its connection closes.
 func (c *cluster) kill(n *node) {
 	n.wire.cut()
+	synctest.Wait() // it has noticed, and does not wait to say its last words
 	c.stopAgent(n)
 }
 

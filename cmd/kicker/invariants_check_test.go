@@ -396,16 +396,16 @@ func (s seen) speechless(at time.Time) bool {
 	return down || slices.ContainsFunc(s.quakes, func(q span) bool { return q.from.Equal(at) })
 }
 
-// shownRunning reports whether a view of that moment shows a kick of the node on its way: then the view with its verdict was replaced
-// within the same moment, before anybody saw it.
+// shownRunning reports whether a view of that moment shows a kick of the node on its way, or the node gone: then the view with its
+// verdict was replaced within the same moment, before anybody saw it.
 func (s seen) shownRunning(at time.Time, node string) bool {
 	return slices.ContainsFunc(s.views, func(v *controller.View) bool {
-		return v.At.Equal(at) && slices.ContainsFunc(v.Verdicts, func(verdict controller.Verdict) bool {
+		return v.At.Equal(at) && (v.Nodes.Node(node) == nil || slices.ContainsFunc(v.Verdicts, func(verdict controller.Verdict) bool {
 			converged := verdict.State == controller.Converged && verdict.Running != nil
 			return verdict.Node == node && (converged || slices.ContainsFunc(verdict.Gates, func(g controller.Gate) bool {
 				return g.Name == controller.GateRunning || g.Name == controller.GateBackoff // it was answered otherwise
 			}))
-		})
+		}))
 	})
 }
 
