@@ -214,11 +214,13 @@ func TestAgentsKilledAmidChangesRunOneThingAtATime(t *testing.T) {
 		if round%3 == 0 {
 			lb.hold()
 		}
+		ready := nodes
 		for _, name := range nodes[6:] {
 			if round%2 == 1 {
 				s.write("switches/"+name, "")
 			} else {
 				s.remove("switches/" + name)
+				ready = nodes[:6]
 			}
 		}
 		switch round % 3 {
@@ -237,7 +239,11 @@ func TestAgentsKilledAmidChangesRunOneThingAtATime(t *testing.T) {
 			}
 			lb.release()
 		}
-		lb.ended(n + 1)
+		s.until("what is left was applied", func() string {
+			runs := lb.record()
+			last := runs[len(runs)-1]
+			return objection(!last.over || last.told != strings.Join(ready, ","), runs[n:])
+		})
 	}
 	s.converged(9)
 	runs := lb.record()
