@@ -16,9 +16,9 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 build: ## bin/kicker, or BIN, static
 	CGO_ENABLED=0 $(GO) build -buildvcs=$(if $(VERSION),auto,false) -trimpath -ldflags '-s -w $(if $(VERSION),-X main.version=$(VERSION))' -o $(BIN) ./cmd/kicker
 
-# The race detector costs time; the limit is a package's. In CI no result is taken from a cache.
+# The race detector costs time; the limit is a package's. Most tests that run beside each other only wait. In CI no result is taken from a cache.
 test: setup check ## everything that must hold
-	$(GO) test -race -timeout 9m $(if $(CI),-count=1) ./...
+	$(GO) test -race -parallel 4 -timeout 9m $(if $(CI),-count=1) ./...
 
 check: ## what can be said without running it
 	@unformatted=$$(gofmt -l .) && \
