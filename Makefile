@@ -1,6 +1,7 @@
 # What a person types, and what .ci/run types. Everything else is plain `go`.
 
 GO       ?= go
+SOAK     ?= 30m
 FUZZTIME ?= 10s
 BIN      ?= bin/kicker
 
@@ -10,14 +11,14 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin
 # Empty without git, or in a checkout that git does not trust, where Go would refuse to build with -buildvcs=auto.
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 
-.PHONY: build test check setup fuzz bench notice clean
+.PHONY: build test check setup fuzz soak bench notice clean
 
 build: ## bin/kicker, or BIN, static
 	CGO_ENABLED=0 $(GO) build -buildvcs=$(if $(VERSION),auto,false) -trimpath -ldflags '-s -w $(if $(VERSION),-X main.version=$(VERSION))' -o $(BIN) ./cmd/kicker
 
-# The race detector costs time; the limit is a package's. In CI no result is taken from a cache.
+# The race detector costs time; the limit is a package's. Most tests that run beside each other only wait. In CI no result is taken from a cache.
 test: setup check ## everything that must hold
-	$(GO) test -race -timeout 9m $(if $(CI),-count=1) ./...
+	$(GO) test -race -parallel 4 -timeout 9m $(if $(CI),-count=1) ./...
 
 check: ## what can be said without running it
 	@unformatted=$$(gofmt -l .) && \
@@ -35,6 +36,9 @@ fuzz: ## every fuzz target for FUZZTIME
 			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")"; \
 		done; \
 	done
+
+soak: ## random schedules of faults for SOAK; SEED=n plays one of them again
+	cd cmd/kicker && $(GO) test -race -timeout 0 -run '^TestInvariants$$' -args $(if $(SEED),-seed $(SEED),-soak $(SOAK))
 
 # Of what happens to whole clusters so many times are enough; see docs/explanation/performance.md.
 bench: ## what that page has numbers of; takes six minutes, on a machine that does nothing else

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what the tests need and a bare machine lacks: make, haproxy, which they drive for real, and the C compiler that Go's
-# race detector links with. Installs nothing that is there.
+# Installs what the tests need and a bare machine lacks: make, haproxy and iproute2, which they drive for real, and the C compiler
+# that Go's race detector links with. Installs nothing that is there.
 set -eu
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/local/sbin:/usr/sbin # where haproxy is, and where a user's PATH does not look
@@ -16,6 +16,7 @@ go list -m >/dev/null || fail "$(command -v go) is no Go for this module: kicker
 missing=
 command -v make >/dev/null || missing="$missing make"
 command -v haproxy >/dev/null || missing="$missing haproxy"
+command -v ip >/dev/null && command -v tc >/dev/null || missing="$missing iproute2"
 command -v "${CC:-gcc}" >/dev/null || missing="$missing gcc libc6-dev"
 [ -n "$missing" ] || exit 0
 

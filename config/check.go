@@ -35,13 +35,7 @@ func (src *sources) check(c Config, listens bool) Problems {
 	k.controller(c)
 	k.roleConfigs(c)
 	k.agent(c.Agent)
-	if c.Bus.URL == "" {
-		k.listen("bus.listen", c.Bus.Listen, listens && c.TokenFile == "" && !c.Insecure)
-	} else {
-		for u := range strings.SplitSeq(c.Bus.URL, ",") {
-			k.error("bus.url", checkURL(strings.TrimSpace(u), "nats", "tls", "ws", "wss"))
-		}
-	}
+	k.bus(c.Bus, listens && c.TokenFile == "" && !c.Insecure)
 	k.listen("api.listen", c.API.Listen, listens && c.TokenFile == "" && !c.Insecure)
 	if src.has("api.url") && !strings.HasPrefix(c.API.URL, "unix:///") && checkURL(c.API.URL, "http", "https") != nil {
 		k.wrong("api.url", "%q: write http://HOST:PORT, https://HOST:PORT or unix:///PATH", c.API.URL)
@@ -86,8 +80,38 @@ func (k *checker) wrongPair(path, other, format string, args ...any) {
 	k.wrong(path, format, args...)
 }
 
+func (k *checker) bus(c BusConfig, unguarded bool) {
+	if c.URL == "" {
+		k.listen("bus.listen", c.Listen, unguarded)
+		if c.SystemURL != "" {
+			k.wrong("bus.system_url", "without bus.url there is no other NATS, and the embedded one needs none to tell which connections close: remove it, or set bus.url")
+		}
+		return
+	}
+	for u := range strings.SplitSeq(c.URL, ",") {
+		k.error("bus.url", checkURL(strings.TrimSpace(u), "nats", "tls", "ws", "wss"))
+	}
+	if c.SystemURL == "" {
+		return
+	}
+	for u := range strings.SplitSeq(c.SystemURL, ",") {
+		if err := checkURL(strings.TrimSpace(u), "nats", "tls", "ws", "wss"); err != nil {
+			k.error("bus.system_url", err)
+		} else if !strings.Contains(u, "@") {
+			k.wrong("bus.system_url", "%q names no user of NATS's system account: write it as nats://USER:PASSWORD@HOST:PORT", u)
+		}
+	}
+}
+
 func (k *checker) controller(c Config) {
 	k.goneAfter("gone_after", c.GoneAfter)
+	k.oneOf("guard", c.Guard, controller.GuardOn, controller.GuardShadow)
+	if c.InFlight < 1 {
+		k.wrong("in_flight", "%d: want 1 or more", c.InFlight)
+	}
+	if c.Standby && c.Bus.URL == "" {
+		k.wrong("standby", "without bus.url it would have nothing to take over: the embedded bus dies with its controller. Set bus.url to a NATS that outlives both")
+	}
 	k.atLeast("settle", c.Settle, 0)
 	k.atLeast("settle_min", c.SettleMin, 0)
 	k.atLeast("settle_max", c.SettleMax, 0)
@@ -118,15 +142,19 @@ func (k *checker) roleConfigs(c Config) {
 			first[role.Name] = i
 		}
 		if role.Selector != "" {
-			_, err := query.Parse(role.Selector)
-			k.error(at+".selector", err)
+			k.selector(at+".selector", role.Selector)
+		}
+		if role.MinMembers < 0 {
+			k.wrong(at+".min_members", "%d: want 0 or more", role.MinMembers)
+		}
+		if role.Budget != "" {
+			_, err := controller.ParseBudget(role.Budget, 1)
+			k.error(at+".budget", err)
 		}
 		for j, fact := range role.MemberFacts {
 			path := fmt.Sprintf("%s.member_facts[%d]", at, j)
 			k.error(path, query.CheckPath(fact))
-			if alwaysChanges(fact) {
-				k.wrong(path, "%q always changes, so dependents would be kicked without end: leave it out", fact)
-			}
+			k.constant(path, fact)
 		}
 		k.dependsOn(at+".depends_on", role.DependsOn)
 		if role.Action != "" {
@@ -147,19 +175,48 @@ func (k *checker) roleConfigs(c Config) {
 // dependsOn checks roles and selectors that something depends on. Any role may be one that nodes bear; only what looks like a
 // declared one with a typo is refused.
 func (k *checker) dependsOn(path string, needs []string) {
-	for i, need := range needs {
+	there := map[string]bool{}
+	for i, text := range needs {
 		at := fmt.Sprintf("%s[%d]", path, i)
-		if slices.Contains(needs[:i], need) {
+		need, same, err := controller.ParseNeed(text)
+		if err != nil {
+			k.wrong(at, "%v", err)
+			continue
+		}
+		if strings.HasPrefix(need, "same=") { // one text was split into words
+			k.wrong(at, "%q stands apart from its role: write both as one item of a list, as in [\"web %s\"]", need, need)
+			continue
+		}
+		for _, fact := range same {
+			k.error(at, query.CheckPath(fact))
+			k.constant(at, fact)
+		}
+		if there[need] {
 			k.wrong(at, "%q is there twice: remove one", need)
 		}
+		there[need] = true
 		if isSelector(need) {
-			_, err := query.Parse(need)
-			k.error(at, err)
+			k.selector(at, need)
 		} else if err := checkRoleName(need); err != nil {
 			k.wrong(at, "%v", err)
-		} else if meant := near(need, k.roles); meant != "" && !slices.Contains(k.roles, need) && !numbered(need, meant) {
+		} else if meant := controller.Meant(need, k.roles); meant != "" && !slices.Contains(k.roles, need) && !numbered(need, meant) {
 			k.wrong(at, "no role %q (did you mean %q? else declare it under roles)", need, meant)
 		}
+	}
+}
+
+func (k *checker) selector(path, text string) {
+	selector, err := query.Parse(text)
+	k.error(path, err)
+	for _, fact := range selector.Paths() {
+		k.constant(path, fact)
+	}
+}
+
+// constant refuses a fact that is never the same twice: what is made of it would never be up to date.
+func (k *checker) constant(path, fact string) {
+	if alwaysChanges(fact) {
+		k.wrong(path, "%q always changes, so dependents would be kicked without end: leave it out", fact)
 	}
 }
 

@@ -20,7 +20,7 @@ func TestMistakesNamePlaceKeyAndRemedy(t *testing.T) {
 		{"key in capitals", "Cluster: a\n", `kicker.yaml:1: Cluster: unknown key (did you mean "cluster"?)`},
 		{"key in the wrong place", "server: [a]\n", `kicker.yaml:1: server: unknown key (did you mean agent.server?)`},
 		{"key like no other", "log:\n  colour: red\n", `kicker.yaml:2: log.colour: unknown key: there are level, format`},
-		{"unknown key without a value", "frob:\nlog:\n", `kicker.yaml:1: frob: unknown key: there are cluster, roles, gone_after, settle, settle_min, settle_max, backoff, state_dir, token_file, insecure, log, bus, api, agent`},
+		{"unknown key without a value", "frob:\nlog:\n", `kicker.yaml:1: frob: unknown key: there are cluster, roles, gone_after, settle, settle_min, settle_max, backoff, standby, in_flight, guard, state_dir, token_file, insecure, log, bus, api, agent`},
 		{"unknown key through an alias", "roles:\n- &w {name: web}\nlog: *w\n", `log.name: unknown key: there are level, format`},
 		{"key given twice", "settle: 1s\nlog: {}\nsettle: 2s\n", `kicker.yaml:3: settle: line 1 has it already: remove one of them`},
 		{"no YAML", "settle: 1s\na: b: c\n", `kicker.yaml:2: mapping values are not allowed in this context`},
@@ -52,9 +52,24 @@ func TestMistakesNamePlaceKeyAndRemedy(t *testing.T) {
 		{"needed twice", "roles:\n- {name: web, depends_on: [db, db]}\n", `kicker.yaml:2: roles[0].depends_on[1]: "db" is there twice: remove one`},
 		{"an action for nothing", "roles:\n- {name: web, action: a}\n", `kicker.yaml:2: roles[0].action: "a" is the action that depends_on is for, and there is none: add depends_on, or remove action`},
 		{"a fact that always changes", "roles:\n- name: web\n  member_facts: [port, system_uptime.seconds]\n", `kicker.yaml:3: roles[0].member_facts[1]: "system_uptime.seconds" always changes, so dependents would be kicked without end: leave it out`},
+		{"a fact that always changes, in a selector", "roles:\n- name: web\n  selector: role=web,uptime!=0\n", `kicker.yaml:3: roles[0].selector: "uptime" always changes, so dependents would be kicked without end: leave it out`},
+		{"a fact that always changes, to depend on", "roles:\n- {name: lb, depends_on: ['load.1m=0']}\n", `kicker.yaml:2: roles[0].depends_on[0]: "load.1m" always changes`},
+		{"a fact that always changes, to share", "roles:\n- {name: lb, depends_on: ['web same=uptime']}\n", `kicker.yaml:2: roles[0].depends_on[0]: "uptime" always changes`},
+		{"nothing to share", "roles:\n- {name: lb, depends_on: ['web same=']}\n", `kicker.yaml:2: roles[0].depends_on[0]: depends_on "web same=": after same= come names of facts, as in web same=environment,site`},
+		{"no name of a fact to share", "roles:\n- {name: lb, depends_on: ['web same=a..b']}\n", `kicker.yaml:2: roles[0].depends_on[0]: `},
+		{"near miss of a declared role that is narrowed", "roles:\n- name: web\n- {name: lb, depends_on: [wbe same=site]}\n", `kicker.yaml:3: roles[1].depends_on[0]: no role "wbe" (did you mean "web"?`},
+		{"needed whole and narrowed", "roles:\n- {name: lb, depends_on: [web same=site, web]}\n", `kicker.yaml:2: roles[0].depends_on[1]: "web" is there twice: remove one`},
+		{"one text for a role and what it shares", "agent:\n  depends_on: web same=site\n  actions: [a=b]\n", `kicker.yaml:2: agent.depends_on[1]: "same=site" stands apart from its role: write both as one item of a list, as in ["web same=site"]`},
+		{"fewer members than none", "roles: [{name: web, min_members: -1}]\n", `kicker.yaml:1: roles[0].min_members: -1: want 0 or more`},
+		{"no budget", "roles: [{name: web, budget: some}]\n", `kicker.yaml:1: roles[0].budget: budget "some": want a number of runs from 1, or a percentage such as 10%`},
+		{"a budget of nothing", "roles: [{name: web, budget: 0}]\n", `kicker.yaml:1: roles[0].budget: budget "0": want`},
+		{"a budget of more than all", "roles: [{name: web, budget: 101%}]\n", `kicker.yaml:1: roles[0].budget: budget "101%": want`},
+		{"nobody in flight", "in_flight: 0\n", `kicker.yaml:1: in_flight: 0: want 1 or more`},
+		{"no guard", "guard: off\n", `kicker.yaml:1: guard: "off": want on, shadow`},
+		{"standby of an embedded bus", "standby: true\n", `kicker.yaml:1: standby: without bus.url it would have nothing to take over: the embedded bus dies with its controller. Set bus.url to a NATS that outlives both`},
 		{"action given twice", "agent:\n  actions:\n  - {name: a, command: [x]}\n  - {name: a, command: [y]}\n", `kicker.yaml:4: agent.actions[1].name: "a" is the name of actions[0] already, choose another`},
 		{"action without command", "agent:\n  actions:\n  - name: a\n", `kicker.yaml:3: agent.actions[0].command: empty, want a program and its arguments as a list`},
-		{"quote left open", "agent:\n  actions:\n  - {name: a, command: say 'x}\n", `kicker.yaml:3: agent.actions[0].command: the quote ' is not closed`},
+		{"quote left open", "agent:\n  actions:\n  - {name: a, command: say 'x}\n", `kicker.yaml:3: agent.actions[0].command: Unterminated single-quoted string`},
 		{"depends, but does nothing", "agent: {depends_on: [web]}\n", `kicker.yaml:1: agent.depends_on: there is no action to run when they change: add one under agent.actions, or with --action NAME=COMMAND`},
 		{"no check", "agent: {ready: {check: maybe}}\n", `kicker.yaml:1: agent.ready.check: `},
 		{"never ready", "agent: {ready: {rise: 0}}\n", `kicker.yaml:1: agent.ready.rise: 0: want 1 or more`},
@@ -66,6 +81,9 @@ func TestMistakesNamePlaceKeyAndRemedy(t *testing.T) {
 		{"no goodbye", "agent: {goodbye: maybe}\n", `kicker.yaml:1: agent.goodbye: "maybe": want auto, always, never`},
 		{"no level", "log: {level: loud}\n", `kicker.yaml:1: log.level: "loud": want debug, info, warn, error`},
 		{"no bus", "bus: {url: 'http://a'}\n", `kicker.yaml:1: bus.url: "http://a": write nats://HOST:PORT or tls://HOST:PORT or ws://HOST:PORT or wss://HOST:PORT`},
+		{"a system account of the embedded bus", "bus: {system_url: 'nats://sys:secret@a'}\n", `kicker.yaml:1: bus.system_url: without bus.url there is no other NATS, and the embedded one needs none to tell which connections close: remove it, or set bus.url`},
+		{"a system account without a user", "bus: {url: 'nats://a', system_url: 'nats://sys:secret@a,nats://b'}\n", `kicker.yaml:1: bus.system_url: "nats://b" names no user of NATS's system account: write it as nats://USER:PASSWORD@HOST:PORT`},
+		{"no bus of a system account", "bus: {url: 'nats://a', system_url: 'http://sys@a'}\n", `kicker.yaml:1: bus.system_url: "http://xxxxx@a": write nats://HOST:PORT`},
 		{"no API", "api: {url: 'a:1'}\n", `kicker.yaml:1: api.url: "a:1": write http://HOST:PORT, https://HOST:PORT or unix:///PATH`},
 		{"no listener", "api: {listen: '7423'}\n", `kicker.yaml:1: api.listen: "7423": want HOST:PORT, or :PORT for all addresses`},
 		{"relative to what", "state_dir: state\n", `kicker.yaml:1: state_dir: "state": want an absolute path`},
@@ -131,6 +149,11 @@ func TestWhatMayWellBeMeantIsTaken(t *testing.T) {
 	for _, file := range []string{
 		"roles: [{name: web1}, {name: lb, depends_on: [web2, db, role=wbe]}]", // nodes may bear them
 		"roles: [{name: web, depends_on: [web]}]",
+		"roles: [{name: lb, depends_on: ['web same=environment,site.room', 'role=db same=environment']}]",
+		"roles: [{name: web, min_members: 2, budget: 2}, {name: db, budget: 25%, min_members: 0}]",
+		"guard: on",
+		"guard: shadow\nin_flight: 1",
+		"standby: true\nbus: {url: 'nats://a:4222'}",
 		"bus: {listen: '0.0.0.0:7422'}\ninsecure: true",
 		"bus: {listen: ':7422'}\napi: {listen: '10.0.0.1:7423'}\ntoken_file: /etc/kicker/token",
 		"bus: {listen: '0.0.0.0:7422', url: 'nats://a:4222, tls://b'}",
@@ -158,15 +181,5 @@ func TestOnlyWhoListensIsRefusedAnOpenListener(t *testing.T) {
 	o.Listens = true
 	if _, err := Load(o); err == nil {
 		t.Error("a command that opens it was let")
-	}
-}
-
-func TestNearIsATypoApart(t *testing.T) {
-	for _, tc := range []struct{ s, want string }{
-		{"wbe", "web"}, {"weeb", "web"}, {"db", ""}, {"we", "web"}, {"web", ""}, {"haproyx", "haproxy"}, {"hapro", "haproxy"}, {"cache", ""},
-	} {
-		if got := near(tc.s, []string{"web", "haproxy"}); got != tc.want {
-			t.Errorf("near(%q) = %q, want %q", tc.s, got, tc.want)
-		}
 	}
 }

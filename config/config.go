@@ -3,6 +3,7 @@ package config
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -38,8 +39,9 @@ type LogConfig struct {
 
 // BusConfig is where the controller has its bus.
 type BusConfig struct {
-	Listen string `mapstructure:"listen"` // of the embedded NATS server
-	URL    string `mapstructure:"url"`    // of an existing NATS; no embedded server then
+	Listen    string `mapstructure:"listen"`     // of the embedded NATS server
+	URL       string `mapstructure:"url"`        // of an existing NATS; no embedded server then
+	SystemURL string `mapstructure:"system_url"` // of the same NATS, with a user of its system account
 }
 
 // APIConfig is where the controller is asked.
@@ -186,8 +188,9 @@ func serverURL(s string) (string, error) {
 
 func checkURL(s string, schemes ...string) error {
 	u, err := url.Parse(s)
-	if err != nil {
-		return err
+	s = secret.ReplaceAllString(s, hidden)
+	if wrong := (*url.Error)(nil); errors.As(err, &wrong) {
+		return fmt.Errorf("%q: %w", s, wrong.Err) // the whole error would tell the password
 	}
 	for _, scheme := range schemes {
 		if u.Scheme == scheme && u.Host != "" {

@@ -16,9 +16,11 @@ import (
 	"time"
 
 	"github.com/go-viper/mapstructure/v2"
+	"github.com/kballard/go-shellquote"
 	"github.com/spf13/pflag"
 	"github.com/spf13/viper"
 
+	"kicker/controller"
 	"kicker/kick"
 )
 
@@ -161,6 +163,7 @@ func find(o Options, uid int) (string, error) {
 
 var (
 	actionType = reflect.TypeFor[kick.Action]()
+	budgetType = reflect.TypeFor[controller.Budget]()
 	wordsType  = reflect.TypeFor[[]string]()
 )
 
@@ -171,8 +174,10 @@ func decode(from, to reflect.Value) (any, error) {
 	switch {
 	case t == durationType:
 		return decodeDuration(value)
+	case t == budgetType && from.Kind() == reflect.Int:
+		return strconv.FormatInt(from.Int(), 10), nil
 	case t == wordsType && isText:
-		return kick.Words(s)
+		return shellquote.Split(s)
 	case t == actionType && isText:
 		return kick.ParseAction(s)
 	case t.Kind() == reflect.Bool && isText:

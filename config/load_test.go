@@ -72,7 +72,9 @@ roles:
     selector: role=web,os.family=Debian
     member_facts: [IPAddress, net.port]
     gone_after: 5s
-  - {name: lb, depends_on: [WebFront, "role=db"], action: reload}
+    min_members: 2
+    budget: 3
+  - {name: lb, depends_on: [WebFront same=Rack, "role=db"], action: reload, budget: 25%}
 agent:
   server: [a.example, "[::1]", "b:1", nats://c:2]
   roles: lb
@@ -85,8 +87,8 @@ agent:
     - once=/bin/once "a b"
 `))
 	if diff := cmp.Diff([]controller.RoleConfig{
-		{Name: "WebFront", Selector: "role=web,os.family=Debian", MemberFacts: []string{"IPAddress", "net.port"}, GoneAfter: 5 * time.Second},
-		{Name: "lb", DependsOn: []string{"WebFront", "role=db"}, Action: "reload"},
+		{Name: "WebFront", Selector: "role=web,os.family=Debian", MemberFacts: []string{"IPAddress", "net.port"}, GoneAfter: 5 * time.Second, MinMembers: 2, Budget: "3"},
+		{Name: "lb", DependsOn: []string{"WebFront same=Rack", "role=db"}, Action: "reload", Budget: "25%"},
 	}, c.Roles); diff != "" {
 		t.Errorf("roles (-want +got):\n%s", diff)
 	}
@@ -257,7 +259,7 @@ func TestShownSettingsLoadAgainAndSayWhereTheyAreFrom(t *testing.T) {
 	o := inFile(t, `
 settle: 0
 token_file: /etc/kicker/token
-bus: {url: "nats://user:secret@bus:4222"}
+bus: {url: "nats://user:secret@bus:4222", system_url: "nats://sys:secret@bus:4222"}
 roles: [{name: web, gone_after: 90s}]
 agent:
   facts: [a=1, "b='x: y'"]
@@ -277,7 +279,8 @@ agent:
 		t.Errorf("the password is shown:\n%s", &shown)
 	}
 	before := mustLoad(t, o)
-	after := mustLoad(t, inFile(t, strings.Replace(shown.String(), "xxxxx@", "user:secret@", 1)))
+	unhidden := strings.Replace(strings.Replace(shown.String(), "xxxxx@", "user:secret@", 1), "xxxxx@", "sys:secret@", 1)
+	after := mustLoad(t, inFile(t, unhidden))
 	if diff := cmp.Diff(before, after, cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("what is shown loads as something else (-before +after):\n%s\n%s", diff, &shown)
 	}
@@ -291,7 +294,7 @@ func TestFlagsShadowNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	o.Flags = map[string]*pflag.Flag{"bus.listen": flags.Lookup("listen")}
-	if got, want := mustLoad(t, o).Bus, (BusConfig{"127.0.0.1:2", "nats://file:1"}); got != want {
+	if got, want := mustLoad(t, o).Bus, (BusConfig{Listen: "127.0.0.1:2", URL: "nats://file:1"}); got != want {
 		t.Errorf("bus = %+v, want %+v", got, want)
 	}
 }

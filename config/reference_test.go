@@ -84,6 +84,8 @@ func TestTableHasEveryKeyWithItsDefault(t *testing.T) {
 func defaultsByKey() map[string]string {
 	text := map[string]string{
 		"roles[].member_facts":    "[" + strings.Join(controller.DefaultMemberFacts, ", ") + "]",
+		"roles[].min_members":     "0",
+		"roles[].budget":          string(controller.DefaultBudget),
 		"agent.actions[].timeout": short(kick.DefaultTimeout),
 		"agent.actions[].grace":   short(kick.DefaultGrace),
 		"agent.actions[].success": "[0]",

@@ -32,7 +32,7 @@ func (src *sources) node(path string, v reflect.Value) *yaml.Node {
 	}
 	switch v.Kind() {
 	case reflect.String:
-		return scalar(secret.ReplaceAllString(v.String(), "://xxxxx@"))
+		return scalar(secret.ReplaceAllString(v.String(), hidden))
 	case reflect.Slice:
 		list := &yaml.Node{Kind: yaml.SequenceNode}
 		if !isEntries(v.Type()) || v.Len() == 0 {
@@ -80,8 +80,10 @@ func scalar(v any) *yaml.Node {
 	return &n
 }
 
-// secret is what stands before the host in a URL.
+// secret is what stands before the host in a URL, and hidden is what is shown of it.
 var secret = regexp.MustCompile(`://[^/@\s]*@`)
+
+const hidden = "://xxxxx@"
 
 // short is how a person writes d.
 func short(d time.Duration) string {

@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3" // the parser that viper uses: the lines are those of what viper reads
+
+	"kicker/controller"
 )
 
 // Problem is one thing that is wrong with the settings, and what to do about it.
@@ -100,7 +102,7 @@ func (src *sources) unknown(path string) Problem {
 			elsewhere = append(elsewhere, key)
 		}
 	})
-	switch meant := near(name, here); {
+	switch meant := controller.Meant(name, here); {
 	case meant != "":
 		return src.problem(path, "unknown key (did you mean %q?)", meant)
 	case len(elsewhere) == 1:

@@ -25,7 +25,7 @@ func newBench(b *testing.B) (c *Controller, beat func(i, epoch int) inventory.He
 			b.Error("all is applied, and somebody was kicked")
 			return kick.Reply{}, nil
 		},
-		Ask: func(string) {}, CallRoll: func(time.Duration) {}, Beacon: func(string, int64, time.Duration) {},
+		Ask: func(string, string) {}, CallRoll: func(time.Duration) {}, Beacon: func(string, int64, time.Duration) {},
 	}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		b.Fatal(err)
@@ -54,6 +54,7 @@ func newBench(b *testing.B) (c *Controller, beat func(i, epoch int) inventory.He
 		c.hear(beat(i, 1))
 	}
 	c.sync = Sync{Open: true}
+	c.openRoles(time.Now())
 	c.publish(time.Now())
 	for name, r := range c.roles.byName {
 		applied[name] = r.now.Revision

@@ -11,6 +11,9 @@ type Config struct {
 	SettleMin time.Duration `mapstructure:"settle_min"` // least time between two kicks of an action
 	SettleMax time.Duration `mapstructure:"settle_max"` // most time that settling keeps an action waiting between two kicks
 	Backoff   BackoffConfig `mapstructure:"backoff"`
+	Standby   bool          `mapstructure:"standby"`   // wait until no other controller leads, instead of giving up
+	InFlight  int           `mapstructure:"in_flight"` // runs in progress in the cluster, at most
+	Guard     string        `mapstructure:"guard"`     // one of the Guard constants
 }
 
 // RoleConfig adds a role, or overrides what the nodes say of it.
@@ -21,7 +24,15 @@ type RoleConfig struct {
 	DependsOn   []string      `mapstructure:"depends_on"`   // roles, or selectors, that the nodes of this role are configured from
 	Action      string        `mapstructure:"action"`       // the action that DependsOn is for; all of a node's unless set
 	GoneAfter   time.Duration `mapstructure:"gone_after"`   // of this role's nodes; the cluster's unless set
+	MinMembers  int           `mapstructure:"min_members"`  // with fewer its dependents are not kicked
+	Budget      Budget        `mapstructure:"budget"`       // runs in progress on its nodes, at most: a number, or a percentage of them; 10% unless set
 }
+
+// What becomes of removals that the guard does not believe.
+const (
+	GuardOn     = "on"     // they are held
+	GuardShadow = "shadow" // they are told of, and let pass
+)
 
 // DefaultMemberFacts is what dependents are told of a member unless its role says otherwise.
 var DefaultMemberFacts = []string{"ipaddress", "port"}
@@ -41,5 +52,7 @@ func DefaultConfig() Config {
 		SettleMin: 5 * time.Second,
 		SettleMax: time.Minute,
 		Backoff:   BackoffConfig{Initial: 5 * time.Second, Max: 10 * time.Minute},
+		InFlight:  256,
+		Guard:     GuardOn,
 	}
 }

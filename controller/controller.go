@@ -3,6 +3,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -19,17 +20,18 @@ import (
 const (
 	sweepEvery   = 5 * time.Second  // however quiet it is
 	beaconEvery  = 10 * time.Second // whatever happens
-	pace         = time.Second      // between two beats of a node
 	replyTimeout = 3 * time.Second  // for the answer to a kick
 	askAgain     = time.Second      // after a kick that got no answer, or met a run
 	tidyEvery    = time.Minute
 	batch        = 1024 // messages taken in before the next verdicts
 )
 
-// Bus is what a controller says to the nodes. None of it but Send waits.
+// Bus is what a controller says to the nodes. Those that take a context wait for an answer.
 type Bus struct {
 	Send     func(context.Context, kick.Kick) (kick.Reply, error)
-	Ask      func(node string)                                // for its facts
+	Roster   func(ctx context.Context, node, action, role string) (members []kick.Member, hash string, err error)
+	Reach    func(ctx context.Context, node string, others []string) (reached []string, err error)
+	Ask      func(node, do string)                            // one of the inventory's Do constants
 	CallRoll func(splay time.Duration)                        // ask every node to beat within splay
 	Beacon   func(id string, epoch int64, pace time.Duration) // to everyone
 	Farewell func(reply string, farewell inventory.Farewell)  // to a leaving node
@@ -42,12 +44,19 @@ type Controller struct {
 	bus Bus
 	log *slog.Logger
 
-	view   atomic.Pointer[View]
-	orders chan *order
+	view atomic.Pointer[View]
+	asks chan ask
 
 	identity Identity
-	kicks    int64 // how many kicks were made, for their ids
+	pace     time.Duration // between two beats of a node
+	epochs   []int64       // that this controller has spoken with
+	seen     int64         // the highest epoch that a node has seen of another controller
+	rival    rival         // another controller that leads; none: this one does
+	asking   time.Time     // since when it is asked whose epoch a node has seen; zero: it is not
+	kicks    int64         // how many kicks were made, for their ids
 	gate     syncGate
+	canary   time.Time // when the listener's own beat came back last
+	cutOff   bool      // it is overdue
 	sync     Sync
 	rolls    []time.Time // when the roll is still to be called
 	beacon   time.Time   // when the next is due
@@ -56,23 +65,21 @@ type Controller struct {
 
 	roles    *roles
 	byNode   map[string][]*action
-	actions  []*action // sorted; nil: to be sorted anew
+	actions  []*action          // sorted; nil: to be sorted anew
+	serves   map[*role][]string // the actions that need a role, as shown; nil: to be gathered anew
 	tidied   time.Time
 	status   map[string]kick.Status
+	running  map[string]*kick.Running // those of status
 	memories map[key]*memory
 	flights  map[string]*flight
 	leaving  map[string]*leaving
 
-	replies chan reply
+	conflicts map[string]Conflict // by node
+
+	answers chan func(now time.Time) // of what was sent, to be taken in by the loop
 	sends   sync.WaitGroup
 	journal journal
-}
-
-// reply is what came of a kick.
-type reply struct {
-	flight *flight
-	kick.Reply
-	err error
+	loaded  Loaded
 }
 
 // leaving is a node that said goodbye and wants to know how far it is.
@@ -81,16 +88,8 @@ type leaving struct {
 	told  string // the last answer
 }
 
-// order is a KickOrder on its way through the loop.
-type order struct {
-	KickOrder
-	done chan orderDone
-}
-
-type orderDone struct {
-	kicked Kicked
-	err    error
-}
+// order is a KickOrder that was not carried out yet.
+type order struct{ KickOrder }
 
 func (o *order) reason() string {
 	if o.By == "" {
@@ -99,20 +98,29 @@ func (o *order) reason() string {
 	return "ordered by " + o.By
 }
 
+// ask is something that another goroutine wants done in the loop.
+type ask struct {
+	do   func(ctx context.Context, now time.Time)
+	done chan struct{}
+}
+
 // New is a controller that has heard nothing yet. It owns inv from here on. id, unique to this run, names it.
 func New(cfg Config, id string, inv *inventory.Inventory, bus Bus, log *slog.Logger) (*Controller, error) {
 	roles, err := newRoles(cfg.Roles)
 	if err != nil {
 		return nil, err
 	}
+	roles.shadow = cfg.Guard == GuardShadow
 	c := &Controller{
-		cfg: cfg, inv: inv, bus: bus, log: log, orders: make(chan *order), roles: roles,
+		cfg: cfg, inv: inv, bus: bus, log: log, pace: time.Second, asks: make(chan ask), roles: roles,
 		byNode: map[string][]*action{}, status: map[string]kick.Status{}, memories: map[key]*memory{},
-		flights: map[string]*flight{}, leaving: map[string]*leaving{}, replies: make(chan reply, maxFlights),
+		running: map[string]*kick.Running{}, flights: map[string]*flight{}, leaving: map[string]*leaving{}, conflicts: map[string]Conflict{}, answers: make(chan func(time.Time)),
 		journal: newJournal(),
 	}
 	now := time.Now()
+	c.loaded.At = now
 	c.identity = Identity{Cluster: cfg.Cluster, ID: id, Epoch: now.UnixMilli(), Started: now}
+	c.epochs = []int64{c.identity.Epoch}
 	inv.GoneAfter = c.goneAfter
 	c.journal.add(Event{Time: now, Kind: EventStarted, Text: fmt.Sprintf("controller %s of cluster %s started", id, cfg.Cluster)}, log)
 	c.blind(now)
@@ -139,20 +147,33 @@ func (c *Controller) goneAfter(n *inventory.Node) time.Duration {
 // View is what the controller knows as of its last turn. Any goroutine may call it.
 func (c *Controller) View() *View { return c.view.Load() }
 
-// Kick hands the loop an operator's order. The error wraps ErrNotFound or ErrNotSynced. Any goroutine may call it while Run runs.
-func (c *Controller) Kick(ctx context.Context, o KickOrder) (Kicked, error) {
-	asked := &order{o, make(chan orderDone, 1)}
-	select {
-	case c.orders <- asked:
-	case <-ctx.Done():
-		return Kicked{}, ctx.Err()
+// Kick carries out an operator's order. The error wraps ErrNotFound or ErrNotSynced. Any goroutine may call it while Run runs.
+func (c *Controller) Kick(ctx context.Context, o KickOrder) (kicked Kicked, err error) {
+	gone := c.inLoop(ctx, func(ctx context.Context, now time.Time) { kicked, err = c.command(ctx, &order{o}, now) })
+	if gone != nil {
+		return Kicked{}, gone
 	}
-	select {
-	case done := <-asked.done:
-		return done.kicked, done.err
-	case <-ctx.Done():
-		return Kicked{}, ctx.Err()
+	return kicked, err
+}
+
+// Lose carries out an operator's word on a loss. The error wraps ErrNotFound. Any goroutine may call it while Run runs.
+func (c *Controller) Lose(ctx context.Context, o LossOrder) (err error) {
+	if gone := c.inLoop(ctx, func(ctx context.Context, now time.Time) { err = c.lose(ctx, o, now) }); gone != nil {
+		return gone
 	}
+	return err
+}
+
+// inLoop has the loop do something, and waits until it is done. An error is ctx's: then it may still be done.
+func (c *Controller) inLoop(ctx context.Context, do func(ctx context.Context, now time.Time)) error {
+	a := ask{do, make(chan struct{})}
+	select {
+	case c.asks <- a:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	<-a.done // the loop is doing it
+	return nil
 }
 
 // Run takes in what is heard and what runs came to, and does what follows, until ctx ends.
@@ -163,7 +184,7 @@ func (c *Controller) Run(ctx context.Context, heard <-chan inventory.Heard, resu
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		var asked *order
+		var asked ask
 		select {
 		case <-ctx.Done():
 			return nil
@@ -171,9 +192,9 @@ func (c *Controller) Run(ctx context.Context, heard <-chan inventory.Heard, resu
 			c.hear(h)
 		case res := <-results:
 			c.result(res, time.Now())
-		case r := <-c.replies:
-			c.replied(r, time.Now())
-		case asked = <-c.orders:
+		case take := <-c.answers:
+			take(time.Now())
+		case asked = <-c.asks:
 		case <-timer.C:
 		}
 		for range batch {
@@ -184,8 +205,8 @@ func (c *Controller) Run(ctx context.Context, heard <-chan inventory.Heard, resu
 			case res := <-results:
 				c.result(res, time.Now())
 				continue
-			case r := <-c.replies:
-				c.replied(r, time.Now())
+			case take := <-c.answers:
+				take(time.Now())
 				continue
 			default:
 			}
@@ -193,11 +214,14 @@ func (c *Controller) Run(ctx context.Context, heard <-chan inventory.Heard, resu
 		}
 		now := time.Now()
 		c.turn(ctx, now)
-		if asked != nil {
-			kicked, err := c.command(ctx, asked, now)
-			asked.done <- orderDone{kicked, err}
+		if err := c.yields(); err != nil {
+			return err
 		}
-		timer.Reset(max(0, time.Until(c.due)))
+		if asked.do != nil {
+			asked.do(ctx, now)
+			close(asked.done)
+		}
+		timer.Reset(max(0, time.Until(c.wake())))
 	}
 }
 
@@ -207,21 +231,30 @@ func (c *Controller) turn(ctx context.Context, now time.Time) {
 		c.rolls = c.rolls[1:]
 		c.bus.CallRoll(rollcallSplay)
 	}
-	if !now.Before(c.beacon) {
-		c.beacon = now.Add(beaconEvery)
-		c.bus.Beacon(c.identity.ID, c.identity.Epoch, pace)
+	if to := paceFor(c.inv.Len(), c.pace); to != c.pace {
+		c.pace, c.beacon = to, time.Time{}
 	}
+	c.introduce(now)
 	for _, node := range c.inv.Wanting(now) {
-		c.bus.Ask(node)
+		c.bus.Ask(node, inventory.DoFacts)
+	}
+	for _, node := range c.inv.Probing() {
+		c.bus.Ask(node, inventory.DoBeat)
 	}
 	c.expire(now)
+	c.endConflicts(now)
+	c.listenForCanary(now)
 	if !c.changed && now.Before(c.due) {
 		return
 	}
 	c.changed = false
 	c.synchronise(now)
 	if c.sync.Open {
+		for _, r := range c.openRoles(now) {
+			c.askRoster(ctx, r.Name, r.gate.newest)
+		}
 		c.publish(now)
+		c.seekOpinions(ctx, now)
 	}
 	c.track(now)
 	c.tidy(now)
@@ -229,7 +262,7 @@ func (c *Controller) turn(ctx context.Context, now time.Time) {
 	verdicts := plan(s, now)
 	for i, v := range verdicts {
 		if v.State != Converged && len(v.Gates) == 0 {
-			c.dispatch(ctx, s, s.actions[i], v, now)
+			c.dispatch(ctx, s.actions[i], v, now)
 		}
 	}
 	c.sayFarewell()
@@ -238,7 +271,7 @@ func (c *Controller) turn(ctx context.Context, now time.Time) {
 }
 
 func (c *Controller) situation() situation {
-	return situation{cfg: c.cfg, sync: c.sync, roles: c.roles, actions: c.sorted(), flights: len(c.flights)}
+	return situation{cfg: c.cfg, sync: c.sync, notLeading: c.notLeading(), roles: c.roles, actions: c.sorted(), strays: c.strays()}
 }
 
 func (c *Controller) nextDue(verdicts []Verdict, now time.Time) time.Time {
@@ -257,60 +290,103 @@ func (c *Controller) nextDue(verdicts []Verdict, now time.Time) time.Time {
 	for _, f := range c.flights {
 		earlier(f.deadline)
 	}
+	for _, r := range c.roles.byName {
+		switch {
+		case !c.sync.Open:
+			// nothing of a role is judged
+		case r.gate.open:
+			if r.guard.hold == nil || c.rival.id == "" { // who leads asks for opinions
+				earlier(r.guard.next())
+			}
+		default:
+			earlier(r.gate.until)
+			if r.gate.known == nil {
+				earlier(r.gate.asked.Add(askAgain))
+			}
+		}
+	}
 	return due
 }
 
 // blind begins listening anew: nothing that was not heard from here on counts.
 func (c *Controller) blind(now time.Time) {
 	c.gate = syncGate{since: now}
+	c.canary, c.cutOff = now, false
 	c.rolls = []time.Time{now, now.Add(reconnectTime)}
-	c.sync = c.gate.judge(now, pace, 0, 0)
+	c.sync = c.gate.judge(now, c.pace, 0)
 	c.changed = true
 }
 
-func (c *Controller) synchronise(now time.Time) {
-	if c.sync.Open {
+// wake is when the loop has to turn again though nothing is heard.
+func (c *Controller) wake() time.Time {
+	if overdue := c.canary.Add(canaryOverdue); !c.cutOff && overdue.Before(c.due) {
+		return overdue
+	}
+	return c.due
+}
+
+// listenForCanary closes the sync gate when nothing comes back from the bus: only when something does is it known for how long the
+// controller was blind, and until then it must not act on what it knew.
+func (c *Controller) listenForCanary(now time.Time) {
+	if c.cutOff || now.Before(c.canary.Add(canaryOverdue)) {
 		return
 	}
-	nodes, withoutFacts := 0, 0
-	for n := range c.inv.Snapshot().All() {
-		nodes++
-		if n.Facts == nil {
-			withoutFacts++
-		}
+	if c.sync.Open {
+		c.event(Event{Time: now, Kind: EventBlind, Text: "nothing comes back from the bus: nobody is removed or kicked until it does"})
 	}
-	if c.sync = c.gate.judge(now, pace, nodes, withoutFacts); c.sync.Open {
-		c.event(Event{Time: now, Kind: EventSynced, Text: fmt.Sprintf("synced after %.1f s: %d nodes are heard", now.Sub(c.gate.since).Seconds(), nodes)})
+	c.cutOff, c.changed = true, true
+	c.sync = Sync{Why: "nothing comes back from the bus"}
+}
+
+func (c *Controller) synchronise(now time.Time) {
+	if c.sync.Open || c.cutOff {
+		return
+	}
+	nodes := c.inv.Len()
+	c.gate.owes(c.inv.Owing(), now)
+	if c.sync = c.gate.judge(now, c.pace, nodes); c.sync.Open {
+		c.gate.opened = now
+		c.event(Event{Time: now, Kind: EventSynced, Text: fmt.Sprintf("synced after %.1f s: %s heard", now.Sub(c.gate.since).Seconds(), quantity(nodes, "node"))})
 	}
 }
 
-// publish gives the roles that changed their new revisions.
+// publish gives the roles that changed their new revisions, as far as their guards let it.
 func (c *Controller) publish(now time.Time) {
-	for _, p := range c.roles.publish(c.identity.Epoch) {
+	nodes := c.inv.Snapshot()
+	facts := func(name string) inventory.Facts {
+		if n := nodes.Node(name); n != nil {
+			return n.Facts
+		}
+		return nil
+	}
+	for _, p := range c.roles.publish(c.identity.Epoch, now, facts) {
 		r := p.role
 		if r.unheardOf() {
 			continue // somebody needs it, and that is all there is
 		}
-		text := fmt.Sprintf("role %s has %d members", r.Name, len(r.now.Members))
+		if began := p.judgement.began; began != nil {
+			c.event(Event{Time: now, Kind: EventHeld, Role: r.Name, Text: c.shadowed(fmt.Sprintf("role %s: removals are held: %s", r.Name, began.why))})
+		}
+		if why := p.judgement.ended; why != "" {
+			c.event(Event{Time: now, Kind: EventHoldOver, Role: r.Name, Text: c.shadowed(fmt.Sprintf("role %s: removals are no longer held: %s", r.Name, why))})
+		}
+		if p.was.Revision == r.now.Revision {
+			continue
+		}
+		text := fmt.Sprintf("role %s has %s", r.Name, quantity(len(r.now.Members), "member"))
 		if p.was.Revision.Hash != "" {
-			text = fmt.Sprintf("role %s: %d → %d members: %s", r.Name, len(p.was.Members), len(r.now.Members), p.diff)
+			text = fmt.Sprintf("role %s: %d → %s: %s", r.Name, len(p.was.Members), quantity(len(r.now.Members), "member"), p.diff)
 		}
 		c.event(Event{Time: now, Kind: EventRole, Role: r.Name, Text: text})
 	}
 }
 
-// raise makes this controller's epoch higher than any that was heard: nodes obey the highest.
-func (c *Controller) raise(heard int64) {
-	if heard < c.identity.Epoch {
-		return
+// shadowed marks what would be so if the guard were on.
+func (c *Controller) shadowed(text string) string {
+	if !c.roles.shadow {
+		return text
 	}
-	c.identity.Epoch = heard + 1
-	for _, r := range c.roles.byName {
-		if r.now.Revision.Hash != "" {
-			r.now.Revision.Epoch = c.identity.Epoch
-		}
-	}
-	c.beacon = time.Time{}
+	return text + " (only in shadow: they are let pass)"
 }
 
 // command carries out an operator's order.
@@ -341,7 +417,8 @@ func (c *Controller) command(ctx context.Context, asked *order, now time.Time) (
 		forced, notBefore := a.forced, a.memory.notBefore
 		a.forced, a.memory.notBefore = asked, time.Time{}
 		s := c.situation()
-		v := s.judge(a, now)
+		v := Verdict{}
+		judge(&v, a, roomFor(a))
 		v.Gates = s.gates(a, now)
 		kicked.Actions = append(kicked.Actions, v)
 		if asked.DryRun {
@@ -353,6 +430,30 @@ func (c *Controller) command(ctx context.Context, asked *order, now time.Time) (
 		c.turn(ctx, now)
 	}
 	return kicked, nil
+}
+
+// lose carries out an operator's word on a loss.
+func (c *Controller) lose(ctx context.Context, o LossOrder, now time.Time) error {
+	name, isRole := strings.CutPrefix(o.Object, "role/")
+	r := c.roles.byName[name]
+	if !isRole || r == nil {
+		return fmt.Errorf("loss of %s: %w: want role/NAME of a role that is known", o.Object, ErrNotFound)
+	}
+	by := cmp.Or(o.By, "an operator")
+	switch {
+	case o.Expect > 0:
+		r.guard.expect = expectation{share: 100 - o.Expect, until: now.Add(o.For)}
+		c.event(Event{Time: now, Kind: EventExpected, Role: name, Text: fmt.Sprintf("role %s: %s expects a loss of up to %d %% for %s", name, by, o.Expect, o.For)})
+	case r.guard.hold == nil:
+		return fmt.Errorf("loss of %s: %w: nothing is held there", o.Object, ErrNotFound)
+	default:
+		c.event(Event{Time: now, Kind: EventHoldOver, Role: name, Text: fmt.Sprintf("role %s: %s accepts the loss of %d", name, by, len(r.guard.missing))})
+		r.guard.accept(now, len(r.members))
+		r.note(now)
+	}
+	c.changed = true
+	c.turn(ctx, now)
+	return nil
 }
 
 // nodesOf is the nodes that an object names: node/N, or all that bear role/R.
@@ -371,6 +472,19 @@ func (c *Controller) nodesOf(object string) ([]string, error) {
 		return nil, fmt.Errorf("%s: %w: no node bears it", object, ErrNotFound)
 	}
 	return nil, fmt.Errorf("object %q: %w: want node/NAME or role/NAME", object, ErrNotFound)
+}
+
+// send does what waits for an answer beside the loop, for replyTimeout at most. What it returns takes the answer in, in the loop.
+func (c *Controller) send(ctx context.Context, do func(context.Context) func(now time.Time)) {
+	c.sends.Go(func() {
+		bounded, cancel := context.WithTimeout(ctx, replyTimeout)
+		defer cancel()
+		take := do(bounded)
+		select {
+		case c.answers <- take:
+		case <-ctx.Done(): // nobody listens any more
+		}
+	})
 }
 
 func (c *Controller) event(e Event) { c.journal.add(e, c.log) }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,12 +22,18 @@ type loop struct {
 	*Controller
 	heard   chan inventory.Heard
 	results chan kick.Result
+	deaf    atomic.Bool
+	conns   uint64 // a node that was gone is back over another connection
 
-	mu     sync.Mutex
-	kicks  []kick.Kick
-	rolls  int
-	told   []inventory.Farewell
-	answer func(context.Context, kick.Kick) (kick.Reply, error) // nil: accepted
+	mu      sync.Mutex
+	kicks   []kick.Kick
+	rolls   int
+	told    []inventory.Farewell
+	asked   []string                                             // "beat web1"
+	beacons []int64                                              // their epochs
+	rosters map[string][]kick.Member                             // by holder; none: the holder does not answer
+	reaches func(node string, others []string) ([]string, error) // nil: nobody answers
+	answer  func(context.Context, kick.Kick) (kick.Reply, error) // nil: accepted
 }
 
 // inLoop runs a story on virtual time.
@@ -35,7 +42,8 @@ func inLoop(t *testing.T, cfg Config, story func(*loop)) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &loop{heard: make(chan inventory.Heard, 1024), results: make(chan kick.Result)}
 		c, err := New(cfg, "me", inventory.New(), Bus{
-			Send: l.send, Ask: func(string) {}, Beacon: func(string, int64, time.Duration) {},
+			Send: l.send, Roster: l.roster, Reach: l.reach, Ask: func(node, do string) { l.asked = append(l.asked, do+" "+node) },
+			Beacon:   func(_ string, epoch int64, _ time.Duration) { l.beacons = append(l.beacons, epoch) },
 			CallRoll: func(time.Duration) { l.rolls++ },
 			Farewell: func(_ string, f inventory.Farewell) { l.told = append(l.told, f) },
 		}, silent)
@@ -52,8 +60,30 @@ func inLoop(t *testing.T, cfg Config, story func(*loop)) {
 		})
 		defer daemon.Wait()
 		defer stop()
+		daemon.Go(func() { l.canaries(ctx) })
 		story(l)
 	})
+}
+
+// canaries come back as long as the listener is not deaf.
+func (l *loop) canaries(ctx context.Context) {
+	for tick := time.Tick(inventory.CanaryEvery); ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick:
+			if !l.deaf.Load() {
+				l.heard <- inventory.Heard{At: time.Now(), Canary: true}
+			}
+		}
+	}
+}
+
+// patient is the default configuration, but that nodes which say nothing are not gone for a day.
+func patient() Config {
+	cfg := DefaultConfig()
+	cfg.GoneAfter = 24 * time.Hour
+	return cfg
 }
 
 func (l *loop) send(ctx context.Context, k kick.Kick) (kick.Reply, error) {
@@ -68,6 +98,21 @@ func (l *loop) send(ctx context.Context, k kick.Kick) (kick.Reply, error) {
 
 func accept(k kick.Kick) kick.Reply {
 	return kick.Reply{V: kick.Version, Answer: kick.Accepted, Run: k.ID, Deadline: time.Minute.Milliseconds()}
+}
+
+func (l *loop) roster(_ context.Context, node, action, _ string) ([]kick.Member, string, error) {
+	members, ok := l.rosters[node+"/"+action]
+	if !ok {
+		return nil, "", nats.ErrNoResponders
+	}
+	return members, kick.Hash(members), nil
+}
+
+func (l *loop) reach(_ context.Context, node string, others []string) ([]string, error) {
+	if l.reaches == nil {
+		return nil, nats.ErrNoResponders
+	}
+	return l.reaches(node, others)
 }
 
 func (l *loop) kicked() []kick.Kick {
@@ -92,7 +137,7 @@ func (l *loop) passes(d time.Duration) {
 }
 
 func (l *loop) closes(node string) {
-	l.heard <- inventory.Heard{At: time.Now(), Closed: &inventory.Closed{Conn: inventory.Conn{Server: node, Client: 1}}}
+	l.heard <- inventory.Heard{At: time.Now(), Closed: &inventory.Closed{Conn: inventory.Conn{Server: node, Client: 1 + l.conns}}}
 }
 
 // says is a beat, and the facts that it announces, of a node with a status.
@@ -104,7 +149,7 @@ func (l *loop) says(name, role string, status kick.Status) {
 	}
 	l.heard <- inventory.Heard{At: time.Now(), Facts: &inventory.FactsMessage{Node: name, Instance: "m", Boot: "b", Facts: facts}}
 	l.heard <- inventory.Heard{At: time.Now(), Beat: &inventory.Beat{
-		Node: name, Instance: "m", Boot: "b", Conn: inventory.Conn{Server: name, Client: 1}, Facts: facts.Digest(), Ready: true, NextIn: 1000, Kick: data,
+		Node: name, Instance: "m", Boot: "b", Conn: inventory.Conn{Server: name, Client: 1 + l.conns}, Facts: facts.Digest(), Ready: true, NextIn: 1000, Kick: data,
 	}}
 }
 
@@ -137,7 +182,7 @@ func TestKickThatIsNotAcceptedIsTriedAgainAtABoundedRate(t *testing.T) {
 			"nobody":   {func(context.Context, kick.Kick) (kick.Reply, error) { return kick.Reply{}, nats.ErrNoResponders }, 10*60 + 1},
 		} {
 			t.Run(fmt.Sprintf("%s, ordered %t", claim, ordered), func(t *testing.T) {
-				inLoop(t, DefaultConfig(), func(l *loop) {
+				inLoop(t, patient(), func(l *loop) {
 					l.answer = c.answer
 					l.says("web1", "web", kick.Status{})
 					l.says("lb1", "lb", reload())
@@ -165,7 +210,7 @@ func replying(a kick.Answer) func(context.Context, kick.Kick) (kick.Reply, error
 }
 
 func TestDryRunChangesNothing(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, patient(), func(l *loop) {
 		l.answer = replying(kick.Disabled)
 		l.says("web1", "web", kick.Status{})
 		l.says("lb1", "lb", reload())
@@ -183,7 +228,7 @@ func TestDryRunChangesNothing(t *testing.T) {
 }
 
 func TestOrderThatCannotBeCarriedOutIsRefused(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, patient(), func(l *loop) {
 		if _, err := l.Kick(context.Background(), KickOrder{Object: "node/lb1"}); !errors.Is(err, ErrNotSynced) {
 			t.Errorf("before it is synced: %v", err)
 		}
@@ -201,7 +246,7 @@ func TestOrderThatCannotBeCarriedOutIsRefused(t *testing.T) {
 }
 
 func TestResultOfARunThatNobodyAskedForIsNotBelieved(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, patient(), func(l *loop) {
 		l.says("web1", "web", kick.Status{})
 		l.sync(t)
 		now := l.View().Roles[0].Revision
@@ -238,7 +283,7 @@ func TestRunIsOverWhenTheFirstOfMessageAndHeartbeatSaysSo(t *testing.T) {
 		"message, message":    func(l *loop, k kick.Kick) { l.ends(success(k)); l.ends(success(k)) },
 	} {
 		t.Run(claim, func(t *testing.T) {
-			inLoop(t, DefaultConfig(), func(l *loop) {
+			inLoop(t, patient(), func(l *loop) {
 				l.says("web1", "web", kick.Status{})
 				l.says("lb1", "lb", reload())
 				l.sync(t)
@@ -258,7 +303,7 @@ func TestRunIsOverWhenTheFirstOfMessageAndHeartbeatSaysSo(t *testing.T) {
 }
 
 func TestReplyThatComesAfterTheEndIsNoSecondRun(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, patient(), func(l *loop) {
 		l.answer = func(_ context.Context, k kick.Kick) (kick.Reply, error) {
 			l.results <- success(k)
 			time.Sleep(time.Second)
@@ -279,7 +324,7 @@ func TestReplyThatComesAfterTheEndIsNoSecondRun(t *testing.T) {
 func TestRunThatIsNotHeardOfByItsDeadlineIsLost(t *testing.T) {
 	for claim, vanished := range map[string]bool{"its action is still there": false, "its action is not": true} {
 		t.Run(claim, func(t *testing.T) {
-			inLoop(t, DefaultConfig(), func(l *loop) {
+			inLoop(t, patient(), func(l *loop) {
 				l.says("web1", "web", kick.Status{})
 				l.says("lb1", "lb", reload())
 				l.sync(t)
@@ -297,7 +342,7 @@ func TestRunThatIsNotHeardOfByItsDeadlineIsLost(t *testing.T) {
 }
 
 func TestKickWithoutAReplyIsTheSameKickAgain(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, patient(), func(l *loop) {
 		lost := 2
 		l.answer = func(_ context.Context, k kick.Kick) (kick.Reply, error) {
 			if lost--; lost >= 0 {
@@ -317,7 +362,7 @@ func TestKickWithoutAReplyIsTheSameKickAgain(t *testing.T) {
 }
 
 func TestBlindControllerKicksNobodyUntilItHasListenedAnew(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, patient(), func(l *loop) {
 		l.says("web1", "web", kick.Status{})
 		l.sync(t)
 		rolls := l.rolls
@@ -339,7 +384,7 @@ func TestBlindControllerKicksNobodyUntilItHasListenedAnew(t *testing.T) {
 }
 
 func TestHigherEpochIsOutdone(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, patient(), func(l *loop) {
 		l.says("web1", "web", kick.Status{})
 		l.sync(t)
 		other := l.View().Identity.Epoch + 1000
@@ -361,7 +406,7 @@ func TestHigherEpochIsOutdone(t *testing.T) {
 }
 
 func TestLateGoodbyeIsAnsweredAndRememberedByNobody(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, patient(), func(l *loop) {
 		conn := inventory.Conn{Server: "s", Client: 9}
 		l.heard <- inventory.Heard{At: time.Now(), Closed: &inventory.Closed{Conn: conn}}
 		l.heard <- inventory.Heard{At: time.Now(), Reply: "inbox", Beat: &inventory.Beat{
@@ -379,16 +424,25 @@ func TestLateGoodbyeIsAnsweredAndRememberedByNobody(t *testing.T) {
 	})
 }
 
+// unbudgeted is a configuration in which only in_flight bounds the runs of lb.
+func unbudgeted() Config {
+	cfg := patient()
+	cfg.Roles = []RoleConfig{{Name: "lb", Budget: "100%"}}
+	return cfg
+}
+
+var atOnce = DefaultConfig().InFlight
+
 func TestAsManyRunsAsMayBeAreInProgress(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, unbudgeted(), func(l *loop) {
 		l.says("web1", "web", kick.Status{})
-		for i := range 3 * maxFlights {
+		for i := range 3 * atOnce {
 			l.says(fmt.Sprint("lb", i), "lb", reload())
 		}
 		l.sync(t)
 		kicks := l.kicked()
-		if len(kicks) != maxFlights {
-			t.Fatalf("%d runs are in progress, want %d", len(kicks), maxFlights)
+		if len(kicks) != atOnce {
+			t.Fatalf("%d runs are in progress, want %d", len(kicks), atOnce)
 		}
 		for _, k := range kicks[:10] {
 			l.ends(success(k))
@@ -399,15 +453,14 @@ func TestAsManyRunsAsMayBeAreInProgress(t *testing.T) {
 	})
 }
 
-// Nodes that go while their kicks are on the way leave more kicks without an answer than there may be runs.
 func TestControllerStopsWhateverIsOnItsWay(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, unbudgeted(), func(l *loop) {
 		l.answer = func(ctx context.Context, _ kick.Kick) (kick.Reply, error) {
 			<-ctx.Done()
 			return kick.Reply{}, ctx.Err()
 		}
 		l.says("web1", "web", kick.Status{})
-		for i := range 3 * maxFlights {
+		for i := range 3 * atOnce {
 			l.says(fmt.Sprint("lb", i), "lb", reload())
 		}
 		for len(l.kicked()) == 0 {
@@ -417,14 +470,164 @@ func TestControllerStopsWhateverIsOnItsWay(t *testing.T) {
 			l.closes(k.Node)
 		}
 		l.passes(inventory.ClosedGrace)
-		if n := len(l.kicked()); n != 2*maxFlights {
-			t.Fatalf("%d kicks are on their way, want %d", n, 2*maxFlights)
+		if n := len(l.kicked()); n != atOnce {
+			t.Fatalf("%d kicks are on their way, want %d: those to nodes that are gone may have been accepted", n, atOnce)
+		}
+		l.passes(replyTimeout)
+		if n := len(l.kicked()); n != 2*atOnce {
+			t.Fatalf("%d kicks were sent, want %d: the first were not answered", n, 2*atOnce)
+		}
+	})
+}
+
+// oneGone is two balancers that may run one at a time, of which the one that runs is gone.
+func oneGone(t *testing.T, story func(l *loop, k kick.Kick)) {
+	cfg := patient()
+	cfg.Roles = []RoleConfig{{Name: "lb", Budget: "1"}}
+	inLoop(t, cfg, func(l *loop) {
+		l.says("web1", "web", kick.Status{})
+		l.says("lb1", "lb", reload())
+		l.says("lb2", "lb", reload())
+		l.sync(t)
+		k := l.kicked()[0]
+		if k.Node != "lb1" {
+			t.Fatalf("%s is kicked, want lb1", k.Node)
+		}
+		l.goes("lb1")
+		if n := len(l.kicked()); n != 1 {
+			t.Fatalf("%d kicks when the node that runs is gone, want 1", n)
+		}
+		story(l, k)
+	})
+}
+
+// goes is a node that closes its connection and is not back in time.
+func (l *loop) goes(node string) {
+	l.closes(node)
+	l.passes(inventory.ClosedGrace)
+	l.passes(inventory.CanaryEvery)
+}
+
+// returns is a node that was gone, over another connection.
+func (l *loop) returns(name, role string, status kick.Status) {
+	l.conns++
+	l.says(name, role, status)
+	synctest.Wait()
+}
+
+func TestRunOnANodeThatIsGoneKeepsItsPlaceUntilItsDeadline(t *testing.T) {
+	oneGone(t, func(l *loop, k kick.Kick) {
+		want := Gate{Name: GateBudget, Why: "something runs on 1 of 2 nodes of role lb (on lb1 perhaps: not heard any more), as many as its budget 1 allows"}
+		if v := l.View(); len(v.Verdicts) != 1 || len(v.Verdicts[0].Gates) != 1 || v.Verdicts[0].Gates[0] != want {
+			t.Errorf("the verdicts are %+v, want lb2 to wait for %+v", v.Verdicts, want)
+		}
+		time.Sleep(50 * time.Second)
+		if v := l.View(); len(l.kicked()) != 1 || !v.Runs[0].Ended.IsZero() {
+			t.Errorf("before the deadline there are %d kicks, and the run is %+v; want it in progress", len(l.kicked()), v.Runs[0])
+		}
+		time.Sleep(20 * time.Second)
+		if v := l.View(); len(l.kicked()) != 2 || v.Runs[0].Outcome != kick.Lost {
+			t.Errorf("after the deadline there are %d kicks, and the run is %+v; want it lost, and lb2 kicked", len(l.kicked()), v.Runs[0])
+		}
+	})
+}
+
+func TestNodeThatIsBackSaysWhatBecameOfItsRun(t *testing.T) {
+	applied := func(k kick.Kick) kick.Status {
+		return reload(func(a *kick.ActionStatus) {
+			a.Applied = map[string]kick.Revision{"web": k.Needs[0].Revision}
+			a.Last = &kick.LastRun{Run: k.ID, Outcome: kick.Succeeded, Duration: 1000}
+		})
+	}
+	t.Run("it goes on", func(t *testing.T) {
+		oneGone(t, func(l *loop, k kick.Kick) {
+			status := reload()
+			status.Running = &kick.Running{Run: k.ID, Action: "reload"}
+			l.returns("lb1", "lb", status)
+			time.Sleep(10 * time.Second)
+			if n := len(l.kicked()); n != 1 {
+				t.Fatalf("%d kicks while the run goes on, want 1", n)
+			}
+			l.ends(success(k))
+			if kicks := l.kicked(); len(kicks) != 2 || kicks[1].Node != "lb2" {
+				t.Errorf("the kicks are %+v, want lb2 when lb1 is done", kicks)
+			}
+		})
+	})
+	t.Run("it has ended", func(t *testing.T) {
+		oneGone(t, func(l *loop, k kick.Kick) {
+			l.returns("lb1", "lb", applied(k))
+			if v := l.View(); len(l.kicked()) != 2 || v.Counts.Runs[kick.Succeeded] != 1 || v.Counts.Runs[kick.Lost] != 0 {
+				t.Errorf("%d kicks, and the runs are %+v; want the run to have succeeded, and lb2 kicked", len(l.kicked()), v.Runs)
+			}
+		})
+	})
+	t.Run("it knows nothing of it", func(t *testing.T) {
+		oneGone(t, func(l *loop, k kick.Kick) {
+			l.returns("lb1", "lb", reload())
+			if v := l.View(); v.Runs[0].Outcome != kick.Lost || len(l.kicked()) != 2 {
+				t.Errorf("%d kicks, and the run is %+v; want it lost, and somebody kicked", len(l.kicked()), v.Runs[0])
+			}
+		})
+	})
+	t.Run("its message comes before it does", func(t *testing.T) {
+		oneGone(t, func(l *loop, k kick.Kick) {
+			l.ends(success(k))
+			if v := l.View(); len(l.kicked()) != 2 || v.Runs[0].Outcome != kick.Succeeded {
+				t.Errorf("%d kicks, and the run is %+v; want the run to have succeeded, and lb2 kicked", len(l.kicked()), v.Runs[0])
+			}
+		})
+	})
+}
+
+func TestRunOfAFormerControllerKeepsItsPlaceTooWhenItsNodeIsGone(t *testing.T) {
+	cfg := patient()
+	cfg.Roles = []RoleConfig{{Name: "lb", Budget: "1"}}
+	inLoop(t, cfg, func(l *loop) {
+		runs := reload()
+		runs.Running = &kick.Running{Run: "former-1", Action: "reload"}
+		l.says("web1", "web", kick.Status{})
+		l.says("lb1", "lb", runs)
+		l.says("lb2", "lb", reload())
+		l.sync(t)
+		l.goes("lb1")
+		time.Sleep(kick.DefaultTimeout)
+		if n := len(l.kicked()); n != 0 {
+			t.Fatalf("%d kicks while a run of a former controller may go on", n)
+		}
+		l.returns("lb1", "lb", runs)
+		time.Sleep(time.Minute)
+		if v := l.View(); len(l.kicked()) != 0 || v.Counts.Runs[kick.Lost] != 0 {
+			t.Fatalf("%d kicks, and the runs are %+v, when its node is back and it goes on", len(l.kicked()), v.Runs)
+		}
+		l.goes("lb1")
+		time.Sleep(kick.DefaultTimeout + kick.DefaultGrace)
+		if kicks := l.kicked(); len(kicks) != 1 || kicks[0].Node != "lb2" {
+			t.Errorf("the kicks are %+v, want lb2 when it must be over", kicks)
+		}
+	})
+}
+
+func TestRunOnANodeWithoutActionsTakesAPlace(t *testing.T) {
+	cfg := patient()
+	cfg.Roles = []RoleConfig{{Name: "lb", Budget: "1"}}
+	inLoop(t, cfg, func(l *loop) {
+		l.says("web1", "web", kick.Status{})
+		l.says("lb1", "lb", kick.Status{Running: &kick.Running{Run: "former-1", Action: "dropped"}})
+		l.says("lb2", "lb", reload())
+		l.sync(t)
+		if gates := l.View().Verdicts[0].Gates; len(l.kicked()) != 0 || len(gates) != 1 || gates[0].Name != GateBudget {
+			t.Fatalf("%d kicks, and the gates are %+v, while lb1 runs something; want budget", len(l.kicked()), gates)
+		}
+		l.says("lb1", "lb", kick.Status{})
+		if kicks := l.kicked(); len(kicks) != 1 || kicks[0].Node != "lb2" {
+			t.Errorf("the kicks are %+v, want lb2 when lb1 is done", kicks)
 		}
 	})
 }
 
 func TestNodeThatComesAndGoesDoesNotEscapeItsBackoff(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, patient(), func(l *loop) {
 		l.answer = replying(kick.Disabled)
 		l.says("web1", "web", kick.Status{})
 		l.sync(t)
@@ -473,7 +676,7 @@ func TestEndlessChurnLeavesNothing(t *testing.T) {
 }
 
 func TestOneNodeCannotFillTheMemory(t *testing.T) {
-	inLoop(t, DefaultConfig(), func(l *loop) {
+	inLoop(t, patient(), func(l *loop) {
 		l.says("web1", "web", kick.Status{})
 		l.sync(t)
 		for i := range 1000 {

@@ -10,10 +10,13 @@ import (
 )
 
 // dispatch sends the kick that carries out a verdict. Its reply comes back to the loop.
-func (c *Controller) dispatch(loop context.Context, s situation, a *action, v Verdict, now time.Time) {
+func (c *Controller) dispatch(ctx context.Context, a *action, v Verdict, now time.Time) {
 	f := &flight{
 		node: a.node, action: a.name, reason: v.Reason, tried: c.roles.fingerprint(a),
-		sent: now, deadline: now.Add(2 * replyTimeout),
+		bears: c.roles.borneBy(a.node), sent: now, deadline: now.Add(2 * replyTimeout),
+	}
+	for _, need := range a.needs {
+		f.handed = append(f.handed, handed{need.role, need.role.now.Revision.Hash})
 	}
 	if a.memory.retry != "" && a.memory.tried == f.tried {
 		f.id = a.memory.retry
@@ -22,56 +25,49 @@ func (c *Controller) dispatch(loop context.Context, s situation, a *action, v Ve
 	}
 	a.memory.retry, a.memory.tried, a.memory.sent = "", f.tried, now
 	c.flights[a.node] = f
-	order := s.order(v, f.id, c.identity, a.forced != nil)
-	c.sends.Go(func() {
-		ctx, cancel := context.WithTimeout(loop, replyTimeout)
-		defer cancel()
-		answer, err := c.bus.Send(ctx, order)
-		select {
-		case c.replies <- reply{f, answer, err}:
-		case <-loop.Done():
-		}
+	order := a.order(v, f.id, c.identity)
+	c.send(ctx, func(ctx context.Context) func(time.Time) {
+		reply, err := c.bus.Send(ctx, order)
+		return func(now time.Time) { c.replied(f, reply, err, now) }
 	})
 }
 
 // replied takes in what a node made of a kick.
-func (c *Controller) replied(r reply, now time.Time) {
+func (c *Controller) replied(f *flight, r kick.Reply, err error, now time.Time) {
 	c.changed = true
 	count(c.journal.counts.Kicks, r.Answer)
-	f := r.flight
 	if c.flights[f.node] != f {
-		return // its run's end was heard before its beginning, or its node is gone
+		return // its run's end was heard before its beginning
 	}
-	a := c.action(f.node, f.action)
-	if a == nil {
-		delete(c.flights, f.node)
-		return
-	}
-	if r.err == nil && r.Answer == kick.Accepted {
-		c.accepted(a, f, time.Duration(r.Deadline)*time.Millisecond, now)
+	if err == nil && r.Answer == kick.Accepted {
+		c.accepted(f, time.Duration(r.Deadline)*time.Millisecond, now)
 		return
 	}
 	delete(c.flights, f.node)
+	a := c.action(f.node, f.action)
+	if a == nil {
+		return
+	}
 	m := a.memory
 	switch {
-	case r.err == nil && r.Answer == kick.AlreadyApplied:
+	case err == nil && r.Answer == kick.AlreadyApplied:
 		a.forced = nil
 		m.notBefore, m.why = now.Add(askAgain), "it says that all is applied; its next heartbeat will show it"
 		return
-	case r.err == nil && r.Answer == kick.Busy:
+	case err == nil && r.Answer == kick.Busy:
 		m.notBefore, m.why = now.Add(askAgain), "run "+r.Run+" was in progress"
 		return
-	case errors.Is(r.err, context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded):
 		m.retry = f.id // it may have been accepted
 		m.notBefore, m.why = now.Add(askAgain), "no reply to the last kick"
-	case r.err != nil:
-		m.notBefore, m.why = now.Add(askAgain), r.err.Error()
+	case err != nil:
+		m.notBefore, m.why = now.Add(askAgain), err.Error()
 	default:
-		m.failed(c.cfg.Backoff, now, fmt.Sprintf("the last kick was refused: %s", refusal(r.Reply)))
+		m.failed(c.cfg.Backoff, now, fmt.Sprintf("the last kick was refused: %s", refusal(r)))
 	}
 	why := m.why
-	if r.err == nil {
-		why = refusal(r.Reply)
+	if err == nil {
+		why = refusal(r)
 	}
 	c.event(Event{Time: now, Kind: EventUnkicked, Node: f.node, Action: f.action, Run: f.id, Text: fmt.Sprintf("kick of %s/%s was not accepted: %s", f.node, f.action, why)})
 }
@@ -83,11 +79,13 @@ func refusal(r kick.Reply) string {
 	return fmt.Sprintf("%s (%s)", r.Answer, r.Detail)
 }
 
-func (c *Controller) accepted(a *action, f *flight, bound time.Duration, now time.Time) {
+func (c *Controller) accepted(f *flight, bound time.Duration, now time.Time) {
 	f.accepted = true
 	f.deadline = now.Add(bound + 2*replyTimeout)
-	a.memory.kicked = f.sent
-	a.forced = nil
+	if a := c.action(f.node, f.action); a != nil {
+		a.memory.kicked = f.sent
+		a.forced = nil
+	}
 	c.journal.begin(Run{ID: f.id, Node: f.node, Action: f.action, Reason: f.reason, Started: f.sent})
 	c.event(Event{Time: now, Kind: EventKicked, Node: f.node, Action: f.action, Run: f.id, Text: fmt.Sprintf("kicked %s/%s (%s)", f.node, f.action, f.reason)})
 	c.ended(f.node, c.status[f.node], now)
@@ -95,12 +93,15 @@ func (c *Controller) accepted(a *action, f *flight, bound time.Duration, now tim
 
 // result takes in how a run ended, from the message that says so. The message may be lost: the node's heartbeat says it again.
 func (c *Controller) result(res kick.Result, now time.Time) {
-	a := c.action(res.Node, res.Action)
-	if a == nil {
-		return // not heard of any more, or garbage
-	}
 	f, status := c.flights[res.Node], c.status[res.Node]
 	flying := f != nil && f.id == res.Run
+	a := c.action(res.Node, res.Action)
+	if a == nil {
+		if flying {
+			c.land(f, res, now)
+		}
+		return // not heard of any more, or garbage
+	}
 	running := status.Running != nil && status.Running.Run == res.Run
 	if !flying && !running && !c.journal.knows(res.Run) {
 		return // late: the heartbeat has said more since
@@ -111,7 +112,7 @@ func (c *Controller) result(res kick.Result, now time.Time) {
 	}
 	if running {
 		status.Running = nil
-		c.status[res.Node] = status
+		c.setStatus(res.Node, status)
 	}
 	c.end(a, res, now)
 }
@@ -149,12 +150,13 @@ func (c *Controller) ended(node string, status kick.Status, now time.Time) {
 func (c *Controller) end(a *action, res kick.Result, now time.Time) {
 	if f := c.flights[a.node]; f != nil && f.id == res.Run {
 		if !f.accepted {
-			c.accepted(a, f, 0, now) // the reply is late, or lost
+			c.accepted(f, 0, now) // the reply is late, or lost
 			if c.flights[a.node] != f {
 				return
 			}
 		}
 		delete(c.flights, a.node)
+		f.ended(res.Outcome == kick.Succeeded)
 	}
 	if !c.journal.end(res.Run, now, res) {
 		return
@@ -197,10 +199,45 @@ func (c *Controller) expire(now time.Time) {
 		if a := c.action(node, f.action); a != nil {
 			c.end(a, lost, now)
 		} else {
-			delete(c.flights, node)
-			c.journal.end(f.id, now, lost)
+			c.land(f, lost, now)
 		}
 	}
+}
+
+// land ends a flight whose action is not heard of any more.
+func (c *Controller) land(f *flight, res kick.Result, now time.Time) {
+	c.changed = true
+	if !f.accepted {
+		c.accepted(f, 0, now) // the reply is late, or lost
+	}
+	delete(c.flights, f.node)
+	c.journal.end(f.id, now, res)
+}
+
+// keepPlace makes a flight of a run that a former controller kicked, when its node goes. Those of this one are flights already, or were
+// given up at their deadlines.
+func (c *Controller) keepPlace(node string, now time.Time) {
+	run := c.running[node]
+	if run == nil || c.flights[node] != nil || c.journal.knows(run.Run) {
+		return
+	}
+	c.flights[node] = &flight{
+		id: run.Run, node: node, action: run.Action, bears: c.roles.borneBy(node), accepted: true,
+		deadline: now.Add(kick.DefaultTimeout + kick.DefaultGrace), // only the former controller was told
+	}
+}
+
+// rejoined takes in what became of the run that was in progress when a node went, or rebooted: whoever accepted a kick knows of it.
+func (c *Controller) rejoined(node string, now time.Time) {
+	c.ended(node, c.status[node], now) // by now its actions are known
+	f := c.flights[node]
+	if f == nil || !f.accepted {
+		return
+	}
+	if run := c.running[node]; run != nil && run.Run == f.id {
+		return
+	}
+	c.land(f, kick.Result{Outcome: kick.Lost, Exit: -1, Error: "its node knows nothing of it"}, now)
 }
 
 func (c *Controller) action(node, name string) *action {

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -14,9 +15,24 @@ func (c *Controller) hear(h inventory.Heard) {
 	if h.Blind != "" {
 		c.event(Event{Time: h.At, Kind: EventBlind, Text: h.Blind + ": nobody who was silent meanwhile counts as gone"})
 		c.blind(h.At)
+		c.rival.heard, c.beacon = h.At, time.Time{} // it may lead still, and another one may lead since
+	}
+	switch {
+	case h.Beacon != nil:
+		c.meet(*h.Beacon, h.At)
+	case h.Rival != "":
+		c.hearRival(h.Rival, h.At)
+	case h.Canary:
+		if c.cutOff { // the loop was late, not the bus
+			c.blind(h.At)
+		}
+		c.canary = h.At
+		c.succeed(h.At)
 	}
 	changes, err := c.inv.Take(h)
-	if err != nil {
+	if conflict := (*inventory.Conflict)(nil); errors.As(err, &conflict) {
+		c.noteConflict(conflict, h.At)
+	} else if err != nil {
 		c.refuse(err, h.At)
 	}
 	for _, change := range changes {
@@ -41,27 +57,38 @@ func (c *Controller) take(change inventory.Change, now time.Time) {
 	if after == nil && before.Life == inventory.Suspect {
 		from = before.Since // settling counts from the suspicion
 	}
+	if after == nil {
+		c.keepPlace(before.Name, now)
+	}
 	if err := c.roles.move(before, after, from); err != nil {
 		c.refuse(err, now)
 	}
 	if after == nil {
-		c.forget(before.Name, now)
+		c.forget(before.Name)
 		return
 	}
 	if after.Life != inventory.Left {
 		delete(c.leaving, after.Name)
+	}
+	if before != nil && before.Instance != after.Instance {
+		c.conflictOver(after.Name, "instance "+after.Instance+" took over", now)
 	}
 	status, err := kick.ParseStatus(after.Kick)
 	if err != nil {
 		c.refuse(fmt.Errorf("heartbeat of %s: %w", after.Name, err), now)
 		status = c.status[after.Name]
 	}
-	if status.Controller != c.identity.ID {
-		c.raise(status.Epoch)
-	}
 	c.ended(after.Name, status, now)
-	c.status[after.Name] = status
+	c.setStatus(after.Name, status)
 	c.setActions(after, status, now)
+	if err == nil && (before == nil || before.Boot != after.Boot) {
+		c.rejoined(after.Name, now)
+	}
+	c.noteHeld(after.Name, now)
+	if status.Controller != c.identity.ID {
+		c.seen = max(c.seen, status.Epoch)
+		c.challenged(now)
+	}
 }
 
 // tell makes events of a change.
@@ -123,12 +150,12 @@ func (c *Controller) setActions(n *inventory.Node, status kick.Status, now time.
 		if i >= 0 {
 			a = was[i]
 		}
-		a.status, a.needs = s, c.needs(n, s, now)
-		for _, need := range a.needs {
-			if _, applied := s.Applied[need]; applied {
-				c.roles.byName[need].known = true // by a former controller
-			}
+		a.status = s
+		needs, unresolved := c.needs(n, s, now)
+		if !slices.Equal(a.needs, needs) {
+			c.serves = nil
 		}
+		a.needs, a.unresolved = needs, unresolved
 		actions = append(actions, a)
 	}
 	if len(actions) == 0 {
@@ -136,33 +163,40 @@ func (c *Controller) setActions(n *inventory.Node, status kick.Status, now time.
 	} else {
 		c.byNode[n.Name] = actions
 	}
-	c.actions = nil
+	if !slices.Equal(was, actions) {
+		c.actions, c.serves = nil, nil
+	}
 }
 
 // needs is the roles that an action depends on: what the node says, and what the controller's configuration adds for the node's roles.
-func (c *Controller) needs(n *inventory.Node, s kick.ActionStatus, now time.Time) []string {
+func (c *Controller) needs(n *inventory.Node, s kick.ActionStatus, now time.Time) (needs []need, unresolved string) {
 	wanted := slices.Clone(s.DependsOn)
 	for _, cfg := range c.cfg.Roles {
 		if _, in := c.roles.byName[cfg.Name].nodes[n.Name]; in && (cfg.Action == "" || cfg.Action == s.Name) {
 			wanted = append(wanted, cfg.DependsOn...)
 		}
 	}
-	var needs []string
-	for _, want := range wanted {
-		known := len(c.roles.byName)
-		r, err := c.roles.need(want)
+	for _, text := range wanted {
+		found, err := c.roles.needOf(text, n.Facts)
 		if err != nil {
-			c.refuse(fmt.Errorf("node %s: action %s: depends_on: %w", n.Name, s.Name, err), now)
+			unresolved = err.Error()
+			if n.Facts != nil { // else they are on their way
+				c.refuse(fmt.Errorf("node %s: action %s: %w", n.Name, s.Name, err), now)
+			}
 			continue
 		}
-		if len(c.roles.byName) > known {
+		for _, r := range c.roles.unfilled {
 			c.roles.fill(r, c.inv.Snapshot(), now)
 		}
-		if !slices.Contains(needs, r.Name) {
-			needs = append(needs, r.Name)
+		c.roles.unfilled = nil
+		if _, applied := s.Applied[found.as]; applied {
+			found.role.known = true // to a former controller
+		}
+		if !slices.ContainsFunc(needs, func(have need) bool { return have.as == found.as }) {
+			needs = append(needs, found)
 		}
 	}
-	return needs
+	return needs, unresolved
 }
 
 // remember is what is known of an action from before, or begins with the failures that the node itself remembers.
@@ -180,16 +214,23 @@ func (c *Controller) remember(k key, s kick.ActionStatus, now time.Time) *memory
 	return m
 }
 
-// forget drops what was known of a node that is no longer heard, but for its actions' memories.
-func (c *Controller) forget(node string, now time.Time) {
-	if f := c.flights[node]; f != nil {
-		delete(c.flights, node)
-		c.journal.end(f.id, now, kick.Result{Outcome: kick.Lost, Exit: -1, Error: "its node is no longer heard"})
+// setStatus notes what a node says of its actions.
+func (c *Controller) setStatus(node string, status kick.Status) {
+	c.status[node] = status
+	if status.Running == nil {
+		delete(c.running, node)
+	} else {
+		c.running[node] = status.Running
 	}
+}
+
+// forget drops what was known of a node that is no longer heard, but for its actions' memories, and its run, which may go on.
+func (c *Controller) forget(node string) {
 	delete(c.byNode, node)
 	delete(c.status, node)
+	delete(c.running, node)
 	delete(c.leaving, node)
-	c.actions = nil
+	c.actions, c.serves = nil, nil
 }
 
 // tidy forgets what no node that is heard makes the controller remember.
@@ -221,7 +262,7 @@ func (c *Controller) sorted() []*action {
 func (c *Controller) track(now time.Time) {
 	for _, a := range c.sorted() {
 		a.flight = c.flights[a.node]
-		a.running = c.status[a.node].Running
+		a.running = c.running[a.node]
 		from, stale := c.roles.stale(a, now)
 		switch {
 		case !stale && a.forced == nil:
@@ -229,8 +270,15 @@ func (c *Controller) track(now time.Time) {
 		case a.since.IsZero():
 			a.since, a.from = now, from
 		}
+		was := a.barred
+		if a.barred = stale && c.sync.Open && a.lacks(); was && stale && !a.barred {
+			a.from = now // what it waited for may be the first change of a burst
+		}
 		a.memory.used = now
-		if tried := c.roles.fingerprint(a); a.memory.failures > 0 && a.memory.tried != tried {
+		if a.memory.failures == 0 {
+			continue
+		}
+		if tried := c.roles.fingerprint(a); a.memory.tried != tried {
 			a.memory.tried, a.memory.retry = tried, ""
 			a.memory.newNeeds(c.cfg.Backoff)
 		}
@@ -239,6 +287,9 @@ func (c *Controller) track(now time.Time) {
 
 // sayFarewell tells the nodes that are leaving how far they are, when that has changed.
 func (c *Controller) sayFarewell() {
+	if c.rival.id != "" {
+		return // who leads says it
+	}
 	for node, l := range c.leaving {
 		farewell := inventory.Farewell{V: inventory.Version, Heard: true, Waiting: c.dependsStillOn(node)}
 		farewell.Released = len(farewell.Waiting) == 0

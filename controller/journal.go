@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -117,6 +118,14 @@ func count[K ~string](counts map[K]int64, what K) {
 		what = "other"
 	}
 	counts[what]++
+}
+
+// quantity is a number of things, as one says it.
+func quantity(n int, singular string) string {
+	if n == 1 {
+		return "1 " + singular
+	}
+	return fmt.Sprintf("%d %ss", n, singular)
 }
 
 func last[E any](all []E, most int) []E {

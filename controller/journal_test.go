@@ -143,3 +143,20 @@ func TestNodesCannotMakeTheJournalLong(t *testing.T) {
 		t.Errorf("%d answers are counted as others, want %d", got, 1000-maxKinds)
 	}
 }
+
+func TestEventsSpeakOfOneAsOne(t *testing.T) {
+	inLoop(t, patient(), func(l *loop) {
+		l.says("web1", "web", kick.Status{})
+		l.sync(t)
+		var texts []string
+		for _, e := range l.View().Events {
+			texts = append(texts, e.Text)
+		}
+		all := strings.Join(texts, "\n")
+		for _, want := range []string{"s: 1 node heard", "role web has 1 member"} {
+			if !strings.Contains(all+"\n", want+"\n") {
+				t.Errorf("no event says %q:\n%s", want, all)
+			}
+		}
+	})
+}

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,31 +16,43 @@ import (
 
 // Bounds of what nodes can make the controller remember.
 const (
-	maxRoles = 10_000 // more can only be garbage
-	maxPast  = 64     // memberships of a role, to say what changed since one of them
+	maxRoles   = 10_000 // more can only be garbage
+	maxOrphans = 1000   // roles that only what is missing from them keeps
+	maxPast    = 64     // memberships of a role, to say what changed since one of them
 )
 
 // roles is every role that is borne, needed or configured, with its membership. It belongs to the loop.
 type roles struct {
+	shadow bool // what guards hold is removed all the same
 	byName map[string]*role
-	custom []*role // those whose selector is not role=NAME: every node is tried
-	n      int64   // of the revision that was published last
+	custom []*role            // those whose selector is not role=NAME: every node is tried
+	of     map[string][]*role // the roles that a node bears by name
+	n      int64              // of the revision that was published last
+
+	unfilled []*role          // of custom: the nodes that are there were not tried yet
+	heirs    map[string]*role // of those of another configuration, while these succeed them
 }
 
 // role is a named set of nodes. A member is one of them that is serving.
 type role struct {
 	RoleConfig
 	selector   query.Selector
+	implicit   bool // a selector that somebody needs, or a role narrowed for them: nobody calls it by a name
 	configured bool
 	known      bool // somebody bears it, did, or has applied it
 
-	nodes   map[string]struct{}
-	members map[string]kick.Member
+	nodes    map[string]struct{}
+	names    []string // nodes, sorted, as views show them: never changed; nil: to be sorted anew
+	members  map[string]kick.Member
+	suspects map[string]struct{} // members that may be gone
+	gate     roleGate
+	guard    guard
 
 	now       kick.Membership          // as published; Revision is zero before the first time
 	changed   bool                     // members differ from now, perhaps
 	from      time.Time                // when what is not published yet began; a removal begins with the suspicion
 	published time.Time                // from, of the membership published last
+	failed    map[string]struct{}      // nodes on which a run with now failed, none having succeeded since
 	past      map[string][]kick.Member // by hash
 	diffs     map[string]diff          // by hash, from that past to now
 }
@@ -48,44 +61,116 @@ type role struct {
 type diff struct{ added, removed, changed []string }
 
 func newRoles(configured []RoleConfig) (*roles, error) {
-	rs := &roles{byName: map[string]*role{}}
+	return (&roles{}).succeededBy(configured, false, time.Time{})
+}
+
+// configure makes the roles that are configured.
+func (rs *roles) configure(configured []RoleConfig) error {
 	for _, cfg := range configured {
 		if err := CheckRole(cfg.Name); err != nil {
-			return nil, err
+			return err
+		}
+		for _, text := range cfg.DependsOn {
+			if err := checkNeed(text); err != nil {
+				return fmt.Errorf("role %s: %w", cfg.Name, err)
+			}
 		}
 		r, err := rs.need(cfg.Name)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		r.configured = true
-		r.DependsOn, r.Action, r.GoneAfter = cfg.DependsOn, cfg.Action, cfg.GoneAfter
+		r.DependsOn, r.Action, r.GoneAfter, r.MinMembers = cfg.DependsOn, cfg.Action, cfg.GoneAfter, cfg.MinMembers
+		if cfg.Budget != "" {
+			r.Budget = cfg.Budget
+		}
 		if cfg.MemberFacts != nil {
 			r.MemberFacts = cfg.MemberFacts
 		}
 		if cfg.Selector != "" {
 			if r.selector, err = query.Parse(cfg.Selector); err != nil {
-				return nil, fmt.Errorf("role %s: %w", cfg.Name, err)
+				return fmt.Errorf("role %s: %w", cfg.Name, err)
 			}
 			rs.custom = append(rs.custom, r)
 		}
 	}
-	for _, cfg := range configured {
-		for _, need := range cfg.DependsOn {
-			if _, err := rs.need(need); err != nil {
-				return nil, fmt.Errorf("role %s: %w", cfg.Name, err)
-			}
-		}
+	return nil
+}
+
+// need is a role that an action depends on, by the name that its node gives it.
+type need struct {
+	as     string
+	role   *role
+	shared string // "environment=prod": what its members share with the dependent, if it was narrowed to that
+}
+
+// ParseNeed takes a depends_on apart: a role's name or a selector, and the facts that members must share with the dependent.
+func ParseNeed(text string) (name string, same []string, err error) {
+	name, list, narrowed := strings.Cut(text, " same=")
+	if !narrowed {
+		return text, nil, nil
 	}
-	return rs, nil
+	for path := range strings.SplitSeq(list, ",") {
+		if path = strings.TrimSpace(path); path == "" || strings.ContainsAny(path, " =") {
+			return "", nil, fmt.Errorf("depends_on %q: after same= come names of facts, as in web same=environment,site", text)
+		}
+		same = append(same, path)
+	}
+	return strings.TrimSpace(name), same, nil
+}
+
+// checkNeed reports why something can't be depended on.
+func checkNeed(text string) error {
+	name, _, err := ParseNeed(text)
+	switch {
+	case err != nil:
+		return err
+	case strings.Contains(name, "="):
+		_, err = query.Parse(name)
+		return err
+	}
+	return CheckRole(name)
+}
+
+// needOf is what a depends_on means for a node with these facts.
+func (rs *roles) needOf(text string, facts inventory.Facts) (need, error) {
+	name, same, err := ParseNeed(text)
+	if err != nil {
+		return need{}, err
+	}
+	r, err := rs.need(name)
+	if err != nil || len(same) == 0 {
+		return need{as: name, role: r}, err
+	}
+	var terms []string
+	for _, path := range same {
+		value, ok := query.Lookup(facts, path)
+		if !ok {
+			return need{}, fmt.Errorf("depends_on %q: the node itself has no fact %s", text, path)
+		}
+		terms = append(terms, path+"="+strconv.Quote(fmt.Sprint(value)))
+	}
+	shared, err := query.Parse(strings.Join(terms, ","))
+	if err != nil {
+		return need{}, fmt.Errorf("depends_on %q: %w", text, err)
+	}
+	narrow, err := rs.narrow(r, shared)
+	return need{as: name, role: narrow, shared: shared.String()}, err
+}
+
+// narrow is the part of a role whose nodes match a selector as well.
+func (rs *roles) narrow(r *role, shared query.Selector) (*role, error) {
+	name := r.Name + " where " + shared.String()
+	if narrow := rs.byName[name]; narrow != nil {
+		return narrow, nil
+	}
+	return rs.add(name, r.selector.And(shared), r.RoleConfig, true)
 }
 
 // need is the role that a depends_on names: a role's name, or a selector, which is a role by itself.
 func (rs *roles) need(name string) (*role, error) {
 	if r := rs.byName[name]; r != nil {
 		return r, nil
-	}
-	if len(rs.byName) >= maxRoles {
-		return nil, fmt.Errorf("role %.40q: %d roles are known already", name, maxRoles)
 	}
 	selects := strings.Contains(name, "=")
 	text := name
@@ -102,17 +187,28 @@ func (rs *roles) need(name string) (*role, error) {
 	if canonical := selector.String(); selects && canonical != name {
 		return rs.need(canonical)
 	}
-	r := &role{
-		RoleConfig: RoleConfig{Name: name, MemberFacts: DefaultMemberFacts},
-		selector:   selector,
-		nodes:      map[string]struct{}{},
-		members:    map[string]kick.Member{},
-		past:       map[string][]kick.Member{},
-		changed:    true, // even an empty membership has a revision
+	return rs.add(name, selector, RoleConfig{MemberFacts: DefaultMemberFacts, Budget: DefaultBudget}, selects)
+}
+
+func (rs *roles) add(name string, selector query.Selector, cfg RoleConfig, implicit bool) (*role, error) {
+	if len(rs.byName) >= maxRoles {
+		return nil, fmt.Errorf("role %.40q: %d roles are known already", name, maxRoles)
 	}
+	cfg.Name = name
+	r := &role{
+		nodes:    map[string]struct{}{},
+		members:  map[string]kick.Member{},
+		suspects: map[string]struct{}{},
+		past:     map[string][]kick.Member{},
+		changed:  true, // even an empty membership has a revision
+	}
+	if heir := rs.heirs[name]; heir != nil {
+		r = heir
+	}
+	r.RoleConfig, r.selector, r.implicit, r.configured = cfg, selector, implicit, false
 	rs.byName[name] = r
-	if selects {
-		rs.custom = append(rs.custom, r)
+	if implicit {
+		rs.custom, rs.unfilled = append(rs.custom, r), append(rs.unfilled, r)
 	}
 	return r, nil
 }
@@ -130,17 +226,29 @@ func CheckRole(name string) error {
 	return nil
 }
 
-// drop forgets the roles that nobody bears, needs or configured.
+// drop forgets the roles that nobody bears, needs or configured. Whoever needed one may be cut off with its members: what is held, or
+// missing, is kept, but for the oldest of very many.
 func (rs *roles) drop(actions []*action) {
-	needed := map[string]bool{}
+	needed := map[*role]bool{}
 	for _, a := range actions {
-		for _, name := range a.needs {
-			needed[name] = true
+		for _, need := range a.needs {
+			needed[need.role] = true
 		}
 	}
+	var orphans []*role
 	for name, r := range rs.byName {
-		if !needed[name] && !r.configured && len(r.nodes) == 0 {
+		switch {
+		case needed[r] || r.configured || len(r.nodes) > 0:
+		case len(r.guard.missing) > 0:
+			orphans = append(orphans, r)
+		default:
 			delete(rs.byName, name)
+		}
+	}
+	if len(orphans) > maxOrphans {
+		slices.SortFunc(orphans, func(a, b *role) int { return b.from.Compare(a.from) })
+		for _, r := range orphans[maxOrphans:] {
+			delete(rs.byName, r.Name)
 		}
 	}
 	rs.custom = slices.DeleteFunc(rs.custom, func(r *role) bool { return rs.byName[r.Name] != r })
@@ -152,7 +260,7 @@ func (r *role) unheardOf() bool { return !r.configured && !r.known }
 // fill puts the nodes that are there already into a role that was new a moment ago.
 func (rs *roles) fill(r *role, nodes *inventory.Snapshot, now time.Time) {
 	for n := range nodes.All() {
-		r.move(n.Name, n, now)
+		r.move(n, n, now)
 	}
 }
 
@@ -163,7 +271,11 @@ func (rs *roles) move(before, after *inventory.Node, from time.Time) error {
 		node = after
 	}
 	for _, r := range rs.custom {
-		r.move(node.Name, after, from)
+		r.move(before, after, from)
+	}
+	named := map[*role]struct{}{}
+	for _, r := range rs.custom {
+		named[r] = struct{}{}
 	}
 	var refused error
 	for _, n := range []*inventory.Node{before, after} {
@@ -176,33 +288,101 @@ func (rs *roles) move(before, after *inventory.Node, from time.Time) error {
 				refused = fmt.Errorf("node %s: %w", n.Name, err)
 				continue
 			}
-			r.move(node.Name, after, from)
+			r.move(before, after, from)
+			named[r] = struct{}{}
 		}
 	}
+	if after != nil && after.Life == inventory.Left {
+		for _, r := range rs.byName { // that miss it, whatever its facts say by now
+			if _, missing := r.guard.missing[node.Name]; missing {
+				r.move(before, after, from)
+			}
+		}
+	}
+	rs.noteBorne(node.Name, named)
 	return refused
 }
 
-func (r *role) move(name string, n *inventory.Node, from time.Time) {
-	if n == nil || n.Facts == nil || !r.selector.Matches(n.Facts) {
-		delete(r.nodes, name)
+// noteBorne keeps roles.of, from the roles that a node may have begun or ceased to bear.
+func (rs *roles) noteBorne(node string, touched map[*role]struct{}) {
+	var of []*role
+	for r := range touched {
+		if _, in := r.nodes[node]; in && !r.implicit {
+			of = append(of, r)
+		}
+	}
+	if len(of) == 0 {
+		delete(rs.of, node)
+		return
+	}
+	slices.SortFunc(of, func(a, b *role) int { return strings.Compare(a.Name, b.Name) })
+	rs.of[node] = of
+}
+
+func (r *role) move(before, after *inventory.Node, from time.Time) {
+	n, left := after, after != nil && after.Life == inventory.Left
+	if n == nil {
+		n = before
+	}
+	name := n.Name
+	if after == nil || after.Facts == nil || !r.selector.Matches(after.Facts) {
+		if _, in := r.nodes[name]; in {
+			delete(r.nodes, name)
+			r.names = nil
+		}
 		n = nil
 	} else {
-		r.nodes[name] = struct{}{}
+		if _, in := r.nodes[name]; !in {
+			r.nodes[name] = struct{}{}
+			r.names = nil
+		}
 		r.known = true
+	}
+	if n.Serving() && n.Life == inventory.Suspect {
+		r.suspects[name] = struct{}{}
+	} else {
+		delete(r.suspects, name)
 	}
 	was, is := r.members[name]
 	switch {
-	case !n.Serving() && !is:
-		return
-	case !n.Serving():
-		delete(r.members, name)
-	default:
+	case n.Serving():
 		m := kick.Member{Node: name, Facts: pick(n.Facts, r.MemberFacts)}
-		if is && reflect.DeepEqual(was.Facts, m.Facts) {
+		r.members[name] = m
+		back := r.guard.back(name)
+		if !is && !back {
+			r.guard.joins(name, from)
+		}
+		if is && !back && reflect.DeepEqual(was.Facts, m.Facts) {
 			return
 		}
-		r.members[name] = m
+	case left:
+		_, missing := r.guard.missing[name]
+		if !is && !missing {
+			return
+		}
+		delete(r.members, name)
+		r.guard.left(name)
+	case is:
+		delete(r.members, name)
+		if !r.told(name) {
+			r.guard.left(name)
+			break // and so nothing is lost
+		}
+		r.guard.lost(name, loss{member: was, facts: before.Facts, at: from})
+	default:
+		return
 	}
+	r.note(from)
+}
+
+// told reports whether a node is in the membership that was published last.
+func (r *role) told(node string) bool {
+	_, told := slices.BinarySearchFunc(r.now.Members, node, func(m kick.Member, node string) int { return strings.Compare(m.Node, node) })
+	return told
+}
+
+// note is that something changed at from, and is to be published.
+func (r *role) note(from time.Time) {
 	if !r.changed || from.Before(r.from) {
 		r.from = from
 	}
@@ -220,39 +400,72 @@ func pick(facts inventory.Facts, paths []string) map[string]any {
 	return picked
 }
 
-// publish gives every role whose membership changed a new revision, and returns those roles as they were and are.
-func (rs *roles) publish(epoch int64) []publication {
+// publish gives every role whose membership changed a new revision, and returns those roles as they were and are. What the guard of
+// a role holds is still in its membership.
+func (rs *roles) publish(epoch int64, now time.Time, facts func(node string) inventory.Facts) []publication {
 	var out []publication
-	var changed []string
+	var due []string
 	for name, r := range rs.byName {
-		if r.changed {
-			changed = append(changed, name)
+		if r.gate.open && (r.changed || len(r.guard.missing) > 0 || r.guard.hold != nil) {
+			due = append(due, name)
 		}
 	}
-	slices.Sort(changed)
-	for _, name := range changed {
+	slices.Sort(due)
+	for _, name := range due {
 		r := rs.byName[name]
-		r.changed = false
-		members := slices.SortedFunc(maps.Values(r.members), func(a, b kick.Member) int { return strings.Compare(a.Node, b.Node) })
-		hash := kick.Hash(members)
-		if hash == r.now.Revision.Hash {
-			continue // undone before anybody heard of it
+		p := publication{role: r, was: r.now, judgement: r.judge(now, facts)}
+		if !r.changed && p.judgement == (judgement{}) {
+			continue
 		}
-		was := r.now
-		rs.n++
-		r.now = kick.Membership{Role: name, Revision: kick.Revision{Epoch: epoch, N: rs.n, Hash: hash}, Members: members}
-		r.published = r.from
-		r.remember(hash, members)
-		r.diffs = map[string]diff{}
-		out = append(out, publication{role: r, was: was, diff: between(was.Members, members)})
+		r.changed = false
+		members := slices.Collect(maps.Values(r.members))
+		if r.guard.hold == nil || !rs.shadow {
+			for _, l := range r.guard.missing {
+				members = append(members, l.member)
+			}
+		}
+		slices.SortFunc(members, byNode)
+		r.guard.note(now, len(members))
+		if hash := kick.Hash(members); hash != r.now.Revision.Hash { // else it was undone before anybody heard of it, or is held
+			rs.n++
+			r.now = kick.Membership{Role: name, Revision: kick.Revision{Epoch: epoch, N: rs.n, Hash: hash}, Members: members}
+			r.published = r.from
+			r.remember(hash, members)
+			r.diffs, r.failed = map[string]diff{}, nil
+			p.diff = between(p.was.Members, members)
+		} else if p.judgement == (judgement{}) {
+			continue
+		}
+		out = append(out, p)
 	}
 	return out
 }
 
+func (r *role) judge(now time.Time, facts func(node string) inventory.Facts) judgement {
+	if len(r.guard.missing) == 0 && r.guard.hold == nil {
+		return judgement{}
+	}
+	return r.guard.judge(now, r.sound(), r.suspects, func() []inventory.Facts {
+		rest := make([]inventory.Facts, 0, len(r.members))
+		for name := range r.members {
+			rest = append(rest, facts(name))
+		}
+		return rest
+	})
+}
+
+// sound is how many members are certainly there.
+func (r *role) sound() int { return len(r.members) - len(r.suspects) }
+
+func byNode(a, b kick.Member) int { return strings.Compare(a.Node, b.Node) }
+
+// publication is what there is to tell of a role: a membership that changed, if its revision is not the one it was, and what the guard
+// made of it.
 type publication struct {
-	role *role
-	was  kick.Membership
-	diff diff
+	role      *role
+	was       kick.Membership
+	diff      diff
+	judgement judgement
 }
 
 func (r *role) remember(hash string, members []kick.Member) {
@@ -267,6 +480,9 @@ func (r *role) remember(hash string, members []kick.Member) {
 
 // since is what changed since the membership of that hash, and whether it is remembered.
 func (r *role) since(hash string) (diff, bool) {
+	if hash == r.now.Revision.Hash {
+		return diff{}, true
+	}
 	members, ok := r.past[hash]
 	if !ok {
 		return diff{}, false
@@ -321,9 +537,13 @@ func (d diff) String() string {
 // stale reports whether an action's applied is not what is current, and when that began.
 func (rs *roles) stale(a *action, now time.Time) (from time.Time, stale bool) {
 	from = now
-	for _, name := range a.needs {
-		r := rs.byName[name]
-		if r.now.Revision.Hash == "" || a.status.Applied[name].Hash == r.now.Revision.Hash {
+	for _, need := range a.needs {
+		r := need.role
+		if !r.gate.open {
+			stale = true // as far as anybody knows
+			continue
+		}
+		if a.status.Applied[need.as].Hash == r.now.Revision.Hash {
 			continue
 		}
 		stale = true
@@ -331,26 +551,26 @@ func (rs *roles) stale(a *action, now time.Time) (from time.Time, stale bool) {
 			from = r.published
 		}
 	}
-	return from, stale || a.status.Dirty && len(a.needs) > 0
+	return from, stale || a.unresolved != "" || a.status.Dirty && len(a.needs) > 0
 }
 
 // fingerprint identifies what an action would be configured from now.
 func (rs *roles) fingerprint(a *action) string {
 	hashes := make([]string, 0, len(a.needs))
-	for _, name := range a.needs {
-		hashes = append(hashes, rs.byName[name].now.Revision.Hash)
+	for _, need := range a.needs {
+		hashes = append(hashes, need.role.now.Revision.Hash)
 	}
 	return strings.Join(hashes, " ")
 }
 
 // mayServe reports whether an action may still be configured with a node that is a member no more.
 func (rs *roles) mayServe(a *action, node string) bool {
-	for _, name := range a.needs {
-		r := rs.byName[name]
+	for _, need := range a.needs {
+		r := need.role
 		if _, bears := r.nodes[node]; !bears {
 			continue
 		}
-		hash := a.status.Applied[name].Hash
+		hash := a.status.Applied[need.as].Hash
 		if a.status.Dirty || a.flight != nil {
 			return true
 		}
@@ -366,6 +586,11 @@ func (rs *roles) mayServe(a *action, node string) bool {
 }
 
 // nodeNames is the nodes of a role, sorted.
-func (r *role) nodeNames() []string { return sortedKeys(r.nodes) }
+func (r *role) nodeNames() []string {
+	if r.names == nil {
+		r.names = sortedKeys(r.nodes)
+	}
+	return r.names
+}
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

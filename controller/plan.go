@@ -10,86 +10,103 @@ import (
 
 // situation is all that a plan is made from.
 type situation struct {
-	cfg     Config
-	sync    Sync
-	roles   *roles
-	actions []*action // by node, then in the node's order
-	flights int       // kicks whose run is not known to be over
+	cfg        Config
+	sync       Sync
+	notLeading string // why this controller must not kick, "" if it leads
+	roles      *roles
+	actions    []*action // by node, then in the node's order
+	strays     []stray   // by node
 }
 
-// maxFlights is how many runs may be in progress in the cluster.
-const maxFlights = 256
+// stray is a run on a node that has no action which is heard of: the node is gone, or was configured anew.
+type stray struct {
+	key
+	bears []*role // what its node bears, or bore
+	tries []*role // whose current membership it was handed
+	gone  bool
+}
 
 // plan is the verdict on every action. It changes nothing: who carries out the verdicts without gates has done all there is to do at now.
 func plan(s situation, now time.Time) []Verdict {
-	verdicts := make([]Verdict, 0, len(s.actions))
-	busy := "" // the node that this very plan kicks; actions are sorted by node
-	for _, a := range s.actions {
-		v := s.judge(a, now)
-		if v.State != Converged {
-			v.Gates = s.gates(a, now)
-			if busy == a.node {
-				v.Gates = append(v.Gates, Gate{Name: GateRunning, Why: "another action of this node goes first"})
-			}
-			if s.flights >= maxFlights {
-				v.Gates = append(v.Gates, Gate{Name: GateBudget, Why: fmt.Sprintf("%d runs are in progress in the cluster", s.flights)})
-			}
-			if len(v.Gates) == 0 {
-				busy = a.node
-				s.flights++
-			}
+	verdicts, room := make([]Verdict, len(s.actions)), roomFor(s.actions...)
+	for i, a := range s.actions {
+		judge(&verdicts[i], a, room)
+		if verdicts[i].State != Converged {
+			verdicts[i].Gates = s.gates(a, now)
 		}
-		verdicts = append(verdicts, v)
 	}
+	s.admit(verdicts)
 	return verdicts
 }
 
-// judge says whether an action is stale, and why.
-func (s situation) judge(a *action, now time.Time) Verdict {
-	v := Verdict{
-		Node: a.node, Action: a.name, State: Converged, Since: a.since, Last: a.status.Last, Running: a.running,
-		Needs: make([]Need, 0, len(a.needs)),
+// room is where the needs of many verdicts are put: one piece of memory for all costs less than many small ones.
+type room struct {
+	needs   []Need
+	applied []kick.Revision
+}
+
+func roomFor(actions ...*action) *room {
+	n := 0
+	for _, a := range actions {
+		n += len(a.needs)
 	}
+	return &room{needs: make([]Need, n), applied: make([]kick.Revision, n)}
+}
+
+// take is a part of the room. Nobody else gets it.
+func (r *room) take(n int) ([]Need, []kick.Revision) {
+	needs, applied := r.needs[:n:n], r.applied[:n:n]
+	r.needs, r.applied = r.needs[n:], r.applied[n:]
+	return needs, applied
+}
+
+// judge says in v whether an action is stale, and why. Most are not, so it has to be quick about those.
+func judge(v *Verdict, a *action, room *room) {
+	needs, applied := room.take(len(a.needs))
+	v.Node, v.Action, v.State, v.Since, v.Last, v.Running, v.Needs = a.node, a.name, Converged, a.since, a.status.Last, a.running, needs
 	var reasons []string
 	if a.forced != nil {
 		reasons = append(reasons, a.forced.reason())
 	}
-	for _, name := range a.needs {
-		r := s.roles.byName[name]
-		need := Need{Role: name, Current: r.now.Revision}
-		if applied, ok := a.status.Applied[name]; ok {
-			need.Applied = &applied
-			if d, known := r.since(applied.Hash); known {
+	for i, n := range a.needs {
+		r, need := n.role, &needs[i]
+		need.Role, need.Shared, need.Current = n.as, n.shared, r.now.Revision
+		revision, ok := a.status.Applied[n.as]
+		current := ok && revision.Hash == r.now.Revision.Hash
+		if ok {
+			applied[i] = revision
+			need.Applied = &applied[i]
+		}
+		if ok && !current {
+			if d, known := r.since(revision.Hash); known {
 				need.Added, need.Removed, need.Changed = d.added, d.removed, d.changed
 			}
 		}
-		if why := need.stale(); why != "" {
-			reasons = append(reasons, why)
+		if !r.gate.open {
+			reasons = append(reasons, n.as+": not known yet")
+		} else if !current {
+			reasons = append(reasons, need.stale())
 		}
-		v.Needs = append(v.Needs, need)
+	}
+	if a.unresolved != "" {
+		reasons = append(reasons, "what it depends on is not clear")
 	}
 	if a.status.Dirty && len(a.needs) > 0 {
 		reasons = append(reasons, "its last run did not succeed")
 	}
 	if len(reasons) == 0 {
-		return v
+		return
 	}
 	v.State, v.Reason = Wanted, strings.Join(reasons, "; ")
 	if a.memory.failures > 0 {
 		v.State = Failing
 	}
-	return v
 }
 
-// stale says why what was applied is not what is current, "" if it is.
-func (n Need) stale() string {
-	switch {
-	case n.Current.Hash == "":
-		return "" // not published yet: the sync gate is closed
-	case n.Applied == nil:
+// stale says why what was applied is not what is current.
+func (n *Need) stale() string {
+	if n.Applied == nil {
 		return n.Role + ": never applied"
-	case n.Applied.Hash == n.Current.Hash:
-		return ""
 	}
 	if d := (diff{n.Added, n.Removed, n.Changed}).String(); d != "" {
 		return n.Role + ": " + d
@@ -101,12 +118,27 @@ func (n Need) stale() string {
 func (s situation) gates(a *action, now time.Time) []Gate {
 	var gates []Gate
 	closed := func(name, why string, until time.Time) { gates = append(gates, Gate{name, why, until}) }
+	if s.notLeading != "" {
+		closed(GateLeading, s.notLeading, time.Time{})
+	}
 	if !s.sync.Open {
 		closed(GateSynced, s.sync.Why, s.sync.Until)
+	} else {
+		for _, need := range a.needs {
+			if g := need.role.gate; !g.open {
+				closed(GateSynced, fmt.Sprintf("role %s: %s", need.as, g.why), g.until)
+			}
+		}
 	}
-	for _, name := range a.needs {
-		if s.roles.byName[name].unheardOf() {
-			closed(GateUnknown, fmt.Sprintf("no node has ever borne %s and nothing declares it", name), time.Time{})
+	if a.unresolved != "" {
+		closed(GateUnknown, a.unresolved, time.Time{})
+	}
+	for _, need := range a.needs {
+		if need.role.unheardOf() {
+			closed(GateUnknown, fmt.Sprintf("no node has ever borne %s and nothing declares it", need.role.Name), time.Time{})
+		}
+		if r := need.role; r.tooFew() {
+			closed(GateMinMembers, fmt.Sprintf("role %s has %s, fewer than its min_members %d", r.Name, quantity(len(r.now.Members), "member"), r.MinMembers), time.Time{})
 		}
 	}
 	switch {
@@ -141,14 +173,16 @@ func settled(cfg Config, a *action) time.Time {
 }
 
 // order is the kick that carries out a verdict.
-func (s situation) order(v Verdict, id string, identity Identity, force bool) kick.Kick {
+func (a *action) order(v Verdict, id string, identity Identity) kick.Kick {
 	k := kick.Kick{
 		V: kick.Version, ID: id, Controller: identity.ID, Epoch: identity.Epoch,
-		Node: v.Node, Action: v.Action, Reason: v.Reason, Force: force,
-		Needs: make([]kick.Membership, 0, len(v.Needs)),
+		Node: v.Node, Action: v.Action, Reason: v.Reason, Force: a.forced != nil,
+		Needs: make([]kick.Membership, 0, len(a.needs)),
 	}
-	for _, need := range v.Needs {
-		k.Needs = append(k.Needs, s.roles.byName[need.Role].now)
+	for _, need := range a.needs {
+		membership := need.role.now
+		membership.Role = need.as
+		k.Needs = append(k.Needs, membership)
 	}
 	return k
 }

@@ -2,6 +2,8 @@ package controller
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -28,8 +30,8 @@ func hourOld(t failer) (situation, *action) {
 	for _, name := range []string{"web1", "web2"} {
 		rs.mustMove(nil, serving(name, inventory.Facts{"role": "web"}), ago(time.Hour))
 	}
-	rs.publish(7)
-	a := &action{node: "lb1", name: "reload", needs: []string{"web"}, since: ago(time.Hour), from: ago(time.Hour), memory: &memory{}}
+	rs.publish()
+	a := &action{node: "lb1", name: "reload", needs: needing(rs.roles, "web"), since: ago(time.Hour), from: ago(time.Hour), memory: &memory{}}
 	return situation{cfg: DefaultConfig(), sync: Sync{Open: true}, roles: rs.roles, actions: []*action{a}}, a
 }
 
@@ -46,19 +48,22 @@ func TestGates(t *testing.T) {
 		}, gates{{GateSynced, "calling the roll", in(time.Second)}}},
 		{"nobody is kicked into the list of a role that may be a typo", func(s *situation, a *action) {
 			mustNeed(s.roles, "wbe")
-			a.needs = []string{"wbe"}
-			s.roles.publish(7)
+			a.needs = needing(s.roles, "wbe")
+			published(s.roles)
 		}, gates{{GateUnknown, "no node has ever borne wbe and nothing declares it", time.Time{}}}},
 		{"a role that was ever borne may be empty", func(s *situation, a *action) {
 			for _, name := range []string{"web1", "web2"} {
-				_ = s.roles.move(serving(name, inventory.Facts{"role": "web"}), nil, ago(time.Minute))
+				was := serving(name, inventory.Facts{"role": "web"})
+				left := *was
+				left.Life = inventory.Left
+				_ = s.roles.move(was, &left, ago(time.Minute))
 			}
-			s.roles.publish(7)
+			published(s.roles)
 		}, nil},
 		{"a role that is configured may be empty", func(s *situation, a *action) {
 			mustNeed(s.roles, "db").configured = true
-			a.needs = []string{"db"}
-			s.roles.publish(7)
+			a.needs = needing(s.roles, "db")
+			published(s.roles)
 		}, nil},
 		{"a burst of changes is waited for", func(_ *situation, a *action) {
 			a.from = ago(400 * time.Millisecond)
@@ -90,9 +95,66 @@ func TestGates(t *testing.T) {
 		{"backoff that is over is no gate", func(_ *situation, a *action) {
 			a.memory.failures, a.memory.notBefore = 1, noon
 		}, nil},
-		{"as many runs as may be are in progress", func(s *situation, _ *action) {
-			s.flights = maxFlights
-		}, gates{{GateBudget, "256 runs are in progress in the cluster", time.Time{}}}},
+		{"nobody is kicked while another controller leads", func(s *situation, _ *action) {
+			s.notLeading = "controller ctl2 leads"
+		}, gates{{GateLeading, "controller ctl2 leads", time.Time{}}}},
+		{"a needed role that is not accounted for is waited for", func(s *situation, _ *action) {
+			s.roles.byName["web"].gate = roleGate{why: "lb9/reload was asked whom it is configured with", until: in(time.Second)}
+		}, gates{{GateSynced, "role web: lb9/reload was asked whom it is configured with", in(time.Second)}}},
+		{"a role that is needed by others only is not", func(s *situation, _ *action) {
+			mustNeed(s.roles, "db").gate = roleGate{}
+		}, nil},
+		{"a list that is too short is waited for to grow", func(s *situation, _ *action) {
+			s.roles.byName["web"].MinMembers = 3
+		}, gates{{GateMinMembers, "role web has 2 members, fewer than its min_members 3", time.Time{}}}},
+		{"from one member too", func(s *situation, a *action) {
+			web1 := serving("web1", inventory.Facts{"role": "web"})
+			left := *web1
+			left.Life = inventory.Left
+			_ = s.roles.move(web1, &left, ago(time.Minute))
+			published(s.roles)
+			s.roles.byName["web"].MinMembers = 2
+		}, gates{{GateMinMembers, "role web has 1 member, fewer than its min_members 2", time.Time{}}}},
+		{"though not one that is just long enough", func(s *situation, _ *action) {
+			s.roles.byName["web"].MinMembers = 2
+		}, nil},
+		{"nobody is kicked when it is not clear what it depends on", func(_ *situation, a *action) {
+			a.unresolved = "the node itself has no fact environment"
+		}, gates{{GateUnknown, "the node itself has no fact environment", time.Time{}}}},
+		{"as many runs as may be are in progress in the cluster", func(s *situation, _ *action) {
+			s.cfg.InFlight = 2
+			runs(s, "other1", "other2")
+		}, gates{{GateBudget, "2 runs in progress in the cluster, as many as in_flight allows", time.Time{}}}},
+		{"even if it is one", func(s *situation, _ *action) {
+			s.cfg.InFlight = 1
+			runs(s, "other1")
+		}, gates{{GateBudget, "1 run in progress in the cluster, as many as in_flight allows", time.Time{}}}},
+		{"as many runs as may be are in progress on the nodes of its role", func(s *situation, _ *action) {
+			bear(s.roles, "lb", "lb1", "lb2", "lb3")
+			runs(s, "lb3")
+		}, gates{{GateBudget, "something runs on 1 of 3 nodes of role lb, as many as its budget 10% allows", time.Time{}}}},
+		{"runs of other roles take nothing of its budget", func(s *situation, _ *action) {
+			bear(s.roles, "lb", "lb1")
+			bear(s.roles, "db", "db1")
+			runs(s, "db1")
+		}, nil},
+		{"each of its roles has a budget of its own", func(s *situation, _ *action) {
+			bear(s.roles, "lb", "lb1", "lb2")
+			s.roles.byName["lb"].Budget = "2"
+			bear(s.roles, "edge", "lb1", "e1")
+			runs(s, "lb2", "e1")
+		}, gates{{GateBudget, "something runs on 1 of 2 nodes of role edge, as many as its budget 10% allows", time.Time{}}}},
+		{"a revision that failed on three nodes is tried on one node at a time", func(s *situation, _ *action) {
+			fails(s.roles.byName["web"], 3)
+			runs(s, "lb9")
+		}, gates{{GateRollout, "role web: 3 nodes failed with revision " + twoWebs + " and none succeeded: one at a time, now lb9/run", time.Time{}}}},
+		{"though on one it is", func(s *situation, _ *action) {
+			fails(s.roles.byName["web"], 3)
+		}, nil},
+		{"a revision that failed on two nodes is tried everywhere", func(s *situation, _ *action) {
+			fails(s.roles.byName["web"], 2)
+			runs(s, "lb9")
+		}, nil},
 		{"an order does not wait for a burst to be over", func(_ *situation, a *action) {
 			a.forced, a.from, a.memory.kicked = &order{}, noon, noon
 		}, nil},
@@ -104,13 +166,15 @@ func TestGates(t *testing.T) {
 			{GateSynced, "calling the roll", time.Time{}}, {GateRunning, "run r1 of reload", time.Time{}},
 			{GateBackoff, "refused", in(time.Second)},
 		}},
-		{"all reasons are told at once", func(s *situation, a *action) {
-			s.flights = maxFlights
+		{"all reasons are told at once, and only who has none other waits for a place", func(s *situation, a *action) {
+			s.cfg.InFlight = 1
+			runs(s, "other1")
+			s.roles.byName["web"].MinMembers = 3
 			a.from = noon
 			a.memory.notBefore, a.memory.why = in(time.Minute), "it failed"
 		}, gates{
+			{GateMinMembers, "role web has 2 members, fewer than its min_members 3", time.Time{}},
 			{GateSettling, "more changes may follow", in(time.Second)}, {GateBackoff, "it failed", in(time.Minute)},
-			{GateBudget, "256 runs are in progress in the cluster", time.Time{}},
 		}},
 	} {
 		t.Run(c.claim, func(t *testing.T) {
@@ -124,6 +188,35 @@ func TestGates(t *testing.T) {
 				t.Errorf("gates: want -, have +:\n%s", diff)
 			}
 		})
+	}
+}
+
+// twoWebs is the hash of web as hourOld has it.
+var twoWebs = kick.Hash([]kick.Member{{Node: "web1", Facts: map[string]any{}}, {Node: "web2", Facts: map[string]any{}}})
+
+// bear makes nodes bear a role, without being members of it.
+func bear(rs *roles, role string, nodes ...string) {
+	for _, name := range nodes {
+		r := mustNeed(rs, role)
+		r.nodes[name] = struct{}{}
+		rs.of[name] = append(rs.of[name], r)
+	}
+}
+
+// runs is that on each of these nodes an action which needs web, and has nothing to wait for but itself, runs.
+func runs(s *situation, nodes ...string) {
+	for _, name := range nodes {
+		s.actions = append(s.actions, &action{
+			node: name, name: "run", needs: needing(s.roles, "web"), memory: &memory{}, running: &kick.Running{Run: "r", Action: "run"},
+		})
+	}
+}
+
+// fails is that the current revision of a role failed on so many nodes.
+func fails(r *role, nodes int) {
+	r.failed = map[string]struct{}{}
+	for i := range nodes {
+		r.failed[fmt.Sprint("lb", i+10)] = struct{}{}
 	}
 }
 
@@ -146,7 +239,7 @@ func TestStates(t *testing.T) {
 			_ = s.roles.move(nil, serving("web3", inventory.Facts{"role": "web"}), noon)
 			_ = s.roles.move(serving("web1", inventory.Facts{"role": "web"}), nil, noon)
 			_ = s.roles.move(nil, serving("web2", inventory.Facts{"role": "web", "port": 1.0}), noon)
-			s.roles.publish(7)
+			published(s.roles)
 		}, Wanted, "web: +web3 -web1 ~web2"},
 		{"unless it is not remembered", func(_ *situation, a *action, _ kick.Revision) {
 			a.status.Applied = map[string]kick.Revision{"web": {Hash: "1-old"}}
@@ -163,14 +256,24 @@ func TestStates(t *testing.T) {
 		{"after a failure it is failing", func(_ *situation, a *action, _ kick.Revision) {
 			a.memory.failures = 1
 		}, Failing, "web: never applied"},
-		{"what has not been published is no reason", func(s *situation, a *action, _ kick.Revision) {
-			mustNeed(s.roles, "db")
-			a.needs = []string{"db"}
+		{"who needs a role that is not accounted for may be stale", func(s *situation, a *action, _ kick.Revision) {
+			a.needs = needing(s.roles, "db")
+		}, Wanted, "db: not known yet"},
+		{"so may who says that it applied the membership of before", func(s *situation, a *action, now kick.Revision) {
+			a.status.Applied = map[string]kick.Revision{"web": now}
+			s.roles.byName["web"].gate.open = false
+		}, Wanted, "web: not known yet"},
+		{"who depends on what is not clear may be stale", func(_ *situation, a *action, now kick.Revision) {
+			a.status.Applied, a.unresolved = map[string]kick.Revision{"web": now}, "the node itself has no fact environment"
+		}, Wanted, "what it depends on is not clear"},
+		{"a narrowed role is compared by the name that its node gives it", func(s *situation, a *action, now kick.Revision) {
+			a.needs = []need{{as: "front", role: s.roles.byName["web"], shared: "site=a"}}
+			a.status.Applied = map[string]kick.Revision{"front": now}
 		}, Converged, ""},
 		{"every need is a reason of its own", func(s *situation, a *action, _ kick.Revision) {
 			mustNeed(s.roles, "db")
-			s.roles.publish(7)
-			a.needs = []string{"web", "db"}
+			published(s.roles)
+			a.needs = needing(s.roles, "web", "db")
 		}, Wanted, "web: never applied; db: never applied"},
 	} {
 		t.Run(c.claim, func(t *testing.T) {
@@ -199,8 +302,8 @@ func TestOfTwoActionsOfANodeTheFirstIsKicked(t *testing.T) {
 }
 
 func TestOrderCarriesWhatIsCurrent(t *testing.T) {
-	s, _ := hourOld(t)
-	k := s.order(plan(s, noon)[0], "r1", Identity{ID: "me", Epoch: 7}, false)
+	s, a := hourOld(t)
+	k := a.order(plan(s, noon)[0], "r1", Identity{ID: "me", Epoch: 7})
 	want := kick.Kick{
 		V: kick.Version, ID: "r1", Controller: "me", Epoch: 7, Node: "lb1", Action: "reload", Reason: "web: never applied",
 		Needs: []kick.Membership{s.roles.byName["web"].now},
@@ -214,6 +317,7 @@ func TestOrderCarriesWhatIsCurrent(t *testing.T) {
 }
 
 func TestPlanKeepsItsPromises(t *testing.T) {
+	seen := map[string]int{}
 	rapid.Check(t, func(t *rapid.T) {
 		s := drawSituation(t)
 		before := shown(s)
@@ -224,26 +328,58 @@ func TestPlanKeepsItsPromises(t *testing.T) {
 		if diff := cmp.Diff(before, shown(s)); diff != "" {
 			t.Fatalf("the plan changed what it was made from:\n%s", diff)
 		}
+		ran, all := places(s, nil), places(s, verdicts)
 		kicked := map[string]bool{}
 		for i, v := range verdicts {
 			a := s.actions[i]
+			for _, g := range v.Gates {
+				seen[g.Name]++
+			}
 			_, stale := s.roles.stale(a, noon)
 			switch {
 			case v.State == Converged && len(v.Gates) > 0:
 				t.Fatalf("converged, and waits: %+v", v)
-			case v.State == Converged || len(v.Gates) > 0:
+			case v.State == Converged && (stale || a.forced != nil):
+				t.Fatalf("stale or ordered, and called converged: %+v", v)
+			case v.State == Converged:
+				continue
+			case len(v.Gates) > 0:
+				for _, g := range v.Gates {
+					if g.Why == "" {
+						t.Fatalf("gate %s has no reason", g.Name)
+					}
+				}
+				if names := gateNames(v); strings.Trim(names, "budget ") == "" && !all.full(s, a) {
+					t.Fatalf("%s/%s is refused a place, and there is one: %+v", v.Node, v.Action, v.Gates)
+				}
 				continue
 			case !stale && a.forced == nil:
 				t.Fatalf("kicked, and neither stale nor ordered: %+v", v)
 			case kicked[v.Node] || a.flight != nil || a.running != nil:
 				t.Fatalf("two runs on %s", v.Node)
-			case !s.sync.Open:
-				t.Fatalf("kicked, though the sync gate is closed: %+v", v)
+			case !s.sync.Open || s.notLeading != "" || a.unresolved != "":
+				t.Fatalf("kicked with sync %+v, not leading because %q, unresolved %q", s.sync, s.notLeading, a.unresolved)
 			}
+			seen["kicked"]++
 			kicked[v.Node] = true
+			for _, need := range a.needs {
+				if !need.role.gate.open || need.role.unheardOf() || len(need.role.now.Members) < need.role.MinMembers {
+					t.Fatalf("kicked with role %+v", need.role)
+				}
+			}
 		}
-		if s.flights+len(kicked) > max(maxFlights, s.flights) {
-			t.Fatalf("%d kicks while %d runs are in progress", len(kicked), s.flights)
+		if all.nodes > max(s.cfg.InFlight, ran.nodes) {
+			t.Fatalf("%d runs at once, %d before, and in_flight is %d", all.nodes, ran.nodes, s.cfg.InFlight)
+		}
+		for r, n := range all.roles {
+			if n > max(r.budget(), ran.roles[r]) {
+				t.Fatalf("%d runs on nodes of %s, %d before, and its budget is %d", n, r.Name, ran.roles[r], r.budget())
+			}
+		}
+		for r, n := range all.tries {
+			if len(r.failed) >= brokenAfter && n > max(1, ran.tries[r]) {
+				t.Fatalf("%d runs try %s, %d before, and it failed on %d nodes", n, r.Name, ran.tries[r], len(r.failed))
+			}
 		}
 		due := next(verdicts)
 		most := 7 * 24 * time.Hour
@@ -255,55 +391,249 @@ func TestPlanKeepsItsPromises(t *testing.T) {
 			t.Fatalf("next is %s, and %s the plan is another:\n%s", due, later, diff)
 		}
 	})
+	for _, what := range []string{
+		"kicked", GateLeading, GateSynced, GateUnknown, GateMinMembers, GateSettling, GateRunning, GateBudget, GateRollout, GateBackoff,
+	} {
+		if seen[what] == 0 {
+			t.Errorf("%q never happened: the test shows less than it says; %v", what, seen)
+		}
+	}
+}
+
+func gateNames(v Verdict) string {
+	var names []string
+	for _, g := range v.Gates {
+		names = append(names, g.Name)
+	}
+	return strings.Join(names, " ")
+}
+
+// taken is the places that runs have: those in progress, and those that a plan begins.
+type taken struct {
+	nodes int
+	roles map[*role]int // by the roles that the nodes bear
+	tries map[*role]int // by the roles that the actions need
+}
+
+func places(s situation, verdicts []Verdict) taken {
+	n := taken{roles: map[*role]int{}, tries: map[*role]int{}}
+	busy := map[string]bool{}
+	for i, a := range s.actions {
+		begins := verdicts != nil && verdicts[i].State != Converged && len(verdicts[i].Gates) == 0
+		if runsNow := a.running != nil && a.running.Action == a.name || a.flight != nil && a.flight.action == a.name; begins || runsNow {
+			for _, need := range a.needs {
+				n.tries[need.role]++
+			}
+		}
+		if begins || a.running != nil || a.flight != nil {
+			busy[a.node] = true
+		}
+	}
+	for _, stray := range s.strays {
+		for _, r := range stray.tries {
+			n.tries[r]++
+		}
+		for _, r := range stray.bears {
+			n.roles[r]++
+		}
+	}
+	n.nodes = len(busy) + len(s.strays)
+	for node := range busy {
+		for _, r := range s.roles.of[node] {
+			n.roles[r]++
+		}
+	}
+	return n
+}
+
+// full reports whether one more run, of that action, would be too many.
+func (n taken) full(s situation, a *action) bool {
+	return n.nodes >= s.cfg.InFlight || slices.ContainsFunc(s.roles.of[a.node], func(r *role) bool { return n.roles[r] >= r.budget() })
 }
 
 func drawSituation(t *rapid.T) situation {
 	rs := newTestRoles(t)
-	moments := rapid.Int64Range(-int64(2*time.Minute), int64(2*time.Minute))
+	moments := rapid.Int64Range(-int64(2*time.Minute), int64(20*time.Second))
 	moment := func(what string) time.Time { return noon.Add(time.Duration(moments.Draw(t, what))) }
+	sometimes := func(what string) bool { return rapid.IntRange(0, 9).Draw(t, what) == 0 }
 	for i := range rapid.IntRange(0, 4).Draw(t, "members") {
 		role := rapid.SampledFrom([]string{"web", "db"}).Draw(t, "role")
 		rs.mustMove(nil, serving(fmt.Sprint("m", i), inventory.Facts{"role": role}), ago(time.Hour))
 	}
 	mustNeed(rs.roles, "web")
 	mustNeed(rs.roles, "db")
-	rs.publish(7)
-	s := situation{cfg: DefaultConfig(), roles: rs.roles, sync: Sync{Open: rapid.IntRange(0, 9).Draw(t, "open") > 0}}
-	if !s.sync.Open {
-		s.sync.Until = in(rapid.SampledFrom([]time.Duration{time.Second, time.Minute}).Draw(t, "opens"))
+	rs.publish()
+	for _, name := range []string{"web", "db"} {
+		r := rs.byName[name]
+		if sometimes("closed") {
+			r.gate = roleGate{why: "members are missing", until: in(5 * time.Second)}
+		}
+		if sometimes("too few") {
+			r.MinMembers = 5
+		}
+		r.configured = !sometimes("unheard of")
+		fails(r, rapid.SampledFrom([]int{0, 2, 3, 4}).Draw(t, "failed"))
 	}
-	s.flights = rapid.SampledFrom([]int{0, 1, maxFlights - 1, maxFlights, maxFlights + 1}).Draw(t, "flights")
-	for i := range rapid.IntRange(0, 4).Draw(t, "nodes") {
+	s := situation{cfg: DefaultConfig(), roles: rs.roles, sync: Sync{Open: !sometimes("not synced")}}
+	if !s.sync.Open {
+		s.sync.Why, s.sync.Until = "calling the roll", in(rapid.SampledFrom([]time.Duration{time.Second, time.Minute}).Draw(t, "opens"))
+	}
+	if sometimes("follows") {
+		s.notLeading = "controller ctl2 leads"
+	}
+	s.cfg.InFlight = rapid.IntRange(1, 5).Draw(t, "in flight")
+	for i := range rapid.IntRange(0, 8).Draw(t, "nodes") {
+		node := fmt.Sprint("n", i)
+		for _, role := range []string{"lb", "edge"} {
+			if rapid.Bool().Draw(t, role) {
+				bear(rs.roles, role, node)
+				rs.byName[role].Budget = rapid.SampledFrom([]Budget{DefaultBudget, "50%", "2", "100%"}).Draw(t, "budget")
+			}
+		}
+		var running *kick.Running
+		var flying *flight
+		switch first := fmt.Sprint("a", rapid.IntRange(0, 2).Draw(t, "which")); rapid.IntRange(0, 7).Draw(t, "busy") {
+		case 0:
+			running = &kick.Running{Run: "r", Action: first}
+		case 1:
+			flying = &flight{id: "f", action: first, deadline: in(time.Minute)}
+		}
 		for j := range rapid.IntRange(1, 3).Draw(t, "actions") {
-			a := &action{node: fmt.Sprint("n", i), name: fmt.Sprint("a", j), memory: &memory{}}
-			a.needs = rapid.SampledFrom([][]string{nil, {"web"}, {"db"}, {"web", "db"}}).Draw(t, "needs")
+			a := &action{node: node, name: fmt.Sprint("a", j), memory: &memory{}, running: running, flight: flying}
+			a.needs = needing(rs.roles, rapid.SampledFrom([][]string{nil, {"web"}, {"db"}, {"web", "db"}}).Draw(t, "needs")...)
 			a.status.Dirty = rapid.Bool().Draw(t, "dirty")
 			a.status.Applied = map[string]kick.Revision{}
 			for _, need := range a.needs {
 				if rapid.Bool().Draw(t, "applied") {
-					a.status.Applied[need] = rs.byName[need].now.Revision
+					a.status.Applied[need.as] = need.role.now.Revision
 				}
 			}
-			a.from = moment("from")
-			if rapid.Bool().Draw(t, "failing") {
-				a.memory.failures, a.memory.notBefore = 1, moment("not before")
+			if sometimes("unresolved") {
+				a.unresolved = "the node itself has no fact site"
 			}
-			if rapid.Bool().Draw(t, "kicked before") {
-				a.memory.kicked, a.memory.took = moment("kicked"), time.Duration(rapid.IntRange(0, 100).Draw(t, "took"))*time.Second
+			a.from, a.since = moment("from"), moment("since")
+			if sometimes("failing") {
+				a.memory.failures, a.memory.notBefore, a.memory.why = 1, moment("not before"), "it failed"
 			}
-			if rapid.IntRange(0, 4).Draw(t, "forced") == 0 {
+			if sometimes("kicked before") {
+				a.memory.kicked, a.memory.took = moment("kicked"), time.Duration(rapid.IntRange(0, 20).Draw(t, "took"))*time.Second
+			}
+			if sometimes("forced") {
 				a.forced = &order{}
-			}
-			switch rapid.IntRange(0, 5).Draw(t, "busy") {
-			case 0:
-				a.running = &kick.Running{Run: "r", Action: "a"}
-			case 1:
-				a.flight = &flight{id: "f", deadline: in(time.Minute)}
 			}
 			s.actions = append(s.actions, a)
 		}
 	}
+	for i := range rapid.IntRange(0, 2).Draw(t, "strays") {
+		stray := stray{key: key{fmt.Sprint("gone", i), "a0"}, gone: rapid.Bool().Draw(t, "gone")}
+		for _, name := range []string{"lb", "edge"} {
+			if r := rs.byName[name]; r != nil && rapid.Bool().Draw(t, "bore "+name) {
+				stray.bears = append(stray.bears, r)
+			}
+		}
+		if rapid.Bool().Draw(t, "handed web") {
+			stray.tries = []*role{rs.byName["web"]}
+		}
+		s.strays = append(s.strays, stray)
+	}
 	return s
+}
+
+func TestWhoWaitsLongestIsFirst(t *testing.T) {
+	s, a := hourOld(t)
+	s.cfg.InFlight = 1
+	older, younger, never := *a, *a, *a
+	older.node, younger.node, never.node = "lb2", "lb3", "lb4"
+	older.since = ago(2 * time.Hour)
+	younger.since = ago(time.Minute)
+	a.memory = &memory{sent: ago(time.Hour)} // as long as never, which was never kicked
+	s.actions = append(s.actions, &older, &younger, &never)
+	var order []string
+	for range s.actions {
+		for i, v := range plan(s, noon) {
+			if len(v.Gates) == 0 {
+				order = append(order, v.Node)
+				s.actions = slices.Delete(s.actions, i, i+1)
+				break
+			}
+		}
+	}
+	if want := []string{"lb2", "lb4", "lb1", "lb3"}; !slices.Equal(order, want) {
+		t.Errorf("they are kicked in the order %q, want %q", order, want)
+	}
+}
+
+func TestBrokenRevisionIsTriedWhereItWasTriedLeastRecently(t *testing.T) {
+	s, a := hourOld(t)
+	s.cfg.InFlight = 1
+	fails(s.roles.byName["web"], 3)
+	for i, kicked := range []time.Time{ago(time.Minute), {}, ago(10 * time.Minute)} {
+		other := *a
+		other.node, other.since, other.memory = fmt.Sprint("lb", i+2), ago(2*time.Hour), &memory{sent: kicked}
+		s.actions = append(s.actions, &other)
+	}
+	a.memory.sent = ago(5 * time.Minute)
+	var order []string
+	for range s.actions {
+		for i, v := range plan(s, noon) {
+			if len(v.Gates) == 0 {
+				order = append(order, v.Node)
+				s.actions = slices.Delete(s.actions, i, i+1)
+				break
+			}
+		}
+	}
+	if want := []string{"lb3", "lb4", "lb1", "lb2"}; !slices.Equal(order, want) {
+		t.Errorf("they are kicked in the order %q, want %q", order, want)
+	}
+}
+
+// Whoever is stale is kicked some time, whatever else goes on: runs that succeed, fail, and fail everywhere.
+func TestNobodyStarves(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		rs := newTestRoles(t)
+		for _, role := range []string{"web", "db"} {
+			rs.mustMove(nil, serving("m-"+role, inventory.Facts{"role": role}), ago(time.Hour))
+		}
+		rs.publish()
+		s := situation{cfg: DefaultConfig(), sync: Sync{Open: true}, roles: rs.roles}
+		s.cfg.InFlight = rapid.IntRange(1, 3).Draw(t, "in flight")
+		const nodes = 9
+		rounds := map[string]int{} // of waiting
+		for i := range nodes {
+			node := fmt.Sprint("lb", i)
+			bear(rs.roles, "lb", node)
+			needs := rapid.SampledFrom([][]string{{"web"}, {"db"}, {"web", "db"}}).Draw(t, "needs")
+			s.actions = append(s.actions, &action{
+				node: node, name: "reload", needs: needing(rs.roles, needs...), since: ago(time.Hour), from: ago(time.Hour), memory: &memory{},
+			})
+		}
+		rs.byName["lb"].Budget = rapid.SampledFrom([]Budget{DefaultBudget, "3"}).Draw(t, "budget")
+		now := noon
+		for range 12 * nodes {
+			now = now.Add(2 * time.Minute)
+			for i, v := range plan(s, now) {
+				a := s.actions[i]
+				if len(v.Gates) > 0 {
+					if rounds[a.node]++; rounds[a.node] > 3*nodes {
+						t.Fatalf("%s waits for %+v since %d rounds", a.node, v.Gates, rounds[a.node])
+					}
+					continue
+				}
+				rounds[a.node] = 0
+				a.memory.sent, a.memory.kicked = now, now
+				f := flight{node: a.node}
+				for _, need := range a.needs {
+					f.handed = append(f.handed, handed{need.role, need.role.now.Revision.Hash})
+				}
+				succeeded := rapid.IntRange(0, 9).Draw(t, "outcome") == 0
+				f.ended(succeeded)
+				if succeeded {
+					a.since = now // and stale again at once
+				}
+			}
+		}
+	})
 }
 
 // shown is all that a plan may read, by value.
@@ -314,7 +644,7 @@ func shown(s situation) []string {
 	}
 	for _, name := range sortedKeys(s.roles.byName) {
 		r := s.roles.byName[name]
-		all = append(all, fmt.Sprintf("%s %+v %v %v %t %v", name, r.now, r.nodes, r.members, r.changed, r.past))
+		all = append(all, fmt.Sprintf("%s %+v %v %v %t %v %v %+v", name, r.now, r.nodes, r.members, r.changed, r.past, r.failed, r.gate))
 	}
-	return append(all, fmt.Sprintf("%+v %d %+v", s.sync, s.flights, s.cfg))
+	return append(all, fmt.Sprintf("%+v %s %+v", s.sync, s.notLeading, s.cfg))
 }

@@ -10,15 +10,18 @@ import (
 
 // View is everything a controller knows at one moment. It is never changed after it was published; Run owns what it was made from.
 type View struct {
-	At       time.Time           `json:"at"`
-	Identity Identity            `json:"controller"`
-	Sync     Sync                `json:"sync"`
-	Roles    []Role              `json:"roles"`    // by name
-	Verdicts []Verdict           `json:"verdicts"` // by node, then in the node's order of actions
-	Runs     []Run               `json:"runs"`     // oldest first, the last 1 000
-	Events   []Event             `json:"events"`   // oldest first, the last 4 096
-	Nodes    *inventory.Snapshot `json:"-"`
-	Counts   Counts              `json:"counts"`
+	At        time.Time           `json:"at"`
+	Identity  Identity            `json:"controller"`
+	Leader    string              `json:"leader,omitempty"` // another controller, which leads while this one watches
+	Sync      Sync                `json:"sync"`
+	Roles     []Role              `json:"roles"`               // by name
+	Verdicts  []Verdict           `json:"verdicts"`            // by node, then in the node's order of actions
+	Conflicts []Conflict          `json:"conflicts,omitempty"` // by node
+	Runs      []Run               `json:"runs"`                // oldest first, the last 1 000
+	Events    []Event             `json:"events"`              // oldest first, the last 4 096
+	Nodes     *inventory.Snapshot `json:"-"`
+	Counts    Counts              `json:"counts"`
+	Loaded    Loaded              `json:"loaded"`
 	// Next is closed when a newer view is published.
 	Next <-chan struct{} `json:"-"`
 
@@ -41,6 +44,12 @@ type Identity struct {
 	Started time.Time `json:"started"`
 }
 
+// Loaded says which configuration is in force.
+type Loaded struct {
+	At     time.Time `json:"at"`               // when it was loaded
+	Failed string    `json:"failed,omitempty"` // why one that was tried since is not in force
+}
+
 // Sync says whether the controller knows enough to act. While it is not open nobody is kicked.
 type Sync struct {
 	Open  bool      `json:"open"`
@@ -56,9 +65,30 @@ type Role struct {
 	DependsOn   []string      `json:"depends_on,omitempty"` // as configured at the controller
 	Revision    kick.Revision `json:"revision"`
 	Members     []kick.Member `json:"members"`
-	Nodes       []string      `json:"nodes"`             // all that match, members or not
-	Dependents  []string      `json:"dependents"`        // NODE/ACTION
+	Nodes       []string      `json:"nodes"`      // all that match, members or not
+	Dependents  []string      `json:"dependents"` // NODE/ACTION
+	Sync        Sync          `json:"sync"`       // open: Members is believed to be whole
+	Held        *Held         `json:"held,omitempty"`
 	Unknown     bool          `json:"unknown,omitempty"` // nothing declares it and nobody has ever borne it
+}
+
+// Held is removals that the guard of a role does not believe: the nodes are still members, unless the guard is only a shadow.
+type Held struct {
+	Nodes   []string  `json:"nodes"`
+	Since   time.Time `json:"since"`
+	Why     string    `json:"why"`
+	Opinion string    `json:"opinion,omitempty"` // what dependents that were asked say
+	Shadow  bool      `json:"shadow,omitempty"`
+}
+
+// Conflict is two machines that claim one name: one is the node, the other is not listened to.
+type Conflict struct {
+	Node   string    `json:"node"`
+	Bears  string    `json:"bears"`  // the instance that is the node
+	Claims string    `json:"claims"` // the instance whose heartbeats are refused; of several the last
+	Since  time.Time `json:"since"`
+
+	heard time.Time // the refused one was, last
 }
 
 // State is the first half of a verdict.
@@ -86,7 +116,8 @@ type Verdict struct {
 
 // Need is one role that an action depends on.
 type Need struct {
-	Role    string         `json:"role"`
+	Role    string         `json:"role"`             // as the node names it
+	Shared  string         `json:"shared,omitempty"` // narrowed to the members that share this with the node
 	Current kick.Revision  `json:"current"`
 	Applied *kick.Revision `json:"applied,omitempty"` // nil: unknown
 	Added   []string       `json:"added,omitempty"`   // members since Applied, as far as it is remembered
@@ -103,12 +134,15 @@ type Gate struct {
 
 // The gates a wanted action can wait for.
 const (
-	GateSynced   = "synced"
-	GateUnknown  = "unknown role"
-	GateSettling = "settling"
-	GateRunning  = "running"
-	GateBudget   = "budget"
-	GateBackoff  = "backoff"
+	GateLeading    = "leading"
+	GateSynced     = "synced"
+	GateUnknown    = "unknown role"
+	GateMinMembers = "min_members"
+	GateSettling   = "settling"
+	GateRunning    = "running"
+	GateBudget     = "budget"
+	GateRollout    = "rollout"
+	GateBackoff    = "backoff"
 )
 
 // Run is one run of an action, as far as the controller knows of it.
@@ -141,6 +175,8 @@ type Event struct {
 // The kinds of events.
 const (
 	EventStarted   = "started"   // the controller
+	EventFollows   = "follows"   // another controller leads
+	EventLeads     = "leads"     // this one leads, after another one
 	EventSynced    = "synced"    // the sync gate opened
 	EventBlind     = "blind"     // the sync gate closed again
 	EventJoined    = "joined"    // a node was heard for the first time
@@ -152,13 +188,21 @@ const (
 	EventGone      = "gone"      // a node was not heard any more
 	EventLeft      = "left"      // a node said goodbye
 	EventReplaced  = "replaced"  // a newer boot, or another instance, bears the name
+	EventConflict  = "conflict"  // two machines claim one name
 	EventRole      = "role"      // a role's membership changed
+	EventHeld      = "held"      // the guard does not believe a loss
+	EventHoldOver  = "hold over" //
+	EventExpected  = "expected"  // an operator announced a loss
 	EventKicked    = "kicked"    // a kick was accepted
 	EventUnkicked  = "unkicked"  // a kick was not accepted
 	EventSucceeded = "succeeded" // a run
 	EventFailed    = "failed"    // a run
 	EventConverged = "converged" // an action
 	EventRefused   = "refused"   // a message from the bus was no good
+
+	EventConflictOver = "conflict over" // one of them does
+	EventReloaded     = "reloaded"      // another configuration is in force
+	EventReloadFailed = "reload failed" // there is another configuration, which is no good
 )
 
 // KickOrder is an operator's wish: run these actions now, applied or not. Neither settling nor the failures before it delay it; it
@@ -168,6 +212,15 @@ type KickOrder struct {
 	Action string `json:"action,omitempty"` // empty: all actions
 	DryRun bool   `json:"dry_run,omitempty"`
 	By     string `json:"by,omitempty"` // who says so, for the events
+}
+
+// LossOrder is an operator's word on the members of role/R that went, or will: the loss that is held is real; or, with Expect, up to so
+// many percent of them may go in the time For without being held.
+type LossOrder struct {
+	Object string        `json:"object"` // role/R
+	Expect int           `json:"expect_percent,omitempty"`
+	For    time.Duration `json:"for_ns,omitempty"`
+	By     string        `json:"by,omitempty"`
 }
 
 // Kicked is what became of a KickOrder: the runs that it asked for, as NODE/ACTION, and the sequence number of the newest event

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"sync"
 	"time"
 
@@ -21,15 +22,18 @@ const (
 	MaxSplay    = time.Minute // of a roll call
 
 	leavingPace = 250 * time.Millisecond // until the node is released
-	lastFlush   = 2 * time.Second        // for the last beat to reach the broker
-	maxEpoch    = 1 << 43                // Unix milliseconds, in the year 2248: a higher one is garbage, and would silence every controller
+
+	reachTimeout = 1500 * time.Millisecond // for another node to take a connection
+	lastFlush    = 2 * time.Second         // for the last beat to reach the broker
+	maxEpoch     = 7_258_118_400_000       // the year 2200 in Unix milliseconds: a higher one is garbage, and would silence every controller
 )
 
 // Announcer says on the bus that a node is alive and what it is. Its methods may be called from any goroutine, before, during and
 // after Run; the newest of what they say is announced as soon as there is a connection. Set its fields before Run.
 type Announcer struct {
-	OnBeacon func(Beacon) // hears every sound beacon, in Run's goroutine
-	Goodbye  func() bool  // asked when Run ends: true says goodbye, false, as no function, "back soon"
+	OnBeacon func(Beacon)              // hears every sound beacon, in Run's goroutine
+	Goodbye  func() bool               // asked when Run ends: true says goodbye, false, as no function, "back soon"
+	Reach    func(address string) bool // whether HOST:PORT takes a connection; unless set it tries
 
 	nc   *nats.Conn
 	self Self
@@ -111,10 +115,11 @@ func (a *Announcer) change(set func(*statement)) {
 // Run announces the node until ctx ends, then says goodbye or "back soon". An error means that the connection is of no use any more.
 func (a *Announcer) Run(ctx context.Context) error {
 	v := voice{Announcer: a, rhythm: newRhythm(time.Now(), DefaultPace), pace: DefaultPace}
+	defer v.opinions.Wait()
 	v.in = make(chan *nats.Msg, 64) // more at once is a flood, and whatever is asked of a node will be asked again
 	defer v.unsubscribe()
 	for _, subject := range []string{
-		nodeSubject(a.self.Cluster, a.self.Node), rollcallSubject(a.self.Cluster), beaconSubject(a.self.Cluster),
+		nodeSubject(a.self.Cluster, a.self.Node), leaveSubject(a.self.Cluster, a.self.Node), rollcallSubject(a.self.Cluster), beaconSubject(a.self.Cluster),
 	} {
 		if err := v.subscribe(subject); err != nil {
 			return fmt.Errorf("announce %s: %w", a.self.Node, err)
@@ -150,8 +155,10 @@ func (a *Announcer) Run(ctx context.Context) error {
 // voice is an Announcer that runs. It belongs to Run's goroutine.
 type voice struct {
 	*Announcer
-	in   chan *nats.Msg // all that is heard, in the order of the wire
-	subs []*nats.Subscription
+	in chan *nats.Msg // all that is heard, in the order of the wire
+
+	opinions sync.WaitGroup // being formed
+	subs     []*nats.Subscription
 
 	rhythm rhythm
 	pace   time.Duration // as the controller wants it
@@ -290,12 +297,12 @@ func (v *voice) hear(m *nats.Msg) error {
 }
 
 func (v *voice) hearBeacon(data []byte) error {
-	var b Beacon
-	if err := decode(data, &b, &b.V); err != nil {
+	b, err := decodeBeacon(data)
+	if err != nil {
 		return err
 	}
-	if b.ID == "" || b.Epoch <= 0 || b.Epoch > maxEpoch {
-		return fmt.Errorf("beacon of %q with epoch %d", b.ID, b.Epoch)
+	if b.Epoch == 0 {
+		return nil // a question for controllers
 	}
 	if v.OnBeacon != nil {
 		v.OnBeacon(b)
@@ -310,6 +317,18 @@ func (v *voice) hearBeacon(data []byte) error {
 	}
 	v.pace = pace
 	return nil
+}
+
+// decodeBeacon reads a beacon. One of epoch 0 asks the controllers that run for theirs.
+func decodeBeacon(data []byte) (Beacon, error) {
+	var b Beacon
+	if err := decode(data, &b, &b.V); err != nil {
+		return b, err
+	}
+	if b.ID == "" || b.Epoch < 0 || b.Epoch > maxEpoch {
+		return b, fmt.Errorf("beacon of %.20q with epoch %d", b.ID, b.Epoch)
+	}
+	return b, nil
 }
 
 func (v *voice) hearRollcall(data []byte) error {
@@ -349,6 +368,11 @@ func (v *voice) hearOrder(m *nats.Msg) error {
 	case DoFacts:
 		v.factsDue = true
 		v.rhythm.ask(time.Now())
+	case DoReach:
+		if len(o.Reach) > MaxReach {
+			return fmt.Errorf("asked to reach %d others, more than %d", len(o.Reach), MaxReach)
+		}
+		v.opinions.Go(func() { v.publish(m.Reply, "", encode(Opinion{V: Version, Reached: v.reach(o.Reach)})) })
 	case DoLeave:
 		v.Leave()
 		return v.answer(m, v.farewell, nil)
@@ -402,7 +426,7 @@ func Ask(nc *nats.Conn, cluster, node, do string) error {
 
 // RequestLeave tells a node to say goodbye, and returns how far that has come. Asked again it says how far by now.
 func RequestLeave(ctx context.Context, nc *nats.Conn, cluster, node string) (Farewell, error) {
-	m, err := nc.RequestWithContext(ctx, nodeSubject(cluster, node), encode(Order{V: Version, Do: DoLeave}))
+	m, err := nc.RequestWithContext(ctx, leaveSubject(cluster, node), encode(Order{V: Version, Do: DoLeave}))
 	if errors.Is(err, nats.ErrNoResponders) {
 		return Farewell{}, fmt.Errorf("leave %s: no agent of that name is on the bus: %w", node, err)
 	}
@@ -417,6 +441,49 @@ func RequestLeave(ctx context.Context, nc *nats.Conn, cluster, node string) (Far
 		return f, fmt.Errorf("leave %s: refused: %s", node, f.Refused)
 	}
 	return f, nil
+}
+
+// AskReach asks a node which of others, HOST:PORT each, it can connect to. It answers within two seconds.
+func AskReach(ctx context.Context, nc *nats.Conn, cluster, node string, others []string) ([]string, error) {
+	m, err := nc.RequestWithContext(ctx, nodeSubject(cluster, node), encode(Order{V: Version, Do: DoReach, Reach: others}))
+	if err != nil {
+		return nil, fmt.Errorf("ask %s for a second opinion: %w", node, err)
+	}
+	var o Opinion
+	if err := decode(m.Data, &o, &o.V); err != nil {
+		return nil, fmt.Errorf("ask %s for a second opinion: answer: %w", node, err)
+	}
+	return o.Reached, nil
+}
+
+// reach is those of others that take a connection.
+func (v *voice) reach(others []string) []string {
+	try := v.Reach
+	if try == nil {
+		try = takesConnection
+	}
+	reached := make([]bool, len(others))
+	var tries sync.WaitGroup
+	for i, address := range others {
+		tries.Go(func() { reached[i] = try(address) })
+	}
+	tries.Wait()
+	found := []string{}
+	for i, address := range others {
+		if reached[i] {
+			found = append(found, address)
+		}
+	}
+	return found
+}
+
+func takesConnection(address string) bool {
+	conn, err := net.DialTimeout("tcp", address, reachTimeout)
+	if err != nil {
+		return false
+	}
+	_ = conn.Close() // it was only to see
+	return true
 }
 
 func encode(message any) []byte {

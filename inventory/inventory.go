@@ -20,7 +20,7 @@ type Life string
 // The lives of a node. Alive, Suspect and BackSoon are members of their roles.
 const (
 	Alive    Life = "alive"
-	Suspect  Life = "suspect"   // its connection closed; it has a moment to come back
+	Suspect  Life = "suspect"   // its connection closed, or it missed beats; it has a moment to come back
 	BackSoon Life = "back soon" // its agent stopped and means to be back
 	Left     Life = "left"      // it said goodbye; its agent may still be heard
 )
@@ -31,9 +31,10 @@ const (
 	ClosedGrace      = 1500 * time.Millisecond // for a closed connection to be back
 	MaxBackSoon      = time.Minute             // the longest "back soon" that is believed
 
-	closedMemory = time.Minute // a beat of a closed connection can't be later than this
+	cloneAfter   = 10 * time.Second // of a boot, one that it followed is another machine: /etc/machine-id was copied
+	closedMemory = time.Minute      // a beat of a closed connection can't be later than this
 	askAgain     = 2 * time.Second
-	maxAsked     = 500 // facts asked for at once: 4 KiB from each of 20 000 nodes in one breath overruns the client's buffer
+	maxAsked     = 1000 // facts asked for at once: even 64 KiB from each fit into what the server keeps for the listener
 	maxPending   = 4096
 	maxNodes     = 250_000 // more can only be garbage
 )
@@ -53,8 +54,8 @@ type Node struct {
 
 	conn     Conn
 	digest   string    // of the facts that it announced last; Facts may still be older
-	until    time.Time // Suspect, BackSoon: gone when a later canary came through
-	why      string    // Suspect: what closed the connection
+	until    time.Time // Suspect by a closed connection, BackSoon: gone when a later canary came through
+	why      string    // Suspect: of what
 	oldBoots []string  // boots of this instance that were replaced, newest last
 }
 
@@ -69,6 +70,13 @@ type Change struct {
 	Why           string // for people
 }
 
+// Conflict is why a heartbeat was refused: another instance bears the name that it claims, and is heard.
+type Conflict struct{ Node, Bears, Claims string }
+
+func (c *Conflict) Error() string {
+	return fmt.Sprintf("heartbeat of %s: instance %s also claims the name that instance %s bears: one of them must be renamed", c.Node, c.Claims, c.Bears)
+}
+
 // Inventory is the nodes that are heard. It belongs to one goroutine, which feeds it what Listen hears; any other may read a
 // Snapshot. It decides by canary time alone: the moments at which the listener's own beats came back to it.
 type Inventory struct {
@@ -79,6 +87,7 @@ type Inventory struct {
 	closed  map[Conn]time.Time      // closed connections, whose beats may still arrive
 	pending map[string]pendingFacts // facts that came before their beat
 	asked   map[string]time.Time    // nodes whose facts were asked for
+	probes  []string                // suspects that are to be asked for a beat
 
 	// GoneAfter is the silence after which a node is gone. Set it before the first Take.
 	GoneAfter func(*Node) time.Duration
@@ -120,6 +129,7 @@ func (inv *Inventory) Take(h Heard) ([]Change, error) {
 	case h.Canary:
 		return inv.sweep(h.At), nil
 	case h.Blind != "":
+		inv.leases.wasBlind(h.At)
 		inv.renew(h.At)
 	}
 	return nil, nil
@@ -143,11 +153,14 @@ func (inv *Inventory) beat(h Heard) ([]Change, error) {
 	case was == nil:
 	case was.Instance != b.Instance:
 		if was.Life == Alive && !inv.leases.late(b.Node) {
-			return nil, fmt.Errorf("heartbeat of %s: instance %s also claims the name that instance %s bears: one of them must be renamed", b.Node, b.Instance, was.Instance)
+			return nil, &Conflict{Node: b.Node, Bears: was.Instance, Claims: b.Instance}
 		}
 		why = "another instance bears the name"
 	case slices.Contains(was.oldBoots, b.Boot):
-		return nil, nil // a late beat of a boot that is over
+		if h.At.Sub(was.Joined) > cloneAfter { // too late for the last words of a machine that booted
+			return nil, &Conflict{Node: b.Node, Bears: was.Instance + " in boot " + was.Boot, Claims: b.Instance + " in boot " + b.Boot}
+		}
+		return nil, nil
 	case was.Boot != b.Boot:
 		next.oldBoots = append(slices.Clone(was.oldBoots[max(0, len(was.oldBoots)-3):]), was.Boot)
 		why = "booted again"
@@ -231,23 +244,34 @@ func (inv *Inventory) close(c Closed, at time.Time) []Change {
 		return nil
 	}
 	delete(inv.byConn, c.Conn)
-	inv.leases.forgetBeat(name) // the same bytes again would be a late beat of this connection
 	was := inv.node(name)
 	switch was.Life {
 	case Left:
 		return inv.remove(was, "its agent stopped")
-	case Alive:
-		next := *was
-		next.Life, next.Since, next.until, next.why = Suspect, at, at.Add(ClosedGrace), c.Why
-		inv.wait(&next)
-		inv.put(&next)
-		return []Change{{Before: was, After: &next, Why: "its connection closed: " + c.Why}}
+	case Alive, Suspect:
+		return []Change{inv.suspect(was, at, "its connection closed: "+c.Why, at.Add(ClosedGrace))}
 	}
 	return nil
 }
 
+// suspect makes a node a suspect, until a beat of it is heard. It is gone at until, or zero, after silence.
+func (inv *Inventory) suspect(n *Node, at time.Time, why string, until time.Time) Change {
+	next := *n
+	next.Life, next.why, next.until = Suspect, why, until
+	if n.Life != Suspect {
+		next.Since = at
+	}
+	inv.wait(&next)
+	inv.put(&next)
+	inv.leases.forgetBeat(n.Name) // the same bytes again say something new, or are a late beat of a closed connection
+	return Change{Before: n, After: &next, Why: why}
+}
+
 // sweep is run when a canary came through: what was not heard by now was not sent.
 func (inv *Inventory) sweep(canary time.Time) []Change {
+	if inv.leases.returning(canary) {
+		inv.renew(canary)
+	}
 	var changes []Change
 	for name, until := range inv.waiting {
 		if canary.Before(until) {
@@ -256,17 +280,21 @@ func (inv *Inventory) sweep(canary time.Time) []Change {
 		n := inv.node(name)
 		why := fmt.Sprintf("its agent stopped and was not back within %s", MaxBackSoon)
 		if n.Life == Suspect {
-			why = fmt.Sprintf("its connection closed (%s) and it was not back within %s", n.why, ClosedGrace)
+			why = fmt.Sprintf("%s, and it was not back within %s", n.why, ClosedGrace)
 		}
 		changes = append(changes, inv.remove(n, why)...)
 	}
-	for _, silent := range inv.leases.sweep(canary, func(name string) time.Duration {
-		if _, ok := inv.waiting[name]; ok {
-			return MaxBackSoon + time.Hour // waited for above
+	for _, silent := range inv.leases.missed(canary) {
+		n := inv.node(silent.node)
+		if _, ok := inv.waiting[n.Name]; ok {
+			continue // for something else, above
 		}
-		return inv.GoneAfter(inv.node(name))
-	}) {
-		changes = append(changes, inv.remove(inv.node(silent.node), fmt.Sprintf("silent for %.1f s", silent.since.Seconds()))...)
+		if silent.since >= max(silent.least, inv.GoneAfter(n)) {
+			changes = append(changes, inv.remove(n, fmt.Sprintf("silent for %.1f s", silent.since.Seconds()))...)
+		} else if n.Life == Alive {
+			changes = append(changes, inv.suspect(n, canary, fmt.Sprintf("silent for %.1f s", silent.since.Seconds()), time.Time{}))
+			inv.probes = append(inv.probes, n.Name)
+		}
 	}
 	for conn, at := range inv.closed {
 		if canary.Sub(at) > closedMemory {
@@ -282,7 +310,7 @@ func (inv *Inventory) sweep(canary time.Time) []Change {
 	return changes
 }
 
-// renew gives every node its full time anew: the listener was blind, and nothing can be told from silence.
+// renew gives every node its full time anew: nothing can be told from silence until now.
 func (inv *Inventory) renew(at time.Time) {
 	inv.leases.renewAll(at)
 	for name := range inv.waiting {
@@ -294,6 +322,9 @@ func (inv *Inventory) renew(at time.Time) {
 		inv.put(&n)
 	}
 }
+
+// Owing is how many nodes have announced facts that are not known.
+func (inv *Inventory) Owing() int { return len(inv.asked) }
 
 // Wanting is the nodes to be asked for their facts now, few at once. It takes them as asked.
 func (inv *Inventory) Wanting(now time.Time) []string {
@@ -311,6 +342,16 @@ func (inv *Inventory) Wanting(now time.Time) []string {
 		inv.asked[name] = now
 	}
 	slices.Sort(names)
+	return names
+}
+
+// Len is how many nodes are heard.
+func (inv *Inventory) Len() int { return inv.leases.len() }
+
+// Probing is the nodes to be asked for a beat now. It takes them as asked.
+func (inv *Inventory) Probing() []string {
+	names := inv.probes
+	inv.probes = nil
 	return names
 }
 

@@ -2,10 +2,10 @@ package inventory
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -114,10 +114,62 @@ func TestLifeOfANode(t *testing.T) {
 		story func(*hearing)
 		want  Life
 	}{
-		{"silence shorter than its bound is nothing", func(h *hearing) {
-			h.after(DefaultGoneAfter - 1)
+		{"silence of two and a half beats is nothing", func(h *hearing) {
+			h.after(2500 * time.Millisecond)
 			h.canary()
 		}, Alive},
+		{"longer silence is suspect", func(h *hearing) {
+			h.after(2500*time.Millisecond + 1)
+			h.canary()
+		}, Suspect},
+		{"and no more than that while it is shorter than its bound", func(h *hearing) {
+			h.after(DefaultGoneAfter - 1)
+			h.canary()
+		}, Suspect},
+		{"a suspect by silence has its whole bound", func(h *hearing) {
+			h.after(3 * time.Second)
+			h.canary()
+			h.after(DefaultGoneAfter - 3*time.Second - 1)
+			h.canary()
+		}, Suspect},
+		{"but no more than it", func(h *hearing) {
+			h.after(3 * time.Second)
+			h.canary()
+			h.after(DefaultGoneAfter - 3*time.Second)
+			h.canary()
+		}, ""},
+		{"a suspect by silence that says the same again is alive", func(h *hearing) {
+			h.after(3 * time.Second)
+			h.canary()
+			h.beats(web1())
+		}, Alive},
+		{"a suspect by silence whose connection closes has a moment", func(h *hearing) {
+			h.after(3 * time.Second)
+			h.canary()
+			h.closing(Conn{"s", 1})
+			h.after(ClosedGrace - 1)
+			h.canary()
+		}, Suspect},
+		{"and no more, though its bound is longer", func(h *hearing) {
+			h.after(3 * time.Second)
+			h.canary()
+			h.closing(Conn{"s", 1})
+			h.after(ClosedGrace)
+			h.canary()
+		}, ""},
+		{"blindness gives a suspect by silence its whole bound anew", func(h *hearing) {
+			h.after(3 * time.Second)
+			h.canary()
+			h.after(time.Hour)
+			h.blind()
+			h.after(DefaultGoneAfter - 1)
+			h.canary()
+		}, Suspect},
+		{"who said goodbye is not suspected", func(h *hearing) {
+			h.beats(web1(leaving))
+			h.after(3 * time.Second)
+			h.canary()
+		}, Left},
 		{"silence as long as its bound is the end", func(h *hearing) {
 			h.after(DefaultGoneAfter)
 			h.canary()
@@ -129,6 +181,11 @@ func TestLifeOfANode(t *testing.T) {
 			h.beats(web1(every(10 * time.Second)))
 			h.after(35*time.Second - 1)
 			h.canary()
+		}, Suspect},
+		{"of which two and a half are nothing", func(h *hearing) {
+			h.beats(web1(every(10 * time.Second)))
+			h.after(25 * time.Second)
+			h.canary()
 		}, Alive},
 		{"but no more", func(h *hearing) {
 			h.beats(web1(every(10 * time.Second)))
@@ -138,13 +195,19 @@ func TestLifeOfANode(t *testing.T) {
 		{"an unchanged beat renews the lease", func(h *hearing) {
 			h.after(9 * time.Second)
 			h.beats(web1())
-			h.after(9 * time.Second)
+			h.after(2500 * time.Millisecond)
 			h.canary()
 		}, Alive},
 		{"blindness gives everybody the whole time anew", func(h *hearing) {
 			h.after(time.Hour)
 			h.blind()
 			h.after(DefaultGoneAfter - 1)
+			h.canary()
+		}, Suspect},
+		{"and suspects nobody by itself", func(h *hearing) {
+			h.after(time.Hour)
+			h.blind()
+			h.after(2500 * time.Millisecond)
 			h.canary()
 		}, Alive},
 		{"blindness saves nobody for ever", func(h *hearing) {
@@ -266,7 +329,7 @@ func TestLifeOfANode(t *testing.T) {
 			h.beats(web1(backWithin(time.Minute)))
 			h.closing(Conn{"s", 1})
 			h.beats(web1(onConn(2)))
-			h.after(9 * time.Second)
+			h.after(2500 * time.Millisecond)
 			h.canary()
 		}, Alive},
 	} {
@@ -302,6 +365,12 @@ func TestWhoBearsAName(t *testing.T) {
 			h.beats(web1(ofBoot("b2")), web1(ofBoot("b3")), web1(ofBoot("b4")), web1(ofBoot("b5")), web1(ofBoot("b2")), web1())
 			return nil
 		}, "m1", "b5", false, "booted again"},
+		{"one that goes on and on is another machine with the same machine id", func(h *hearing) error {
+			h.beats(web1(ofBoot("b2"), onConn(2)))
+			h.after(cloneAfter + 1)
+			_, err := h.beat(web1())
+			return err
+		}, "m1", "b2", true, "booted again"},
 		{"another instance is refused while the first one beats", func(h *hearing) error {
 			h.after(2 * time.Second)
 			h.canary()
@@ -360,8 +429,8 @@ func TestConflictNamesBothInstances(t *testing.T) {
 	h := newHearing(t)
 	h.beats(web1())
 	_, err := h.beat(web1(ofInstance("m2")))
-	if err == nil || !strings.Contains(err.Error(), "m1") || !strings.Contains(err.Error(), "m2") {
-		t.Errorf("error %v, want one that names m1 and m2", err)
+	if conflict := (*Conflict)(nil); !errors.As(err, &conflict) || *conflict != (Conflict{Node: "web1", Bears: "m1", Claims: "m2"}) {
+		t.Errorf("error %v, want a conflict of m1 and m2 over web1", err)
 	}
 }
 
@@ -495,8 +564,34 @@ func TestRoleOfANodeKeepsItsGoneAfter(t *testing.T) {
 	h.facts(web1(ofNode("db1")), isDB)
 	h.after(4 * time.Second)
 	changes := h.canary()
-	if len(changes) != 1 || changes[0].Before.Name != "web1" || changes[0].After != nil || changes[0].Why != "silent for 4.0 s" {
-		t.Errorf("after 4 s: %+v, want web1 alone gone", changes)
+	if len(changes) != 2 || changes[1].Before.Name != "web1" || changes[1].After != nil || changes[1].Why != "silent for 4.0 s" {
+		t.Fatalf("after 4 s: %+v, want web1 gone", changes)
+	}
+	if db1 := changes[0]; db1.Before.Name != "db1" || db1.After == nil || db1.After.Life != Suspect {
+		t.Errorf("after 4 s: %+v, want db1 no more than suspect", db1)
+	}
+}
+
+func TestWhoIsSilentIsAskedForABeatOnce(t *testing.T) {
+	h := newHearing(t)
+	h.beats(web1(), web1(ofNode("web2"), onConn(2)), web1(ofNode("web3"), onConn(3)), web1(ofNode("web4"), onConn(4), leaving))
+	h.closing(Conn{"s", 2}) // that is a fact, and needs no question
+	h.after(3 * time.Second)
+	h.beats(web1(ofNode("web3"), onConn(3)))
+	h.canary()
+	if got := h.Probing(); !slices.Equal(got, []string{"web1"}) {
+		t.Errorf("%q are asked for a beat, want web1, which alone is silent", got)
+	}
+	h.after(time.Second)
+	h.canary()
+	if got := h.Probing(); len(got) != 0 {
+		t.Errorf("%q are asked for a beat again", got)
+	}
+	h.beats(web1())
+	h.after(3 * time.Second)
+	h.canary()
+	if got := h.Probing(); !slices.Contains(got, "web1") {
+		t.Errorf("%q are asked for a beat, want web1, which was heard and is silent again", got)
 	}
 }
 
@@ -617,7 +712,8 @@ func TestRolesOfFacts(t *testing.T) {
 
 type modelNode struct {
 	beat  Beat
-	heard time.Time
+	heard time.Time // as far as silence is counted
+	beats time.Time // was heard
 	life  Life
 	until time.Time
 	boots []string // that are over
@@ -629,6 +725,8 @@ type model struct {
 	nodes  map[string]*modelNode
 	closed map[Conn]bool
 	canary time.Time
+	blind  time.Time        // last
+	away   int              // not heard since, when the last canary came
 	rows   map[string]*Node // after the last change
 	counts map[string]int
 }
@@ -650,8 +748,12 @@ func TestInventoryAgreesWithItsModel(t *testing.T) {
 			"close":      m.drawClosing,
 			"blind":      func(t *rapid.T) { m.drawBlind() },
 			"canary":     func(t *rapid.T) { m.drawCanary() },
-			"time":       func(t *rapid.T) { m.after(time.Duration(rapid.IntRange(1, 2000).Draw(t, "ms")) * time.Millisecond) },
-			"":           func(t *rapid.T) { m.check() },
+			"hush": func(t *rapid.T) { // long enough to be suspect, not to be gone
+				m.after(time.Duration(rapid.IntRange(2501, 3500).Draw(t, "ms")) * time.Millisecond)
+				m.drawCanary()
+			},
+			"time": func(t *rapid.T) { m.after(time.Duration(rapid.IntRange(1, 2000).Draw(t, "ms")) * time.Millisecond) },
+			"":     func(t *rapid.T) { m.check() },
 		})
 		m.hearing.after(5 * time.Minute)
 		m.drawCanary()
@@ -665,7 +767,7 @@ func TestInventoryAgreesWithItsModel(t *testing.T) {
 			}
 		}
 	})
-	for _, what := range []string{"joined", "gone: silent", "gone: suspect", "gone: back soon", "gone: left", "late", "last words", "conflict", "old boot", "replaced", "took over", "attached", "unchanged"} {
+	for _, what := range []string{"joined", "suspect: silent", "suspect: closed", "revived", "gone: silent", "gone: suspect", "gone: back soon", "gone: left", "late", "last words", "conflict", "old boot", "replaced", "took over", "attached", "unchanged", "returning"} {
 		if total[what] == 0 {
 			t.Errorf("%q never happened: the test shows less than it says; %v", what, total)
 		}
@@ -697,17 +799,14 @@ func (m *model) drawSame(t *rapid.T) {
 	m.tell(m.nodes[rapid.SampledFrom(slices.Sorted(maps.Keys(m.nodes))).Draw(t, "node")].beat)
 }
 
-// drawLastWords is what a suspect said before its connection closed, heard after.
+// drawLastWords is a goodbye, or a back soon, over the connection that a node had, whether or not that is closed.
 func (m *model) drawLastWords(t *rapid.T) {
-	for _, name := range slices.Sorted(maps.Keys(m.nodes)) {
-		if n := m.nodes[name]; n.life == Suspect {
-			b := n.beat
-			b.Leaving = rapid.Bool().Draw(t, "leaving")
-			b.BackWithin = rapid.Int64Range(1, 100_000).Draw(t, "back within")
-			m.tell(b)
-			return
-		}
+	if len(m.nodes) == 0 {
+		return
 	}
+	b := m.nodes[rapid.SampledFrom(slices.Sorted(maps.Keys(m.nodes))).Draw(t, "node")].beat
+	b.Leaving, b.BackWithin = rapid.Bool().Draw(t, "leaving"), 30_000
+	m.tell(b)
 }
 
 func (m *model) tell(b Beat) {
@@ -717,7 +816,7 @@ func (m *model) tell(b Beat) {
 		if changes, err := m.beat(b); len(changes) > 0 || err != nil || !cmp.Equal(was.beat, b) {
 			m.t.Fatalf("%+v after %+v: taken for unchanged, %+v, %v", b, was.beat, changes, err)
 		}
-		was.heard = m.now
+		was.heard, was.beats = m.now, m.now
 		return
 	}
 	changes, err := m.beat(b)
@@ -740,13 +839,24 @@ func (m *model) tell(b Beat) {
 		}
 		return
 	case was != nil && was.beat.Instance == b.Instance && slices.Contains(was.boots, b.Boot):
-		quiet("old boot")
+		clone := m.now.Sub(m.rows[b.Node].Joined) > cloneAfter
+		if clone {
+			quiet("clone")
+		} else {
+			quiet("old boot")
+		}
+		if _, conflict := errors.AsType[*Conflict](err); conflict != clone {
+			m.t.Fatalf("%+v, after the boot that follows it: %v, want a conflict: %t", b, err, clone)
+		}
 		return
 	}
 	if err != nil {
 		m.t.Fatalf("%+v: %v", b, err)
 	}
-	next := &modelNode{beat: b, heard: m.now, life: Alive}
+	next := &modelNode{beat: b, heard: m.now, beats: m.now, life: Alive}
+	if was != nil && was.life == Suspect && cmp.Equal(was.beat, b) {
+		m.seen("revived")
+	}
 	switch {
 	case was == nil:
 		m.seen("joined")
@@ -816,10 +926,11 @@ func (m *model) drawClosing(t *rapid.T) {
 		if n == nil || n.beat.Conn != c {
 			m.t.Fatalf("%v closed: %+v, whose beat came over another", c, change)
 		}
-		switch n.life {
-		case Alive:
+		switch {
+		case n.life == Alive, n.life == Suspect && n.until.IsZero():
+			m.seen("suspect: closed")
 			n.life, n.until = Suspect, m.now.Add(ClosedGrace)
-		case Left:
+		case n.life == Left:
 			m.seen("gone: left")
 			delete(m.nodes, change.Before.Name)
 		default:
@@ -830,8 +941,24 @@ func (m *model) drawClosing(t *rapid.T) {
 }
 
 func (m *model) drawBlind() {
-	m.blind()
-	m.canary = m.now
+	m.hearing.blind()
+	m.canary, m.blind = m.now, m.now
+	m.away = m.unheard()
+	m.renewed()
+}
+
+// unheard is how many nodes were not heard since the listener was blind.
+func (m *model) unheard() int {
+	n := 0
+	for _, node := range m.nodes {
+		if node.beats.Before(m.blind) {
+			n++
+		}
+	}
+	return n
+}
+
+func (m *model) renewed() {
 	for name, n := range m.nodes {
 		n.heard = m.now
 		if !n.until.IsZero() && n.until.Before(m.now.Add(modelGoneAfter)) {
@@ -844,12 +971,27 @@ func (m *model) drawBlind() {
 func (m *model) drawCanary() {
 	changes := m.hearing.canary()
 	m.canary = m.now
-	gone := map[string]bool{}
+	if m.away > 0 && m.now.Sub(m.blind) <= returnWithin {
+		away := m.unheard()
+		if away < m.away {
+			m.seen("returning")
+			m.renewed()
+		}
+		m.away = away
+	}
+	gone, suspected := map[string]bool{}, map[string]bool{}
 	for _, change := range changes {
-		if change.After != nil {
+		switch {
+		case change.After == nil:
+			gone[change.Before.Name] = true
+		case change.Before.Life == Alive && change.After.Life == Suspect:
+			suspected[change.After.Name] = true
+		default:
 			m.t.Fatalf("a canary changed %+v", change)
 		}
-		gone[change.Before.Name] = true
+	}
+	if probed := m.Probing(); !slices.Equal(slices.Sorted(slices.Values(probed)), slices.Sorted(maps.Keys(suspected))) {
+		m.t.Fatalf("%q are asked for a beat, and the suspects are %v", probed, suspected)
 	}
 	for name, n := range m.nodes {
 		late := m.now.Sub(n.heard) >= modelGoneAfter
@@ -859,8 +1001,19 @@ func (m *model) drawCanary() {
 		if late != gone[name] {
 			m.t.Fatalf("%s is %s, heard %s ago, until %s: gone %t, want %t", name, n.life, m.now.Sub(n.heard), n.until, gone[name], late)
 		}
-		if late {
-			m.seen("gone: " + map[Life]string{Alive: "silent", Left: "silent", Suspect: "suspect", BackSoon: "back soon"}[n.life])
+		silent := !late && n.life == Alive && m.now.Sub(n.heard) > 2500*time.Millisecond
+		if silent != suspected[name] {
+			m.t.Fatalf("%s is %s, heard %s ago: suspected %t, want %t", name, n.life, m.now.Sub(n.heard), suspected[name], silent)
+		}
+		switch {
+		case silent:
+			m.seen("suspect: silent")
+			n.life = Suspect
+		case late && n.until.IsZero():
+			m.seen("gone: silent")
+			delete(m.nodes, name)
+		case late:
+			m.seen("gone: " + string(n.life))
 			delete(m.nodes, name)
 		}
 	}
@@ -914,8 +1067,8 @@ func (m *model) check() {
 			if digest != mn.facts || n.Ready != mn.beat.Ready || n.conn != mn.beat.Conn {
 				m.t.Fatalf("%s is %+v with facts %s, want those of %+v", n.Name, n, digest, mn)
 			}
-			if lease := m.leases.byNode[n.Name]; lease == nil || lease.heard != mn.heard {
-				m.t.Fatalf("the lease of %s is %+v, want it heard %s", n.Name, lease, mn.heard)
+			if lease := m.leases.byNode[n.Name]; lease == nil || lease.heard != mn.beats {
+				m.t.Fatalf("the lease of %s is %+v, want it heard %s", n.Name, lease, mn.beats)
 			}
 		}
 		if m.rows[n.Name] != n {

@@ -9,12 +9,17 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"golang.org/x/sys/unix"
 )
 
 // How the listener watches itself.
 const (
 	CanaryEvery = 250 * time.Millisecond // between two beats of its own
 	BlindAfter  = 2 * time.Second        // without one of them coming back: it may have missed anybody's
+
+	maxSlept = time.Second // of suspension, which the monotonic clock leaves out
+
+	canaryPrefix = "_canary."
 
 	inbox = 1 << 17 // messages that wait for the listener; beyond it the client drops and says so
 )
@@ -26,9 +31,11 @@ type Heard struct {
 	Reply   string // where the answer to a leaving node's beat goes
 	Facts   *FactsMessage
 	Closed  *Closed
-	Canary  bool   // the listener's own beat came back: whatever was sent before it was heard before it
-	Blind   string // why somebody may have spoken without being heard; "" otherwise
-	Refused error  // a message that was no good, for whatever reason
+	Beacon  *Beacon // of a controller, perhaps this one
+	Rival   string  // another listener's own beat came by: its id
+	Canary  bool    // the listener's own beat came back: whatever was sent before it was heard before it
+	Blind   string  // why somebody may have spoken without being heard; "" otherwise
+	Refused error   // a message that was no good, for whatever reason
 
 	raw []byte
 }
@@ -43,16 +50,19 @@ type Closed struct {
 // node's last one renews its lease in inv and goes no further. id, unique to this listener, names its canary.
 func Listen(ctx context.Context, nc *nats.Conn, cluster, id string, inv *Inventory, out chan<- Heard) error {
 	l := &listener{
-		leases: inv.leases, out: out, heard: time.Now(),
-		beats: heartbeatSubject(cluster, ""), facts: factsSubject(cluster, ""), canary: "_canary." + id,
+		nc: nc, leases: inv.leases, out: out, heard: time.Now(), asleep: suspended(),
+		beats: heartbeatSubject(cluster, ""), facts: factsSubject(cluster, ""), beacon: beaconSubject(cluster), canary: canaryPrefix + id,
 	}
-	nc.SetErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+	others := nc.ErrorHandler()
+	nc.SetErrorHandler(func(nc *nats.Conn, sub *nats.Subscription, err error) {
 		if errors.Is(err, nats.ErrSlowConsumer) {
 			l.dropped.Store(true)
+		} else if others != nil {
+			others(nc, sub, err)
 		}
 	})
 	in := make(chan *nats.Msg, inbox) // one for all, so that the order of the wire is kept
-	for _, subject := range []string{l.beats + ">", l.facts + ">"} {
+	for _, subject := range []string{l.beats + ">", l.facts + ">", l.beacon} {
 		sub, err := nc.ChanSubscribe(subject, in)
 		if err != nil {
 			return fmt.Errorf("listen to %s: %w", subject, err)
@@ -80,11 +90,14 @@ func Listen(ctx context.Context, nc *nats.Conn, cluster, id string, inv *Invento
 }
 
 type listener struct {
-	leases               *leases
-	out                  chan<- Heard
-	beats, facts, canary string
-	heard                time.Time   // the last canary
-	dropped              atomic.Bool // messages, by the client: they came faster than they were taken
+	asleep                       time.Duration // the machine, since it was booted
+	leases                       *leases
+	out                          chan<- Heard
+	beats, facts, beacon, canary string
+	nc                           *nats.Conn
+	conn                         Conn        // over which the last canary came back
+	heard                        time.Time   // the last canary
+	dropped                      atomic.Bool // messages, by the client: they came faster than they were taken
 }
 
 // take makes of a message what the inventory's owner needs to hear, if anything.
@@ -104,6 +117,13 @@ func (l *listener) take(m *nats.Msg) (Heard, bool) {
 		l.leases.forgetBeat(node) // should it return to its last one before this is taken in, that is new too
 		return Heard{At: now, Beat: &b, Reply: m.Reply, raw: m.Data}, true
 	}
+	if m.Subject == l.beacon {
+		b, err := decodeBeacon(m.Data)
+		if err != nil {
+			return Heard{At: now, Refused: err}, true
+		}
+		return Heard{At: now, Beacon: &b}, true
+	}
 	f, err := decodeFacts(strings.TrimPrefix(m.Subject, l.facts), m.Data)
 	if err != nil {
 		return Heard{At: now, Refused: err}, true
@@ -113,17 +133,38 @@ func (l *listener) take(m *nats.Msg) (Heard, bool) {
 
 func (l *listener) ownBeat(name string, now time.Time) (Heard, bool) {
 	if name != l.canary {
-		return Heard{}, false // another listener's
+		rival, isCanary := strings.CutPrefix(name, canaryPrefix)
+		return Heard{At: now, Rival: rival}, isCanary && rival != ""
 	}
 	gap := now.Sub(l.heard)
 	l.heard = now
+	asleep := suspended()
+	slept := asleep - l.asleep
+	l.asleep = asleep
+	before := l.conn
+	if conn, connected := connection(l.nc); connected {
+		l.conn = conn
+	}
 	switch {
+	case before != (Conn{}) && before != l.conn:
+		return Heard{At: now, Blind: "the connection to the bus was lost and made anew"}, true
+	case slept > maxSlept:
+		return Heard{At: now, Blind: fmt.Sprintf("the machine was suspended for %.1f s", slept.Seconds())}, true
 	case l.dropped.Swap(false):
 		return Heard{At: now, Blind: "messages came faster than they could be taken, and some were dropped"}, true
 	case gap > BlindAfter:
 		return Heard{At: now, Blind: fmt.Sprintf("nothing came back from the bus for %.1f s", gap.Seconds())}, true
 	}
 	return Heard{At: now, Canary: true}, true
+}
+
+// suspended is for how long the machine has been suspended since it was booted: its boot clock goes on meanwhile.
+func suspended() time.Duration {
+	var boot, mono unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot) != nil || unix.ClockGettime(unix.CLOCK_MONOTONIC, &mono) != nil {
+		return 0 // then only a late canary tells
+	}
+	return time.Duration(boot.Nano() - mono.Nano())
 }
 
 func (l *listener) send(ctx context.Context, h Heard) error {

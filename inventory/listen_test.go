@@ -132,6 +132,28 @@ func TestListenerThatHeardNothingForTooLongSaysThatItWasBlind(t *testing.T) {
 	}
 }
 
+func TestOtherErrorsOfTheConnectionGoToWhoeverHadThemBefore(t *testing.T) {
+	var told []error
+	b := &bus{}
+	synctest.Test(t, func(t *testing.T) {
+		b.start(t)
+		t.Cleanup(b.stop)
+		nc := b.connect(t)
+		nc.SetErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { told = append(told, err) })
+		ctx, stop := context.WithCancel(t.Context())
+		var daemon sync.WaitGroup
+		daemon.Go(func() { _ = Listen(ctx, nc, "main", "me", New(), make(chan Heard, 100)) })
+		synctest.Wait()
+		nc.ErrorHandler()(nc, nil, nats.ErrPermissionViolation)
+		nc.ErrorHandler()(nc, nil, nats.ErrSlowConsumer)
+		stop()
+		daemon.Wait()
+	})
+	if !slices.Equal(told, []error{nats.ErrPermissionViolation}) {
+		t.Errorf("told %v, want that something is not permitted: that messages were dropped is heard as blindness", told)
+	}
+}
+
 func TestDroppedMessagesAreBlindness(t *testing.T) {
 	listening(t, func(e *ear) {
 		synctest.Wait()
@@ -192,6 +214,11 @@ func TestGarbageIsRefusedWithItsReason(t *testing.T) {
 		{"facts that are no JSON", factsSubject("main", "web1"), []byte("x"), "facts of web1: invalid character"},
 		{"facts of another", factsSubject("main", "web1"), encode(FactsMessage{V: Version, Node: "web2", Instance: "m", Boot: "b"}), `it names node "web2"`},
 		{"facts of kicker's own", factsSubject("main", "_canary.x"), encode(FactsMessage{V: Version, Node: "_canary.x", Instance: "m", Boot: "b"}), "reserved"},
+		{"a beacon that is no JSON", beaconSubject("main"), []byte("x"), "invalid character"},
+		{"a beacon of another version", beaconSubject("main"), encode(Beacon{V: 2, ID: "ctl2", Epoch: 1}), "version 2, want 1"},
+		{"a beacon of nobody", beaconSubject("main"), encode(Beacon{V: Version, Epoch: 1}), "epoch 1"},
+		{"a beacon before all epochs", beaconSubject("main"), encode(Beacon{V: Version, ID: "ctl2", Epoch: -1}), "epoch -1"},
+		{"a beacon after all epochs", beaconSubject("main"), encode(Beacon{V: Version, ID: "ctl2", Epoch: maxEpoch + 1}), "epoch "},
 		{"facts without a boot", factsSubject("main", "web1"), encode(FactsMessage{V: Version, Node: "web1", Instance: "m"}), "no boot"},
 	} {
 		t.Run(c.claim, func(t *testing.T) {
@@ -207,9 +234,56 @@ func TestGarbageIsRefusedWithItsReason(t *testing.T) {
 	}
 }
 
+func TestOtherListenersAndControllersAreHeardOf(t *testing.T) {
+	listening(t, func(e *ear) {
+		b := Beacon{V: Version, ID: "ctl2", Epoch: 8, Pace: 1000}
+		question := Beacon{V: Version, ID: "ctl3", Pace: 1000}
+		e.say(heartbeatSubject("main", "_canary.ctl2"), "", nil)
+		e.say(beaconSubject("main"), "", encode(b))
+		e.say(beaconSubject("main"), "", encode(question))
+		e.say(beaconSubject("elsewhere"), "", encode(b))
+		heard := e.all()
+		if len(heard) != 3 || heard[0].Rival != "ctl2" {
+			t.Fatalf("heard %+v, want the canary of ctl2 and two beacons", heard)
+		}
+		if got := heard[1].Beacon; got == nil || *got != b {
+			t.Errorf("heard the beacon %+v, want %+v", got, b)
+		}
+		if got := heard[2].Beacon; got == nil || *got != question {
+			t.Errorf("heard the beacon %+v, want the question %+v", got, question)
+		}
+		for _, h := range heard {
+			if changes, err := e.inv.Take(h); len(changes) != 0 || err != nil {
+				t.Errorf("the inventory made %+v, %v of %+v: controllers are no nodes", changes, err, h)
+			}
+		}
+	})
+}
+
+func TestSuspendedMachineWasBlind(t *testing.T) {
+	for _, c := range []struct {
+		slept time.Duration
+		want  string
+	}{
+		{0, ""},
+		{maxSlept / 2, ""},
+		{5 * time.Second, "the machine was suspended for 5.0 s"},
+	} {
+		now := time.Now()
+		l := &listener{nc: new(nats.Conn), canary: canaryPrefix + "me", heard: now, asleep: suspended() - c.slept}
+		h, ok := l.ownBeat(canaryPrefix+"me", now.Add(CanaryEvery))
+		if !ok || h.Blind != c.want || h.Canary != (c.want == "") {
+			t.Errorf("after %s of suspension it heard %+v, want blind: %q", c.slept, h, c.want)
+		}
+		if h, _ := l.ownBeat(canaryPrefix+"me", now.Add(2*CanaryEvery)); !h.Canary {
+			t.Errorf("after %s of suspension it is blind for ever: %+v", c.slept, h)
+		}
+	}
+}
+
 func TestNamesOfKickersOwnAreIgnored(t *testing.T) {
 	listening(t, func(e *ear) {
-		e.say(heartbeatSubject("main", "_canary.somebody-else"), "", nil)
+		e.say(heartbeatSubject("main", "_canary."), "", nil)
 		e.say(heartbeatSubject("main", "_canary"), "", encode(web1(ofNode("_canary"))))
 		e.say(heartbeatSubject("main", "_other"), "", encode(web1(ofNode("_other"))))
 		e.say(heartbeatSubject("elsewhere", "web1"), "", encode(web1()))

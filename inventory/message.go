@@ -80,16 +80,18 @@ type Rollcall struct {
 	Splay int64 `json:"splay_ms"` // each node waits a random part of this first
 }
 
-// Order is what is asked of one node, on kicker.CLUSTER.node.NODE.
+// Order is what is asked of one node: by the controller on kicker.CLUSTER.node.NODE, by its own command line on kicker.CLUSTER.leave.NODE.
 type Order struct {
-	V  int    `json:"v"`
-	Do string `json:"do"` // one of the Do constants
+	V     int      `json:"v"`
+	Do    string   `json:"do"`              // one of the Do constants
+	Reach []string `json:"reach,omitempty"` // DoReach: HOST:PORT
 }
 
 // What an Order can ask.
 const (
 	DoBeat  = "beat"  // beat now
 	DoFacts = "facts" // send all facts now
+	DoReach = "reach" // try to connect; answered with an Opinion
 	DoLeave = "leave" // say goodbye; answered with a Farewell
 )
 
@@ -102,11 +104,21 @@ type Farewell struct {
 	Refused  string   `json:"refused,omitempty"` // why the order was refused
 }
 
+// Opinion is what a node says of others: which of those that it was asked about it can connect to.
+type Opinion struct {
+	V       int      `json:"v"`
+	Reached []string `json:"reached"`
+}
+
+// MaxReach is how many others a node is asked about at once.
+const MaxReach = 32
+
 // Subjects of this package in a cluster.
 func heartbeatSubject(cluster, node string) string { return "kicker." + cluster + ".heartbeat." + node }
 func factsSubject(cluster, node string) string     { return "kicker." + cluster + ".facts." + node }
 func rollcallSubject(cluster string) string        { return "kicker." + cluster + ".rollcall" }
 func nodeSubject(cluster, node string) string      { return "kicker." + cluster + ".node." + node }
+func leaveSubject(cluster, node string) string     { return "kicker." + cluster + ".leave." + node }
 func beaconSubject(cluster string) string          { return "kicker." + cluster + ".controller" }
 
 // decodeBeat reads a heartbeat that came for the node that the subject names.

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/kballard/go-shellquote"
 )
 
 // Check finds out whether a node's service is ready. ParseCheck makes one, with defaults that may be changed before Watch.
@@ -181,7 +183,7 @@ func parseHTTP(text string) (func(context.Context) error, error) {
 }
 
 func parseExec(line string) (func(context.Context) error, error) {
-	argv, err := words(line)
+	argv, err := shellquote.Split(line)
 	if err != nil {
 		return nil, err
 	}
@@ -254,52 +256,4 @@ func innermost(err error) error {
 		}
 		err = inner
 	}
-}
-
-// words splits a command line at spaces, as a shell would, but expands nothing.
-func words(line string) ([]string, error) {
-	var (
-		all    []string
-		word   strings.Builder
-		inWord bool
-		quote  rune // the one that is open
-		escape bool // the last character was a backslash
-	)
-	for _, r := range line {
-		switch {
-		case escape:
-			if quote == '"' && r != '"' && r != '\\' {
-				word.WriteByte('\\')
-			}
-			word.WriteRune(r)
-			escape = false
-		case r == '\\' && quote != '\'':
-			escape, inWord = true, true
-		case quote != 0 && r == quote:
-			quote = 0
-		case quote != 0:
-			word.WriteRune(r)
-		case r == '"' || r == '\'':
-			quote, inWord = r, true
-		case r == ' ' || r == '\t' || r == '\n':
-			if inWord {
-				all = append(all, word.String())
-				word.Reset()
-				inWord = false
-			}
-		default:
-			word.WriteRune(r)
-			inWord = true
-		}
-	}
-	if quote != 0 {
-		return nil, fmt.Errorf("the quote %c is not closed", quote)
-	}
-	if escape {
-		return nil, errors.New("nothing follows the last backslash")
-	}
-	if inWord {
-		all = append(all, word.String())
-	}
-	return all, nil
 }

@@ -1,11 +1,12 @@
 package kick
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/kballard/go-shellquote"
 )
 
 // Action is what a node does when it is kicked: named and defined in the node's own configuration.
@@ -121,7 +122,7 @@ func ParseAction(s string) (Action, error) {
 	if err := checkActionName(name); err != nil {
 		return Action{}, fmt.Errorf("action %q: %w", s, err)
 	}
-	words, err := Words(line)
+	words, err := shellquote.Split(line)
 	if err != nil {
 		return Action{}, fmt.Errorf("action %q: %w", s, err)
 	}
@@ -130,52 +131,4 @@ func ParseAction(s string) (Action, error) {
 		return Action{}, fmt.Errorf("action %q: %w", s, errs[0])
 	}
 	return a, nil
-}
-
-// Words splits a line as POSIX shells do: blanks separate, '…' keeps everything, "…" keeps all but \" and \\, a backslash
-// elsewhere keeps the next character.
-func Words(line string) ([]string, error) {
-	var (
-		words  []string
-		word   strings.Builder
-		inWord bool // an empty pair of quotes is a word too
-		quote  byte
-	)
-	for i := 0; i < len(line); i++ {
-		c := line[i]
-		switch {
-		case c == '\\' && quote != '\'':
-			if i+1 == len(line) {
-				return nil, errors.New("it ends in a backslash")
-			}
-			i++
-			if quote == '"' && line[i] != '"' && line[i] != '\\' {
-				word.WriteByte('\\')
-			}
-			word.WriteByte(line[i])
-			inWord = true
-		case quote != 0 && c == quote:
-			quote = 0
-		case quote != 0:
-			word.WriteByte(c)
-		case c == '\'' || c == '"':
-			quote, inWord = c, true
-		case c == ' ' || c == '\t' || c == '\n':
-			if inWord {
-				words = append(words, word.String())
-				word.Reset()
-				inWord = false
-			}
-		default:
-			word.WriteByte(c)
-			inWord = true
-		}
-	}
-	if quote != 0 {
-		return nil, fmt.Errorf("the quote %c is not closed", quote)
-	}
-	if inWord {
-		words = append(words, word.String())
-	}
-	return words, nil
 }

@@ -44,21 +44,6 @@ func TestActionIsReadFromAFlag(t *testing.T) {
 	}
 }
 
-// Whatever words are quoted, they come back as they were.
-func FuzzSplitWords(f *testing.F) {
-	f.Add("a b", `it's "so"`, `\`)
-	f.Fuzz(func(t *testing.T, one, two, raw string) {
-		quoted := func(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
-		words, err := Words(quoted(one) + " " + quoted(two))
-		if err != nil || len(words) != 2 || words[0] != one || words[1] != two {
-			t.Errorf("%q, %q came back as %q, %v", one, two, words, err)
-		}
-		if words, err := Words(raw); err == nil && len(strings.Join(words, "")) > len(raw) {
-			t.Errorf("Words(%q) = %q, longer than it was", raw, words)
-		}
-	})
-}
-
 func TestWrongActionIsNamedByItsKey(t *testing.T) {
 	good := Action{Name: "reload", Command: []string{"r"}, Timeout: time.Second, Success: []int{0, 2}, Env: []string{"A=b"}, DependsOn: []string{"web"}}
 	if errs := ValidateActions([]Action{good, {Name: "other", Command: []string{"r"}}}); len(errs) > 0 {

@@ -45,7 +45,7 @@ const keptRuns = 5
 func (s state) decide(now time.Time, actions []Action, disabled string, k Kick) (state, Reply) {
 	answer := func(a Answer, detail string) Reply { return Reply{V: Version, Answer: a, Detail: detail} }
 
-	if k.Epoch <= 0 || k.Epoch > maxEpoch {
+	if k.Epoch <= 0 || k.Epoch > MaxEpoch {
 		return s, answer(Malformed, fmt.Sprintf("epoch %d: out of range", k.Epoch))
 	}
 	if !s.obeys(k.Epoch, k.Controller) {
@@ -129,7 +129,7 @@ func (s state) obeys(epoch int64, controller string) bool {
 }
 
 func (s state) saw(epoch int64, controller string) state {
-	if epoch <= maxEpoch && s.obeys(epoch, controller) {
+	if epoch <= MaxEpoch && s.obeys(epoch, controller) {
 		s.Epoch, s.Controller = epoch, controller
 	}
 	return s

@@ -42,7 +42,7 @@ func TestAnswers(t *testing.T) {
 		{name: "lower epoch", state: state{Epoch: 1001}, want: Stale},
 		{name: "same epoch, lower controller", state: state{Epoch: 1000, Controller: "ctl1-b"}, want: Stale},
 		{name: "same epoch, higher controller", state: state{Epoch: 1000, Controller: "ctl1-A"}, want: Accepted},
-		{name: "absurd epoch", kick: func(k *Kick) { k.Epoch = maxEpoch + 1 }, want: Malformed},
+		{name: "absurd epoch", kick: func(k *Kick) { k.Epoch = MaxEpoch + 1 }, want: Malformed},
 		{name: "unknown action", kick: func(k *Kick) { k.Action = "other" }, want: NoSuchAction},
 		{name: "disabled", disabled: "by hand", want: Disabled},
 		{name: "older than applied", state: applied(actionState{Applied: at(web8)}), kick: func(k *Kick) { k.Needs = []Membership{web7} }, want: Older},
@@ -58,7 +58,7 @@ func TestAnswers(t *testing.T) {
 		if reply.Answer != c.want {
 			t.Errorf("%s: %+v, want %s", c.name, reply, c.want)
 		}
-		if next.Epoch > maxEpoch {
+		if next.Epoch > MaxEpoch {
 			t.Errorf("%s: epoch %d is remembered", c.name, next.Epoch)
 		}
 	}

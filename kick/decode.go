@@ -16,8 +16,8 @@ const (
 	MaxNeeds   = 64       // roles that an action depends on
 )
 
-// maxEpoch is the year 2200 in Unix milliseconds: an epoch beyond it would lock every later controller out.
-var maxEpoch = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC).UnixMilli()
+// MaxEpoch is the year 2200 in Unix milliseconds: nodes refuse an epoch beyond it, which would lock every later controller out.
+var MaxEpoch = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC).UnixMilli()
 
 // decodeKick reads a kick that came for the node that the subject names. Members are not verified here.
 func decodeKick(node string, data []byte) (Kick, error) {
@@ -30,7 +30,7 @@ func decodeKick(node string, data []byte) (Kick, error) {
 		return k, fmt.Errorf("version %d, want %d", k.V, Version)
 	case k.Node != node:
 		return k, fmt.Errorf("it is for node %q", k.Node)
-	case k.Epoch <= 0 || k.Epoch > maxEpoch:
+	case k.Epoch <= 0 || k.Epoch > MaxEpoch:
 		return k, fmt.Errorf("epoch %d: out of range", k.Epoch)
 	case k.Controller == "" || len(k.Controller) > 253 || !printable(k.Controller):
 		return k, fmt.Errorf("controller %.20q: must be 1 to 253 printable characters", k.Controller)
@@ -120,7 +120,7 @@ func ParseStatus(data json.RawMessage) (Status, error) {
 
 func (s Status) check() error {
 	switch {
-	case s.Epoch < 0 || s.Epoch > maxEpoch:
+	case s.Epoch < 0 || s.Epoch > MaxEpoch:
 		return fmt.Errorf("epoch %d: out of range", s.Epoch)
 	case len(s.Controller) > 253 || !printable(s.Controller):
 		return errors.New("controller: must be at most 253 printable characters")
@@ -196,7 +196,7 @@ func checkRevision(role string, r Revision) error {
 	if err := checkRole(role); err != nil {
 		return err
 	}
-	if r.Epoch < 0 || r.Epoch > maxEpoch || r.N < 0 {
+	if r.Epoch < 0 || r.Epoch > MaxEpoch || r.N < 0 {
 		return fmt.Errorf("role %q: revision %d, %d: out of range", role, r.Epoch, r.N)
 	}
 	if r.Hash == "" || len(r.Hash) > 64 || !madeOf(r.Hash, wordChars) {

@@ -59,7 +59,9 @@ func exampleMessages() map[string]any {
 			}},
 			Running: &Running{Run: "r2", Action: "reload"},
 		},
-		"members": membersOf(k),
+		"roster-request": RosterRequest{V: Version, Roster: "reload", Role: "web", From: 2},
+		"roster":         RosterPage{V: Version, Hash: web.Revision.Hash, Members: web.Members, Next: 4},
+		"members":        membersOf(k),
 		"state": state{
 			V: Version, Instance: "i-1", Epoch: 1000, Controller: "ctl1-a",
 			Actions: map[string]actionState{"reload": {

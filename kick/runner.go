@@ -134,6 +134,10 @@ func (r *Runner) Run(ctx context.Context, nc *nats.Conn, status func(Status)) er
 				r.keepPart(m.Data)
 				continue
 			}
+			if isRosterRequest(m.Data) {
+				r.answer(m, r.roster(m.Data))
+				continue
+			}
 			reply, launch := r.obey(m.Data)
 			if launch != nil {
 				start(*launch)
@@ -321,7 +325,7 @@ func (r *Runner) keepApplied(id, action string) error {
 	return replaceFile(appliedPath(r.cfg.Dir, action), data, 0o644)
 }
 
-func (r *Runner) answer(m *nats.Msg, reply Reply) {
+func (r *Runner) answer(m *nats.Msg, reply any) {
 	if m.Reply == "" {
 		return
 	}
@@ -330,7 +334,7 @@ func (r *Runner) answer(m *nats.Msg, reply Reply) {
 		err = m.Respond(data)
 	}
 	if err != nil {
-		r.cfg.Log.Warn("a kick can't be answered", "answer", reply.Answer, "err", err)
+		r.cfg.Log.Warn("a message of the controller can't be answered", "err", err)
 	}
 }
 

@@ -381,9 +381,9 @@ func TestDirtyIsOnTheDiskBeforeTheRunStarts(t *testing.T) {
 func TestAbsurdEpochIsNotRemembered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := startNode(t, connect(t), configFor(t.TempDir()))
-		n.Seen(maxEpoch+1, "ctl1-z")
+		n.Seen(MaxEpoch+1, "ctl1-z")
 		k := kickOf("r1", membership("web", 1000, 1, "web1"))
-		k.Epoch = maxEpoch + 1
+		k.Epoch = MaxEpoch + 1
 		if reply := n.kick(t, k); reply.Answer != Malformed {
 			t.Errorf("kick of epoch %d: %+v, want %s", k.Epoch, reply, Malformed)
 		}

@@ -115,7 +115,7 @@ func runAgent(ctx context.Context, cfg config.Config, execute kick.Execute, log 
 	if err != nil {
 		return err
 	}
-	log.Info("agent started", "node", self.Node, "cluster", self.Cluster, "servers", strings.Join(cfg.Agent.Servers(), ","))
+	log.Info("agent started", "node", self.Node, "cluster", self.Cluster, "servers", bus.Redacted(strings.Join(cfg.Agent.Servers(), ",")))
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return attend(ctx, cfg, self, nc, announcer, poke, execute, log) })
 	group.Go(func() error { return lean(ctx, log) })
@@ -220,9 +220,9 @@ func attend(ctx context.Context, cfg config.Config, self inventory.Self, nc *nat
 	return group.Wait()
 }
 
-// encodeStatus is kick's part of a heartbeat. A node without actions says nothing.
+// encodeStatus is kick's part of a heartbeat. A node without actions says nothing, unless one that it had runs still.
 func encodeStatus(s kick.Status) json.RawMessage {
-	if len(s.Actions) == 0 {
+	if len(s.Actions) == 0 && s.Running == nil {
 		return nil
 	}
 	data, err := json.Marshal(s)

@@ -127,10 +127,12 @@ func (c *client) ask(ctx context.Context, method, path string, body, into any) (
 	return b, nil
 }
 
-// open gives the answer to a request that succeeded.
+// open gives the answer to a request that succeeded. Its body is a text, or is sent as JSON.
 func (c *client) open(ctx context.Context, method, path string, body any) (*http.Response, error) {
 	var content io.Reader
-	if body != nil {
+	if text, isText := body.([]byte); isText {
+		content = bytes.NewReader(text)
+	} else if body != nil {
 		b, err := json.Marshal(body)
 		if err != nil {
 			return nil, err
@@ -194,7 +196,7 @@ func (c *client) refused(r *http.Response) error {
 	switch r.StatusCode {
 	case http.StatusBadRequest:
 		code = exitUsage
-	case http.StatusServiceUnavailable:
+	case http.StatusServiceUnavailable, http.StatusUnauthorized:
 		code = exitUnreachable
 	}
 	return exitError{code, errors.New(text)}

@@ -9,8 +9,11 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -33,11 +36,13 @@ func controllerCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o := configOptions(cmd)
 			o.Daemon, o.Listens = true, true
+			r := newReloader(o)
 			cfg, err := config.Load(o)
 			if err != nil {
 				return err
 			}
-			return runController(cmd.Context(), cfg, newLogger(cfg.Log, cmd.ErrOrStderr()))
+			r.running, r.log = cfg, newLogger(cfg.Log, cmd.ErrOrStderr())
+			return runController(cmd.Context(), cfg, r, r.log)
 		},
 	}
 	f := cmd.Flags()
@@ -50,17 +55,41 @@ func controllerCommand() *cobra.Command {
 	f.Bool("insecure", false, "listen beyond loopback without a token")
 	f.Duration("settle", time.Second, "wait this long after the first change after calm; 0 turns settling off")
 	f.Duration("gone-after", inventory.DefaultGoneAfter, "silence after which a node is gone")
+	f.Bool("standby", false, "wait beside the controller that leads, and take over when it is silent; needs --bus-url")
+	f.Var(new(shadowFlag), "shadow", "let removals pass that the guard would hold, and only tell of them")
+	f.Lookup("shadow").NoOptDefVal = "true"
 	for flag, key := range map[string]string{
 		"cluster": "cluster", "listen": "bus.listen", "bus-url": "bus.url", "api-listen": "api.listen", "state-dir": "state_dir",
 		"token-file": "token_file", "insecure": "insecure", "settle": "settle", "gone-after": "gone_after",
+		"standby": "standby", "shadow": "guard",
 	} {
 		bindFlag(cmd, flag, key)
 	}
 	return cmd
 }
 
+// shadowFlag is the guard's setting as a switch.
+type shadowFlag string
+
+func (s *shadowFlag) Set(text string) error {
+	shadow, err := strconv.ParseBool(text)
+	*s = controller.GuardOn
+	if shadow {
+		*s = controller.GuardShadow
+	}
+	return err
+}
+
+func (s *shadowFlag) String() string { return string(*s) }
+
+// Type is the one that pflag shows without a value.
+func (s *shadowFlag) Type() string { return "boolfunc" }
+
 // runController is the daemon: its bus, its loop, its API.
-func runController(ctx context.Context, cfg config.Config, log *slog.Logger) error {
+func runController(ctx context.Context, cfg config.Config, r *reloader, log *slog.Logger) error {
+	told := make(chan os.Signal, 1)
+	signal.Notify(told, syscall.SIGHUP)
+	defer signal.Stop(told)
 	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
 		return fmt.Errorf("state_dir: %w", err)
 	}
@@ -88,9 +117,11 @@ func runController(ctx context.Context, cfg config.Config, log *slog.Logger) err
 	open := web.Config{Token: token, OpenReads: bus.Loopback(cfg.API.Listen) || cfg.Insecure, Version: version, Log: log}
 	trusted := web.Config{Trusted: true, Version: version, Log: log}
 	return control(ctx, cfg.Config, b, log, func(ctx context.Context, c *controller.Controller) error {
+		r.control = c
 		group, ctx := errgroup.WithContext(ctx)
+		group.Go(func() error { return r.run(ctx, told) })
 		for ln, shown := range map[net.Listener]web.Config{api: open, socket: trusted} {
-			shown.View, shown.Kick = c.View, c.Kick
+			shown.View, shown.Kick, shown.Lose, shown.Plan = c.View, c.Kick, c.Lose, r.plan
 			group.Go(func() error { return web.Serve(ctx, ln, web.Handler(shown)) })
 		}
 		return group.Wait()
@@ -109,13 +140,22 @@ type controllerBus struct {
 func openBus(cfg config.Config, token string, log *slog.Logger) (controllerBus, error) {
 	if cfg.Bus.URL != "" {
 		return controllerBus{
-			where: cfg.Bus.URL,
+			where: bus.Redacted(cfg.Bus.URL),
 			join: func(name string) (*nats.Conn, error) {
 				return bus.Join([]string{cfg.Bus.URL}, "", name, log, func() {})
 			},
-			// What that server says of its clients is only for its system account.
-			closings: func(func(string, uint64, string)) (func(), error) { return func() {}, nil },
-			close:    func() {},
+			closings: func(closed func(string, uint64, string)) (func(), error) {
+				if cfg.Bus.SystemURL == "" {
+					log.Info("closed connections are not heard, so a death is seen by silence alone: bus.system_url is not set")
+					return func() {}, nil
+				}
+				stop, err := bus.Closings([]string{cfg.Bus.SystemURL}, log, closed)
+				if err != nil {
+					return nil, fmt.Errorf("bus.system_url: %w", err)
+				}
+				return stop, nil
+			},
+			close: func() {},
 		}, nil
 	}
 	if cfg.TokenFile == "" {
@@ -189,7 +229,13 @@ func speaker(nc *nats.Conn, cluster string, log *slog.Logger) controller.Bus {
 	}
 	return controller.Bus{
 		Send: func(ctx context.Context, k kick.Kick) (kick.Reply, error) { return kick.Send(ctx, nc, cluster, k) },
-		Ask:  func(node string) { say("facts order", inventory.Ask(nc, cluster, node, inventory.DoFacts)) },
+		Roster: func(ctx context.Context, node, action, role string) ([]kick.Member, string, error) {
+			return kick.Roster(ctx, nc, cluster, node, action, role)
+		},
+		Reach: func(ctx context.Context, node string, others []string) ([]string, error) {
+			return inventory.AskReach(ctx, nc, cluster, node, others)
+		},
+		Ask: func(node, do string) { say("order", inventory.Ask(nc, cluster, node, do)) },
 		CallRoll: func(splay time.Duration) {
 			say("roll call", inventory.CallRoll(nc, cluster, splay))
 		},

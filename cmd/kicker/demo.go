@@ -21,6 +21,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/kballard/go-shellquote"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
@@ -252,7 +253,7 @@ api:
 func (d *demo) balancerConfig() string {
 	check := ""
 	if d.haproxy != "" {
-		check = fmt.Sprintf("\n        - --check\n        - %q", shellWord(d.haproxy)+" -c -f {}")
+		check = fmt.Sprintf("\n        - --check\n        - %q", shellquote.Join(d.haproxy)+" -c -f {}")
 	}
 	return fmt.Sprintf(`  name: lb1
   roles: [haproxy]
@@ -267,16 +268,7 @@ func (d *demo) balancerConfig() string {
         - %q%s
         - --reload
         - %q
-`, d.kicker, d.file("haproxy.cfg.tmpl"), d.file("haproxy.cfg"), check, shellWord(d.kicker)+" demo-reload "+shellWord(d.dir))
-}
-
-// shellWord is s as one word of a command line.
-func shellWord(s string) string {
-	plain := strings.Trim(s, "/.-_0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-	if plain == "" && s != "" {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+`, d.kicker, d.file("haproxy.cfg.tmpl"), d.file("haproxy.cfg"), check, shellquote.Join(d.kicker)+" demo-reload "+shellquote.Join(d.dir))
 }
 
 func (d *demo) startController() error {
@@ -434,7 +426,7 @@ func (d *demo) invite() {
 	}
 	d.timeline.title("Now you. In another terminal, paste this first:")
 	d.timeline.text("\n  %sexport PATH=%s:\"$PATH\" KICKER_CONFIG=%s\n\nthen any of these, and watch here:\n",
-		unset, shellWord(d.file("bin")), shellWord(d.file("kicker.yaml")))
+		unset, shellquote.Join(d.file("bin")), shellquote.Join(d.file("kicker.yaml")))
 	for _, l := range lines {
 		d.timeline.text("  %s", strings.TrimRight(fmt.Sprintf("%-36s # %s", l[0], l[1]), " #"))
 	}

@@ -346,7 +346,7 @@ func (d *demo) playControllerKilled(ctx context.Context) error {
 		return err
 	}
 	if len(runs) > 0 || len(now) != len(reloads) {
-		return fmt.Errorf("%d runs since the controller was killed, want none: %s", max(len(runs), len(now)-len(reloads)), runsInShort(runs))
+		return fmt.Errorf("%s since the controller was killed, want none: %s", count(max(len(runs), len(now)-len(reloads)), "run"), runsInShort(runs))
 	}
 	if got := d.served.now(); !slices.Equal(got, served) {
 		return fmt.Errorf("%s were served, and now %s", orNobody(served), orNobody(got))

@@ -13,10 +13,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/google/go-cmp/cmp"
-
-	"kicker/kick"
 )
 
 func TestDemoOnceSeesEachStepHaveItsEffect(t *testing.T) {
@@ -159,15 +155,6 @@ func TestNothingOutlivesADemo(t *testing.T) {
 }
 
 func isShim(cmdline string) bool { return strings.Contains(cmdline, "kicker shim ") }
-
-func TestShellWordsAreReadAsTheyWere(t *testing.T) {
-	for _, word := range []string{"/usr/sbin/haproxy", "/tmp/my files/x", "it's", "a\"b", `a\b`, ""} {
-		got, err := kick.Words(shellWord(word))
-		if diff := cmp.Diff([]string{word}, got); err != nil || diff != "" {
-			t.Errorf("shellWord(%q) = %s (%v, -want +got):\n%s", word, shellWord(word), err, diff)
-		}
-	}
-}
 
 // demoRun is a demo in a process of its own. Its temporary directory is its own too.
 type demoRun struct {

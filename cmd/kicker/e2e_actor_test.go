@@ -29,6 +29,10 @@ func actor() {
 		err = reloadHAProxy(os.Args[2])
 	case "configure":
 		err = configure(os.Args[2])
+	case "broker":
+		err = broker(os.Args[2], os.Args[3:]...)
+	case "flood":
+		err = flood(os.Args[2])
 	default:
 		err = fmt.Errorf("an actor can't %s", os.Args[1])
 	}

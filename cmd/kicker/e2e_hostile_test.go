@@ -48,7 +48,7 @@ func TestBusBeyondLoopbackNeedsAToken(t *testing.T) {
 	if got := s.members("web"); !slices.Equal(got, []string{"member"}) {
 		t.Errorf("members are %v, want the one with the token", got)
 	}
-	s.expect(exitFailed, []string{"token_file"}, "leave", "--name", "member")
+	s.expect(exitUnreachable, []string{"token_file"}, "leave", "--name", "member")
 }
 
 // unlike says what is in a file that is not as wanted.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -60,16 +61,49 @@ func explanation(e web.Explanation, now time.Time) string {
 	case e.Serving:
 		line("It is a member of %s.", objects("role/", e.Roles))
 	default:
-		line("It bears %s, but is no member: %s.", objects("role/", e.Roles), e.Why)
+		line("It bears %s, but is %s: %s.", objects("role/", e.Roles), noMember(e), e.Why)
 	}
 	if len(e.Actions) == 0 {
 		line("None of its actions depends on a role.")
+	}
+	for _, h := range e.Held {
+		b.WriteString("\n")
+		explainHeld(line, h.Role, h.Held, now)
 	}
 	for _, a := range e.Actions {
 		b.WriteString("\n")
 		explainAction(line, a, now)
 	}
 	return b.String()
+}
+
+// noMember says what a node that is not serving is to its roles.
+func noMember(e web.Explanation) string {
+	var held []string
+	for _, h := range e.Held {
+		if !h.Shadow && slices.Contains(h.Nodes, e.Name) {
+			held = append(held, h.Role)
+		}
+	}
+	if len(held) == 0 {
+		return "no member"
+	}
+	return "a member only of " + objects("role/", held) + ", where its removal is held"
+}
+
+// explainHeld says which removals the guard of a role holds, and what an operator can do about it.
+func explainHeld(line func(string, ...any), role string, h controller.Held, now time.Time) {
+	verb := "is held for"
+	if h.Shadow {
+		verb = "would be held, were the guard no shadow, for"
+	}
+	line("role/%s: the removal of %s %s %s: %s.", role, firstFew(h.Nodes), verb, age(now.Sub(h.Since)), h.Why)
+	if h.Opinion != "" {
+		line("  second opinions: %s.", h.Opinion)
+	}
+	if !h.Shadow {
+		line("  if they are lost: %s", web.AcceptLoss(role))
+	}
 }
 
 func explainAction(line func(string, ...any), a web.Action, now time.Time) {
@@ -79,7 +113,7 @@ func explainAction(line func(string, ...any), a web.Action, now time.Time) {
 		line("Action %s is %s for %s%s.", a.Action, a.State, age(now.Sub(a.Since)), because(a.Reason))
 	}
 	for _, n := range a.Needs {
-		line("  needs role/%s: %s", n.Role, needText(n))
+		line("  needs %s: %s", neededText(n), needText(n))
 	}
 	for _, g := range a.Gates {
 		line("  waits for %s", gateText(g, now))
@@ -104,6 +138,14 @@ func because(reason string) string {
 		return ""
 	}
 	return " (" + reason + ")"
+}
+
+// neededText is the role that is needed, and what it is narrowed to.
+func neededText(n controller.Need) string {
+	if n.Shared == "" {
+		return "role/" + n.Role
+	}
+	return fmt.Sprintf("role/%s where %s", n.Role, n.Shared)
 }
 
 func needText(n controller.Need) string {
@@ -159,6 +201,11 @@ func nextText(v controller.Verdict, now time.Time) string {
 		return "it is being kicked"
 	}
 	var until time.Time
+	for _, g := range v.Gates {
+		if g.Name == controller.GateLeading {
+			return "the controller that leads decides it"
+		}
+	}
 	for _, g := range v.Gates {
 		if g.Until.IsZero() {
 			return "it is kicked as soon as nothing is waited for"

@@ -23,7 +23,7 @@ import (
 )
 
 // TestQuestions plays testdata/ask, one file a user story. Beside testscript's own commands there are `exits`, see TestScripts;
-// `lab`, which starts a controller's API over a world that stands still at noon: calm, troubled, blind or empty; and
+// `lab`, which starts a controller's API over a world that stands still at noon, one of newLab's; and
 // `lab socket WORLD`, which does it on api.sock in the state directory.
 func TestQuestions(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -43,7 +43,7 @@ func TestQuestions(t *testing.T) {
 func startLab(ts *testscript.TestScript, neg bool, args []string) {
 	onSocket := len(args) == 2 && args[0] == "socket"
 	if neg || len(args) != 1 && !onSocket {
-		ts.Fatalf("usage: lab [socket] calm|troubled|blind|empty")
+		ts.Fatalf("usage: lab [socket] WORLD")
 	}
 	l := newLab(args[len(args)-1])
 	dir := ts.Getenv("KICKER_STATE_DIR")
@@ -90,6 +90,17 @@ func newLab(world string) *lab {
 	case "troubled":
 		fill(v, "lb1", "lb2", "lb3", "lb4", "web1", "web2", "web3")
 		trouble(v)
+	case "conflict":
+		fill(v, "lb1", "web1", "web2")
+		v.Conflicts = []controller.Conflict{{Node: "web1", Bears: "i-web1", Claims: "i-clone", Since: ago(time.Hour)}}
+	case "held", "shadow":
+		fill(v, "lb1", "lb2", "web1", "web2", "web3")
+		hold(v, world == "shadow")
+	case "standby":
+		fill(v, "lb1", "web1")
+		v.Leader = "c2"
+		v.Verdicts[0].State, v.Verdicts[0].Since, v.Verdicts[0].Reason = controller.Wanted, ago(time.Second), "web: +web1"
+		v.Verdicts[0].Gates = []controller.Gate{{Name: controller.GateLeading, Why: "controller c2 leads"}}
 	case "empty":
 	default:
 		panic("no world is called " + world)
@@ -102,8 +113,8 @@ func newLab(world string) *lab {
 func fill(v *controller.View, names ...string) {
 	inv := inventory.New()
 	current := kick.Revision{Epoch: 1790000000000, N: 2, Hash: "1-2222222222222222"}
-	web := controller.Role{Name: "web", Selector: "role=web", MemberFacts: []string{"ipaddress", "port"}, Revision: current}
-	lb := controller.Role{Name: "lb", Selector: "role=lb", MemberFacts: []string{"ipaddress", "port"}}
+	web := controller.Role{Name: "web", Selector: "role=web", MemberFacts: []string{"ipaddress", "port"}, Revision: current, Sync: v.Sync}
+	lb := controller.Role{Name: "lb", Selector: "role=lb", MemberFacts: []string{"ipaddress", "port"}, Sync: v.Sync}
 	for i, name := range names {
 		role := strings.TrimRight(name, "0123456789")
 		facts := inventory.Facts{"role": role, "ipaddress": fmt.Sprintf("10.0.0.%d", i+1), "os": map[string]any{"name": "Debian"}}
@@ -141,6 +152,28 @@ func hear(inv *inventory.Inventory, h inventory.Heard) {
 	}
 }
 
+// hold makes the guard of role web hold web3, which is not ready, and web4 and web5, which are gone. lb2 needs staging's web servers
+// only, which are not accounted for yet.
+func hold(v *controller.View, shadow bool) {
+	web := &v.Roles[1]
+	web.Held = &controller.Held{Nodes: []string{"web3", "web4", "web5"}, Since: ago(30 * time.Second), Why: "3 of 5 are gone or suspect within 1m0s, all rack=7",
+		Opinion: "lb1 reaches 10.0.0.9:8080: it is our link that died", Shadow: shadow}
+	if !shadow {
+		for i, name := range web.Held.Nodes {
+			web.Members = append(web.Members, kick.Member{Node: name, Facts: map[string]any{"ipaddress": fmt.Sprintf("10.0.0.%d", 7+i), "port": 8080}})
+		}
+	}
+	web.Dependents = web.Dependents[:1]
+	why := "1 of 2 members that dependents know of were not heard yet: web8"
+	v.Roles = append(v.Roles, controller.Role{Name: `web where site="b 2"`, Selector: `role=web,site="b 2"`, Dependents: []string{"lb2/reload"},
+		Sync: controller.Sync{Why: why, Until: noon.Add(4 * time.Second)}})
+	lb2 := &v.Verdicts[1]
+	lb2.State, lb2.Since, lb2.Reason = controller.Wanted, ago(2*time.Second), "web: not known yet"
+	lb2.Needs = []controller.Need{{Role: "web", Shared: `site="b 2"`, Applied: lb2.Needs[0].Applied}}
+	lb2.Gates = []controller.Gate{{Name: controller.GateSynced, Why: "role web: " + why, Until: noon.Add(4 * time.Second)},
+		{Name: controller.GateMinMembers, Why: "role web has 0 members, fewer than its min_members 2"}}
+}
+
 // trouble makes lb2 fail, lb3 wait for its run and lb4 settle.
 func trouble(v *controller.View) {
 	applied := kick.Revision{Epoch: 1790000000000, N: 1, Hash: "1-1111111111111111"}
@@ -176,7 +209,7 @@ func trouble(v *controller.View) {
 }
 
 func (l *lab) handler(cfg web.Config) http.Handler {
-	cfg.View, cfg.Kick, cfg.Log = l.show, l.kick, slog.New(slog.DiscardHandler)
+	cfg.View, cfg.Kick, cfg.Lose, cfg.Plan, cfg.Log = l.show, l.kick, l.lose, l.plan, slog.New(slog.DiscardHandler)
 	h := web.Handler(cfg)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Date", noon.Format(http.TimeFormat)) // ages are told by the controller's clock
@@ -205,6 +238,17 @@ func (l *lab) tell(runs []controller.Run, events ...controller.Event) {
 	v.Next = l.next
 	l.view = &v
 	close(told)
+}
+
+func (l *lab) lose(_ context.Context, o controller.LossOrder) error {
+	name := strings.TrimPrefix(o.Object, "role/")
+	for _, r := range l.show().Roles {
+		if r.Name == name && (r.Held != nil || o.Expect > 0) {
+			l.tell(nil, controller.Event{Kind: controller.EventExpected, Role: name, Text: fmt.Sprintf("%+v", controller.LossOrder{Object: o.Object, Expect: o.Expect, For: o.For})})
+			return nil
+		}
+	}
+	return fmt.Errorf("loss of %s: %w", o.Object, controller.ErrNotFound)
 }
 
 func (l *lab) kick(_ context.Context, o controller.KickOrder) (controller.Kicked, error) {

@@ -16,7 +16,7 @@ import (
 const (
 	exitFailed      = 1
 	exitUsage       = 2
-	exitUnreachable = 3 // the controller can't be reached, or is not synced
+	exitUnreachable = 3 // the controller can't be reached, refuses the token, or is not synced
 	exitEmpty       = 4 // nothing found, with --fail-empty
 	exitTimeout     = 5
 )
@@ -70,6 +70,7 @@ func newRoot() *cobra.Command {
 	}
 	root.PersistentFlags().String("config", "", "configuration `file` (default: KICKER_CONFIG, ./kicker.yaml, /etc/kicker/kicker.yaml)")
 	root.AddCommand(
+		acceptLossCommand(),
 		agentCommand(),
 		configCommand(),
 		controllerCommand(),
@@ -77,10 +78,12 @@ func newRoot() *cobra.Command {
 		demoNodeCommand(),
 		demoReloadCommand(),
 		eventsCommand(),
+		expectLossCommand(),
 		explainCommand(),
 		inventoryCommand(),
 		kickCommand(),
 		leaveCommand(),
+		planCommand(),
 		renderCommand(),
 		rolesCommand(),
 		runsCommand(),

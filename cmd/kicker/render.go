@@ -19,6 +19,7 @@ import (
 	"text/template"
 	"time"
 
+	"github.com/kballard/go-shellquote"
 	"github.com/spf13/cobra"
 
 	"kicker/inventory/query"
@@ -88,7 +89,7 @@ func (r *rendering) checkUsage() error {
 }
 
 func checkCommandLine(flag, line string) error {
-	words, err := kick.Words(line)
+	words, err := shellquote.Split(line)
 	if err != nil {
 		return usageError("render: %s %q: %w", flag, line, err)
 	}
@@ -165,7 +166,7 @@ func (r *rendering) put(ctx context.Context, content []byte) (done string, err e
 
 // command runs a command line. What it prints is not data: it goes to stderr.
 func (r *rendering) command(ctx context.Context, line, file string) error {
-	words, err := kick.Words(line)
+	words, err := shellquote.Split(line)
 	if err != nil {
 		return err
 	}

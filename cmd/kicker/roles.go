@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -60,7 +61,14 @@ func printRoles(w io.Writer, roles []controller.Role) error {
 	}
 	rows := [][]string{{"ROLE", "MEMBERS", "SELECTOR", "REVISION", "DEPENDENTS"}}
 	for _, r := range roles {
-		rows = append(rows, []string{"role/" + r.Name, fmt.Sprintf("%d/%d", len(r.Members), len(r.Nodes)), orDash(r.Selector), orDash(r.Revision.Hash), orDash(firstFew(r.Dependents))})
+		members := fmt.Sprintf("%d/%d", len(r.Members), len(r.Nodes))
+		switch {
+		case !r.Sync.Open:
+			members = fmt.Sprintf("?/%d", len(r.Nodes))
+		case r.Held != nil && !r.Held.Shadow:
+			members += fmt.Sprintf(", %d held", len(r.Held.Nodes))
+		}
+		rows = append(rows, []string{"role/" + r.Name, members, orDash(r.Selector), orDash(r.Revision.Hash), orDash(firstFew(r.Dependents))})
 	}
 	return table(w, rows...)
 }
@@ -85,12 +93,12 @@ func showRole(cmd *cobra.Command, arg string) error {
 	case "name":
 		_, err = fmt.Fprintf(w, "role/%s\n", role.Name)
 	default:
-		err = printRole(w, role)
+		err = printRole(w, role, c.now)
 	}
 	return err
 }
 
-func printRole(w io.Writer, r controller.Role) error {
+func printRole(w io.Writer, r controller.Role, now time.Time) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "role/%s: %s\n", r.Name, count(len(r.Members), "member"))
 	if r.Unknown {
@@ -101,16 +109,26 @@ func printRole(w io.Writer, r controller.Role) error {
 		fmt.Fprintf(&b, "depends on: %s\n", strings.Join(r.DependsOn, ", "))
 	}
 	fmt.Fprintf(&b, "dependents: %s\n", orDash(strings.Join(r.Dependents, ", ")))
-	if len(r.Nodes) > 0 {
+	var held []string
+	if r.Held != nil {
+		held = r.Held.Nodes
+		explainHeld(func(format string, args ...any) { b.WriteString(printable(fmt.Sprintf(format, args...)) + "\n") }, r.Name, *r.Held, now)
+	}
+	nodes := slices.Concat(r.Nodes, held) // of those that are held some are not heard any more
+	slices.Sort(nodes)
+	if nodes = slices.Compact(nodes); len(nodes) > 0 {
 		fmt.Fprintln(&b)
 		head := []string{"NODE", "MEMBER"}
 		for _, f := range r.MemberFacts {
 			head = append(head, strings.ToUpper(f))
 		}
 		rows := [][]string{head}
-		for _, node := range r.Nodes {
+		for _, node := range nodes {
 			i := slices.IndexFunc(r.Members, func(m kick.Member) bool { return m.Node == node })
 			row := []string{"node/" + node, yesNo(i >= 0)}
+			if i >= 0 && slices.Contains(held, node) {
+				row[1] = "held"
+			}
 			for _, f := range r.MemberFacts {
 				cell := "-"
 				if i >= 0 {

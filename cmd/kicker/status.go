@@ -69,6 +69,9 @@ func printStatus(w io.Writer, st web.Status, now time.Time) error {
 		}
 	}
 	fmt.Fprintf(&b, "controller %s: up %s, %s\n", st.Identity.ID, age(now.Sub(st.Identity.Started)), syncText(st.Sync))
+	if st.Leader != "" {
+		fmt.Fprintf(&b, "it is a standby, and kicks nobody: controller %s leads\n", printable(st.Leader))
+	}
 	if late := now.Sub(st.At); late > 15*time.Second {
 		fmt.Fprintf(&b, "its loop has not turned for %s: it hangs\n", age(late))
 	}
@@ -81,11 +84,16 @@ func printStatus(w io.Writer, st web.Status, now time.Time) error {
 		fmt.Fprintln(&b)
 		rows := [][]string{{"ROLE", "MEMBERS", "DEPENDENTS", "NOT SERVING"}}
 		for _, r := range st.Roles {
-			absent := orDash(firstFew(r.Absent))
-			if r.Unknown {
+			members, absent := fmt.Sprintf("%d/%d", r.Members, r.Nodes), orDash(firstFew(r.Absent))
+			switch {
+			case r.Unknown:
 				absent = "nobody has ever borne it"
+			case st.Sync.Open && !r.Sync.Open:
+				members, absent = fmt.Sprintf("?/%d", r.Nodes), "not synced"
+			case r.Held != nil && !r.Held.Shadow:
+				members += fmt.Sprintf(", %d held", len(r.Held.Nodes))
 			}
-			rows = append(rows, []string{"role/" + r.Name, fmt.Sprintf("%d/%d", r.Members, r.Nodes), fmt.Sprint(r.Dependents), absent})
+			rows = append(rows, []string{"role/" + r.Name, members, fmt.Sprint(r.Dependents), absent})
 		}
 		_ = table(&b, rows...) // a Builder takes everything
 	}

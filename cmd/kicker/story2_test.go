@@ -118,14 +118,20 @@ func TestTwoMachinesWithOneNameAreAConflictAndNoFlipFlop(t *testing.T) {
 		if got := c.control.View().Nodes.Node("web1").Instance; got != first.self.Instance {
 			t.Errorf("the name is borne by %s, want the first machine", got)
 		}
-		if refused := c.events(controller.EventRefused); len(refused) == 0 || !strings.Contains(refused[0], "another machine") {
-			t.Errorf("the conflict is told as %.200q", refused)
+		if told := c.events(controller.EventConflict); len(told) != 1 || !strings.Contains(told[0], "another machine") || !strings.Contains(told[0], first.self.Instance) {
+			t.Errorf("the conflict is told as %.200q, want it once, with both machines", told)
+		}
+		if shown := c.control.View().Conflicts; len(shown) != 1 || shown[0].Bears != first.self.Instance || shown[0].Claims != second.self.Instance {
+			t.Errorf("the conflicts are %+v, want both machines", shown)
 		}
 		c.kill(first)
 		c.until("the other machine", 10*time.Second, func(v *controller.View) bool {
 			n := v.Nodes.Node("web1")
 			return n != nil && n.Instance == second.self.Instance && n.Facts["ipaddress"] == "10.9.9.9"
 		})
+		if over := c.events(controller.EventConflictOver); len(over) != 1 || len(c.control.View().Conflicts) != 0 {
+			t.Errorf("its end is told as %q, and the conflicts are %+v", over, c.control.View().Conflicts)
+		}
 	})
 }
 

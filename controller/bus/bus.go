@@ -4,7 +4,6 @@ package bus
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -27,6 +26,11 @@ const (
 	reconnectFirst = 100 * time.Millisecond
 	reconnectMost  = 2 * time.Second
 	startTimeout   = 10 * time.Second
+	connectTimeout = 2 * time.Second // for a server to take a connection
+
+	// For one that took it to say all that belongs to joining. A fleet that comes back at once keeps it busy, and whoever gives up
+	// has it begin again: with TLS and 10 000 nodes 2 s were not always enough.
+	handshakeTimeout = 5 * time.Second
 
 	errorEvery = time.Second // at most, of the server's errors in the log
 
@@ -42,7 +46,7 @@ const (
 
 // controllersOwn is what no node may say: only the controller's process kicks, calls the roll and is heard as a controller. So nobody
 // who merely reaches the bus starts a run.
-var controllersOwn = []string{"kicker.*.kick.>", "kicker.*.controller", "kicker.*.rollcall", "kicker.*.heartbeat._canary.>"}
+var controllersOwn = []string{"kicker.*.kick.>", "kicker.*.node.>", "kicker.*.controller", "kicker.*.rollcall", "kicker.*.heartbeat._canary.>"}
 
 // Config is where the embedded server listens.
 type Config struct {
@@ -54,15 +58,17 @@ type Config struct {
 type Bus struct {
 	server *server.Server
 	secret string // of the users that only this process may be
+	log    *slog.Logger
 }
 
 // Start starts an embedded server. It is up when Start returns.
 func Start(cfg Config, log *slog.Logger) (*Bus, error) {
-	b := &Bus{secret: rand.Text()}
+	b := &Bus{secret: rand.Text(), log: log}
 	nodes, system := server.NewAccount("KICKER"), server.NewAccount("SYS")
 	opts := &server.Options{
 		ServerName: "kicker", NoSigs: true, NoLog: true, MaxConn: maxConn, MaxPayload: 1 << 20, PingInterval: 20 * time.Second,
-		Accounts: []*server.Account{nodes, system}, SystemAccount: system.Name,
+		AuthTimeout: 2 * handshakeTimeout.Seconds(), // the client gives up first
+		Accounts:    []*server.Account{nodes, system}, SystemAccount: system.Name,
 		Users: []*server.User{
 			{Username: nodeUser, Password: cfg.Token, Account: nodes, Permissions: &server.Permissions{
 				Publish: &server.SubjectPermission{Deny: controllersOwn},
@@ -124,37 +130,8 @@ func (b *Bus) Join(name string, options ...nats.Option) (*nats.Conn, error) {
 }
 
 func (b *Bus) join(name, user string, more ...nats.Option) (*nats.Conn, error) {
-	options := []nats.Option{nats.InProcessServer(b), nats.Name(name), nats.UserInfo(user, b.secret), nats.MaxReconnects(-1)}
+	options := []nats.Option{nats.InProcessServer(b), nats.Name(name), nats.UserInfo(user, b.secret), nats.MaxReconnects(-1), logErrors(b.log)}
 	return nats.Connect("", append(options, more...)...)
-}
-
-// Closings calls closed, from one goroutine, for each connection that its client's end closed. A connection that the server gave up,
-// for whatever reason, says nothing about its client. It returns what ends it.
-func (b *Bus) Closings(closed func(server string, client uint64, why string)) (stop func(), err error) {
-	nc, err := b.join("kicker closings", systemUser)
-	if err != nil {
-		return nil, fmt.Errorf("bus: join as %s: %w", systemUser, err)
-	}
-	_, err = nc.Subscribe("$SYS.ACCOUNT.*.DISCONNECT", func(m *nats.Msg) {
-		var e server.DisconnectEventMsg
-		if json.Unmarshal(m.Data, &e) != nil {
-			return // the server's own words: they parse
-		}
-		switch e.Reason {
-		case server.ClientClosed.String(), server.ReadError.String(), server.WriteError.String():
-			closed(e.Server.ID, e.Client.ID, strings.ToLower(e.Reason))
-		}
-	})
-	if err == nil {
-		ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
-		defer cancel()
-		err = nc.FlushWithContext(ctx) // from here on none is missed
-	}
-	if err != nil {
-		nc.Close()
-		return nil, fmt.Errorf("bus: listen for closed connections: %w", err)
-	}
-	return nc.Close, nil
 }
 
 // Close stops the server and waits until it has stopped.
@@ -167,25 +144,16 @@ func (b *Bus) Close() {
 // or URLs. Nothing is kept to be sent later: a heartbeat that comes late is a lie. changed is called, from any goroutine, when the
 // connection was lost or is back. options come last.
 func Join(servers []string, token, name string, log *slog.Logger, changed func(), more ...nats.Option) (*nats.Conn, error) {
-	failures := failures{log: log}
-	var joining atomic.Pointer[nats.Conn]
+	f := &failures{log: log, refused: "the bus refuses this node: " + remedy(servers), unreached: "the bus can't be reached"}
 	options := []nats.Option{
-		nats.Name(name), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true), nats.ReconnectBufSize(-1),
-		nats.PingInterval(10 * time.Second), nats.MaxPingsOutstanding(2), nats.Timeout(2 * time.Second), nats.IgnoreAuthErrorAbort(),
-		nats.CustomReconnectDelay(func(n int) time.Duration {
-			if nc := joining.Load(); nc != nil { // no handler is told of a server that refuses
-				failures.tell(nc.LastError())
-			}
-			return reconnectDelay(n)
-		}),
 		nats.ConnectHandler(func(nc *nats.Conn) {
 			log.Info("joined the bus", "server", nc.ConnectedUrlRedacted())
-			failures.over()
+			f.over()
 			changed()
 		}),
 		nats.ReconnectHandler(func(nc *nats.Conn) {
 			log.Info("joined the bus again", "server", nc.ConnectedUrlRedacted())
-			failures.over()
+			f.over()
 			changed()
 		}),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
@@ -194,19 +162,62 @@ func Join(servers []string, token, name string, log *slog.Logger, changed func()
 			}
 			changed()
 		}),
-		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { failures.tell(err) }),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Warn("bus", "err", err) }),
+		logErrors(log),
+	}
+	return persist(servers, token, name, f, append(options, more...)...)
+}
+
+// persist connects, and goes on trying for ever.
+func persist(servers []string, token, name string, f *failures, more ...nats.Option) (*nats.Conn, error) {
+	var joining atomic.Pointer[nats.Conn]
+	options := []nats.Option{
+		nats.Name(name), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true), nats.ReconnectBufSize(-1),
+		nats.PingInterval(10 * time.Second), nats.MaxPingsOutstanding(2), nats.Timeout(handshakeTimeout), nats.IgnoreAuthErrorAbort(),
+		nats.SetCustomDialer(&onlyDialer{}),
+		nats.CustomReconnectDelay(func(n int) time.Duration {
+			if nc := joining.Load(); nc != nil { // no handler is told of a server that refuses
+				f.tell(nc.LastError())
+			}
+			return reconnectDelay(n)
+		}),
+		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { f.tell(err) }),
 	}
 	nc, err := connect(servers, token, append(options, more...)...)
 	joining.Store(nc)
 	return nc, err
 }
 
-const tokenRemedy = "token_file must be a copy of the controller's"
+// onlyDialer closes its connection before it makes another. nats.go forgets one over which it failed to join; the server would keep it,
+// and a fleet that fails to join would use up everybody's open files.
+type onlyDialer struct{ conn net.Conn }
+
+func (d *onlyDialer) Dial(network, address string) (net.Conn, error) {
+	if d.conn != nil {
+		_ = d.conn.Close() // it mostly is
+	}
+	var err error
+	d.conn, err = net.DialTimeout(network, address, connectTimeout)
+	return d.conn, err
+}
+
+func logErrors(log *slog.Logger) nats.Option {
+	return nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Warn("bus", "err", err) })
+}
+
+// remedy is what to do about servers that refuse.
+func remedy(servers []string) string {
+	if strings.Contains(strings.Join(servers, ","), "@") {
+		return "the user and password in its URL must be known there"
+	}
+	return "token_file must be a copy of the controller's"
+}
 
 // failures is why a bus can't be joined. It is tried again for ever, so only another reason is news.
 type failures struct {
-	log  *slog.Logger
+	log                *slog.Logger
+	refused, unreached string // what to say of it
+	once               bool   // that alone is news, whatever the reason
+
 	mu   sync.Mutex
 	told string
 }
@@ -217,16 +228,20 @@ func (f *failures) tell(err error) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	message := f.unreached
+	if refusal(err) {
+		message = f.refused
+	}
+	news := err.Error()
+	if f.once {
+		news = message
+	}
 	level := slog.LevelWarn
-	if f.told == err.Error() {
+	if f.told == news {
 		level = slog.LevelDebug
 	}
-	f.told = err.Error()
-	if errors.Is(err, nats.ErrAuthorization) {
-		f.log.Log(context.Background(), level, "the bus refuses this node: "+tokenRemedy, "err", err)
-		return
-	}
-	f.log.Log(context.Background(), level, "the bus can't be reached", "err", err)
+	f.told = news
+	f.log.Log(context.Background(), level, message, "err", err)
 }
 
 func (f *failures) over() {
@@ -237,7 +252,7 @@ func (f *failures) over() {
 
 // Visit connects to a bus for the moment: it fails if that can't be had now.
 func Visit(servers []string, token, name string) (*nats.Conn, error) {
-	return connect(servers, token, nats.Name(name), nats.Timeout(2*time.Second))
+	return connect(servers, token, nats.Name(name), nats.Timeout(connectTimeout))
 }
 
 func connect(servers []string, token string, options ...nats.Option) (*nats.Conn, error) {
@@ -246,12 +261,24 @@ func connect(servers []string, token string, options ...nats.Option) (*nats.Conn
 	}
 	nc, err := nats.Connect(strings.Join(servers, ","), options...)
 	if errors.Is(err, nats.ErrAuthorization) {
-		err = fmt.Errorf("%w: %s", err, tokenRemedy)
+		err = fmt.Errorf("%w: %s", err, remedy(servers))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("bus: join %s: %w", strings.Join(servers, ","), err)
+		return nil, fmt.Errorf("bus: join %s: %w", Redacted(strings.Join(servers, ",")), err)
 	}
 	return nc, nil
+}
+
+// Redacted is URLs, with commas between, without their users and passwords.
+func Redacted(urls string) string {
+	list := strings.Split(urls, ",")
+	for i, u := range list {
+		scheme, rest, _ := strings.Cut(u, "://")
+		if at := strings.LastIndexByte(rest, '@'); at >= 0 {
+			list[i] = scheme + "://" + rest[at+1:]
+		}
+	}
+	return strings.Join(list, ",")
 }
 
 // reconnectDelay is the wait before the n-th round through the servers.

@@ -3,10 +3,14 @@ package bus
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
+	"runtime/debug"
 	"strings"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -37,8 +41,8 @@ func visit(t *testing.T, b *Bus, token string) *nats.Conn {
 	return nc
 }
 
-// flush waits until the server has taken in all that was said.
-func flush(t *testing.T, nc *nats.Conn) {
+// flushed waits until the server has taken in all that was said.
+func flushed(t *testing.T, nc *nats.Conn) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -94,9 +98,9 @@ func TestNodeCannotSayWhatIsTheControllersOwn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	flush(t, controller)
-	own := []string{"kicker.main.kick.lb1.example.com", "kicker.main.controller", "kicker.main.rollcall", "kicker.main.heartbeat._canary.me"}
-	allowed := []string{"kicker.main.heartbeat.lb1.example.com", "kicker.main.facts.lb1", "kicker.main.result.lb1", "kicker.main.node.lb1"}
+	flushed(t, controller)
+	own := []string{"kicker.main.kick.lb1.example.com", "kicker.main.node.lb1", "kicker.main.controller", "kicker.main.rollcall", "kicker.main.heartbeat._canary.me"}
+	allowed := []string{"kicker.main.heartbeat.lb1.example.com", "kicker.main.facts.lb1", "kicker.main.result.lb1", "kicker.main.leave.lb1"}
 	heard := func(n int) (subjects []string) {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -117,7 +121,7 @@ func TestNodeCannotSayWhatIsTheControllersOwn(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		flush(t, nc)
+		flushed(t, nc)
 	}
 	say(visit(t, b, ""), append(own, allowed...))
 	if got := heard(len(allowed)); strings.Join(got, " ") != strings.Join(allowed, " ") {
@@ -136,11 +140,11 @@ func TestNodesDoNotHearWhatTheServerSaysOfItself(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	flush(t, listener)
+	flushed(t, listener)
 	told := closings(t, b)
 	visit(t, b, "").Close()
 	next(t, told)
-	flush(t, listener)
+	flushed(t, listener)
 	if n, _, err := everything.Pending(); err != nil || n != 0 {
 		t.Errorf("a node heard %d messages when another closed its connection, %v", n, err)
 	}
@@ -284,6 +288,29 @@ func TestLoopback(t *testing.T) {
 	}
 }
 
+func TestPasswordsAreNotShown(t *testing.T) {
+	for urls, want := range map[string]string{
+		"nats://user:secret@a:1,tls://token@[::1]": "nats://a:1,tls://[::1]",
+		"nats://user:p@ss@a":                       "nats://a",
+		"nats://a:1":                               "nats://a:1",
+		"127.0.0.1:7422":                           "127.0.0.1:7422",
+		"":                                         "",
+	} {
+		if got := Redacted(urls); got != want {
+			t.Errorf("Redacted(%q) = %q, want %q", urls, got, want)
+		}
+	}
+	b := start(t, Config{Listen: "127.0.0.1:0", Token: "right"})
+	nc, err := Visit([]string{"nats://kicker:secret@" + b.Addr().String()}, "", "a node")
+	if err == nil {
+		nc.Close()
+		t.Fatal("joined with another password")
+	}
+	if strings.Contains(err.Error(), "secret") || !strings.Contains(err.Error(), "the user and password in its URL") {
+		t.Errorf("%v: want no password, and what to do", err)
+	}
+}
+
 func TestReconnectDelayIsBoundedAndSpread(t *testing.T) {
 	seen := map[time.Duration]bool{}
 	for n := range 200 {
@@ -328,7 +355,7 @@ func TestJoinWaitsForTheServerAndKeepsNothingToBeSentLater(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		flush(t, controller)
+		flushed(t, controller)
 		for !nc.IsConnected() {
 			select {
 			case <-joined:
@@ -379,5 +406,78 @@ func TestJoinWithAWrongTokenGoesOnTrying(t *testing.T) {
 		case <-time.After(patience):
 			t.Fatalf("it gave up after %d tries: the token may yet be put right at the controller", n)
 		}
+	}
+}
+
+func TestBusyServerIsGivenTimeToLetANodeJoin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := start(t, Config{Token: "secret"})
+		busy := &busyServer{Bus: b}
+		joined := make(chan struct{}, 1)
+		nc, err := Join([]string{""}, "secret", "a node", silent, func() { joined <- struct{}{} }, nats.InProcessServer(busy))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		<-joined
+		if busy.tries != 1 {
+			t.Errorf("it began %d times", busy.tries)
+		}
+	})
+}
+
+// busyServer hears only after 4 s what its first client says.
+type busyServer struct {
+	*Bus
+	tries int
+}
+
+func (b *busyServer) InProcessConn() (net.Conn, error) {
+	b.tries++
+	conn, err := b.Bus.InProcessConn()
+	return &busyConn{Conn: conn, busy: b.tries == 1}, err
+}
+
+type busyConn struct {
+	net.Conn
+	busy bool
+}
+
+func (c *busyConn) Write(data []byte) (int, error) {
+	if c.busy {
+		c.busy = false
+		time.Sleep(4 * time.Second)
+	}
+	return c.Conn.Write(data)
+}
+
+func TestConnectionOverWhichANodeDidNotJoinIsClosed(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // which closes what was forgotten
+	mute, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mute.Close()
+	nc, err := Join([]string{mute.Addr().String()}, "", "a node", silent, func() {},
+		nats.Timeout(10*time.Millisecond), nats.CustomReconnectDelay(func(int) time.Duration { return time.Millisecond }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	var tries []net.Conn
+	for range 3 { // the first is of another part of nats.go
+		conn, err := mute.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		tries = append(tries, conn)
+	}
+	before := tries[1]
+	if err := before.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, before); err != nil && !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the node tried again, and its connection before that is open: %v", err)
 	}
 }

@@ -49,7 +49,7 @@ func (s *server) admit(r *http.Request) error {
 	switch {
 	case s.Trusted, s.bearsToken(r):
 		return nil
-	case s.OpenReads && isRead(r):
+	case s.OpenReads && (isRead(r) || r.URL.Path == planPath):
 		if local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok && !local.IP.IsLoopback() {
 			return nil // a listener beyond loopback was opened on purpose
 		}

@@ -18,6 +18,8 @@ func TestWhoMayDoWhat(t *testing.T) {
 		read   = "GET /v1/status"
 		scrape = "GET /metrics"
 		write  = "POST /v1/kicks"
+		lose   = "POST /v1/losses"
+		plan   = "POST /v1/plan"
 		probe  = "GET /healthz"
 		ready  = "GET /readyz"
 	)
@@ -52,6 +54,10 @@ func TestWhoMayDoWhat(t *testing.T) {
 		{"also over IPv6", loopback, read, "[::1]:7423", none, ok},
 		{"also through a forwarded port", loopback, read, "localhost:9999", none, ok},
 		{"also without a port", loopback, read, "LOCALHOST.", none, ok},
+		{"a plan changes nothing, and is read", loopback, plan, "127.0.0.1:7423", none, ok},
+		{"but not beyond loopback", beyond, plan, "controller.example", none, unauthorized},
+		{"nor by a name made to resolve to loopback", loopback, plan, "evil.example:7423", none, forbidden},
+		{"nor by a page of another site", loopback, plan, "127.0.0.1:7423", with(none, "Sec-Fetch-Site", "cross-site"), forbidden},
 		{"a name made to resolve to loopback is refused", loopback, read, "evil.example:7423", none, forbidden},
 		{"whatever it looks like", loopback, read, "localhost.evil.example", none, forbidden},
 		{"an address that is not loopback is refused", loopback, read, "10.0.0.1:7423", none, forbidden},
@@ -60,6 +66,9 @@ func TestWhoMayDoWhat(t *testing.T) {
 		{"the token opens under any name", loopback, read, "controller.example", right, ok},
 
 		{"writing needs the token on loopback", loopback, write, "localhost", none, unauthorized},
+		{"for any order", loopback, lose, "localhost", none, unauthorized},
+		{"with the token each works", loopback, lose, "localhost", right, ok},
+		{"another site can't give any", loopback, lose, "localhost", with(right, "Sec-Fetch-Site", "cross-site"), forbidden},
 		{"the right one", loopback, write, "localhost", wrong, unauthorized},
 		{"not none", loopback, write, "localhost", empty, unauthorized},
 		{"as a bearer token", loopback, write, "localhost", basic, unauthorized},
@@ -93,6 +102,11 @@ func TestWhoMayDoWhat(t *testing.T) {
 			kicked = true
 			return controller.Kicked{}, nil
 		}
+		cfg.Lose = func(context.Context, controller.LossOrder) error {
+			kicked = true
+			return nil
+		}
+		cfg.Plan = func(context.Context, []byte) (controller.Plan, error) { return controller.Plan{}, nil }
 		fresh := *cfg.View()
 		fresh.At = time.Now()
 		cfg.View = func() *controller.View { return &fresh }

@@ -29,17 +29,22 @@ func (s *server) metrics() http.Handler {
 type viewCollector struct{ view func() *controller.View }
 
 var (
-	nodesDesc    = desc("kicker_nodes", "Nodes that are heard.", "life")
-	membersDesc  = desc("kicker_members", "Members of a role: nodes that are in it, alive and ready.", "role")
-	verdictsDesc = desc("kicker_verdicts", "Actions that depend on something.", "state")
-	gatesDesc    = desc("kicker_gates", "Actions that wait for a gate.", "gate")
-	runsDesc     = desc("kicker_runs_total", "Runs that ended.", "outcome")
-	kicksDesc    = desc("kicker_kicks_total", "Kicks that were sent, by the node's answer.", "answer")
-	syncedDesc   = desc("kicker_synced", "1 if the controller knows enough to act.")
-	eventsDesc   = desc("kicker_events_total", "Events.", "kind")
-	refusedDesc  = desc("kicker_refused_messages_total", "Messages from the bus that were refused.")
-	ageDesc      = desc("kicker_view_age_seconds", "How long ago the controller's loop turned. It turns every 5 s at least.")
-	startedDesc  = desc("kicker_start_time_seconds", "When the controller started, in Unix seconds.")
+	nodesDesc     = desc("kicker_nodes", "Nodes that are heard.", "life")
+	membersDesc   = desc("kicker_members", "Members of a role: nodes that are in it, alive and ready.", "role")
+	heldDesc      = desc("kicker_held_members", "Members of a role whose removal the guard holds, or would hold in shadow.", "role")
+	conflictsDesc = desc("kicker_conflicts", "Names of nodes that two machines claim.")
+	verdictsDesc  = desc("kicker_verdicts", "Actions that depend on something.", "state")
+	gatesDesc     = desc("kicker_gates", "Actions that wait for a gate.", "gate")
+	runsDesc      = desc("kicker_runs_total", "Runs that ended.", "outcome")
+	kicksDesc     = desc("kicker_kicks_total", "Kicks that were sent, by the node's answer.", "answer")
+	syncedDesc    = desc("kicker_synced", "1 if the controller knows enough to act.")
+	leadingDesc   = desc("kicker_leading", "1 if no other controller is known to lead.")
+	eventsDesc    = desc("kicker_events_total", "Events.", "kind")
+	refusedDesc   = desc("kicker_refused_messages_total", "Messages from the bus that were refused.")
+	ageDesc       = desc("kicker_view_age_seconds", "How long ago the controller's loop turned. It turns every 5 s at least.")
+	startedDesc   = desc("kicker_start_time_seconds", "When the controller started, in Unix seconds.")
+	reloadDesc    = desc("kicker_config_last_reload_successful", "0 if the configuration changed since, and is no good.")
+	loadedDesc    = desc("kicker_config_last_reload_success_timestamp_seconds", "When the configuration in force was loaded, in Unix seconds.")
 )
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -47,8 +52,8 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 }
 
 func (viewCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{nodesDesc, membersDesc, verdictsDesc, gatesDesc, runsDesc, kicksDesc, syncedDesc, eventsDesc,
-		refusedDesc, ageDesc, startedDesc} {
+	for _, d := range []*prometheus.Desc{nodesDesc, conflictsDesc, membersDesc, heldDesc, verdictsDesc, gatesDesc, runsDesc, kicksDesc, syncedDesc, leadingDesc,
+		eventsDesc, refusedDesc, ageDesc, startedDesc, reloadDesc, loadedDesc} {
 		ch <- d
 	}
 }
@@ -64,8 +69,14 @@ func (c viewCollector) Collect(ch chan<- prometheus.Metric) {
 	for life, n := range lives(v.Nodes) {
 		gauge(nodesDesc, float64(n), string(life))
 	}
+	gauge(conflictsDesc, float64(len(v.Conflicts)))
 	for _, role := range v.Roles {
+		held := 0
+		if role.Held != nil {
+			held = len(role.Held.Nodes)
+		}
 		gauge(membersDesc, float64(len(role.Members)), role.Name)
+		gauge(heldDesc, float64(held), role.Name)
 	}
 	for state, n := range states(v.Verdicts) {
 		gauge(verdictsDesc, float64(n), string(state))
@@ -82,20 +93,26 @@ func (c viewCollector) Collect(ch chan<- prometheus.Metric) {
 	for kind, n := range v.Counts.Events {
 		counter(eventsDesc, n, kind)
 	}
-	synced := 0.0
-	if v.Sync.Open {
-		synced = 1
-	}
-	gauge(syncedDesc, synced)
+	gauge(syncedDesc, oneIf(v.Sync.Open))
+	gauge(leadingDesc, oneIf(v.Leader == ""))
 	counter(refusedDesc, v.Counts.Refused)
 	gauge(ageDesc, time.Since(v.At).Seconds())
 	gauge(startedDesc, float64(v.Identity.Started.UnixMilli())/1000)
+	gauge(reloadDesc, oneIf(v.Loaded.Failed == ""))
+	gauge(loadedDesc, float64(v.Loaded.At.UnixMilli())/1000)
+}
+
+func oneIf(fact bool) float64 {
+	if fact {
+		return 1
+	}
+	return 0
 }
 
 func gates(verdicts []controller.Verdict) map[string]int {
 	n := map[string]int{}
-	for _, gate := range []string{controller.GateSynced, controller.GateUnknown, controller.GateSettling, controller.GateRunning,
-		controller.GateBudget, controller.GateBackoff} {
+	for _, gate := range []string{controller.GateLeading, controller.GateSynced, controller.GateUnknown, controller.GateMinMembers,
+		controller.GateSettling, controller.GateRunning, controller.GateBudget, controller.GateRollout, controller.GateBackoff} {
 		n[gate] = 0
 	}
 	for _, v := range verdicts {

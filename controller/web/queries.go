@@ -17,26 +17,30 @@ import (
 
 // Status says whether all is well, and if not, what.
 type Status struct {
-	Well     bool                     `json:"well"`
-	Problems []string                 `json:"problems"` // for people; none when all is well
-	At       time.Time                `json:"at"`
-	Identity controller.Identity      `json:"controller"`
-	Sync     controller.Sync          `json:"sync"`
-	Nodes    map[inventory.Life]int   `json:"nodes"` // how many, by life
-	Roles    []RoleStatus             `json:"roles"`
-	Actions  map[controller.State]int `json:"actions"` // how many, by state
-	Stale    []controller.Verdict     `json:"stale"`   // the actions that are not converged
-	Refused  int64                    `json:"refused"` // messages that were refused since the start
+	Well      bool                     `json:"well"`
+	Problems  []string                 `json:"problems"` // for people; none when all is well
+	At        time.Time                `json:"at"`
+	Identity  controller.Identity      `json:"controller"`
+	Leader    string                   `json:"leader,omitempty"` // another controller, of which this one is the standby
+	Sync      controller.Sync          `json:"sync"`
+	Nodes     map[inventory.Life]int   `json:"nodes"` // how many, by life
+	Roles     []RoleStatus             `json:"roles"`
+	Actions   map[controller.State]int `json:"actions"`             // how many, by state
+	Stale     []controller.Verdict     `json:"stale"`               // the actions that are not converged
+	Conflicts []controller.Conflict    `json:"conflicts,omitempty"` // names that two machines claim
+	Refused   int64                    `json:"refused"`             // messages that were refused since the start
 }
 
 // RoleStatus is a role in numbers.
 type RoleStatus struct {
-	Name       string   `json:"name"`
-	Members    int      `json:"members"`
-	Nodes      int      `json:"nodes"`
-	Absent     []string `json:"absent,omitempty"` // nodes that bear the role and are no members
-	Dependents int      `json:"dependents"`
-	Unknown    bool     `json:"unknown,omitempty"`
+	Name       string           `json:"name"`
+	Members    int              `json:"members"`
+	Nodes      int              `json:"nodes"`
+	Absent     []string         `json:"absent,omitempty"` // nodes that bear the role and are no members
+	Dependents int              `json:"dependents"`
+	Unknown    bool             `json:"unknown,omitempty"`
+	Sync       controller.Sync  `json:"sync"`
+	Held       *controller.Held `json:"held,omitempty"`
 }
 
 // Node is a node that is heard, with the roles it bears.
@@ -49,8 +53,15 @@ type Node struct {
 // Explanation says why a node and its actions are as they are.
 type Explanation struct {
 	Node
-	Why     string   `json:"why,omitempty"` // not serving: why not
-	Actions []Action `json:"actions"`
+	Why     string     `json:"why,omitempty"` // not serving: why not
+	Held    []HeldRole `json:"held,omitempty"`
+	Actions []Action   `json:"actions"`
+}
+
+// HeldRole is a role whose guard holds removals: that of the node in question, or of members that its actions are configured from.
+type HeldRole struct {
+	Role string `json:"role"`
+	controller.Held
 }
 
 // Action is what the controller thinks of an action, and the newest run it knows of.
@@ -67,18 +78,26 @@ func (s *server) status(w http.ResponseWriter, r *http.Request) {
 
 func newStatus(v *controller.View) Status {
 	st := Status{
-		Problems: []string{},
-		At:       v.At,
-		Identity: v.Identity,
-		Sync:     v.Sync,
-		Nodes:    lives(v.Nodes),
-		Roles:    []RoleStatus{},
-		Actions:  states(v.Verdicts),
-		Stale:    []controller.Verdict{},
-		Refused:  v.Counts.Refused,
+		Problems:  []string{},
+		At:        v.At,
+		Identity:  v.Identity,
+		Leader:    v.Leader,
+		Sync:      v.Sync,
+		Nodes:     lives(v.Nodes),
+		Roles:     []RoleStatus{},
+		Actions:   states(v.Verdicts),
+		Stale:     []controller.Verdict{},
+		Conflicts: v.Conflicts,
+		Refused:   v.Counts.Refused,
 	}
 	if !v.Sync.Open {
 		st.Problems = append(st.Problems, "not synced: "+v.Sync.Why)
+	}
+	if v.Loaded.Failed != "" {
+		st.Problems = append(st.Problems, "the configuration was not reloaded, the old one stays: "+v.Loaded.Failed)
+	}
+	for _, conflict := range v.Conflicts {
+		st.Problems = append(st.Problems, fmt.Sprintf("node/%s: %s", conflict.Node, conflict))
 	}
 	for _, role := range v.Roles {
 		members := make(map[string]bool, len(role.Members))
@@ -88,8 +107,14 @@ func newStatus(v *controller.View) Status {
 		absent := slices.DeleteFunc(slices.Clone(role.Nodes), func(node string) bool { return members[node] })
 		st.Roles = append(st.Roles, RoleStatus{
 			Name: role.Name, Members: len(role.Members), Nodes: len(role.Nodes), Absent: absent,
-			Dependents: len(role.Dependents), Unknown: role.Unknown,
+			Dependents: len(role.Dependents), Unknown: role.Unknown, Sync: role.Sync, Held: role.Held,
 		})
+		if !role.Sync.Open && v.Sync.Open && role.Sync.Why != "" {
+			st.Problems = append(st.Problems, fmt.Sprintf("role/%s: not synced: %s", role.Name, role.Sync.Why))
+		}
+		if role.Held != nil && v.Leader == "" { // else only who leads can do something about it, and may have done it
+			st.Problems = append(st.Problems, heldText(role.Name, *role.Held))
+		}
 		if role.Unknown && v.Sync.Open { // before, it may only not have been heard of
 			st.Problems = append(st.Problems, fmt.Sprintf("role/%s: %s depends on it, but nothing declares it and nobody has ever borne it",
 				role.Name, list(role.Dependents, 3)))
@@ -111,6 +136,33 @@ func newStatus(v *controller.View) Status {
 	}
 	st.Well = len(st.Problems) == 0
 	return st
+}
+
+// heldText says what is held, why, and what an operator can do about it.
+func heldText(role string, h controller.Held) string {
+	verb := "is held"
+	if h.Shadow {
+		verb = "would be held, were the guard no shadow"
+	}
+	text := fmt.Sprintf("role/%s: the removal of %s %s: %s", role, list(h.Nodes, 3), verb, h.Why)
+	if h.Opinion != "" {
+		text += "; " + h.Opinion
+	}
+	if h.Shadow {
+		return text
+	}
+	return text + ". If they are lost: " + AcceptLoss(role)
+}
+
+// AcceptLoss is the command with which an operator accepts what the guard of a role holds.
+func AcceptLoss(role string) string { return "kicker accept-loss " + shellWord("role/"+role) }
+
+// shellWord is a word as one types it into a shell.
+func shellWord(word string) string {
+	if strings.ContainsAny(word, " \"'$`\\;&|<>(){}*?#~!") {
+		return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+	}
+	return word
 }
 
 func lives(nodes *inventory.Snapshot) map[inventory.Life]int {
@@ -235,7 +287,11 @@ func (s *server) findNode(w http.ResponseWriter, v *controller.View, name string
 	for n := range v.Nodes.All() {
 		names = append(names, n.Name)
 	}
-	s.fail(w, http.StatusNotFound, Error{Error: fmt.Sprintf("no node %.100q is heard", name), Near: near(name, names)})
+	text := fmt.Sprintf("no node %.100q is heard", name)
+	for _, h := range heldRoles(v.Roles, func(r controller.Role) bool { return !r.Held.Shadow && slices.Contains(r.Held.Nodes, name) }) {
+		text += fmt.Sprintf("; it is still a member of role/%s, as its removal is held: %s", h.Role, h.Why)
+	}
+	s.fail(w, http.StatusNotFound, Error{Error: text, Near: controller.Near(name, names)})
 	return Node{}, false
 }
 
@@ -249,12 +305,27 @@ func (s *server) explain(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	e := Explanation{Node: n, Why: whyAbsent(n.Node), Actions: []Action{}}
+	e.Held = heldRoles(v.Roles, func(r controller.Role) bool {
+		isOurs := func(dependent string) bool { return strings.HasPrefix(dependent, n.Name+"/") }
+		return slices.Contains(r.Held.Nodes, n.Name) || slices.ContainsFunc(r.Dependents, isOurs)
+	})
 	for _, verdict := range v.Verdicts {
 		if verdict.Node == n.Name {
 			e.Actions = append(e.Actions, Action{verdict, lastRun(v.Runs, verdict.Node, verdict.Action)})
 		}
 	}
 	s.answer(w, e)
+}
+
+// heldRoles is those of the roles with held removals that are wanted.
+func heldRoles(roles []controller.Role, wanted func(controller.Role) bool) []HeldRole {
+	var held []HeldRole
+	for _, r := range roles {
+		if r.Held != nil && wanted(r) {
+			held = append(held, HeldRole{r.Name, *r.Held})
+		}
+	}
+	return held
 }
 
 func (s *server) roles(w http.ResponseWriter, r *http.Request) {
@@ -269,7 +340,12 @@ func (s *server) roles(w http.ResponseWriter, r *http.Request) {
 
 func (s *server) role(w http.ResponseWriter, r *http.Request) {
 	if v, ok := s.synced(w); ok && s.knownQuery(w, r) {
-		if role, ok := s.findRole(w, v, r.PathValue("role")); ok {
+		role, ok := s.findRole(w, v, r.PathValue("role"))
+		switch {
+		case !ok:
+		case !role.Sync.Open:
+			s.fail(w, http.StatusServiceUnavailable, notSynced(fmt.Sprintf("role %s: %s", role.Name, role.Sync.Why)))
+		default:
 			s.answer(w, whole(role))
 		}
 	}
@@ -296,7 +372,7 @@ func (s *server) findRole(w http.ResponseWriter, v *controller.View, name string
 		}
 		names = append(names, role.Name)
 	}
-	s.fail(w, http.StatusNotFound, Error{Error: fmt.Sprintf("no role %.100q is known", name), Near: near(name, names)})
+	s.fail(w, http.StatusNotFound, Error{Error: fmt.Sprintf("no role %.100q is known", name), Near: controller.Near(name, names)})
 	return controller.Role{}, false
 }
 

@@ -54,8 +54,9 @@ func TestReferenceNamesEveryMetric(t *testing.T) {
 
 func TestReferenceNamesEveryKey(t *testing.T) {
 	text := reference(t)
-	for _, of := range []any{Error{}, Status{}, RoleStatus{}, Explanation{}, Action{}, controller.Identity{}, controller.Sync{}, controller.Role{}, controller.Verdict{},
-		controller.Need{}, controller.Gate{}, controller.Run{}, controller.Event{}, controller.KickOrder{}, controller.Kicked{}} {
+	for _, of := range []any{Error{}, Status{}, controller.Conflict{}, RoleStatus{}, Explanation{}, HeldRole{}, controller.Held{}, Action{}, controller.Identity{}, controller.Sync{}, controller.Role{}, controller.Verdict{},
+		controller.Need{}, controller.Gate{}, controller.Run{}, controller.Event{}, controller.KickOrder{}, controller.Kicked{}, controller.LossOrder{},
+		controller.Plan{}, controller.PlannedAction{}, controller.PlannedRole{}} {
 		for _, f := range reflect.VisibleFields(reflect.TypeOf(of)) {
 			key, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 			if key != "" && !strings.Contains(text, "`"+key+"`") {

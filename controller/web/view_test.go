@@ -25,14 +25,15 @@ func cluster(t *testing.T) *controller.View {
 		At:       noon,
 		Identity: controller.Identity{Cluster: "main", ID: "c1", Epoch: 1790000000000, Started: ago(time.Hour)},
 		Sync:     controller.Sync{Open: true},
+		Loaded:   controller.Loaded{At: ago(time.Hour)},
 		Roles: []controller.Role{
 			{
-				Name: "lb", Selector: "role=lb", Revision: revision(3, "1-lb"),
+				Name: "lb", Selector: "role=lb", Sync: controller.Sync{Open: true}, Revision: revision(3, "1-lb"),
 				Members: []kick.Member{{Node: "lb1.example.org", Facts: map[string]any{}}, {Node: "lb2.example.org", Facts: map[string]any{}}},
 				Nodes:   []string{"lb1.example.org", "lb2.example.org"},
 			},
 			{
-				Name: "web", Selector: "role=web", MemberFacts: []string{"ipaddress", "port"}, Revision: two, Members: web,
+				Name: "web", Selector: "role=web", Sync: controller.Sync{Open: true}, MemberFacts: []string{"ipaddress", "port"}, Revision: two, Members: web,
 				Nodes:      []string{"web1.example.org", "web2.example.org", "web3.example.org"},
 				Dependents: []string{"lb1.example.org/reload", "lb2.example.org/reload"},
 			},
@@ -76,6 +77,22 @@ func cluster(t *testing.T) *controller.View {
 			Refused: 7,
 		},
 	}
+}
+
+// holding is cluster with a guard that holds web2, which is not ready, and web4, which is gone; and with a role that is not synced.
+func holding(t *testing.T) *controller.View {
+	t.Helper()
+	v := cluster(t)
+	v.Roles[0].Sync = controller.Sync{Why: "1 of 3 members that dependents know of were not heard yet: lb3.example.org", Until: noon.Add(4 * time.Second)}
+	web := &v.Roles[1]
+	for _, name := range []string{"web2.example.org", "web4.example.org"} {
+		web.Members = append(web.Members, kick.Member{Node: name, Facts: map[string]any{"port": "8080"}})
+	}
+	web.Held = &controller.Held{
+		Nodes: []string{"web2.example.org", "web4.example.org"}, Since: ago(30 * time.Second),
+		Why: "3 of 4 are gone or suspect within 1m0s", Opinion: "lb1.example.org reaches 10.0.0.4:8080: it is our link that died",
+	}
+	return v
 }
 
 func revision(n int64, hash string) kick.Revision {

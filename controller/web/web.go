@@ -1,4 +1,4 @@
-// Package web shows a running controller over HTTP, and takes an operator's kicks.
+// Package web shows a running controller over HTTP, and takes an operator's orders.
 package web
 
 import (
@@ -20,6 +20,8 @@ import (
 type Config struct {
 	View func() *controller.View // never nil
 	Kick func(context.Context, controller.KickOrder) (controller.Kicked, error)
+	Lose func(context.Context, controller.LossOrder) error
+	Plan func(ctx context.Context, text []byte) (controller.Plan, error) // of the text of a configuration
 	// Token is what a request must bear to be let in. Empty: no request bears it.
 	Token string
 	// OpenReads is for a loopback listener: reading needs no token. What comes in over loopback must name a loopback Host.
@@ -71,6 +73,8 @@ func (s *server) routes() map[string]http.Handler {
 		"GET /v1/runs":                 http.HandlerFunc(s.runs),
 		"GET /v1/events":               http.HandlerFunc(s.events),
 		"POST /v1/kicks":               http.HandlerFunc(s.kick),
+		"POST /v1/losses":              http.HandlerFunc(s.lose),
+		"POST " + planPath:             http.HandlerFunc(s.plan),
 	}
 }
 
@@ -114,7 +118,7 @@ func (s *server) health(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *server) ready(w http.ResponseWriter, r *http.Request) {
-	if _, ok := s.synced(w); ok {
+	if _, ok := s.synced(w); ok && s.leads(w) {
 		s.answer(w, map[string]bool{"ok": true})
 	}
 }

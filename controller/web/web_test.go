@@ -48,11 +48,23 @@ func ask(h http.Handler, method, target, body string) *httptest.ResponseRecorder
 func TestAnswersAreAsDocumented(t *testing.T) {
 	unsynced := *cluster(t)
 	unsynced.Sync = controller.Sync{Why: "5 s of quiet, heard 2 nodes", Until: noon.Add(5 * time.Second)}
+	standby := *holding(t)
+	standby.Leader = "c2"
+	conflict := *cluster(t)
+	conflict.Conflicts = []controller.Conflict{{Node: "web1.example.org", Bears: "i-web1.example.org", Claims: "i-clone", Since: ago(time.Minute)}}
 	for _, test := range []struct {
 		name   string
 		view   *controller.View
 		target string
 	}{
+		{"status-standby", &standby, "/v1/status"},
+		{"status-held", holding(t), "/v1/status"},
+		{"status-conflict", &conflict, "/v1/status"},
+		{"explain-needs-held", holding(t), "/v1/nodes/lb1.example.org/explain"},
+		{"explain-held", holding(t), "/v1/nodes/web2.example.org/explain"},
+		{"node-gone-and-held", holding(t), "/v1/nodes/web4.example.org"},
+		{"role-held", holding(t), "/v1/roles/web"},
+		{"role-unsynced", holding(t), "/v1/roles/lb"},
 		{"status", cluster(t), "/v1/status"},
 		{"status-unsynced", &unsynced, "/v1/status"},
 		{"nodes", cluster(t), "/v1/nodes"},
@@ -94,6 +106,7 @@ func TestWrongMethodSaysWhichIsRight(t *testing.T) {
 		{"POST", "/v1/status", "GET"},
 		{"DELETE", "/v1/nodes/web1.example.org", "GET"},
 		{"GET", "/v1/kicks", "POST"},
+		{"GET", "/v1/losses", "POST"},
 	} {
 		w := ask(Handler(showing(cluster(t))), test.method, test.target, "")
 		if w.Code != http.StatusMethodNotAllowed || w.Header().Get("Allow") != test.want {
@@ -183,6 +196,105 @@ func TestKickErrorsHaveTheirCode(t *testing.T) {
 	}
 }
 
+func TestLossIsHandedOver(t *testing.T) {
+	cfg := showing(cluster(t))
+	var got controller.LossOrder
+	cfg.Lose = func(_ context.Context, o controller.LossOrder) error {
+		got = o
+		return nil
+	}
+	for _, test := range []struct {
+		body string
+		want controller.LossOrder
+	}{
+		{`{"object":"role/web","by":"me"}`, controller.LossOrder{Object: "role/web", By: "me"}},
+		{`{"object":"role/web","expect_percent":50,"for_ns":900000000000}`, controller.LossOrder{Object: "role/web", Expect: 50, For: 15 * time.Minute}},
+	} {
+		w := ask(Handler(cfg), "POST", "/v1/losses", test.body)
+		if w.Code != http.StatusOK || w.Body.String() != "{}\n" || got != test.want {
+			t.Errorf("%s: %d %q, the controller was asked for %+v, want %+v", test.body, w.Code, w.Body, got, test.want)
+		}
+	}
+	cfg.Lose = func(context.Context, controller.LossOrder) error {
+		return fmt.Errorf("loss of role/wbe: %w", controller.ErrNotFound)
+	}
+	w := ask(Handler(cfg), "POST", "/v1/losses", `{"object":"role/wbe"}`)
+	if w.Code != http.StatusNotFound || !strings.Contains(w.Body.String(), `"web"`) {
+		t.Errorf("a loss of a role that is not there: %d %s, want %d and what is near", w.Code, w.Body, http.StatusNotFound)
+	}
+}
+
+func TestLossOrderIsReadStrictly(t *testing.T) {
+	cfg := showing(cluster(t))
+	cfg.Lose = func(context.Context, controller.LossOrder) error {
+		t.Error("the controller was asked")
+		return nil
+	}
+	for _, test := range []struct {
+		body string
+		code int
+		want string
+	}{
+		{``, 400, "EOF"},
+		{`{"object":"role/web","expect":50}`, 400, `unknown key \"expect\"`},
+		{`{"object":"role/web"}{}`, 400, "more than one JSON value"},
+		{`{"object":"node/web1"}`, 400, "want role/R"},
+		{`{"object":"role/"}`, 400, "want role/R"},
+		{`{"object":"role/web","expect_percent":101,"for_ns":1}`, 400, "want 1 to 100"},
+		{`{"object":"role/web","expect_percent":-1,"for_ns":1}`, 400, "want 1 to 100"},
+		{`{"object":"role/web","expect_percent":50}`, 400, "go together"},
+		{`{"object":"role/web","for_ns":1}`, 400, "go together"},
+		{`{"object":"role/web","expect_percent":50,"for_ns":-1}`, 400, "go together"},
+		{`{"object":"` + strings.Repeat("x", maxBody) + `"}`, 413, "too large"},
+	} {
+		w := ask(Handler(cfg), "POST", "/v1/losses", test.body)
+		if w.Code != test.code || !strings.Contains(w.Body.String(), test.want) {
+			t.Errorf("%.60s: %d %s\nwant %d and %q", test.body, w.Code, w.Body, test.code, test.want)
+		}
+	}
+}
+
+func TestStandbyNamesWhoLeads(t *testing.T) {
+	v := cluster(t)
+	v.Leader, v.At = "c2", time.Now()
+	h := Handler(showing(v)) // a panic if the controller is asked
+	for _, request := range []string{"GET /readyz", "POST /v1/kicks", "POST /v1/losses"} {
+		method, path, _ := strings.Cut(request, " ")
+		w := ask(h, method, path, `{"object":"role/web"}`)
+		if w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "standby: controller c2 leads") {
+			t.Errorf("%s: %d %s, want %d and who leads", request, w.Code, w.Body, http.StatusServiceUnavailable)
+		}
+	}
+	if w := ask(h, "GET", "/healthz", ""); w.Code != http.StatusOK {
+		t.Errorf("healthz of a standby: %d: it would be restarted", w.Code)
+	}
+	if w := ask(h, "GET", "/metrics", ""); !strings.Contains(w.Body.String(), "\nkicker_leading 0\n") {
+		t.Error("kicker_leading is not 0")
+	}
+}
+
+func TestHeldMembersAreCounted(t *testing.T) {
+	w := ask(Handler(showing(holding(t))), "GET", "/metrics", "")
+	for _, want := range []string{"kicker_held_members{role=\"web\"} 2\n", "kicker_held_members{role=\"lb\"} 0\n"} {
+		if !strings.Contains(w.Body.String(), want) {
+			t.Errorf("no %s", want)
+		}
+	}
+}
+
+func TestRemedyCanBeTyped(t *testing.T) {
+	for _, test := range []struct{ word, want string }{
+		{"role/web", "role/web"},
+		{"role/role=web,os.family=Debian", "role/role=web,os.family=Debian"},
+		{`role/web where site="a b"`, `'role/web where site="a b"'`},
+		{"role/a'b", `'role/a'\''b'`},
+	} {
+		if got := shellWord(test.word); got != test.want {
+			t.Errorf("shellWord(%s) = %s, want %s", test.word, got, test.want)
+		}
+	}
+}
+
 func TestKickOrderIsReadStrictly(t *testing.T) {
 	cfg := showing(cluster(t))
 	cfg.Kick = func(context.Context, controller.KickOrder) (controller.Kicked, error) {
@@ -268,23 +380,5 @@ func TestMetricsOfAView(t *testing.T) {
 	}
 	if strings.Contains(w.Body.String(), "example.org") {
 		t.Error("a node's name is a label")
-	}
-}
-
-func TestNearNames(t *testing.T) {
-	names := []string{"web1.example.org", "web2.example.org", "lb1", "db", "web"}
-	for _, test := range []struct {
-		name string
-		want []string
-	}{
-		{"wbe", []string{"web"}},
-		{"we", []string{"web", "web1.example.org", "web2.example.org"}},
-		{"web1", []string{"web", "web1.example.org"}},
-		{"lb2", []string{"lb1"}},
-		{"database", nil},
-	} {
-		if got := near(test.name, names); !cmp.Equal(got, test.want) {
-			t.Errorf("near(%q) = %q, want %q", test.name, got, test.want)
-		}
 	}
 }

@@ -63,6 +63,15 @@ func (s Selector) String() string {
 	return b.String()
 }
 
+// Paths is the paths of the facts that s compares, sorted.
+func (s Selector) Paths() []string {
+	var paths []string
+	for _, t := range s.terms {
+		paths = append(paths, t.path)
+	}
+	return slices.Compact(paths)
+}
+
 // Lookup finds the fact at a dot-separated path. A key may itself contain dots: the longest is tried first at each level.
 func Lookup(facts map[string]any, path string) (value any, found bool) {
 	if value, found = facts[path]; found {

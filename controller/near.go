@@ -1,4 +1,4 @@
-package web
+package controller
 
 import (
 	"cmp"
@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// near gives at most three of names that look like name: it is a part of them, or few letters differ.
-func near(name string, names []string) []string {
+// Near gives at most three of names that look like name, the likeliest first: it is a part of them, or few letters differ.
+func Near(name string, names []string) []string {
 	type candidate struct {
 		name string
 		far  int
@@ -33,6 +33,21 @@ func near(name string, names []string) []string {
 		out = append(out, c.name)
 	}
 	return out
+}
+
+// Meant is the one of names that name is a typo of, "" if it is none: a letter or two differ, of three times as many.
+func Meant(name string, names []string) string {
+	best, least := "", 3
+	for _, n := range names {
+		if len(name) > 64 || len(n) > 64 {
+			continue // no typo, and not worth the time
+		}
+		far := distance(name, n)
+		if far > 0 && far < least && 3*far <= max(len(name), len(n)) {
+			best, least = n, far
+		}
+	}
+	return best
 }
 
 // distance is the fewest insertions, deletions, changes and swaps of neighbours, in bytes, that make b of a.

@@ -1,0 +1,34 @@
+package controller
+
+import (
+	"slices"
+	"testing"
+)
+
+func TestNearNames(t *testing.T) {
+	names := []string{"web1.example.org", "web2.example.org", "lb1", "db", "web"}
+	for _, test := range []struct {
+		name string
+		want []string
+	}{
+		{"wbe", []string{"web"}},
+		{"we", []string{"web", "web1.example.org", "web2.example.org"}},
+		{"web1", []string{"web", "web1.example.org"}},
+		{"lb2", []string{"lb1"}},
+		{"database", nil},
+	} {
+		if got := Near(test.name, names); !slices.Equal(got, test.want) {
+			t.Errorf("Near(%q) = %q, want %q", test.name, got, test.want)
+		}
+	}
+}
+
+func TestWhatWasMeantIsATypoApart(t *testing.T) {
+	for _, tc := range []struct{ s, want string }{
+		{"wbe", "web"}, {"weeb", "web"}, {"db", ""}, {"we", "web"}, {"web", ""}, {"haproyx", "haproxy"}, {"hapro", "haproxy"}, {"cache", ""},
+	} {
+		if got := Meant(tc.s, []string{"web", "haproxy"}); got != tc.want {
+			t.Errorf("Meant(%q) = %q, want %q", tc.s, got, tc.want)
+		}
+	}
+}
