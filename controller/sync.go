@@ -223,7 +223,7 @@ func (c *Controller) openRoles(now time.Time) (ask []*role) {
 		}
 		g.judge(now, c.heardBy(r, last), c.goneAfterOf(r), func(node string) bool {
 			n := nodes.Node(node)
-			return n != nil && n.Facts != nil
+			return n != nil && n.Facts != nil && !n.Checking
 		})
 		if g.open {
 			c.account(r, nodes, now)

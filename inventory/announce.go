@@ -46,13 +46,14 @@ type Announcer struct {
 
 // statement is what a node has to say, apart from what Run finds out.
 type statement struct {
-	version int    // counts what was said
-	facts   []byte // a whole FactsMessage
-	digest  string
-	ready   bool
-	why     string
-	kick    json.RawMessage
-	leaving bool
+	version  int    // counts what was said
+	facts    []byte // a whole FactsMessage
+	digest   string
+	ready    bool
+	checking bool
+	why      string
+	kick     json.RawMessage
+	leaving  bool
 }
 
 // NewAnnouncer announces self on nc, ready and without facts until told otherwise. The connection should have no reconnect buffer:
@@ -84,7 +85,13 @@ func (a *Announcer) SetReady(ready bool, why string) {
 	if ready {
 		why = ""
 	}
-	a.change(func(say *statement) { say.ready, say.why = ready, why })
+	a.change(func(say *statement) { say.ready, say.checking, say.why = ready, false, why })
+}
+
+// SetChecking says that it is not known yet whether the node's service is ready, and why: a node that was ready before its agent was
+// started again stays so.
+func (a *Announcer) SetChecking(why string) {
+	a.change(func(say *statement) { say.ready, say.checking, say.why = false, true, why })
 }
 
 // SetKick says how the node's actions stand. status has to be JSON.
@@ -203,7 +210,7 @@ func (v *voice) update(now time.Time) {
 func (v *voice) compose() Beat {
 	return Beat{
 		V: Version, Node: v.self.Node, Instance: v.self.Instance, Boot: v.self.Boot, Conn: v.conn,
-		Facts: v.said.digest, Ready: v.said.ready, NotReady: v.said.why, Leaving: v.said.leaving,
+		Facts: v.said.digest, Ready: v.said.ready, NotReady: v.said.why, Checking: v.said.checking, Leaving: v.said.leaving,
 		NextIn: v.rhythm.every.Milliseconds(), Kick: v.said.kick,
 	}
 }

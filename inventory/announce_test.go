@@ -492,6 +492,8 @@ func TestMessagesAreAsDocumented(t *testing.T) {
 	beat := v.compose()
 	notReady := beat
 	notReady.Ready, notReady.NotReady = false, "tcp:8080: connection refused"
+	checking := notReady
+	checking.NotReady, checking.Checking = "tcp:8080: not checked yet", true
 	leaving := beat
 	leaving.Leaving, leaving.NextIn = true, leavingPace.Milliseconds()
 	backSoon := beat
@@ -499,6 +501,7 @@ func TestMessagesAreAsDocumented(t *testing.T) {
 	for name, message := range map[string]any{
 		"heartbeat":           beat,
 		"heartbeat-not-ready": notReady,
+		"heartbeat-checking":  checking,
 		"heartbeat-leaving":   leaving,
 		"heartbeat-back-soon": backSoon,
 		"facts":               json.RawMessage(v.said.facts),

@@ -49,7 +49,8 @@ type Node struct {
 	Joined   time.Time       `json:"joined"`
 	Ready    bool            `json:"ready"`
 	NotReady string          `json:"not_ready,omitempty"`
-	Facts    Facts           `json:"facts"` // nil: not known yet
+	Checking bool            `json:"checking,omitempty"` // not ready, as far as is known
+	Facts    Facts           `json:"facts"`              // nil: not known yet
 	Kick     json.RawMessage `json:"kick,omitempty"`
 
 	conn     Conn
@@ -144,7 +145,7 @@ func (inv *Inventory) beat(h Heard) ([]Change, error) {
 	}
 	next := &Node{
 		Name: b.Node, Instance: b.Instance, Boot: b.Boot, Life: Alive, Since: h.At, Joined: h.At,
-		Ready: b.Ready, NotReady: b.NotReady, Kick: b.Kick, conn: b.Conn, digest: b.Facts,
+		Ready: b.Ready, NotReady: b.NotReady, Checking: b.Checking, Kick: b.Kick, conn: b.Conn, digest: b.Facts,
 	}
 	why := ""
 	switch {
@@ -167,6 +168,9 @@ func (inv *Inventory) beat(h Heard) ([]Change, error) {
 	default:
 		next.Joined, next.oldBoots = was.Joined, was.oldBoots
 		next.Facts = was.Facts // until the new ones arrive
+		if b.Checking && was.Ready && was.Life != Left {
+			next.Ready, next.NotReady, next.Checking = true, "", false // its agent was started again, not its service
+		}
 	}
 	switch {
 	case b.Leaving:

@@ -708,6 +708,32 @@ func TestRolesOfFacts(t *testing.T) {
 	}
 }
 
+func TestNodeWhoseAgentWasStartedAgainIsReadyUntilItsServiceWasChecked(t *testing.T) {
+	checking := func(b *Beat) { b.Ready, b.Checking, b.NotReady = false, true, "not checked yet" }
+	leaving := func(b *Beat) { b.Leaving = true }
+	for _, c := range []struct {
+		claim string
+		beats []Beat
+		want  bool
+	}{
+		{"it was ready", []Beat{web1(), web1(checking, onConn(2))}, true},
+		{"and was not since its check", []Beat{web1(), web1(checking, onConn(2)), web1(notReady, onConn(2))}, false},
+		{"however often it is started", []Beat{web1(), web1(checking, onConn(2)), web1(checking, onConn(3))}, true},
+		{"it was not ready", []Beat{web1(notReady), web1(checking, onConn(2))}, false},
+		{"nobody knew it", []Beat{web1(checking)}, false},
+		{"the machine was started again", []Beat{web1(), web1(checking, ofBoot("b2"), onConn(2))}, false},
+		{"it had said goodbye", []Beat{web1(leaving), web1(checking, onConn(2))}, false},
+	} {
+		t.Run(c.claim, func(t *testing.T) {
+			h := newHearing(t)
+			h.beats(c.beats...)
+			if n := h.node("web1"); n.Ready != c.want || n.Checking != (!c.want && c.beats[len(c.beats)-1].Checking) || n.Ready == (n.NotReady != "") && n.Checking {
+				t.Errorf("%+v, want ready: %t", n, c.want)
+			}
+		})
+	}
+}
+
 // The model: what an inventory must hold after any sequence of things heard.
 
 type modelNode struct {

@@ -34,6 +34,8 @@ type Beat struct {
 	Facts    string `json:"facts"` // digest of the node's facts, see Digest
 	Ready    bool   `json:"ready"`
 	NotReady string `json:"not_ready,omitempty"` // why not
+	// Checking is that it is not known yet whether the node is ready: if it was in this boot, it is.
+	Checking bool `json:"checking,omitempty"`
 	// Leaving is the goodbye: alive, but not a member any more.
 	Leaving bool `json:"leaving,omitempty"`
 	// BackWithin is "back soon": the agent stops, and means to be back within this many milliseconds.

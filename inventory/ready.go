@@ -68,9 +68,9 @@ func ParseCheck(s string) (Check, error) {
 // String is the check as it was read.
 func (c Check) String() string { return c.text }
 
-// Watch checks until ctx ends, and tells set at once and whenever it changes whether the service is ready, or why not. It is not
-// until Rise checks have succeeded.
-func (c Check) Watch(ctx context.Context, set func(ready bool, why string)) error {
+// Watch checks until ctx ends, and tells set whenever it changes whether the service is ready, or why not. Until Rise checks in a row have
+// succeeded, or Fall have failed, it is not known: that, and why, is told to checking, at once.
+func (c Check) Watch(ctx context.Context, set func(ready bool, why string), checking func(why string)) error {
 	if c.Interval <= 0 || c.Timeout <= 0 || c.Rise < 1 || c.Fall < 1 {
 		return fmt.Errorf("check %s: interval %s, timeout %s, rise %d, fall %d: all must be more than 0", c.text, c.Interval, c.Timeout, c.Rise, c.Fall)
 	}
@@ -78,20 +78,25 @@ func (c Check) Watch(ctx context.Context, set func(ready bool, why string)) erro
 	defer tick.Stop()
 	results := streak{rise: c.Rise, fall: c.Fall}
 	told := ""
-	set(false, c.text+": not checked yet")
+	checking(c.text + ": not checked yet")
 	for {
 		err := c.once(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
-		was := results.ready
+		was := results
 		results.count(err == nil)
 		switch {
-		case results.ready && !was:
+		case results.ready && !was.ready:
 			set(true, "")
-		case !results.ready && err != nil && (was || told != kindOf(err)):
+		case results.ready || err == nil || was.ready == results.ready && was.known == results.known && told == kindOf(err):
+			// nothing new
+		case results.known:
 			told = kindOf(err)
 			set(false, c.text+": "+err.Error())
+		default:
+			told = kindOf(err)
+			checking(c.text + ": " + err.Error())
 		}
 		select {
 		case <-ctx.Done():
@@ -111,25 +116,26 @@ func (c Check) once(ctx context.Context) error {
 	return err
 }
 
-// streak counts successes and failures in a row. It begins as not ready.
+// streak counts successes and failures in a row.
 type streak struct {
 	rise, fall int
+	known      bool // whether it is ready
 	ready      bool
-	against    int // results in a row that contradict ready
+	last       bool // result, and how many times in a row
+	times      int
 }
 
 func (s *streak) count(success bool) {
-	if success == s.ready {
-		s.against = 0
-		return
+	if success != s.last {
+		s.last, s.times = success, 0
 	}
-	s.against++
+	s.times++
 	need := s.fall
 	if success {
 		need = s.rise
 	}
-	if s.against >= need {
-		s.ready, s.against = success, 0
+	if s.times >= need {
+		s.known, s.ready = true, success
 	}
 }
 

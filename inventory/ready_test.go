@@ -26,15 +26,23 @@ func TestServiceIsReadyAfterRiseSuccessesUntilFallFailures(t *testing.T) {
 		rise, fall    int
 		results, want string
 	}{
-		{1, 3, "--+--+---+", "..RRRRRR.R"},
+		{1, 3, "--+--+---+", "??RRRRRR.R"},
+		{1, 3, "---+", "??.R"},
 		{1, 1, "+-+-", "R.R."},
-		{3, 2, "++-+++-+--", ".....RRRR."},
+		{3, 2, "++-+++-+--", "?????RRRR."},
 	} {
 		s := streak{rise: tt.rise, fall: tt.fall}
 		got := ""
 		for _, r := range tt.results {
 			s.count(r == '+')
-			got += map[bool]string{true: "R", false: "."}[s.ready]
+			switch {
+			case !s.known:
+				got += "?"
+			case s.ready:
+				got += "R"
+			default:
+				got += "."
+			}
 		}
 		if got != tt.want {
 			t.Errorf("rise %d, fall %d, results %s: ready %s, want %s", tt.rise, tt.fall, tt.results, got, tt.want)
@@ -46,20 +54,20 @@ func TestServiceIsReadyAfterRiseSuccessesUntilFallFailures(t *testing.T) {
 func TestStreakAgreesWithModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := streak{rise: rapid.IntRange(1, 4).Draw(t, "rise"), fall: rapid.IntRange(1, 4).Draw(t, "fall")}
-		ready := false
+		ready, known := false, false
 		var results string
 		for range rapid.IntRange(0, 30).Draw(t, "n") {
 			success := rapid.Bool().Draw(t, "success")
 			s.count(success)
 			results += map[bool]string{true: "+", false: "-"}[success]
 			if strings.HasSuffix(results, strings.Repeat("+", s.rise)) {
-				ready = true
+				ready, known = true, true
 			}
 			if strings.HasSuffix(results, strings.Repeat("-", s.fall)) {
-				ready = false
+				ready, known = false, true
 			}
-			if s.ready != ready {
-				t.Fatalf("after %s with rise %d, fall %d: ready %v, want %v", results, s.rise, s.fall, s.ready, ready)
+			if s.ready != ready || s.known != known {
+				t.Fatalf("after %s with rise %d, fall %d: ready %v, known %v, want %v, %v", results, s.rise, s.fall, s.ready, s.known, ready, known)
 			}
 		}
 	})
@@ -89,12 +97,14 @@ func TestWatchChecksAtOnceThenAtIntervalsAndTellsOnlyChanges(t *testing.T) {
 		var told []string
 		if err := c.Watch(ctx, func(ready bool, why string) {
 			told = append(told, fmt.Sprint(time.Since(start), " ", ready, " ", why))
+		}, func(why string) {
+			told = append(told, fmt.Sprint(time.Since(start), " checking ", why))
 		}); err != nil {
 			t.Fatal(err)
 		}
 		want := []string{
-			"0s false tcp:8080: not checked yet",
-			"0s false tcp:8080: refused",
+			"0s checking tcp:8080: not checked yet",
+			"0s checking tcp:8080: refused",
 			"2s false tcp:8080: status 503",
 			"3s true ",
 			"10s false tcp:8080: c",
@@ -128,7 +138,7 @@ func TestWatchRefusesSettingsThatMeanNothing(t *testing.T) {
 	} {
 		c := parseCheck(t, "tcp:8080")
 		spoil(&c)
-		if err := c.Watch(t.Context(), func(bool, string) {}); err == nil || !strings.Contains(err.Error(), "all must be more than 0") {
+		if err := c.Watch(t.Context(), func(bool, string) {}, func(string) {}); err == nil || !strings.Contains(err.Error(), "all must be more than 0") {
 			t.Errorf("Watch of %+v = %v, want an error", c, err)
 		}
 	}
@@ -242,7 +252,7 @@ func TestExecCheckLeavesNoGrandchildren(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			watched := make(chan error, 1)
-			go func() { watched <- c.Watch(ctx, func(bool, string) {}) }()
+			go func() { watched <- c.Watch(ctx, func(bool, string) {}, func(string) {}) }()
 			reader, err := os.Open(held) // returns when the command has opened it
 			if err != nil {
 				t.Fatal(err)

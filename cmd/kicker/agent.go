@@ -153,7 +153,7 @@ func newAnnouncer(cfg config.Config, self inventory.Self, nc *nats.Conn, log *sl
 		return nil, err
 	}
 	if cfg.Agent.Ready.Check != "" {
-		a.SetReady(false, "not checked yet")
+		a.SetChecking("not checked yet")
 	}
 	return a, nil
 }
@@ -215,7 +215,7 @@ func attend(ctx context.Context, cfg config.Config, self inventory.Self, nc *nat
 		if err != nil {
 			return err
 		}
-		group.Go(func() error { return check.Watch(ctx, announcer.SetReady) })
+		group.Go(func() error { return check.Watch(ctx, announcer.SetReady, announcer.SetChecking) })
 	}
 	return group.Wait()
 }

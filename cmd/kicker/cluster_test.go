@@ -69,7 +69,8 @@ type node struct {
 	do        func(ranAction) kick.Ending
 	process   *process // the run in progress, or the last one; guarded by cluster.mu
 	announcer *inventory.Announcer
-	notReady  string // from the start on
+	notReady  string        // from the start on
+	checks    time.Duration // for so long after a start its service is being checked
 	wire      *wire
 	stop      context.CancelFunc
 	done      chan error
@@ -280,6 +281,10 @@ func (c *cluster) startAgent(n *node) {
 	announcer.Reach = func(address string) bool { return c.reaches != nil && c.reaches(n.self.Node, address) }
 	if n.notReady != "" {
 		announcer.SetReady(false, n.notReady)
+	}
+	if n.checks > 0 {
+		announcer.SetChecking("tcp:8080: not checked yet")
+		time.AfterFunc(n.checks, func() { announcer.SetReady(true, "") })
 	}
 	done := n.done // the next agent of this node has another
 	go func() {

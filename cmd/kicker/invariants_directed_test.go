@@ -544,6 +544,9 @@ func harmless(t *testing.T, external bool) {
 		storm := &weather{dice: rand.New(rand.NewPCG(dice.Uint64(), 0))}
 		c.weather = storm.strike
 		webs := c.fleet(4 + dice.IntN(5))
+		for _, n := range webs {
+			n.checks = pick(dice, 0, 0, 5*time.Second, 9*time.Second)
+		}
 		before := len(c.ran())
 		check := func(what string) {
 			time.Sleep(time.Minute)

@@ -134,6 +134,29 @@ func TestDependentThatComesBackLateIsNotKickedForMembersThatAreLateToo(t *testin
 	})
 }
 
+func TestServiceThatIsBeingCheckedIsNoLoss(t *testing.T) {
+	for what, restart := range map[string]func(c *cluster){
+		"its agent was started again":     func(*cluster) {},
+		"and the controller at that time": func(c *cluster) { c.stopController(); c.startController() },
+	} {
+		t.Run(what, func(t *testing.T) {
+			inCluster(t, func(c *cluster) {
+				web := c.fleet(4)[0]
+				before := len(c.ran())
+				web.checks = 8 * time.Second // three successes, three seconds apart
+				c.stopAgent(web)
+				restart(c)
+				c.startAgent(web)
+				time.Sleep(time.Minute)
+				c.converged(time.Minute)
+				if n := len(c.ran()) - before; n != 0 || !members("web", 4)(c.control.View()) {
+					t.Errorf("%d runs, want none: %q", n, c.events(controller.EventRole))
+				}
+			})
+		})
+	}
+}
+
 func TestMassLossAcrossARestartIsHeld(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		webs := c.fleet(10)
