@@ -99,6 +99,7 @@ func nodeDies(b *testing.B, by syscall.Signal, args ...string) {
 			for n := range together {
 				web := fmt.Sprintf("web%d", i+n)
 				acted := s.dependent("lb-"+web, web)
+				s.agent("other-"+web, "--role", web) // the guard lets no role become empty by a death
 				agent := s.agent(web, "--role", web)
 				pairs = append(pairs, func() time.Duration {
 					died := time.Now()
@@ -110,7 +111,7 @@ func nodeDies(b *testing.B, by syscall.Signal, args ...string) {
 					return action.Sub(died)
 				})
 			}
-			s.converged(i + together + together - i%together)
+			s.converged(2*i + 3*together)
 			time.Sleep(controller.DefaultConfig().SettleMin)
 		}
 		took = append(took, pairs[i%together]())
