@@ -41,7 +41,7 @@ soak: ## random schedules of faults for SOAK; SEED=n plays one of them again
 	cd cmd/kicker && $(GO) test -race -timeout 0 -run '^TestInvariants$$' -args $(if $(SEED),-seed $(SEED),-soak $(SOAK))
 
 # Of what happens to whole clusters so many times are enough; see docs/explanation/performance.md.
-bench: ## what that page has numbers of; takes six minutes, on a machine that does nothing else
+bench: ## what that page has numbers of; takes eight minutes, on a machine that does nothing else
 	$(GO) test -run '^$$' -bench . -benchtime 5s ./inventory ./controller
 	$(GO) test -run '^$$' -bench NodeStartsAndLeaves -benchtime 20x ./cmd/kicker
 	$(GO) test -run '^$$' -bench NodeDies -benchtime 5x ./cmd/kicker
