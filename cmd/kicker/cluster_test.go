@@ -286,10 +286,10 @@ func (c *cluster) startAgent(n *node) {
 		announcer.SetChecking("tcp:8080: not checked yet")
 		time.AfterFunc(n.checks, func() { announcer.SetReady(true, "") })
 	}
-	done := n.done // the next agent of this node has another
+	done, cfg := n.done, n.cfg // the next agent of this node has others
 	go func() {
 		defer nc.Close()
-		done <- attend(ctx, n.cfg, n.self, nc, announcer, poke, c.execute(n), log)
+		done <- attend(ctx, cfg, n.self, nc, announcer, poke, c.execute(n), log)
 	}()
 }
 

@@ -143,8 +143,7 @@ func everyRunHasACause(s seen) (wrong []string) {
 		key := r.node + "/" + r.action
 		before, ran := last[key]
 		last[key] = r
-		reborn := s.rebirth[r.node]
-		if !ran || before.ending.Exit != 0 || before.ending.Lost || before.ended.IsZero() || before.started.Before(reborn) && r.started.After(reborn) {
+		if !ran || before.ending.Exit != 0 || before.ending.Lost || before.ended.IsZero() || s.reborn(r.node, before.started, r.started) {
 			continue
 		}
 		if maps.Equal(before.told.Revisions, r.told.Revisions) {
@@ -298,7 +297,7 @@ func oneRunAtATime(s seen) (wrong []string) {
 		if before.ended.IsZero() || before.ended.After(r.started) {
 			wrong = append(wrong, fmt.Sprintf("%s: %s ran %s while it ran %s", s.when(r.started), r.node, r.action, before.ranAction.action))
 		}
-		if k.Epoch < before.Epoch && !s.rebirth[r.node].After(before.started) {
+		if k.Epoch < before.Epoch && !s.reborn(r.node, before.started, r.started) {
 			wrong = append(wrong, fmt.Sprintf("%s: %s obeyed epoch %d after %d", s.when(r.started), r.node, k.Epoch, before.Epoch))
 		}
 	}
@@ -386,6 +385,11 @@ func verdictsAreDone(s seen) (wrong []string) {
 		}
 	}
 	return wrong
+}
+
+// reborn reports whether a machine was rebuilt between two moments: it remembers nothing of the first.
+func (s seen) reborn(node string, from, to time.Time) bool {
+	return slices.ContainsFunc(s.rebirth[node], func(at time.Time) bool { return from.Before(at) && !to.Before(at) })
 }
 
 // speechless reports whether a controller could not speak at that moment: it had no broker, or ended.

@@ -587,7 +587,7 @@ type record struct {
 	brokers []span // down
 	cuts    []span // of the controller
 	goodbye map[string][]time.Time
-	rebirth map[string]time.Time
+	rebirth map[string][]time.Time // of machines
 }
 
 // span is from one moment to another.
@@ -618,7 +618,7 @@ type reign struct {
 const stunned = 8 * time.Second
 
 func newRecord() *record {
-	return &record{began: time.Now(), hurt: map[string][]hurt{}, goodbye: map[string][]time.Time{}, rebirth: map[string]time.Time{}}
+	return &record{began: time.Now(), hurt: map[string][]hurt{}, goodbye: map[string][]time.Time{}, rebirth: map[string][]time.Time{}}
 }
 
 var forever = time.Unix(1<<40, 0)
@@ -692,12 +692,18 @@ func (r *record) left(node string) {
 	r.locked(func() { r.goodbye[node] = append(r.goodbye[node], time.Now()) })
 }
 
-func (r *record) rebuilt(node string) { r.locked(func() { r.rebirth[node] = time.Now() }) }
+func (r *record) rebuilt(node string) {
+	r.locked(func() { r.rebirth[node] = append(r.rebirth[node], time.Now()) })
+}
 
+// rebuiltAt is when that was last.
 func (r *record) rebuiltAt(node string) time.Time {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.rebirth[node]
+	if all := r.rebirth[node]; len(all) > 0 {
+		return all[len(all)-1]
+	}
+	return time.Time{}
 }
 
 // newest is the highest epoch that was seen.
