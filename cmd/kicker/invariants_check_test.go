@@ -419,7 +419,7 @@ func noFalseRemoval(s seen) (wrong []string) {
 		for _, node := range p.removed {
 			shaken := slices.ContainsFunc(s.quakes, func(q span) bool { return q.meets(p.at.Add(-20*time.Second), p.at) })
 			justified := slices.ContainsFunc(s.hurt[node], func(h hurt) bool {
-				return (h.grave || shaken) && h.from.Before(p.at.Add(time.Millisecond)) && p.at.Before(h.to.Add(s.patience(p)))
+				return (h.grave || shaken || s.deaf(h.from)) && h.from.Before(p.at.Add(time.Millisecond)) && p.at.Before(h.to.Add(s.patience(p)))
 			})
 			if !justified {
 				wrong = append(wrong, fmt.Sprintf("%s: %s was removed from %s, and there was no reason: %v", s.when(p.at), node, p.role, s.hurt[node]))
@@ -427,6 +427,12 @@ func noFalseRemoval(s seen) (wrong []string) {
 		}
 	}
 	return wrong
+}
+
+// deaf reports whether the controller could not hear anybody's last words at that moment: it was cut off, or without a broker, or is only
+// just connecting again.
+func (s seen) deaf(at time.Time) bool {
+	return slices.ContainsFunc(slices.Concat(s.cuts, s.brokers), func(b span) bool { return b.meets(at.Add(-3*time.Second), at) })
 }
 
 // patience is how much later than its reason a removal may come.
