@@ -75,6 +75,7 @@ type Controller struct {
 	leaving  map[string]*leaving
 
 	conflicts map[string]Conflict // by node
+	circles   circles
 
 	answers chan func(now time.Time) // of what was sent, to be taken in by the loop
 	sends   sync.WaitGroup
@@ -361,6 +362,9 @@ func (c *Controller) publish(now time.Time) {
 	}
 	for _, p := range c.roles.publish(c.identity.Epoch, now, facts) {
 		r := p.role
+		if p.was.Revision != r.now.Revision {
+			p.attribute(now, func(node string) bool { return c.ranLately(node, now) })
+		}
 		if r.unheardOf() {
 			continue // somebody needs it, and that is all there is
 		}

@@ -12,7 +12,7 @@ import (
 // dispatch sends the kick that carries out a verdict. Its reply comes back to the loop.
 func (c *Controller) dispatch(ctx context.Context, a *action, v Verdict, now time.Time) {
 	f := &flight{
-		node: a.node, action: a.name, reason: v.Reason, tried: c.roles.fingerprint(a),
+		node: a.node, action: a.name, reason: v.Reason, tried: c.roles.fingerprint(a), cause: a.cause,
 		bears: c.roles.borneBy(a.node), sent: now, deadline: now.Add(2 * replyTimeout),
 	}
 	for _, need := range a.needs {
@@ -83,7 +83,7 @@ func (c *Controller) accepted(f *flight, bound time.Duration, now time.Time) {
 	f.accepted = true
 	f.deadline = now.Add(bound + 2*replyTimeout)
 	if a := c.action(f.node, f.action); a != nil {
-		a.memory.kicked = f.sent
+		a.memory.accepted(f.sent, f.cause)
 		a.forced = nil
 	}
 	c.journal.begin(Run{ID: f.id, Node: f.node, Action: f.action, Reason: f.reason, Started: f.sent})
@@ -162,7 +162,7 @@ func (c *Controller) end(a *action, res kick.Result, now time.Time) {
 		return
 	}
 	m := a.memory
-	m.took = time.Duration(res.Duration) * time.Millisecond
+	m.ended, m.took = now, time.Duration(res.Duration)*time.Millisecond
 	if res.Outcome == kick.Succeeded {
 		m.succeeded()
 		c.event(Event{Time: now, Kind: EventSucceeded, Node: a.node, Action: a.name, Run: res.Run, Text: fmt.Sprintf("%s/%s succeeded in %s", a.node, a.name, m.took)})

@@ -245,6 +245,9 @@ func (c *Controller) tidy(now time.Time) {
 		}
 	}
 	c.roles.drop(c.sorted())
+	if c.sync.Open {
+		c.findCircles(now)
+	}
 }
 
 // sorted is every action, by node, then in the node's order.
@@ -274,6 +277,14 @@ func (c *Controller) track(now time.Time) {
 		if a.barred = stale && c.sync.Open && a.lacks(); was && stale && !a.barred {
 			a.from = now // what it waited for may be the first change of a burst
 		}
+		a.cause, a.own = nothing, ""
+		switch {
+		case a.forced != nil:
+			a.cause = outside
+		case stale:
+			a.cause, a.own = c.circles.causeOf(a, c.roles)
+		}
+		c.damp(a, now)
 		a.memory.used = now
 		if a.memory.failures == 0 {
 			continue

@@ -52,6 +52,8 @@ type role struct {
 	changed   bool                     // members differ from now, perhaps
 	from      time.Time                // when what is not published yet began; a removal begins with the suspicion
 	published time.Time                // from, of the membership published last
+	outside   time.Time                // when a change was published that no runs made
+	own       ownChange                // the last one that runs made
 	failed    map[string]struct{}      // nodes on which a run with now failed, none having succeeded since
 	past      map[string][]kick.Member // by hash
 	diffs     map[string]diff          // by hash, from that past to now

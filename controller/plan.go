@@ -150,6 +150,9 @@ func (s situation) gates(a *action, now time.Time) []Gate {
 	if until := settled(s.cfg, a); a.forced == nil && now.Before(until) {
 		closed(GateSettling, "more changes may follow", until)
 	}
+	if until := dampedUntil(s.cfg, a); now.Before(until) {
+		closed(GateBackoff, dampedWhy(a), until)
+	}
 	if now.Before(a.memory.notBefore) {
 		closed(GateBackoff, a.memory.why, a.memory.notBefore)
 	}

@@ -28,6 +28,8 @@ type action struct {
 	since  time.Time // stale since; zero while it is not
 	from   time.Time // when the first change that made it stale began: settling counts from here
 	forced *order    // an operator's order that was not accepted yet
+	cause  cause     // why it is stale
+	own    string    // the fact that runs of its own circle changed
 	memory *memory
 }
 
@@ -47,6 +49,9 @@ type memory struct {
 	sent      time.Time     // the last kick was
 	kicked    time.Time     // the last accepted kick was sent
 	took      time.Duration // the last run's
+	ended     time.Time     // the last run
+	selfMade  int           // accepted kicks in a row for changes that runs of its own circle made
+	damped    bool          // was told
 	failures  int           // in a row
 	notBefore time.Time
 	why       string // notBefore
@@ -60,6 +65,7 @@ type memory struct {
 type flight struct {
 	id, node, action string
 	reason, tried    string
+	cause            cause
 	handed           []handed
 	bears            []string // roles that its node bore
 	sent             time.Time
@@ -147,6 +153,17 @@ func (m *memory) failed(cfg BackoffConfig, now time.Time, why string) {
 	}
 	m.failures++
 	m.notBefore, m.why = now.Add(min(m.backoff.NextBackOff(), cfg.Max)), why
+}
+
+// accepted notes that a kick was accepted that was sent then, and why it was. One after a failure only continues what was.
+func (m *memory) accepted(sent time.Time, why cause) {
+	m.kicked = sent
+	switch why {
+	case selfMade:
+		m.selfMade++
+	case outside:
+		m.selfMade = 0
+	}
 }
 
 func (m *memory) succeeded() {

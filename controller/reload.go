@@ -67,7 +67,7 @@ func (c *Controller) under(cfg Config, now time.Time) (*Controller, error) {
 	next := &Controller{
 		cfg: cfg, roles: roles, inv: c.inv, log: slog.New(slog.DiscardHandler), journal: newJournal(),
 		identity: c.identity, epochs: c.epochs, rival: c.rival, asking: c.asking, sync: c.sync, gate: c.gate,
-		byNode: map[string][]*action{}, memories: map[key]*memory{}, status: c.status, running: c.running, flights: c.flights,
+		byNode: map[string][]*action{}, memories: map[key]*memory{}, status: c.status, running: c.running, flights: c.flights, circles: c.circles,
 	}
 	for k, m := range c.memories {
 		next.memories[k] = m.under(cfg.Backoff, now)

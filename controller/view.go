@@ -17,6 +17,7 @@ type View struct {
 	Roles     []Role              `json:"roles"`               // by name
 	Verdicts  []Verdict           `json:"verdicts"`            // by node, then in the node's order of actions
 	Conflicts []Conflict          `json:"conflicts,omitempty"` // by node
+	Circles   []Circle            `json:"circles,omitempty"`   // by their first roles
 	Runs      []Run               `json:"runs"`                // oldest first, the last 1 000
 	Events    []Event             `json:"events"`              // oldest first, the last 4 096
 	Nodes     *inventory.Snapshot `json:"-"`
@@ -89,6 +90,13 @@ type Conflict struct {
 	Since  time.Time `json:"since"`
 
 	heard time.Time // the refused one was, last
+}
+
+// Circle is roles that depend on each other. Kicks change no membership, and so nothing loops by itself. Of circles that have roles in
+// common one is shown.
+type Circle struct {
+	Roles []string  `json:"roles"` // each depends on the next one, and the last one on the first
+	Since time.Time `json:"since"`
 }
 
 // State is the first half of a verdict.
@@ -200,6 +208,10 @@ const (
 	EventConverged = "converged" // an action
 	EventRefused   = "refused"   // a message from the bus was no good
 
+	EventCycle        = "cycle"         // roles depend on each other in a circle
+	EventCycleOver    = "cycle over"    //
+	EventDamped       = "damped"        // an action is kicked more often than changes from outside explain
+	EventDampedOver   = "damped over"   //
 	EventConflictOver = "conflict over" // one of them does
 	EventReloaded     = "reloaded"      // another configuration is in force
 	EventReloadFailed = "reload failed" // there is another configuration, which is no good

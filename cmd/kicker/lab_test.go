@@ -93,6 +93,9 @@ func newLab(world string) *lab {
 	case "conflict":
 		fill(v, "lb1", "web1", "web2")
 		v.Conflicts = []controller.Conflict{{Node: "web1", Bears: "i-web1", Claims: "i-clone", Since: ago(time.Hour)}}
+	case "circle":
+		fill(v, "lb1", "web1")
+		v.Circles = []controller.Circle{{Roles: []string{"lb", "web"}, Since: ago(time.Hour)}}
 	case "held", "shadow":
 		fill(v, "lb1", "lb2", "web1", "web2", "web3")
 		hold(v, world == "shadow")

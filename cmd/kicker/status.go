@@ -77,6 +77,9 @@ func printStatus(w io.Writer, st web.Status, now time.Time) error {
 	}
 	fmt.Fprintf(&b, "nodes: %s\n", livesText(st.Nodes))
 	fmt.Fprintf(&b, "actions: %s\n", statesText(st.Actions))
+	for _, circle := range st.Circles {
+		fmt.Fprintf(&b, "note: %s\n", printable(circle.String()))
+	}
 	if st.Refused > 0 {
 		fmt.Fprintf(&b, "refused messages: %d (kicker events says which)\n", st.Refused)
 	}

@@ -28,6 +28,7 @@ type Status struct {
 	Actions   map[controller.State]int `json:"actions"`             // how many, by state
 	Stale     []controller.Verdict     `json:"stale"`               // the actions that are not converged
 	Conflicts []controller.Conflict    `json:"conflicts,omitempty"` // names that two machines claim
+	Circles   []controller.Circle      `json:"circles,omitempty"`   // of roles that depend on each other: no problem
 	Refused   int64                    `json:"refused"`             // messages that were refused since the start
 }
 
@@ -88,6 +89,7 @@ func newStatus(v *controller.View) Status {
 		Actions:   states(v.Verdicts),
 		Stale:     []controller.Verdict{},
 		Conflicts: v.Conflicts,
+		Circles:   v.Circles,
 		Refused:   v.Counts.Refused,
 	}
 	if !v.Sync.Open {

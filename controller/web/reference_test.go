@@ -54,7 +54,7 @@ func TestReferenceNamesEveryMetric(t *testing.T) {
 
 func TestReferenceNamesEveryKey(t *testing.T) {
 	text := reference(t)
-	for _, of := range []any{Error{}, Status{}, controller.Conflict{}, RoleStatus{}, Explanation{}, HeldRole{}, controller.Held{}, Action{}, controller.Identity{}, controller.Sync{}, controller.Role{}, controller.Verdict{},
+	for _, of := range []any{Error{}, Status{}, controller.Conflict{}, controller.Circle{}, RoleStatus{}, Explanation{}, HeldRole{}, controller.Held{}, Action{}, controller.Identity{}, controller.Sync{}, controller.Role{}, controller.Verdict{},
 		controller.Need{}, controller.Gate{}, controller.Run{}, controller.Event{}, controller.KickOrder{}, controller.Kicked{}, controller.LossOrder{},
 		controller.Plan{}, controller.PlannedAction{}, controller.PlannedRole{}} {
 		for _, f := range reflect.VisibleFields(reflect.TypeOf(of)) {

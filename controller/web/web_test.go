@@ -52,11 +52,14 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 	standby.Leader = "c2"
 	conflict := *cluster(t)
 	conflict.Conflicts = []controller.Conflict{{Node: "web1.example.org", Bears: "i-web1.example.org", Claims: "i-clone", Since: ago(time.Minute)}}
+	circle := *cluster(t)
+	circle.Circles = []controller.Circle{{Roles: []string{"lb", "web"}, Since: ago(time.Minute)}}
 	for _, test := range []struct {
 		name   string
 		view   *controller.View
 		target string
 	}{
+		{"status-circle", &circle, "/v1/status"},
 		{"status-standby", &standby, "/v1/status"},
 		{"status-held", holding(t), "/v1/status"},
 		{"status-conflict", &conflict, "/v1/status"},
