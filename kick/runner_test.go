@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -463,6 +465,51 @@ func TestRunThatItsAgentLeavesIsNotOver(t *testing.T) {
 				t.Fatalf("the next agent finds %+v, %v; want r1 in progress", s, err)
 			}
 		})
+	}
+}
+
+func TestAgentWaitsForWhatWatchesItsRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nc := connect(t)
+		cfg := configFor(t.TempDir())
+		var returned atomic.Bool
+		cfg.Execute = func(ctx context.Context, _ Launch) (Ending, error) {
+			<-ctx.Done()
+			time.Sleep(time.Second)
+			returned.Store(true)
+			return Ending{}, ctx.Err()
+		}
+		r, err := NewRunner(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { r.Run(ctx, nc, func(Status) {}) })
+		synctest.Wait()
+		(&node{nc: nc}).kick(t, kickOf("r1", membership("web", 1000, 1, "web1")))
+		cancel()
+		if wg.Wait(); !returned.Load() {
+			t.Error("the agent is over, and still watches a run that the next one adopts")
+		}
+	})
+}
+
+func TestFileIsReplacedNotWrittenOver(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.json")
+	if err := replaceFile(path, []byte("former"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	former, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer former.Close()
+	if err := replaceFile(path, []byte("new"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if data, err := io.ReadAll(former); err != nil || string(data) != "former" {
+		t.Errorf("whoever reads meanwhile, or a crash, finds %q, %v: neither the former file nor the new one", data, err)
 	}
 }
 
