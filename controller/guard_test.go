@@ -538,3 +538,92 @@ func TestHeldRoleIsNotForgottenThoughNobodyNeedsIt(t *testing.T) {
 		t.Errorf("%d roles that nobody needs are kept, want the %d newest", n, maxOrphans)
 	}
 }
+
+func TestHoldOnAnEmptyRoleDoesNotEndBecauseItIsExpected(t *testing.T) {
+	g := losing(10, 10)
+	g.judge(noon, 0, nil, nobodyElse)
+	g.expect = expectation{share: 0, until: in(time.Hour)}
+	for _, at := range []time.Duration{0, guardMend, 2 * guardMend} {
+		if j := g.judge(in(at), 0, nil, nobodyElse); j != (judgement{}) || len(g.missing) != 10 {
+			t.Fatalf("after %s: %+v with %d missing, want nothing", at, j, len(g.missing))
+		}
+	}
+}
+
+func TestNewMemberThatWasMissingAndIsBackIsStillNew(t *testing.T) {
+	g := losing(10, 0)
+	g.note(ago(30*time.Second), 20)
+	for i := range 10 {
+		name := fmt.Sprint("new", i)
+		g.joins(name, ago(30*time.Second))
+		g.lost(name, loss{at: ago(20 * time.Second)})
+		g.back(name)
+	}
+	for i := range 10 {
+		g.lost(fmt.Sprint("new", i), loss{at: noon})
+	}
+	if j := g.judge(noon, 10, nil, nobodyElse); j.began == nil {
+		t.Error("half of twenty are gone, and are taken for those that the new ones replaced")
+	}
+}
+
+func TestReplacedMembersThatWentOneAfterTheOtherAreNoLoss(t *testing.T) {
+	g := losing(10, 2)
+	g.note(ago(30*time.Second), 20)
+	for range 8 {
+		g.departed = append(g.departed, departure{at: ago(20 * time.Second)})
+	}
+	if j := g.judge(in(guardPause), 10, nil, nobodyElse); j.began != nil || !j.released {
+		t.Errorf("ten of the former generation went, ten new ones are there: %+v", g.hold)
+	}
+}
+
+func TestLossesOfAHoldThatEndedCountForTheNext(t *testing.T) {
+	g := losing(10, 3)
+	g.judge(noon, 7, nil, nobodyElse)
+	g.judge(in(time.Second), 8, nil, nobodyElse) // another one joined
+	if j := g.judge(in(time.Second+guardMend), 8, nil, nobodyElse); j.ended == "" {
+		t.Fatalf("the hold goes on: %+v", g.hold)
+	}
+	g.note(in(10*time.Second), 8)
+	g.lost("web8", loss{at: in(10 * time.Second)})
+	if j := g.judge(in(20*time.Second), 7, nil, nobodyElse); j.began == nil {
+		t.Error("a fourth of ten is gone within the minute, and is believed")
+	}
+}
+
+func TestWhatWasAcceptedIsCountedNoMore(t *testing.T) {
+	g := losing(10, 0)
+	g.departed = []departure{{at: ago(time.Second)}, {at: ago(time.Second)}}
+	g.accept(noon, 3)
+	g.lost("web9", loss{at: noon})
+	if j := g.judge(in(guardPause), 2, nil, nobodyElse); j.began != nil || !j.released {
+		t.Errorf("one of the three that were left is held: %+v", g.hold)
+	}
+}
+
+func TestWhatManyOfTheRestHaveTooIsNotWhatTheLostHaveInCommon(t *testing.T) {
+	g := losing(10, 0)
+	for i := range 4 {
+		g.lost(fmt.Sprint("web", i), loss{at: noon, facts: inventory.Facts{"rack": "12"}})
+	}
+	g.judge(noon, 6, nil, func() []inventory.Facts {
+		return []inventory.Facts{{"rack": "12"}, {"rack": "12"}, {"rack": "13"}, {"rack": "13"}, {"rack": "13"}, {"rack": "13"}}
+	})
+	if g.hold == nil || strings.Contains(g.hold.why, "rack") {
+		t.Errorf("the hold is %+v, though a third of the others are in that rack", g.hold)
+	}
+}
+
+// These are the numbers of docs/explanation/design.md.
+func TestTimesOfAHoldAreThoseThatAreSaid(t *testing.T) {
+	g := losing(10, 6)
+	g.judge(noon, 4, nil, nobodyElse)
+	if want := in(3 * time.Minute); g.next() != want {
+		t.Errorf("second opinions are sought %s, want %s", g.next(), want)
+	}
+	g.judge(noon, 8, nil, nobodyElse)
+	if want := in(5 * time.Second); g.next() != want {
+		t.Errorf("with enough of them back the hold ends %s, want %s", g.next(), want)
+	}
+}

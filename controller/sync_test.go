@@ -53,7 +53,7 @@ func TestSyncGate(t *testing.T) {
 func TestFactsAreWaitedForAsLongAsTheyCome(t *testing.T) {
 	g := syncGate{since: noon}
 	heardAll := reconnectTime + rollcallSplay + time.Second
-	for i, owing := range []int{10, 8, 9, 7} {
+	for i, owing := range []int{10, 8, 9, 7, 9} { // who joins owes some too
 		g.owes(owing, in(heardAll+time.Duration(i)*time.Second))
 	}
 	last := heardAll + 3*time.Second + factsAtMost
@@ -139,7 +139,11 @@ func TestNewestRevisionThatIsHeardOfCounts(t *testing.T) {
 		{of(6, 1, "lb4"), "lb4", 0, false},
 		{of(5, 99, "lb5"), "lb4", 0, true},
 	} {
+		g.asked = noon
 		g.heard(step.heard)
+		if g.asked.IsZero() == step.asked {
+			t.Fatalf("after %+v: asked %s, want only whoever has something new to be asked at once", step.heard, g.asked)
+		}
 		if g.newest.node != step.newest || len(g.others) != step.others || (g.known != nil) != step.asked {
 			t.Fatalf("after %+v: the newest is %+v, with %d others, known: %t; want %+v", step.heard, g.newest, len(g.others), g.known != nil, step)
 		}
@@ -251,6 +255,139 @@ func TestAccountKeepsWhatIsKnownOfTheMissing(t *testing.T) {
 			t.Errorf("what was known of %s became %+v", name, l)
 		}
 	}
+}
+
+// hears makes a controller without a loop hear a beat of a node that bears web.
+func hears(t *testing.T, c *Controller, node string, known bool, changes ...func(*inventory.Beat)) {
+	t.Helper()
+	facts := inventory.Facts{"role": "web"}
+	b := inventory.Beat{Node: node, Instance: "m", Boot: "b", Conn: inventory.Conn{Server: node, Client: 1}, Facts: facts.Digest(), Ready: true, NextIn: 1000}
+	for _, change := range changes {
+		change(&b)
+	}
+	heard := []inventory.Heard{{At: noon, Beat: &b}}
+	if known {
+		heard = append(heard, inventory.Heard{At: noon, Facts: &inventory.FactsMessage{Node: node, Instance: "m", Boot: "b", Facts: facts}})
+	}
+	for _, h := range heard {
+		if _, err := c.inv.Take(h); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+var sixthEpoch = kick.Revision{Epoch: 6, N: 1, Hash: "1-a"}
+
+func TestWhoIsAccountedForAsLost(t *testing.T) {
+	c := asked(t)
+	c.roles = newTestRoles(t).roles
+	r := mustNeed(c.roles, "web")
+	if err := c.roles.move(nil, serving("web1", inventory.Facts{"role": "web"}), noon); err != nil {
+		t.Fatal(err)
+	}
+	hears(t, c, "web1", true)
+	hears(t, c, "web2", true, func(b *inventory.Beat) { b.Ready = false })
+	hears(t, c, "web3", true, func(b *inventory.Beat) { b.Leaving = true })
+	r.gate = roleGate{known: webs(4), newest: holder{revision: sixthEpoch}}
+	c.account(r, c.inv.Snapshot(), noon)
+	if got := fmt.Sprint(sortedKeys(r.guard.missing)); got != "[web2 web4]" {
+		t.Errorf("lost are %s, want the one that serves no more and the one that is not heard: who said goodbye is no loss", got)
+	}
+	for name, l := range r.guard.missing {
+		if l.due().After(noon) {
+			t.Errorf("%s is judged %s, though it had its time", name, l.due())
+		}
+	}
+	if r.gate.basis != sixthEpoch || !r.knows(sixthEpoch.Hash) {
+		t.Errorf("accounted for is %+v, remembered: %t; want what dependents hold", r.gate.basis, r.knows(sixthEpoch.Hash))
+	}
+	if n := len(r.guard.sizes); n != 1 || r.guard.sizes[0].size != 3 {
+		t.Errorf("the sizes are %+v, want that there were three", r.guard.sizes)
+	}
+}
+
+func TestMemberWasHeardWhenItsFactsAndItsReadinessAreKnown(t *testing.T) {
+	for _, c := range []struct {
+		claim    string
+		facts    bool
+		checking bool
+		open     bool
+	}{
+		{"both are known", true, false, true},
+		{"what it bears is not known yet", false, false, false},
+		{"its service is still being checked", true, true, false},
+	} {
+		t.Run(c.claim, func(t *testing.T) {
+			ctrl := asked(t)
+			ctrl.roles, ctrl.gate = newTestRoles(t).roles, syncGate{since: noon, opened: noon}
+			r := mustNeed(ctrl.roles, "web")
+			r.gate = roleGate{newest: holder{revision: sixthEpoch}, known: webs(1)}
+			hears(t, ctrl, "web1", c.facts, func(b *inventory.Beat) { b.Checking, b.Ready = c.checking, !c.checking })
+			if ctrl.openRoles(noon); r.gate.open != c.open {
+				t.Errorf("open: %t, want %t", r.gate.open, c.open)
+			}
+		})
+	}
+}
+
+func TestMembersAreWaitedForFromTheLastTimeThatNobodyCouldBeHeard(t *testing.T) {
+	for claim, c := range map[string]struct {
+		closed, opened time.Time
+		until          time.Time
+	}{
+		"the role was closed again":                  {time.Time{}, ago(time.Minute), in(reconnectTime + 10*time.Second)},
+		"others were still heard for the first time": {ago(20 * time.Second), noon, in(10 * time.Second)},
+	} {
+		t.Run(claim, func(t *testing.T) {
+			ctrl := asked(t)
+			ctrl.roles, ctrl.gate = newTestRoles(t).roles, syncGate{since: ago(time.Hour), opened: c.opened}
+			r := mustNeed(ctrl.roles, "web")
+			r.gate = roleGate{newest: holder{revision: sixthEpoch}, known: webs(1), since: c.closed}
+			if ctrl.openRoles(noon); r.gate.open || r.gate.until != c.until {
+				t.Errorf("open: %t, until %s; want it closed until %s", r.gate.open, r.gate.until, c.until)
+			}
+		})
+	}
+}
+
+func TestMembershipThatIsRememberedClosesNoRole(t *testing.T) {
+	c := asked(t)
+	c.identity.Epoch = 5
+	r := c.roles.byName["web"]
+	for _, step := range []struct {
+		hash string
+		open bool
+	}{{r.now.Revision.Hash, true}, {"1-unheard-of", false}} {
+		status := kick.ActionStatus{Applied: map[string]kick.Revision{"web": {Epoch: 9, N: 1, Hash: step.hash}}}
+		c.byNode["lb1"] = []*action{{node: "lb1", name: "reload", needs: needing(c.roles, "web"), status: status}}
+		if c.noteHeld("lb1", noon); r.gate.open != step.open {
+			t.Errorf("lb1 holds %s of another controller, and the role is open: %t, want %t", step.hash, r.gate.open, step.open)
+		}
+	}
+}
+
+func TestRosterOfAnotherRevisionIsNoAnswer(t *testing.T) {
+	inLoop(t, patient(), func(l *loop) {
+		l.rosters = map[string][]kick.Member{"lb1/reload": webs(1)}
+		l.says("web1", "web", kick.Status{})
+		l.says("lb1", "lb", reload(appliedBefore(webs(10))))
+		l.sync(t)
+		if v := l.View().Verdicts[0]; gateNames(v) != GateSynced || !strings.Contains(v.Gates[0].Why, "lb1/reload was asked") {
+			t.Errorf("the gates are %+v, want that lb1 is still asked for the ten", v.Gates)
+		}
+	})
+}
+
+func TestRosterWithoutMembersIsAnAnswer(t *testing.T) {
+	inLoop(t, patient(), func(l *loop) {
+		l.rosters = map[string][]kick.Member{"lb1/reload": nil}
+		l.says("web1", "web", kick.Status{})
+		l.says("lb1", "lb", reload(appliedBefore(nil)))
+		l.sync(t)
+		if kicks := l.kicked(); len(kicks) != 1 {
+			t.Errorf("%d kicks, want one: nobody was a member, so nobody is waited for", len(kicks))
+		}
+	})
 }
 
 func slicesOfMembers(r *role) []kick.Member { return append([]kick.Member{}, r.now.Members...) }

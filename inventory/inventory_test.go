@@ -455,6 +455,13 @@ func TestFactsOfANode(t *testing.T) {
 			h.facts(web1(), isDB)
 			h.beats(web1(announcing(isDB)))
 		}, isDB, false},
+		{"are kept for a beat that is a moment late", func(h *hearing) {
+			h.facts(web1(), isWeb)
+			h.facts(web1(), isDB)
+			h.after(time.Second)
+			h.canary()
+			h.beats(web1(announcing(isDB)))
+		}, isDB, false},
 		{"that nobody announces are forgotten", func(h *hearing) {
 			h.facts(web1(), isWeb)
 			h.facts(web1(), isDB)
@@ -653,6 +660,42 @@ func TestSinceAndJoinedAreKept(t *testing.T) {
 	h.beats(web1(ofBoot("b2")))
 	if n := h.node("web1"); n.Since != h.now || n.Joined != h.now {
 		t.Errorf("after a boot since %s, joined %s: want now", n.Since, n.Joined)
+	}
+}
+
+func TestNodeIsSuspectSinceTheFirstSuspicion(t *testing.T) {
+	h := newHearing(t)
+	h.beats(web1())
+	h.after(3 * time.Second)
+	h.canary()
+	first := h.now
+	h.after(time.Second)
+	h.closing(Conn{"s", 1})
+	if n := h.node("web1"); n.Life != Suspect || n.Since != first {
+		t.Errorf("%s since %s, want suspect since it was silent, %s", n.Life, n.Since, first)
+	}
+}
+
+func TestAfterBlindnessNodesMayComeBackOneByOneForTwoMinutes(t *testing.T) {
+	h := newHearing(t)
+	h.beats(web1())
+	other := func(i int) Beat { return web1(ofNode(fmt.Sprint("other", i)), onConn(uint64(i+2))) }
+	const others = 16 // one every 9 s: when the last ones come it is too late
+	for i := range others {
+		h.beats(other(i))
+	}
+	h.after(time.Second)
+	h.blind()
+	began := h.now
+	for n := range others {
+		h.after(9 * time.Second)
+		for i := range n + 1 {
+			h.beats(other(i))
+		}
+		h.canary()
+		if here, want := h.life() != "", h.now.Sub(began) < 2*time.Minute+DefaultGoneAfter; here != want {
+			t.Fatalf("%s after the blindness web1, which was not heard since, is a node: %t, want %t", h.now.Sub(began), here, want)
+		}
 	}
 }
 

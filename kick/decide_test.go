@@ -23,6 +23,7 @@ func TestAnswers(t *testing.T) {
 	at := func(m Membership) map[string]Revision { return map[string]Revision{"web": m.Revision} }
 	running := applied(actionState{Dirty: true, Handed: at(web7)})
 	running.Run = &run{ID: "r0", Action: "reload"}
+	otherRuns := state{Run: &run{ID: "r0", Action: "other"}}
 
 	for _, c := range []struct {
 		name     string
@@ -38,6 +39,7 @@ func TestAnswers(t *testing.T) {
 		{name: "applied, dirty", state: applied(actionState{Applied: at(web8), Dirty: true}), want: Accepted},
 		{name: "another run", state: running, want: Busy},
 		{name: "the same run", state: running, kick: func(k *Kick) { k.ID = "r0" }, want: Accepted},
+		{name: "the id of another action's run", state: otherRuns, kick: func(k *Kick) { k.ID = "r0" }, want: Busy},
 		{name: "the last run", state: applied(actionState{Last: &LastRun{Run: "r1"}}), want: Accepted},
 		{name: "lower epoch", state: state{Epoch: 1001}, want: Stale},
 		{name: "same epoch, lower controller", state: state{Epoch: 1000, Controller: "ctl1-b"}, want: Stale},
@@ -46,6 +48,7 @@ func TestAnswers(t *testing.T) {
 		{name: "unknown action", kick: func(k *Kick) { k.Action = "other" }, want: NoSuchAction},
 		{name: "disabled", disabled: "by hand", want: Disabled},
 		{name: "older than applied", state: applied(actionState{Applied: at(web8)}), kick: func(k *Kick) { k.Needs = []Membership{web7} }, want: Older},
+		{name: "older, of the same members", state: applied(actionState{Applied: at(web8)}), kick: func(k *Kick) { k.Needs[0].Revision.N = 7 }, want: AlreadyApplied},
 		{name: "older than a failed one", state: applied(actionState{Dirty: true, Handed: at(web8)}), kick: func(k *Kick) { k.Needs = []Membership{web7} }, want: Older},
 		{name: "members are missing", kick: func(k *Kick) { k.Needs[0].Members = nil }, want: Incomplete},
 		{name: "members are others", kick: func(k *Kick) { k.Needs[0].Members = members("web9") }, want: Incomplete},

@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -418,6 +420,115 @@ func TestDisabledNodeSaysWhy(t *testing.T) {
 	})
 }
 
+func TestDisabledFileThatCannotBeReadDisables(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		n := startNode(t, connect(t), configFor(dir))
+		if err := os.Mkdir(filepath.Join(dir, "disabled"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if reply := n.kick(t, kickOf("r1", membership("web", 1000, 1, "web1"))); reply.Answer != Disabled || len(n.runs.launched) > 0 {
+			t.Errorf("%+v, %d runs: somebody meant to disable it", reply, len(n.runs.launched))
+		}
+	})
+}
+
+// The end of its watching and the agent's may come at the same time: whichever is seen first, the run is not over.
+func TestRunThatItsAgentLeavesIsNotOver(t *testing.T) {
+	for range 10 {
+		synctest.Test(t, func(t *testing.T) {
+			nc := connect(t)
+			cfg := configFor(t.TempDir())
+			cfg.Execute = func(ctx context.Context, _ Launch) (Ending, error) {
+				<-ctx.Done()
+				return Ending{}, ctx.Err()
+			}
+			r, err := NewRunner(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				r.Run(ctx, nc, func(s Status) {
+					if s.Running != nil {
+						cancel()
+						time.Sleep(time.Millisecond) // in which what waits for the run returns
+					}
+				})
+			})
+			synctest.Wait()
+			(&node{nc: nc}).kick(t, kickOf("r1", membership("web", 1000, 1, "web1")))
+			wg.Wait()
+			cancel()
+			if s, err := loadState(cfg.Dir, cfg.Instance, cfg.Log); err != nil || s.Run == nil || s.Run.ID != "r1" {
+				t.Fatalf("the next agent finds %+v, %v; want r1 in progress", s, err)
+			}
+		})
+	}
+}
+
+func TestAgentWaitsForWhatWatchesItsRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nc := connect(t)
+		cfg := configFor(t.TempDir())
+		var returned atomic.Bool
+		cfg.Execute = func(ctx context.Context, _ Launch) (Ending, error) {
+			<-ctx.Done()
+			time.Sleep(time.Second)
+			returned.Store(true)
+			return Ending{}, ctx.Err()
+		}
+		r, err := NewRunner(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { r.Run(ctx, nc, func(Status) {}) })
+		synctest.Wait()
+		(&node{nc: nc}).kick(t, kickOf("r1", membership("web", 1000, 1, "web1")))
+		cancel()
+		if wg.Wait(); !returned.Load() {
+			t.Error("the agent is over, and still watches a run that the next one adopts")
+		}
+	})
+}
+
+func TestFileIsReplacedNotWrittenOver(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.json")
+	if err := replaceFile(path, []byte("former"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	former, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer former.Close()
+	if err := replaceFile(path, []byte("new"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if data, err := io.ReadAll(former); err != nil || string(data) != "former" {
+		t.Errorf("whoever reads meanwhile, or a crash, finds %q, %v: neither the former file nor the new one", data, err)
+	}
+}
+
+func TestRunBeginsInADirectoryOfItsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := configFor(t.TempDir())
+		left := filepath.Join(Launch{Dir: cfg.Dir, Run: "r1"}.runDir(), endingFile) // of an agent that died before it knew of the run
+		if err := errors.Join(os.MkdirAll(filepath.Dir(left), 0o755), os.WriteFile(left, []byte("{}"), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		n := startNode(t, connect(t), cfg)
+		n.kick(t, kickOf("r1", membership("web", 1000, 1, "web1")))
+		if _, err := os.Stat(left); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("what another attempt left is still there: %v", err)
+		}
+		n.end(Ending{})
+	})
+}
+
 func TestNodeThatCannotKeepStateRunsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
@@ -451,6 +562,16 @@ func TestCorruptStateIsPutAsideAndNothingIsKnown(t *testing.T) {
 		if aside, err := os.ReadFile(statePath(cfg.Dir) + ".corrupt"); err != nil || string(aside) != content {
 			t.Errorf("put aside: %q, %v, want %q", aside, err, content)
 		}
+	}
+}
+
+func TestStateThatCannotBeReadIsNotTakenForNone(t *testing.T) {
+	cfg := configFor(t.TempDir())
+	if err := os.Mkdir(statePath(cfg.Dir), 0o755); err != nil { // works against root as well, unlike permissions
+		t.Fatal(err)
+	}
+	if _, err := NewRunner(cfg); err == nil {
+		t.Error("the node begins anew: its run in progress and what it obeys are forgotten")
 	}
 }
 
