@@ -552,6 +552,9 @@ func TestNodeThatIsBackSaysWhatBecameOfItsRun(t *testing.T) {
 			if kicks := l.kicked(); len(kicks) != 2 || kicks[1].Node != "lb2" {
 				t.Errorf("the kicks are %+v, want lb2 when lb1 is done", kicks)
 			}
+			if v := l.View(); v.Counts.Runs[kick.Succeeded] != 1 || v.Counts.Runs[kick.Lost] != 0 {
+				t.Errorf("the runs are %+v, want that it succeeded", v.Runs)
+			}
 		})
 	})
 	t.Run("it has ended", func(t *testing.T) {
