@@ -39,6 +39,10 @@ func TestRunThatEndsAfterItsBoundIsHeardBeforeItIsGivenUp(t *testing.T) {
 		k := l.kicked()[0]
 		started := l.View().Runs[0].Started
 		time.Sleep(time.Until(started.Add(time.Minute + replyTimeout))) // its bound is a minute
+		synctest.Wait()
+		if r := l.View().Runs[0]; !r.Ended.IsZero() {
+			t.Errorf("it is given up before its end could be heard: %+v", r)
+		}
 		l.ends(success(k))
 		if v := l.View(); v.Counts.Runs[kick.Lost] != 0 || v.Counts.Runs[kick.Succeeded] != 1 {
 			t.Errorf("the runs are %+v, want one that succeeded", v.Runs)
