@@ -548,9 +548,15 @@ func TestNodeThatIsBackSaysWhatBecameOfItsRun(t *testing.T) {
 			if n := len(l.kicked()); n != 1 {
 				t.Fatalf("%d kicks while the run goes on, want 1", n)
 			}
+			if r := l.View().Runs[0]; !r.Ended.IsZero() {
+				t.Errorf("the run goes on, and is given up: %+v", r)
+			}
 			l.ends(success(k))
 			if kicks := l.kicked(); len(kicks) != 2 || kicks[1].Node != "lb2" {
 				t.Errorf("the kicks are %+v, want lb2 when lb1 is done", kicks)
+			}
+			if v := l.View(); v.Counts.Runs[kick.Succeeded] != 1 || v.Counts.Runs[kick.Lost] != 0 {
+				t.Errorf("the runs are %+v, want that it succeeded", v.Runs)
 			}
 		})
 	})

@@ -106,6 +106,57 @@ func TestStandbyTakesOverWithAHigherEpochWhenItsLeaderIsSilent(t *testing.T) {
 	}
 }
 
+func TestWhoTakesOverBeginsWithWhatDependentsHold(t *testing.T) {
+	c, _ := led(t, true)
+	c.meet(inventory.Beacon{ID: "z", Epoch: 700}, noon)
+	r := mustNeed(c.roles, "web")
+	r.gate.open = true
+	r.guard = *losing(10, 6) // which the one that led may have accepted
+	r.guard.judge(noon, 4, nil, nobodyElse)
+	held := kick.Revision{Epoch: 700, N: 4, Hash: "1-a"}
+	c.byNode["lb1"] = []*action{{node: "lb1", name: "reload", needs: needing(c.roles, "web"), status: kick.ActionStatus{
+		Applied: map[string]kick.Revision{"web": held},
+	}}}
+	c.hear(inventory.Heard{At: in(c.cfg.GoneAfter), Canary: true})
+	if c.rival.id != "" {
+		t.Fatal("it does not take over")
+	}
+	if r.guard.hold != nil || len(r.guard.missing) != 0 || len(r.guard.sizes) != 0 {
+		t.Errorf("what a follower's guard took in is kept: %+v", r.guard)
+	}
+	if r.gate.open || r.gate.newest.revision != held || r.gate.newest.node != "lb1" {
+		t.Errorf("the role is open: %t, and the newest that was heard of is %+v; want that lb1 is to be asked", r.gate.open, r.gate.newest)
+	}
+}
+
+func TestEpochThatAnotherOneChoseTooIsRaised(t *testing.T) {
+	c, _ := led(t, true)
+	c.seen = 100
+	c.challenged(in(time.Minute))
+	for ms := range 1500 {
+		c.introduce(in(time.Minute + time.Duration(ms)*time.Millisecond))
+	}
+	if c.identity.Epoch != 101 || c.notLeading() != "" {
+		t.Errorf("its epoch is %d (%s), want 101: nodes that saw 100 of a greater name don't obey it", c.identity.Epoch, c.notLeading())
+	}
+	r := mustNeed(c.roles, "web")
+	r.gate.open, c.gate.since = true, in(time.Minute)
+	c.byNode["lb1"] = []*action{{node: "lb1", name: "reload", needs: needing(c.roles, "web"), status: kick.ActionStatus{
+		Applied: map[string]kick.Revision{"web": {Epoch: 101, N: 1, Hash: "1-forgotten"}},
+	}}}
+	if c.noteHeld("lb1", in(time.Minute)); !r.gate.open {
+		t.Error("what it said itself, with its new epoch, is taken for another controller's")
+	}
+}
+
+func TestEpochIsNeverRaisedAboveWhatNodesObey(t *testing.T) {
+	c, _ := led(t, true)
+	c.seen = kick.MaxEpoch
+	if c.raise(); c.identity.Epoch != 100 {
+		t.Errorf("its epoch is %d, and no node obeys more than %d", c.identity.Epoch, kick.MaxEpoch)
+	}
+}
+
 func TestBlindStandbyDoesNotTakeItsLeaderForGone(t *testing.T) {
 	c, _ := led(t, true)
 	c.meet(inventory.Beacon{ID: "z", Epoch: 700}, noon)

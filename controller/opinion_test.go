@@ -101,7 +101,7 @@ func TestOpinionOnSomeOfTheLostDecidesNothingOnOthers(t *testing.T) {
 func TestOpinionOnAHoldThatEndedMeanwhileIsNothing(t *testing.T) {
 	c := asked(t)
 	r := c.roles.byName["web"]
-	round := &opinions{hold: r.guard.hold, waiting: 1}
+	round := &opinions{hold: r.guard.hold, asked: []string{"web9"}, waiting: 1}
 	r.guard.accept(noon, 4)
 	r.guard.lost("web9", loss{at: noon})
 	events := c.journal.seq
@@ -151,4 +151,42 @@ func TestWhoIsLostIsNoWitness(t *testing.T) {
 			t.Errorf("the witnesses are %q, want all but the lost peer1 and the suspect peer2", got)
 		}
 	})
+}
+
+func TestOpinionsAreSoughtTwiceAMinuteByWhoLeadsAndKnowsTheRole(t *testing.T) {
+	for _, c := range []struct {
+		claim  string
+		given  func(*Controller)
+		sought bool
+	}{
+		{"it leads", func(*Controller) {}, true},
+		{"another one leads", func(c *Controller) { c.rival.id = "z" }, false},
+		{"the role is not accounted for", func(c *Controller) { c.roles.byName["web"].gate.open = false }, false},
+	} {
+		t.Run(c.claim, func(t *testing.T) {
+			ctl := asked(t)
+			h := ctl.roles.byName["web"].guard.hold
+			c.given(ctl)
+			now := h.ask
+			ctl.seekOpinions(t.Context(), now)
+			if sought := h.opinion != ""; sought != c.sought || sought && h.ask != now.Add(30*time.Second) {
+				t.Errorf("sought: %t, again %s; want %t, and every 30 s", sought, h.ask, c.sought)
+			}
+		})
+	}
+}
+
+func TestFewDependentsAreWitnessesEachOnce(t *testing.T) {
+	c := asked(t)
+	for i := range 2 * witnesses {
+		name := fmt.Sprint("lb", i)
+		hears(t, c, name, true)
+		c.byNode[name] = []*action{
+			{node: name, name: "reload", needs: needing(c.roles, "web")}, {node: name, name: "restart", needs: needing(c.roles, "web")},
+		}
+	}
+	c.actions = nil
+	if got := fmt.Sprint(c.witnesses(c.roles.byName["web"])); got != "[lb0 lb1 lb2 lb3 lb4]" {
+		t.Errorf("the witnesses are %s, want five nodes", got)
+	}
 }

@@ -314,6 +314,10 @@ func TestOrderCarriesWhatIsCurrent(t *testing.T) {
 	if got := kick.Hash(k.Needs[0].Members); got != k.Needs[0].Revision.Hash || len(k.Needs[0].Members) != 2 {
 		t.Errorf("the members' hash is %s, their revision says %s", got, k.Needs[0].Revision.Hash)
 	}
+	a.needs[0].as = "frontends"
+	if k := a.order(Verdict{}, "r2", Identity{}); k.Needs[0].Role != "frontends" {
+		t.Errorf("the node, which says frontends, is told of %q", k.Needs[0].Role)
+	}
 }
 
 func TestPlanKeepsItsPromises(t *testing.T) {
