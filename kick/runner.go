@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"golang.org/x/sys/unix"
 )
 
 // RunnerConfig is what a Runner is made of.
@@ -155,18 +154,22 @@ func (r *Runner) Run(ctx context.Context, nc *nats.Conn, status func(Status)) er
 	}
 }
 
+// ownWithin is how long an agent waits for the one before it to let go.
+const ownWithin = 2 * time.Second
+
 // own makes the directory this agent's alone: two that both remember what is applied would undo each other's memory.
 func (r *Runner) own() (*os.File, error) {
 	if err := os.MkdirAll(r.cfg.Dir, 0o755); err != nil {
 		return nil, fmt.Errorf("node's directory: %w", err)
 	}
-	f, err := os.OpenFile(filepath.Join(r.cfg.Dir, "agent.lock"), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
+	// A former agent that was killed may have left a child that has the lock until it has become a shim.
+	ctx, cancel := context.WithTimeout(context.Background(), ownWithin)
+	defer cancel()
+	f, err := acquire(ctx, filepath.Join(r.cfg.Dir, "agent.lock"))
+	if errors.Is(err, context.DeadlineExceeded) {
+		return nil, fmt.Errorf("node's directory %s: another agent uses it: stop that one, or give this one a name or a state_dir of its own", r.cfg.Dir)
+	} else if err != nil {
 		return nil, fmt.Errorf("node's directory: %w", err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("node's directory %s: another agent uses it (%w): stop that one, or give this one a name or a state_dir of its own", r.cfg.Dir, err)
 	}
 	return f, nil
 }

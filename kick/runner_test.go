@@ -733,6 +733,26 @@ func TestGarbageNeitherStopsTheNodeNorTheListener(t *testing.T) {
 	})
 }
 
+func TestAgentWaitsForTheChildThatAKilledOneWasAboutToMakeAShim(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nc := connect(t)
+		cfg := configFor(t.TempDir())
+		left, err := acquire(t.Context(), filepath.Join(cfg.Dir, "agent.lock"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.AfterFunc(ownWithin-time.Second, func() { left.Close() })
+		r, err := NewRunner(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		if err := r.Run(ctx, nc, func(Status) { cancel() }); err != nil {
+			t.Errorf("it ended with %v: systemd would start it again, and the node be gone meanwhile", err)
+		}
+	})
+}
+
 func TestTwoAgentsDoNotShareADirectory(t *testing.T) {
 	nc := connect(t)
 	cfg := RunnerConfig{Cluster: "main", Node: lb1, Instance: "i", Boot: "b", Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler)}
