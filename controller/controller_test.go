@@ -480,15 +480,22 @@ func TestControllerStopsWhateverIsOnItsWay(t *testing.T) {
 	})
 }
 
-// oneGone is two balancers that may run one at a time, of which the one that runs is gone.
-func oneGone(t *testing.T, story func(l *loop, k kick.Kick)) {
+// oneAtATime is two balancers that may run one at a time, and what the first of them says of itself.
+func oneAtATime(t *testing.T, lb1 kick.Status, story func(l *loop)) {
 	cfg := patient()
 	cfg.Roles = []RoleConfig{{Name: "lb", Budget: "1"}}
 	inLoop(t, cfg, func(l *loop) {
 		l.says("web1", "web", kick.Status{})
-		l.says("lb1", "lb", reload())
+		l.says("lb1", "lb", lb1)
 		l.says("lb2", "lb", reload())
 		l.sync(t)
+		story(l)
+	})
+}
+
+// oneGone is two balancers that may run one at a time, of which the one that runs is gone.
+func oneGone(t *testing.T, story func(l *loop, k kick.Kick)) {
+	oneAtATime(t, reload(), func(l *loop) {
 		k := l.kicked()[0]
 		if k.Node != "lb1" {
 			t.Fatalf("%s is kicked, want lb1", k.Node)
@@ -587,15 +594,9 @@ func TestNodeThatIsBackSaysWhatBecameOfItsRun(t *testing.T) {
 }
 
 func TestRunOfAFormerControllerKeepsItsPlaceTooWhenItsNodeIsGone(t *testing.T) {
-	cfg := patient()
-	cfg.Roles = []RoleConfig{{Name: "lb", Budget: "1"}}
-	inLoop(t, cfg, func(l *loop) {
-		runs := reload()
-		runs.Running = &kick.Running{Run: "former-1", Action: "reload"}
-		l.says("web1", "web", kick.Status{})
-		l.says("lb1", "lb", runs)
-		l.says("lb2", "lb", reload())
-		l.sync(t)
+	runs := reload()
+	runs.Running = &kick.Running{Run: "former-1", Action: "reload"}
+	oneAtATime(t, runs, func(l *loop) {
 		l.goes("lb1")
 		time.Sleep(kick.DefaultTimeout)
 		if n := len(l.kicked()); n != 0 {
@@ -615,13 +616,7 @@ func TestRunOfAFormerControllerKeepsItsPlaceTooWhenItsNodeIsGone(t *testing.T) {
 }
 
 func TestRunOnANodeWithoutActionsTakesAPlace(t *testing.T) {
-	cfg := patient()
-	cfg.Roles = []RoleConfig{{Name: "lb", Budget: "1"}}
-	inLoop(t, cfg, func(l *loop) {
-		l.says("web1", "web", kick.Status{})
-		l.says("lb1", "lb", kick.Status{Running: &kick.Running{Run: "former-1", Action: "dropped"}})
-		l.says("lb2", "lb", reload())
-		l.sync(t)
+	oneAtATime(t, kick.Status{Running: &kick.Running{Run: "former-1", Action: "dropped"}}, func(l *loop) {
 		if gates := l.View().Verdicts[0].Gates; len(l.kicked()) != 0 || len(gates) != 1 || gates[0].Name != GateBudget {
 			t.Fatalf("%d kicks, and the gates are %+v, while lb1 runs something; want budget", len(l.kicked()), gates)
 		}

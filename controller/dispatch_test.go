@@ -109,13 +109,7 @@ func TestRevisionThatFailsEverywhereIsTriedOnOneNodeAtATime(t *testing.T) {
 }
 
 func TestRunThatWasGivenUpTakesNoPlaceWhenItsNodeGoes(t *testing.T) {
-	cfg := patient()
-	cfg.Roles = []RoleConfig{{Name: "lb", Budget: "1"}}
-	inLoop(t, cfg, func(l *loop) {
-		l.says("web1", "web", kick.Status{})
-		l.says("lb1", "lb", reload())
-		l.says("lb2", "lb", reload())
-		l.sync(t)
+	oneAtATime(t, reload(), func(l *loop) {
 		k := l.kicked()[0]
 		status := reload()
 		status.Running = &kick.Running{Run: k.ID, Action: "reload"}

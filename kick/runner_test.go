@@ -363,17 +363,7 @@ func TestDirtyIsOnTheDiskBeforeTheRunStarts(t *testing.T) {
 			}
 			return Ending{}, err
 		}
-		r, err := NewRunner(cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		var wg sync.WaitGroup
-		wg.Go(func() { r.Run(ctx, nc, func(Status) {}) })
-		synctest.Wait()
-		(&node{nc: nc}).kick(t, kickOf("r1", membership("web", 1000, 1, "web1")))
-		cancel()
-		wg.Wait()
+		kickedOnce(t, nc, cfg)
 		if !atStart.Actions["reload"].Dirty || atStart.Run == nil || atStart.Run.ID != "r1" {
 			t.Errorf("when the run started the disk had %+v", atStart)
 		}
@@ -468,6 +458,22 @@ func TestRunThatItsAgentLeavesIsNotOver(t *testing.T) {
 	}
 }
 
+// kickedOnce is an agent that is kicked, and stopped as soon as it has accepted; it returns when the agent is over.
+func kickedOnce(t *testing.T, nc *nats.Conn, cfg RunnerConfig) {
+	t.Helper()
+	r, err := NewRunner(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { r.Run(ctx, nc, func(Status) {}) })
+	synctest.Wait()
+	(&node{nc: nc}).kick(t, kickOf("r1", membership("web", 1000, 1, "web1")))
+	cancel()
+	wg.Wait()
+}
+
 func TestAgentWaitsForWhatWatchesItsRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		nc := connect(t)
@@ -479,17 +485,7 @@ func TestAgentWaitsForWhatWatchesItsRun(t *testing.T) {
 			returned.Store(true)
 			return Ending{}, ctx.Err()
 		}
-		r, err := NewRunner(cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		var wg sync.WaitGroup
-		wg.Go(func() { r.Run(ctx, nc, func(Status) {}) })
-		synctest.Wait()
-		(&node{nc: nc}).kick(t, kickOf("r1", membership("web", 1000, 1, "web1")))
-		cancel()
-		if wg.Wait(); !returned.Load() {
+		if kickedOnce(t, nc, cfg); !returned.Load() {
 			t.Error("the agent is over, and still watches a run that the next one adopts")
 		}
 	})
