@@ -56,7 +56,7 @@ func (g *roleGate) heard(h holder) {
 		g.others = append(g.others, h)
 	case g.newest.revision.Hash == "" || g.newest.revision.Before(h.revision):
 		if !same {
-			g.known, g.others = nil, nil
+			g.known, g.others, g.have = nil, nil, 0
 			g.asked = time.Time{}
 		}
 		g.newest = h

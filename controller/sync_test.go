@@ -88,6 +88,27 @@ func TestMembersThatComeBackOneByOneAreWaitedFor(t *testing.T) {
 	}
 }
 
+func TestMembersOfANewerRevisionAreCountedAnew(t *testing.T) {
+	of := func(n int64) holder {
+		return holder{kick.Revision{Epoch: 6, N: n, Hash: fmt.Sprint("1-", n)}, "lb1", "reload", "web"}
+	}
+	everybody := func(string) bool { return true }
+	only1 := func(node string) bool { return node == "web1" }
+	var g roleGate
+	const gone = 10 * time.Second
+	g.heard(of(1))
+	g.known = []kick.Member{{Node: "old1"}, {Node: "old2"}, {Node: "gone"}}
+	g.judge(noon, in(time.Second), gone, func(node string) bool { return node != "gone" })
+	g.heard(of(2))
+	g.known = []kick.Member{{Node: "web1"}, {Node: "web2"}}
+	if g.judge(in(5*time.Second), in(time.Second), gone, only1); g.open || g.until != in(5*time.Second+gone) {
+		t.Errorf("open: %t until %s, want it to wait from the first that came of these, until %s", g.open, g.until, in(5*time.Second+gone))
+	}
+	if g.judge(in(6*time.Second), in(time.Second), gone, everybody); !g.open {
+		t.Error("closed, though all were heard")
+	}
+}
+
 func TestRoleGate(t *testing.T) {
 	known := []kick.Member{{Node: "web1"}, {Node: "web2"}}
 	of := func(epoch, n int64) kick.Revision {
