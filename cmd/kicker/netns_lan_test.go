@@ -151,6 +151,12 @@ func (l *lan) controlled() *daemon {
 	l.t.Helper()
 	l.host("ctl")
 	l.server = l.addr("ctl") + ":7422"
+	return l.control()
+}
+
+// control starts the controller on its host.
+func (l *lan) control() *daemon {
+	l.t.Helper()
 	return l.on("ctl", "controller", l.program, "controller", "--state-dir", l.path("controller"), "--listen", "0.0.0.0:7422")
 }
 

@@ -264,8 +264,11 @@ func secondOpinion(l *lan) sighting { return behindDeadLink(l, "reaches", 3*time
 
 // behindDeadLink cuts half of a role off from the controller until status has a word, and for some time.
 func behindDeadLink(l *lan, word string, lasts time.Duration) sighting {
-	l.controlled()
+	former := l.controlled()
 	l.crew()
+	former.stop()
+	l.control() // to which all six were members from the start, and none has just joined
+	l.converged(8)
 	l.mark()
 	for _, name := range half {
 		l.deaf("ctl", name)
