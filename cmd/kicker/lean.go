@@ -30,7 +30,9 @@ func lean(ctx context.Context, log *slog.Logger) error {
 	debug.FreeOSMemory() // first: it runs through much of the program itself
 	if err := dropClean(); err != nil {
 		log.Debug("memory not given back", "err", err)
+		return nil
 	}
+	log.Debug("memory of the start given back")
 	return nil
 }
 
