@@ -3,7 +3,6 @@ package controller
 import (
 	"fmt"
 	"maps"
-	"slices"
 	"time"
 
 	"kicker/inventory"
@@ -33,7 +32,7 @@ const (
 type guard struct {
 	sizes    []sample             // of the role, when it changed; of the last hour, and the one before
 	joined   map[string]time.Time // members, as far as they joined within the last hour
-	departed []departure          // without a goodbye, and published; of the last hour
+	departed []departure          // without a goodbye, and published; of the last hour, oldest first
 
 	missing map[string]loss // departures that are not published: pending until the next judgement, or held
 	hold    *hold           // nil: nothing is held
@@ -268,7 +267,9 @@ func (g *guard) note(now time.Time, size int) {
 // trim forgets what no window reaches back to.
 func (g *guard) trim(now time.Time) {
 	began := now.Add(-guardSlowBurn)
-	g.departed = slices.DeleteFunc(g.departed, func(d departure) bool { return d.at.Before(began) })
+	for len(g.departed) > 0 && g.departed[0].at.Before(began) {
+		g.departed = g.departed[1:]
+	}
 	maps.DeleteFunc(g.joined, func(_ string, at time.Time) bool { return at.Before(began) })
 	for len(g.sizes) > 1 && !g.sizes[1].at.After(began) {
 		g.sizes = g.sizes[1:]

@@ -132,7 +132,7 @@ func TestLastMemberIsHeldWhateverTheSize(t *testing.T) {
 		before := len(c.ran())
 		c.kill(webs[0])
 		c.until("held", 15*time.Second, func(v *controller.View) bool { return held(v) != nil })
-		time.Sleep(time.Hour)
+		time.Sleep(20 * time.Minute)
 		if n := len(c.ran()) - before; n != 0 {
 			t.Errorf("%d runs with an empty list that nobody said goodbye for", n)
 		}
@@ -256,7 +256,7 @@ func TestLossThatDependentsDisputeIsHeldForEver(t *testing.T) {
 			n.wire.silence()
 		}
 		c.until("held", 15*time.Second, func(v *controller.View) bool { return held(v) != nil })
-		time.Sleep(2 * time.Hour)
+		time.Sleep(20 * time.Minute)
 		if n := len(c.ran()) - before; n != 0 {
 			t.Errorf("%d runs though lb1 still reaches the lost ones", n)
 		}

@@ -18,12 +18,16 @@ import (
 var (
 	seedFlag = flag.Uint64("seed", 0, "play the schedule of this seed alone")
 	soakFlag = flag.Duration("soak", 0, "play random schedules for so long")
-	firstRun = flag.Int("schedules", 200, "play so many schedules")
+	firstRun = flag.Int("schedules", 300, "play so many schedules; a tenth with -short")
 )
 
 func TestInvariants(t *testing.T) {
 	counts := map[string]int{}
 	began := time.Now()
+	most := uint64(*firstRun)
+	if testing.Short() {
+		most /= 10
+	}
 	seeds := func(yield func(uint64) bool) {
 		if *seedFlag != 0 {
 			yield(*seedFlag)
@@ -34,7 +38,7 @@ func TestInvariants(t *testing.T) {
 			from = uint64(began.UnixNano())
 		}
 		for i := range uint64(1 << 62) {
-			if *soakFlag > 0 && time.Since(began) > *soakFlag || *soakFlag == 0 && i >= uint64(*firstRun) {
+			if *soakFlag > 0 && time.Since(began) > *soakFlag || *soakFlag == 0 && i >= most {
 				return
 			}
 			if !yield(from + i) {

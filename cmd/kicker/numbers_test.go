@@ -32,7 +32,7 @@ func (c *cluster) falseRemovals(meant int) {
 	}
 }
 
-func TestFiveHundredJoinsInThirtySecondsMakeSixKicks(t *testing.T) {
+func TestNumberFiveHundredJoinsInThirtySecondsMakeSixKicks(t *testing.T) {
 	const joins, within = 500, 30 * time.Second
 	inCluster(t, func(c *cluster) {
 		c.startController()
@@ -75,7 +75,7 @@ func TestFiveHundredJoinsInThirtySecondsMakeSixKicks(t *testing.T) {
 	})
 }
 
-func TestEndlessChurnIsFollowedWithinSixSeconds(t *testing.T) {
+func TestNumberEndlessChurnIsFollowedWithinSixSeconds(t *testing.T) {
 	const every, changes = 9 * time.Second, 400 // an hour
 	inCluster(t, func(c *cluster) {
 		c.startController()
@@ -116,7 +116,7 @@ func TestEndlessChurnIsFollowedWithinSixSeconds(t *testing.T) {
 	})
 }
 
-func TestKilledAgentIsActedOnIn2500Milliseconds(t *testing.T) {
+func TestNumberKilledAgentIsActedOnIn2500Milliseconds(t *testing.T) {
 	for _, nodes := range []int{10, 1000} {
 		t.Run(fmt.Sprintf("nodes=%d", nodes), func(t *testing.T) {
 			inCluster(t, func(c *cluster) {
@@ -130,7 +130,7 @@ func TestKilledAgentIsActedOnIn2500Milliseconds(t *testing.T) {
 	}
 }
 
-func TestDeadLinkIsActedOnIn4500Milliseconds(t *testing.T) {
+func TestNumberDeadLinkIsActedOnIn4500Milliseconds(t *testing.T) {
 	for _, nodes := range []int{10, 1000} {
 		t.Run(fmt.Sprintf("nodes=%d", nodes), func(t *testing.T) {
 			inCluster(t, func(c *cluster) {
@@ -145,7 +145,7 @@ func TestDeadLinkIsActedOnIn4500Milliseconds(t *testing.T) {
 	}
 }
 
-func TestGoodbyeIsActedOnIn50Milliseconds(t *testing.T) {
+func TestNumberGoodbyeIsActedOnIn50Milliseconds(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.cfg.Settle = 0
 		leaving := c.ofSize(10)

@@ -241,7 +241,7 @@ func TestRunInProgressSurvivesAReload(t *testing.T) {
 		c.reload(func(cfg *controller.Config) {
 			cfg.Settle, cfg.Roles = 5*time.Second, []controller.RoleConfig{{Name: "web", MinMembers: 1}, {Name: "haproxy", Budget: "1"}}
 		})
-		time.Sleep(time.Hour)
+		time.Sleep(20 * time.Minute)
 		v := c.control.View()
 		if len(c.ran()) != 1 || v.Counts.Runs[kick.Succeeded] != 1 || v.Verdicts[0].State != controller.Converged {
 			t.Errorf("%d runs, %+v, %+v: want the one, succeeded", len(c.ran()), v.Counts.Runs, v.Verdicts[0])
@@ -255,7 +255,7 @@ func TestFailuresAndTheirPauseSurviveAReload(t *testing.T) {
 		c.web("web1")
 		c.lb("lb1", failsFirst(1000))
 		c.synced()
-		time.Sleep(time.Hour)
+		time.Sleep(30 * time.Minute)
 		before := len(c.ran())
 		for range 60 { // each of which must not be a reason to try again
 			c.reload(func(cfg *controller.Config) { cfg.Settle += time.Millisecond })
@@ -417,7 +417,7 @@ func TestChangedFileIsTakenOnce(t *testing.T) {
 		}
 		rewrite(t, "settle: 3s\nroles: [{name: web, min_members: 2}]\n")
 		c.until("reloaded", 5*time.Second, func(*controller.View) bool { return len(c.events(controller.EventReloaded)) > 0 })
-		time.Sleep(time.Hour)
+		time.Sleep(20 * time.Minute)
 		if got := c.events(controller.EventReloaded); len(got) != 1 || !strings.Contains(got[0], "settle, role web changed") {
 			t.Errorf("the events are %q, want one that names what changed", got)
 		}
@@ -459,7 +459,7 @@ func TestFileThatIsNoGoodIsToldOfAndTheOldConfigurationStays(t *testing.T) {
 				time.Sleep(time.Minute)
 				rewrite(t, broken.text)
 				c.until("refused", 5*time.Second, func(v *controller.View) bool { return v.Loaded.Failed != "" })
-				time.Sleep(time.Hour)
+				time.Sleep(10 * time.Minute)
 				failed := c.events(controller.EventReloadFailed)
 				if len(failed) != 1 || !strings.Contains(failed[0], broken.want) {
 					t.Errorf("the events are %q, want one with %q", failed, broken.want)
