@@ -19,7 +19,7 @@ build: ## bin/kicker, or BIN, static
 # Everything with the race detector, which makes virtual time five times as dear, and so what takes much of it in full without. The limit is
 # for what hangs, however slow the machine. Most tests that run beside each other only wait. In CI no result is taken from a cache.
 test: setup check ## everything that must hold
-	$(GO) test -race -short -skip '^TestNumber' -parallel 4 -timeout 30m $(if $(CI),-count=1) ./...
+	$(GO) test -race -skip '^Test(Invariant[0-9]|Number)' -parallel 4 -timeout 30m $(if $(CI),-count=1) ./...
 	$(GO) test -run '^Test(Invariant|Number)' -timeout 30m $(if $(CI),-count=1) ./cmd/kicker
 
 check: ## what can be said without running it

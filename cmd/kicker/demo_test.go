@@ -16,6 +16,7 @@ import (
 )
 
 func TestDemoOnceSeesEachStepHaveItsEffect(t *testing.T) {
+	t.Parallel()
 	for name, flags := range map[string][]string{"with HAProxy": {}, "without": {"--haproxy", "none"}} {
 		t.Run(name, func(t *testing.T) {
 			d := startDemo(t, append(flags, "--once")...)
@@ -37,6 +38,7 @@ func TestDemoOnceSeesEachStepHaveItsEffect(t *testing.T) {
 }
 
 func TestDemoOnceFailsAtTheStepThatHasNoEffect(t *testing.T) {
+	t.Parallel()
 	haproxy, err := findHAProxy("")
 	if err != nil || haproxy == "" {
 		t.Fatalf("haproxy: %q, %v: make setup installs it", haproxy, err)
@@ -113,6 +115,7 @@ func TestDemoPrintsLinesThatWork(t *testing.T) {
 }
 
 func TestNothingOutlivesADemo(t *testing.T) {
+	t.Parallel()
 	t.Run("terminated in the middle of a run", func(t *testing.T) {
 		d := startDemo(t)
 		d.await(t, "Ctrl-C here")

@@ -132,6 +132,7 @@ func (c *configurer) handed(run, role string) string {
 }
 
 func TestRunOfAKilledAgentEndsAsIfItLived(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name    string
 		exit    int

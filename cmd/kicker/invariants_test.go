@@ -18,14 +18,14 @@ import (
 var (
 	seedFlag = flag.Uint64("seed", 0, "play the schedule of this seed alone")
 	soakFlag = flag.Duration("soak", 0, "play random schedules for so long")
-	firstRun = flag.Int("schedules", 300, "play so many schedules; a tenth with -short")
+	firstRun = flag.Int("schedules", 200, "play so many schedules; a tenth with the race detector")
 )
 
 func TestInvariants(t *testing.T) {
 	counts := map[string]int{}
 	began := time.Now()
 	most := uint64(*firstRun)
-	if testing.Short() {
+	if raced() {
 		most /= 10
 	}
 	seeds := func(yield func(uint64) bool) {
