@@ -57,6 +57,7 @@ type Controller struct {
 	gate     syncGate
 	canary   time.Time // when the listener's own beat came back last
 	cutOff   bool      // it is overdue
+	deaf     string    // why closed connections are not heard, "" if they are
 	sync     Sync
 	rolls    []time.Time // when the roll is still to be called
 	beacon   time.Time   // when the next is due

@@ -22,6 +22,8 @@ func (c *Controller) hear(h inventory.Heard) {
 		c.meet(*h.Beacon, h.At)
 	case h.Rival != "":
 		c.hearRival(h.Rival, h.At)
+	case h.Deaf != nil:
+		c.noteDeaf(*h.Deaf, h.At)
 	case h.Canary:
 		if c.cutOff { // the loop was late, not the bus
 			c.blind(h.At)
@@ -42,6 +44,19 @@ func (c *Controller) hear(h inventory.Heard) {
 		c.leaving[h.Beat.Node] = &leaving{reply: h.Reply}
 		c.changed = true
 	}
+}
+
+// noteDeaf takes in whether closed connections are heard. While they are not, a death is found by silence: later, but no less surely.
+func (c *Controller) noteDeaf(why string, now time.Time) {
+	switch {
+	case why == c.deaf:
+		return
+	case why == "":
+		c.event(Event{Time: now, Kind: EventDeafOver, Text: "closed connections are heard"})
+	default:
+		c.event(Event{Time: now, Kind: EventDeaf, Text: why})
+	}
+	c.deaf, c.changed = why, true
 }
 
 // refuse counts a message that was no good, and tells of it. It changes nothing else.

@@ -12,7 +12,7 @@ func (c *Controller) show(now time.Time, verdicts []Verdict) {
 	was := c.view.Load()
 	next := make(chan struct{})
 	v := &View{
-		At: now, Identity: c.identity, Leader: c.rival.id, Sync: c.sync, Verdicts: verdicts,
+		At: now, Identity: c.identity, Leader: c.rival.id, Sync: c.sync, Deaf: c.deaf, Verdicts: verdicts,
 		Roles: c.showRoles(), Conflicts: slices.SortedFunc(maps.Values(c.conflicts), func(a, b Conflict) int { return strings.Compare(a.Node, b.Node) }),
 		Circles: c.circles.shown, Runs: last(c.journal.runs, keepRuns), Events: last(c.journal.events, keepEvents),
 		Counts: c.journal.counts.clone(), Loaded: c.loaded, Nodes: c.inv.Snapshot(), Next: next, next: next,

@@ -16,6 +16,7 @@ type View struct {
 	Sync      Sync                `json:"sync"`
 	Roles     []Role              `json:"roles"`               // by name
 	Verdicts  []Verdict           `json:"verdicts"`            // by node, then in the node's order of actions
+	Deaf      string              `json:"deaf,omitempty"`      // why closed connections are not heard, though they should be
 	Conflicts []Conflict          `json:"conflicts,omitempty"` // by node
 	Circles   []Circle            `json:"circles,omitempty"`   // by their first roles
 	Runs      []Run               `json:"runs"`                // oldest first, the last 1 000
@@ -187,6 +188,8 @@ const (
 	EventLeads     = "leads"     // this one leads, after another one
 	EventSynced    = "synced"    // the sync gate opened
 	EventBlind     = "blind"     // the sync gate closed again
+	EventDeaf      = "deaf"      // closed connections are not heard any more
+	EventDeafOver  = "deaf over" //
 	EventJoined    = "joined"    // a node was heard for the first time
 	EventReady     = "ready"     // a node's service
 	EventNotReady  = "not ready" //

@@ -34,6 +34,7 @@ type Heard struct {
 	Beacon  *Beacon // of a controller, perhaps this one
 	Rival   string  // another listener's own beat came by: its id
 	Canary  bool    // the listener's own beat came back: whatever was sent before it was heard before it
+	Deaf    *string // why closed connections are not heard from now on, "" if they are again
 	Blind   string  // why somebody may have spoken without being heard; "" otherwise
 	Refused error   // a message that was no good, for whatever reason
 

@@ -57,6 +57,7 @@ func TestDeathIsSilenceWhileTheSystemAccountIsNotHeard(t *testing.T) {
 	atANATSElsewhere(t, true, func(c *cluster, webs []*node) {
 		ear := c.wiresOf("controller")[2] // after that which listens and that which speaks
 		ear.cut()
+		c.until("deaf", time.Second, func(v *controller.View) bool { return strings.Contains(v.Deaf, "a death is seen by silence alone") })
 		if suspected, gone := c.death(webs[0]); suspected < 1500*time.Millisecond || gone < 9*time.Second {
 			t.Errorf("suspected after %s and gone after %s: who told?", suspected, gone)
 		}
@@ -79,6 +80,14 @@ func TestBrokerThatStopsClosesNobodysConnection(t *testing.T) {
 		}
 		if !members("web", len(webs))(c.control.View()) {
 			t.Errorf("roles %+v, want all of them", c.control.View().Roles)
+		}
+		if why := c.control.View().Deaf; why != "" {
+			t.Errorf("a minute after the broker is back: %s", why)
+		}
+		for kind, want := range map[string]string{controller.EventDeaf: "closed connections are not heard", controller.EventDeafOver: "are heard"} {
+			if told := c.events(kind); len(told) != 1 || !strings.Contains(told[0], want) {
+				t.Errorf("%s is told as %q, want once, with %q", kind, told, want)
+			}
 		}
 		c.death(webs[0])
 		if texts := c.events(controller.EventSuspect); !slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(text, "its connection closed") }) {
@@ -113,7 +122,7 @@ func TestConfiguredSystemAccountIsHeardOrRefused(t *testing.T) {
 			t.Errorf("the bus is shown as %s, want it without user and password", b.where)
 		}
 		closed = make(chan inventory.Conn, 100)
-		stop, err = b.closings(func(server string, client uint64, _ string) { closed <- inventory.Conn{Server: server, Client: client} })
+		stop, err = b.closings(func(server string, client uint64, _ string) { closed <- inventory.Conn{Server: server, Client: client} }, func(string) {})
 		return closed, stop, err
 	}
 	if _, _, err := open("nats://sys:wrong@" + s.Addr().String()); err == nil || !strings.HasPrefix(err.Error(), "bus.system_url: nats://127.0.0.1:") {

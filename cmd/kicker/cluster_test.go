@@ -154,14 +154,16 @@ func (c *cluster) startController() {
 	over := c.control.over
 	b := controllerBus{join: func(name string) (*nats.Conn, error) {
 		return c.bus.Join(name, nats.InProcessServer(c.newWire("controller")))
-	}, closings: func(closed func(string, uint64, string)) (func(), error) { return c.bus.Closings(closed) }, close: func() {}}
+	}, closings: func(closed func(string, uint64, string), _ func(string)) (func(), error) {
+		return c.bus.Closings(closed)
+	}, close: func() {}}
 	if c.external {
 		b.join = func(name string) (*nats.Conn, error) { return c.join("controller", name) }
-		b.closings = func(closed func(string, uint64, string)) (func(), error) {
+		b.closings = func(closed func(string, uint64, string), deaf func(string)) (func(), error) {
 			if !c.system {
 				return func() {}, nil
 			}
-			return bus.Closings([]string{"nats://system:secret@broker"}, c.log, closed, nats.InProcessServer(c.newWire("controller")))
+			return bus.Closings([]string{"nats://system:secret@broker"}, c.log, closed, deaf, nats.InProcessServer(c.newWire("controller")))
 		}
 	}
 	go func() {

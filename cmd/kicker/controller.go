@@ -132,7 +132,7 @@ func runController(ctx context.Context, cfg config.Config, r *reloader, log *slo
 type controllerBus struct {
 	where    string
 	join     func(name string) (*nats.Conn, error)
-	closings func(func(server string, client uint64, why string)) (stop func(), err error)
+	closings func(closed func(server string, client uint64, why string), deaf func(why string)) (stop func(), err error)
 	close    func()
 }
 
@@ -144,12 +144,12 @@ func openBus(cfg config.Config, token string, log *slog.Logger) (controllerBus, 
 			join: func(name string) (*nats.Conn, error) {
 				return bus.Join([]string{cfg.Bus.URL}, "", name, log, func() {})
 			},
-			closings: func(closed func(string, uint64, string)) (func(), error) {
+			closings: func(closed func(string, uint64, string), deaf func(string)) (func(), error) {
 				if cfg.Bus.SystemURL == "" {
 					log.Info("closed connections are not heard, so a death is seen by silence alone: bus.system_url is not set")
 					return func() {}, nil
 				}
-				stop, err := bus.Closings([]string{cfg.Bus.SystemURL}, log, closed)
+				stop, err := bus.Closings([]string{cfg.Bus.SystemURL}, log, closed, deaf)
 				if err != nil {
 					return nil, fmt.Errorf("bus.system_url: %w", err)
 				}
@@ -165,7 +165,14 @@ func openBus(cfg config.Config, token string, log *slog.Logger) (controllerBus, 
 	if err != nil {
 		return controllerBus{}, err
 	}
-	return controllerBus{where: embedded.Addr().String(), join: func(name string) (*nats.Conn, error) { return embedded.Join(name) }, closings: embedded.Closings, close: embedded.Close}, nil
+	return controllerBus{
+		where: embedded.Addr().String(),
+		join:  func(name string) (*nats.Conn, error) { return embedded.Join(name) },
+		closings: func(closed func(string, uint64, string), _ func(string)) (func(), error) {
+			return embedded.Closings(closed) // in this process: there is no being deaf
+		},
+		close: embedded.Close,
+	}, nil
 }
 
 // control wires a controller to its bus and runs both, and serve beside them, until ctx ends.
@@ -208,6 +215,8 @@ func control(ctx context.Context, cfg controller.Config, b controllerBus, log *s
 	defer func() { _ = sub.Unsubscribe() }() // fails only when the connection is closed
 	stop, err := b.closings(func(server string, client uint64, why string) {
 		hear(inventory.Heard{At: time.Now(), Closed: &inventory.Closed{Conn: inventory.Conn{Server: server, Client: client}, Why: why}})
+	}, func(why string) {
+		hear(inventory.Heard{At: time.Now(), Deaf: &why})
 	})
 	if err != nil {
 		return err

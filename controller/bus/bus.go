@@ -215,8 +215,9 @@ func remedy(servers []string) string {
 // failures is why a bus can't be joined. It is tried again for ever, so only another reason is news.
 type failures struct {
 	log                *slog.Logger
-	refused, unreached string // what to say of it
-	once               bool   // that alone is news, whatever the reason
+	refused, unreached string               // what to say of it
+	once               bool                 // that alone is news, whatever the reason
+	changed            func(message string) // unless nil: what is said now, "" when it is over
 
 	mu   sync.Mutex
 	told string
@@ -239,6 +240,8 @@ func (f *failures) tell(err error) {
 	level := slog.LevelWarn
 	if f.told == news {
 		level = slog.LevelDebug
+	} else if f.changed != nil {
+		f.changed(message)
 	}
 	f.told = news
 	f.log.Log(context.Background(), level, message, "err", err)
@@ -247,6 +250,9 @@ func (f *failures) tell(err error) {
 func (f *failures) over() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.told != "" && f.changed != nil {
+		f.changed("")
+	}
 	f.told = ""
 }
 

@@ -46,14 +46,15 @@ func (b *Bus) Closings(closed func(server string, client uint64, why string)) (s
 }
 
 // Closings is Bus.Closings of a NATS elsewhere: the URLs of its servers name a user of its system account. It fails if that user is
-// refused, or hears nothing. While no server is reached it goes on trying: what closes meanwhile is not heard, now or later.
-func Closings(servers []string, log *slog.Logger, closed func(server string, client uint64, why string), more ...nats.Option) (stop func(), err error) {
+// refused, or hears nothing. While no server is reached it goes on trying: what closes meanwhile is not heard, now or later. deaf is called,
+// from any goroutine, when that begins, with why, and with "" when it is over.
+func Closings(servers []string, log *slog.Logger, closed func(server string, client uint64, why string), deaf func(why string), more ...nats.Option) (stop func(), err error) {
 	err = overhear(servers, more...)
 	if refusal(err) {
 		return nil, fmt.Errorf("%w: %s", err, systemRemedy)
 	}
-	const deaf = "closed connections are not heard, so a death is seen by silence alone"
-	f := &failures{log: log, refused: deaf + ": " + systemRemedy, unreached: deaf, once: true}
+	const unheard = "closed connections are not heard, so a death is seen by silence alone"
+	f := &failures{log: log, refused: unheard + ": " + systemRemedy, unreached: unheard, once: true, changed: deaf}
 	reached := err == nil
 	checked := reached // from here on the handlers' own, which come one at a time
 	heard := func(nc *nats.Conn) {

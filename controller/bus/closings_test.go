@@ -96,7 +96,7 @@ func node(t *testing.T, s *server.Server, options ...nats.Option) (nc *nats.Conn
 func closingsOf(t *testing.T, log *slog.Logger, urls ...string) <-chan closing {
 	t.Helper()
 	told := make(chan closing, 100)
-	stop, err := Closings(urls, log, func(server string, client uint64, why string) { told <- closing{server, client, why} })
+	stop, err := Closings(urls, log, func(server string, client uint64, why string) { told <- closing{server, client, why} }, func(string) {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +188,7 @@ func TestWhoDoesNotHearClosingsIsToldSoAndWhatToDo(t *testing.T) {
 		"deaf:secret": "Permissions Violation",
 	} {
 		t.Run(user, func(t *testing.T) {
-			stop, err := Closings([]string{as(user, s)}, silent, func(string, uint64, string) {})
+			stop, err := Closings([]string{as(user, s)}, silent, func(string, uint64, string) {}, func(string) {})
 			if err == nil {
 				stop()
 				t.Fatal("it is taken for a user of the system account")
@@ -209,7 +209,13 @@ func TestClosingsAreHeardWhenTheServerIsBackAndSaidNotToBeMeanwhile(t *testing.T
 	stopServer := func(s *server.Server) { s.Shutdown(); s.WaitForShutdown() }
 	stopServer(first)
 	var log lines
-	told := closingsOf(t, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})), fmt.Sprintf("nats://sys:secret@%s", where))
+	told, changes := make(chan closing, 100), make(chan string, 100)
+	stop, err := Closings([]string{fmt.Sprintf("nats://sys:secret@%s", where)}, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		func(server string, client uint64, why string) { told <- closing{server, client, why} }, func(why string) { changes <- why })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
 	const deaf, heard = "closed connections are not heard", "closed connections are heard"
 	for round := range 3 {
 		log.wait(t, deaf)
@@ -219,6 +225,9 @@ func TestClosingsAreHeardWhenTheServerIsBackAndSaidNotToBeMeanwhile(t *testing.T
 		}
 		s := elsewhereAt(t, "a", where.Port)
 		log.wait(t, heard)
+		if begins, ends := <-changes, <-changes; !strings.HasPrefix(begins, deaf) || ends != "" || len(changes) > 0 {
+			t.Errorf("it is called with %q and %q and %d more, want with why, and when it is over", begins, ends, len(changes))
+		}
 		nc, id := node(t, s)
 		nc.Close()
 		hears(t, told, id)

@@ -38,6 +38,7 @@ var (
 	runsDesc      = desc("kicker_runs_total", "Runs that ended.", "outcome")
 	kicksDesc     = desc("kicker_kicks_total", "Kicks that were sent, by the node's answer.", "answer")
 	syncedDesc    = desc("kicker_synced", "1 if the controller knows enough to act.")
+	closingsDesc  = desc("kicker_closings_heard", "0 if it should be heard which connections close, by bus.system_url, and is not.")
 	leadingDesc   = desc("kicker_leading", "1 if no other controller is known to lead.")
 	eventsDesc    = desc("kicker_events_total", "Events.", "kind")
 	refusedDesc   = desc("kicker_refused_messages_total", "Messages from the bus that were refused.")
@@ -52,7 +53,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 }
 
 func (viewCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{nodesDesc, conflictsDesc, membersDesc, heldDesc, verdictsDesc, gatesDesc, runsDesc, kicksDesc, syncedDesc, leadingDesc,
+	for _, d := range []*prometheus.Desc{nodesDesc, conflictsDesc, membersDesc, heldDesc, verdictsDesc, gatesDesc, runsDesc, kicksDesc, syncedDesc, closingsDesc, leadingDesc,
 		eventsDesc, refusedDesc, ageDesc, startedDesc, reloadDesc, loadedDesc} {
 		ch <- d
 	}
@@ -94,6 +95,7 @@ func (c viewCollector) Collect(ch chan<- prometheus.Metric) {
 		counter(eventsDesc, n, kind)
 	}
 	gauge(syncedDesc, oneIf(v.Sync.Open))
+	gauge(closingsDesc, oneIf(v.Deaf == ""))
 	gauge(leadingDesc, oneIf(v.Leader == ""))
 	counter(refusedDesc, v.Counts.Refused)
 	gauge(ageDesc, time.Since(v.At).Seconds())

@@ -98,6 +98,9 @@ func newStatus(v *controller.View) Status {
 	if v.Loaded.Failed != "" {
 		st.Problems = append(st.Problems, "the configuration was not reloaded, the old one stays: "+v.Loaded.Failed)
 	}
+	if v.Deaf != "" {
+		st.Problems = append(st.Problems, "bus.system_url: "+v.Deaf)
+	}
 	for _, conflict := range v.Conflicts {
 		st.Problems = append(st.Problems, fmt.Sprintf("node/%s: %s", conflict.Node, conflict))
 	}

@@ -3,6 +3,8 @@ package web
 import (
 	"encoding/json"
 	"log/slog"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -134,4 +136,20 @@ func nodes(t *testing.T, heard ...node) *inventory.Snapshot {
 // showing is a configuration of a handler that shows one view for ever, and lets everybody in.
 func showing(v *controller.View) Config {
 	return Config{View: func() *controller.View { return v }, Trusted: true, Version: "1.2.3", Log: slog.New(slog.DiscardHandler)}
+}
+
+func TestClosingsThatAreNotHeardAreAProblem(t *testing.T) {
+	v := cluster(t)
+	before := len(newStatus(v).Problems)
+	if w := ask(Handler(showing(v)), "GET", "/metrics", ""); !strings.Contains(w.Body.String(), "\nkicker_closings_heard 1\n") {
+		t.Error("the metrics do not say that closed connections are heard")
+	}
+	v.Deaf = "closed connections are not heard"
+	st := newStatus(v)
+	if len(st.Problems) != before+1 || !slices.Contains(st.Problems, "bus.system_url: "+v.Deaf) || st.Well {
+		t.Errorf("the problems are %q, want one that names the key and says why", st.Problems)
+	}
+	if w := ask(Handler(showing(v)), "GET", "/metrics", ""); !strings.Contains(w.Body.String(), "\nkicker_closings_heard 0\n") {
+		t.Error("the metrics say that closed connections are heard")
+	}
 }
