@@ -106,6 +106,7 @@ func (k *checker) bus(c BusConfig, unguarded bool) {
 func (k *checker) controller(c Config) {
 	k.goneAfter("gone_after", c.GoneAfter)
 	k.oneOf("guard", c.Guard, controller.GuardOn, controller.GuardShadow)
+	k.oneOf("mode", c.Mode, controller.ModeAct, controller.ModeObserve)
 	if c.InFlight < 1 {
 		k.wrong("in_flight", "%d: want 1 or more", c.InFlight)
 	}
@@ -146,6 +147,9 @@ func (k *checker) roleConfigs(c Config) {
 		}
 		if role.MinMembers < 0 {
 			k.wrong(at+".min_members", "%d: want 0 or more", role.MinMembers)
+		}
+		if role.Mode != "" {
+			k.oneOf(at+".mode", role.Mode, controller.ModeAct, controller.ModeObserve)
 		}
 		if role.Budget != "" {
 			_, err := controller.ParseBudget(role.Budget, 1)

@@ -20,7 +20,7 @@ func TestMistakesNamePlaceKeyAndRemedy(t *testing.T) {
 		{"key in capitals", "Cluster: a\n", `kicker.yaml:1: Cluster: unknown key (did you mean "cluster"?)`},
 		{"key in the wrong place", "server: [a]\n", `kicker.yaml:1: server: unknown key (did you mean agent.server?)`},
 		{"key like no other", "log:\n  colour: red\n", `kicker.yaml:2: log.colour: unknown key: there are level, format`},
-		{"unknown key without a value", "frob:\nlog:\n", `kicker.yaml:1: frob: unknown key: there are cluster, roles, gone_after, settle, settle_min, settle_max, backoff, standby, in_flight, guard, state_dir, token_file, insecure, log, bus, api, agent`},
+		{"unknown key without a value", "frob:\nlog:\n", `kicker.yaml:1: frob: unknown key: there are cluster, roles, gone_after, settle, settle_min, settle_max, backoff, standby, in_flight, guard, mode, state_dir, token_file, insecure, log, bus, api, agent`},
 		{"unknown key through an alias", "roles:\n- &w {name: web}\nlog: *w\n", `log.name: unknown key: there are level, format`},
 		{"key given twice", "settle: 1s\nlog: {}\nsettle: 2s\n", `kicker.yaml:3: settle: line 1 has it already: remove one of them`},
 		{"no YAML", "settle: 1s\na: b: c\n", `kicker.yaml:2: mapping values are not allowed in this context`},

@@ -14,6 +14,7 @@ type Config struct {
 	Standby   bool          `mapstructure:"standby"`   // wait until no other controller leads, instead of giving up
 	InFlight  int           `mapstructure:"in_flight"` // runs in progress in the cluster, at most
 	Guard     string        `mapstructure:"guard"`     // one of the Guard constants
+	Mode      string        `mapstructure:"mode"`      // one of the Mode constants
 }
 
 // RoleConfig adds a role, or overrides what the nodes say of it.
@@ -26,12 +27,19 @@ type RoleConfig struct {
 	GoneAfter   time.Duration `mapstructure:"gone_after"`   // of this role's nodes; the cluster's unless set
 	MinMembers  int           `mapstructure:"min_members"`  // with fewer its dependents are not kicked
 	Budget      Budget        `mapstructure:"budget"`       // runs in progress on its nodes, at most: a number, or a percentage of them; 10% unless set
+	Mode        string        `mapstructure:"mode"`         // one of the Mode constants, for the actions of this role's nodes; the cluster's unless set
 }
 
 // What becomes of removals that the guard does not believe.
 const (
 	GuardOn     = "on"     // they are held
 	GuardShadow = "shadow" // they are told of, and let pass
+)
+
+// What becomes of a verdict that waits for nothing else.
+const (
+	ModeAct     = "act"     // it is carried out
+	ModeObserve = "observe" // it is shown
 )
 
 // DefaultMemberFacts is what dependents are told of a member unless its role says otherwise.
@@ -54,5 +62,6 @@ func DefaultConfig() Config {
 		Backoff:   BackoffConfig{Initial: 5 * time.Second, Max: 10 * time.Minute},
 		InFlight:  256,
 		Guard:     GuardOn,
+		Mode:      ModeAct,
 	}
 }

@@ -82,7 +82,7 @@ func (rs *roles) configure(configured []RoleConfig) error {
 			return err
 		}
 		r.configured = true
-		r.DependsOn, r.Action, r.GoneAfter, r.MinMembers = cfg.DependsOn, cfg.Action, cfg.GoneAfter, cfg.MinMembers
+		r.DependsOn, r.Action, r.GoneAfter, r.MinMembers, r.Mode = cfg.DependsOn, cfg.Action, cfg.GoneAfter, cfg.MinMembers, cfg.Mode
 		if cfg.Budget != "" {
 			r.Budget = cfg.Budget
 		}

@@ -121,6 +121,9 @@ func (s situation) gates(a *action, now time.Time) []Gate {
 	if s.notLeading != "" {
 		closed(GateLeading, s.notLeading, time.Time{})
 	}
+	if why := s.observing(a); why != "" {
+		closed(GateObserving, why, time.Time{})
+	}
 	if !s.sync.Open {
 		closed(GateSynced, s.sync.Why, s.sync.Until)
 	} else {
@@ -157,6 +160,24 @@ func (s situation) gates(a *action, now time.Time) []Gate {
 		closed(GateBackoff, a.memory.why, a.memory.notBefore)
 	}
 	return gates
+}
+
+// observing is why an action is only watched, "" if it is kicked: a role of its node that is observed counts more than one that is acted on,
+// and either more than what the cluster does.
+func (s situation) observing(a *action) string {
+	acts := s.cfg.Mode != ModeObserve
+	for _, r := range s.roles.of[a.node] {
+		switch r.Mode {
+		case ModeObserve:
+			return fmt.Sprintf("the mode of role %s is observe: else it would be kicked", r.Name)
+		case ModeAct:
+			acts = true
+		}
+	}
+	if acts {
+		return ""
+	}
+	return "the mode is observe: else it would be kicked"
 }
 
 // settled is when an action has waited long enough for a burst of changes to be over.

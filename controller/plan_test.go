@@ -35,6 +35,15 @@ func hourOld(t failer) (situation, *action) {
 	return situation{cfg: DefaultConfig(), sync: Sync{Open: true}, roles: rs.roles, actions: []*action{a}}, a
 }
 
+// inModes has a node bear roles of its own, of these modes: NODE-1, NODE-2 and so on.
+func inModes(rs *roles, node string, modes ...string) {
+	for i, mode := range modes {
+		role := fmt.Sprintf("%s-%d", node, i+1)
+		bear(rs, role, node)
+		rs.byName[role].Mode = mode
+	}
+}
+
 func TestGates(t *testing.T) {
 	type gates = []Gate
 	for _, c := range []struct {
@@ -104,6 +113,26 @@ func TestGates(t *testing.T) {
 		{"a role that is needed by others only is not", func(s *situation, _ *action) {
 			mustNeed(s.roles, "db").gate = roleGate{}
 		}, nil},
+		{"nobody is kicked where the mode is observe", func(s *situation, _ *action) {
+			s.cfg.Mode = ModeObserve
+		}, gates{{GateObserving, "the mode is observe: else it would be kicked", time.Time{}}}},
+		{"not even by an order", func(s *situation, a *action) {
+			s.cfg.Mode, a.forced = ModeObserve, &order{}
+		}, gates{{GateObserving, "the mode is observe: else it would be kicked", time.Time{}}}},
+		{"nor where that of a role that its node bears is", func(s *situation, _ *action) {
+			inModes(s.roles, "lb1", ModeAct, ModeObserve, ModeAct)
+		}, gates{{GateObserving, "the mode of role lb1-2 is observe: else it would be kicked", time.Time{}}}},
+		{"that of a role that it needs is none of its own", func(s *situation, _ *action) {
+			s.roles.byName["web"].Mode = ModeObserve
+		}, nil},
+		{"one role after the other may begin", func(s *situation, _ *action) {
+			s.cfg.Mode = ModeObserve
+			inModes(s.roles, "lb1", "", ModeAct)
+		}, nil},
+		{"a role without a mode of its own has the cluster's", func(s *situation, _ *action) {
+			s.cfg.Mode = ModeObserve
+			inModes(s.roles, "lb1", "")
+		}, gates{{GateObserving, "the mode is observe: else it would be kicked", time.Time{}}}},
 		{"a list that is too short is waited for to grow", func(s *situation, _ *action) {
 			s.roles.byName["web"].MinMembers = 3
 		}, gates{{GateMinMembers, "role web has 2 members, fewer than its min_members 3", time.Time{}}}},

@@ -144,6 +144,7 @@ type Gate struct {
 // The gates a wanted action can wait for.
 const (
 	GateLeading    = "leading"
+	GateObserving  = "observing"
 	GateSynced     = "synced"
 	GateUnknown    = "unknown role"
 	GateMinMembers = "min_members"
@@ -221,7 +222,7 @@ const (
 )
 
 // KickOrder is an operator's wish: run these actions now, applied or not. Neither settling nor the failures before it delay it; it
-// waits for a run in progress, and for the sync gate. If a node does not accept it, it is tried again, with backoff.
+// waits for a run in progress, for the sync gate, and where the mode is observe. If a node does not accept it, it is tried again, with backoff.
 type KickOrder struct {
 	Object string `json:"object"`           // node/N or role/R: every node that bears the role
 	Action string `json:"action,omitempty"` // empty: all actions

@@ -295,3 +295,33 @@ func TestDependencyOnAFactThatTheNodeLacksKicksNobody(t *testing.T) {
 		}
 	})
 }
+
+func TestWhatIsObservedIsShownAndKickedWhenThatIsOver(t *testing.T) {
+	inCluster(t, func(c *cluster) {
+		c.cfg.Mode = controller.ModeObserve
+		c.startController()
+		c.web("web1")
+		c.lb("lb1", nil)
+		c.synced()
+		observes := func() {
+			t.Helper()
+			time.Sleep(20 * time.Minute)
+			v := c.control.View().Verdicts[0]
+			if len(c.ran()) != 0 || v.State != controller.Wanted || len(v.Gates) != 1 || v.Gates[0].Name != controller.GateObserving {
+				t.Fatalf("%d runs, %+v: want none, and what is wanted waits for its mode alone", len(c.ran()), v)
+			}
+		}
+		observes()
+		c.reload(func(cfg *controller.Config) {
+			cfg.Roles = []controller.RoleConfig{{Name: "web", Mode: controller.ModeAct}, {Name: "haproxy", Mode: controller.ModeObserve}}
+		})
+		observes()
+		c.reload(func(cfg *controller.Config) { cfg.Roles = []controller.RoleConfig{{Name: "haproxy", Mode: controller.ModeAct}} })
+		c.converged(10 * time.Second)
+		c.reload(func(cfg *controller.Config) { cfg.Mode, cfg.Roles = controller.ModeAct, nil })
+		time.Sleep(time.Minute)
+		if n := len(c.ran()); n != 1 {
+			t.Errorf("%d runs, want the one that was due", n)
+		}
+	})
+}

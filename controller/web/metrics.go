@@ -113,7 +113,7 @@ func oneIf(fact bool) float64 {
 
 func gates(verdicts []controller.Verdict) map[string]int {
 	n := map[string]int{}
-	for _, gate := range []string{controller.GateLeading, controller.GateSynced, controller.GateUnknown, controller.GateMinMembers,
+	for _, gate := range []string{controller.GateLeading, controller.GateObserving, controller.GateSynced, controller.GateUnknown, controller.GateMinMembers,
 		controller.GateSettling, controller.GateRunning, controller.GateBudget, controller.GateRollout, controller.GateBackoff} {
 		n[gate] = 0
 	}
