@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go"
 
 	"kicker/inventory"
@@ -692,4 +693,61 @@ func TestOneNodeCannotFillTheMemory(t *testing.T) {
 			t.Errorf("%d actions are remembered of one node that has one", n)
 		}
 	})
+}
+
+func TestWhoJoinsIsToldAsItIs(t *testing.T) {
+	for want, n := range map[string]inventory.Node{
+		"":                               {Life: inventory.Alive, Ready: true},
+		", leaving":                      {Life: inventory.Left, Ready: true},
+		", not ready":                    {Life: inventory.Alive},
+		", not ready: tcp:8080: refused": {Life: inventory.Alive, NotReady: "tcp:8080: refused"},
+	} {
+		if got := readiness(&n); got != want {
+			t.Errorf("%+v joined%s, want %q", n, got, want)
+		}
+	}
+}
+
+func TestEachChangeOfANodeIsToldOnce(t *testing.T) {
+	is := func(life inventory.Life, changes ...func(*inventory.Node)) *inventory.Node {
+		n := &inventory.Node{Name: "web1", Instance: "m", Boot: "b", Life: life, Ready: true}
+		for _, change := range changes {
+			change(n)
+		}
+		return n
+	}
+	refuses := func(n *inventory.Node) { n.Ready, n.NotReady = false, "tcp:8080: refused" }
+	boots := func(n *inventory.Node) { n.Boot = "b2" }
+	another := func(n *inventory.Node) { n.Instance = "m2" }
+	for _, c := range []struct {
+		before, after *inventory.Node
+		kind, text    string
+	}{
+		{nil, is(inventory.Alive), EventJoined, "node web1 joined"},
+		{nil, is(inventory.Alive, refuses), EventJoined, "node web1 joined, not ready: tcp:8080: refused"},
+		{is(inventory.Alive), is(inventory.Alive), "", ""},
+		{is(inventory.Alive), is(inventory.Alive, refuses), EventNotReady, "node web1 is not ready: tcp:8080: refused"},
+		{is(inventory.Alive, refuses), is(inventory.Alive), EventReady, "node web1 is ready"},
+		{is(inventory.Alive), is(inventory.Suspect), EventSuspect, "node web1 is suspect: for a reason"},
+		{is(inventory.Suspect), is(inventory.Suspect), "", ""},
+		{is(inventory.Suspect), is(inventory.Alive), EventBack, "node web1 is back"},
+		{is(inventory.Alive), is(inventory.BackSoon), EventBackSoon, "node web1 is back soon: its agent stopped"},
+		{is(inventory.BackSoon), is(inventory.Alive), EventBack, "node web1 is back"},
+		{is(inventory.Alive), is(inventory.Left), EventLeft, "node web1 said goodbye"},
+		{is(inventory.Left), is(inventory.Alive), EventBack, "node web1 is back"},
+		{is(inventory.Suspect), is(inventory.Alive, boots), EventReplaced, "node web1 was replaced: for a reason"},
+		{is(inventory.Alive), is(inventory.Alive, another), EventReplaced, "node web1 was replaced: for a reason"},
+		{is(inventory.Suspect), nil, EventGone, "node web1 is gone: for a reason"},
+		{is(inventory.Left), nil, "", ""},
+	} {
+		told := &Controller{journal: newJournal(), log: silent}
+		told.tell(inventory.Change{Before: c.before, After: c.after, Why: "for a reason"}, noon)
+		want := []Event{{Seq: 1, Time: noon, Kind: c.kind, Node: "web1", Text: c.text}}
+		if c.kind == "" {
+			want = nil
+		}
+		if diff := cmp.Diff(want, told.journal.events); diff != "" {
+			t.Errorf("from %+v to %+v (-want +got):\n%s", c.before, c.after, diff)
+		}
+	}
 }

@@ -179,3 +179,17 @@ func TestKicksOfAnActionAreApart(t *testing.T) {
 		})
 	}
 }
+
+func TestLastRunOfAResultIsWhatTheNodeWillSay(t *testing.T) {
+	twice := &kick.LastRun{Run: "r1", Outcome: kick.Failed, Failures: 2}
+	for _, c := range []struct {
+		before  *kick.LastRun
+		outcome kick.Outcome
+		want    int
+	}{{nil, kick.Succeeded, 0}, {twice, kick.Succeeded, 0}, {nil, kick.Failed, 1}, {twice, kick.TimedOut, 3}} {
+		got := lastRun(c.before, kick.Result{Run: "r2", Outcome: c.outcome, Exit: 7, Duration: 1200})
+		if want := (kick.LastRun{Run: "r2", Outcome: c.outcome, Exit: 7, Duration: 1200, Failures: c.want}); *got != want {
+			t.Errorf("after %+v: %+v, want %+v", c.before, *got, want)
+		}
+	}
+}

@@ -376,16 +376,17 @@ func TestGuardRemembersNoMoreThanTwoHours(t *testing.T) {
 		if i%3 == 0 {
 			g.lost("web0", loss{at: now.Add(-guardPause)})
 			g.judge(now, 100, nil, nobodyElse)
+			g.joins(fmt.Sprint("web", i), now)
 		}
 	}
 	const perHour = int(guardSlowBurn / guardPause)
-	if len(g.sizes) > perHour+2 || len(g.departed) > perHour+2 {
-		t.Errorf("%d sizes and %d departures are remembered of three hours", len(g.sizes), len(g.departed))
+	if len(g.sizes) > perHour+2 || len(g.departed) > perHour+2 || len(g.joined) > perHour+2 {
+		t.Errorf("%d sizes, %d departures and %d joins are remembered of three hours", len(g.sizes), len(g.departed), len(g.joined))
 	}
 	g.note(now.Add(3*guardSlowBurn), 5)
 	g.judge(now.Add(3*guardSlowBurn), 5, nil, nobodyElse)
-	if len(g.sizes) > 2 || len(g.departed) != 0 {
-		t.Errorf("%d sizes and %d departures are remembered after three quiet hours", len(g.sizes), len(g.departed))
+	if len(g.sizes) > 2 || len(g.departed) != 0 || len(g.joined) != 0 {
+		t.Errorf("%d sizes, %d departures and %d joins are remembered after three quiet hours", len(g.sizes), len(g.departed), len(g.joined))
 	}
 }
 

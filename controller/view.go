@@ -209,7 +209,6 @@ const (
 	EventUnkicked  = "unkicked"  // a kick was not accepted
 	EventSucceeded = "succeeded" // a run
 	EventFailed    = "failed"    // a run
-	EventConverged = "converged" // an action
 	EventRefused   = "refused"   // a message from the bus was no good
 
 	EventCycle        = "cycle"         // roles depend on each other in a circle

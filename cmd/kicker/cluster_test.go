@@ -455,6 +455,16 @@ func (c *cluster) events(kind string) []string {
 	return texts
 }
 
+// tells wants one event of a kind, and these words in it.
+func (c *cluster) tells(kind string, words ...string) {
+	c.t.Helper()
+	told := c.events(kind)
+	missing := slices.ContainsFunc(words, func(w string) bool { return len(told) == 1 && !strings.Contains(told[0], w) })
+	if len(told) != 1 || missing {
+		c.t.Errorf("%s is told as %q, want one event with %q", kind, told, words)
+	}
+}
+
 // told is how long after a moment an event of a node was told of.
 func (c *cluster) told(kind, node string, since time.Time) time.Duration {
 	c.t.Helper()

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"kicker/controller"
+	"kicker/inventory"
 	"kicker/kick"
 )
 
@@ -293,6 +294,22 @@ func TestDependencyOnAFactThatTheNodeLacksKicksNobody(t *testing.T) {
 		if v.State != controller.Wanted || len(v.Gates) != 1 || !strings.Contains(v.Gates[0].Why, "no fact environment") {
 			t.Errorf("the verdict is %+v, want one gate that names the fact", v)
 		}
+		const why = `node lb1: action reload: depends_on "web same=environment": the node itself has no fact environment`
+		if told := c.events(controller.EventRefused); !slices.Contains(told, "refused: "+why) {
+			t.Errorf("it is told as %q, want %q", told, why)
+		}
+		web2 := c.node("web2") // its first fact may be the first of a burst
+		web2.cfg.Agent.Roles, web2.cfg.Agent.Facts = []string{"web"}, []string{"environment=prod"}
+		c.startAgent(web2)
+		time.Sleep(time.Minute)
+		told := time.Now()
+		if err := lb.announcer.SetFacts(inventory.Facts{"environment": "prod"}); err != nil {
+			t.Fatal(err)
+		}
+		c.converged(10 * time.Second)
+		if runs := c.ran(); len(runs) != 1 || runs[0].started.Sub(told) < c.cfg.Settle {
+			t.Errorf("the runs are %+v, want one, a settle after the fact", runs)
+		}
 	})
 }
 
@@ -316,7 +333,9 @@ func TestWhatIsObservedIsShownAndKickedWhenThatIsOver(t *testing.T) {
 			cfg.Roles = []controller.RoleConfig{{Name: "web", Mode: controller.ModeAct}, {Name: "haproxy", Mode: controller.ModeObserve}}
 		})
 		observes()
-		c.reload(func(cfg *controller.Config) { cfg.Roles = []controller.RoleConfig{{Name: "haproxy", Mode: controller.ModeAct}} })
+		c.reload(func(cfg *controller.Config) {
+			cfg.Roles = []controller.RoleConfig{{Name: "haproxy", Mode: controller.ModeAct}}
+		})
 		c.converged(10 * time.Second)
 		c.reload(func(cfg *controller.Config) { cfg.Mode, cfg.Roles = controller.ModeAct, nil })
 		time.Sleep(time.Minute)

@@ -88,6 +88,8 @@ func TestHoldEndsWhenTheLostAreBack(t *testing.T) {
 		if n := len(c.ran()) - before; n != 0 {
 			t.Errorf("%d runs though everybody is back, want none", n)
 		}
+		c.tells(controller.EventHeld, "role web: removals are held: 6 of 10 are gone or suspect within 1m0s, all rack=0")
+		c.tells(controller.EventHoldOver, "role web: removals are no longer held: ")
 	})
 }
 
@@ -109,6 +111,7 @@ func TestOperatorAcceptsALoss(t *testing.T) {
 		if err := c.control.Lose(c.t.Context(), controller.LossOrder{Object: "role/web"}); err == nil {
 			t.Error("a loss was accepted where nothing is held")
 		}
+		c.tells(controller.EventHoldOver, "role web: alice accepts the loss of 6")
 	})
 }
 
@@ -123,6 +126,10 @@ func TestExpectedLossIsNotHeld(t *testing.T) {
 		}
 		c.until("4 members", 10*time.Second, members("web", 4))
 		c.converged(time.Minute)
+		c.tells(controller.EventExpected, "role web: an operator expects a loss of up to 70 % for 15m0s")
+		if got := c.events(controller.EventHeld); len(got) != 0 {
+			t.Errorf("a loss that was expected is held: %q", got)
+		}
 	})
 }
 
@@ -169,6 +176,7 @@ func TestBlueGreenIsNoLoss(t *testing.T) {
 		c.kill(blue[9])
 		c.until("10 members", 10*time.Second, members("web", 10))
 		c.converged(time.Minute)
+		c.tells(controller.EventHoldOver, "role web: removals are no longer held: ")
 		if got := c.events(controller.EventHeld); len(got) != 0 {
 			t.Errorf("a replacement tripped the guard: %q", got)
 		}
@@ -239,6 +247,7 @@ func TestLossThatDependentsConfirmIsBelieved(t *testing.T) {
 		if took < 3*time.Minute-time.Second || took > 3*time.Minute+10*time.Second {
 			t.Errorf("a loss that nobody disputes was believed after %s, want 3 minutes", took)
 		}
+		c.tells(controller.EventHoldOver, "role web: the loss of 6 is believed: lb1 can't reach them either")
 		c.converged(time.Minute)
 		c.kill(webs[6])
 		if took := c.until("3 members", 10*time.Minute, members("web", 3)); took > 15*time.Second {

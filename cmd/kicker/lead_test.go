@@ -61,6 +61,8 @@ func TestStandbyWatchesAndTakesOverWhenTheLeaderIsSilent(t *testing.T) {
 		if n := len(c.ran()) - before; n != 1 {
 			t.Errorf("%d runs after the takeover, want 1", n)
 		}
+		c.tells(controller.EventFollows, first.View().Identity.ID+" leads cluster main, epoch ", ": this one does nothing")
+		c.tells(controller.EventLeads, "controller "+first.View().Identity.ID+" was silent for 10", ": this one leads now")
 	})
 }
 
