@@ -18,15 +18,18 @@ import (
 var (
 	seedFlag = flag.Uint64("seed", 0, "play the schedule of this seed alone")
 	soakFlag = flag.Duration("soak", 0, "play random schedules for so long")
-	firstRun = flag.Int("schedules", 200, "play so many schedules; a tenth with the race detector")
+	firstRun = flag.Int("schedules", 0, "play so many schedules; 0: 200, or 40 with the race detector")
 )
 
 func TestInvariants(t *testing.T) {
 	counts := map[string]int{}
 	began := time.Now()
-	most := uint64(*firstRun)
-	if raced() {
-		most /= 10
+	most := uint64(200)
+	switch {
+	case *firstRun > 0:
+		most = uint64(*firstRun)
+	case raced():
+		most = 40
 	}
 	seeds := func(yield func(uint64) bool) {
 		if *seedFlag != 0 {
