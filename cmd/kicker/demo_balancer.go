@@ -28,7 +28,7 @@ const (
 	demoMaster  = "haproxy.pid"
 	demoStats   = "haproxy.sock"
 	demoReloads = "reloads" // the record of reloads, a line at the beginning and at the end of each
-	demoLinger  = "linger"  // how long a reload takes at least
+	demoLinger  = "linger"  // how long a reload takes at least; and it goes on while this is there
 )
 
 // haproxyTemplate is made for seeing what kicker does: HAProxy neither checks the servers nor tries another one.
@@ -263,6 +263,12 @@ func demoReload(ctx context.Context, dir, run string) error {
 			return fmt.Errorf("%s: %w", demoLinger, err)
 		}
 		pause(ctx, d)
+		if err := until(ctx, time.Minute, demoLinger+" is removed", func() (bool, error) {
+			_, err := os.Stat(filepath.Join(dir, demoLinger))
+			return errors.Is(err, fs.ErrNotExist), nil
+		}); err != nil {
+			return err
+		}
 	}
 	if err := reloadMaster(ctx, dir); err != nil {
 		return fmt.Errorf("reload haproxy: %w", err)

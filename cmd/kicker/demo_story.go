@@ -224,13 +224,13 @@ func (d *demo) playChangeDuringRun(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := d.linger(0); err != nil { // of the next one
-		return err
-	}
 	if err := d.kickerCommand(ctx, "leave", "--name", "web5"); err != nil {
 		return err
 	}
 	changed := time.Now()
+	if err := d.linger(0); err != nil { // neither this run any longer, nor the next one
+		return err
+	}
 	if err := d.awaitServed(ctx, 15*time.Second, "web1", "web4", "web6"); err != nil {
 		return err
 	}
@@ -466,7 +466,7 @@ func (d *demo) kickerCommand(ctx context.Context, args ...string) error {
 	return nil
 }
 
-// linger makes the following reloads take so long at least.
+// linger makes the following reloads take so long at least, and until it is called with 0.
 func (d *demo) linger(t time.Duration) error {
 	if t == 0 {
 		return os.Remove(d.file(demoLinger))
