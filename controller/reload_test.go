@@ -54,6 +54,7 @@ func (w *smallWorld) config(when string) Config {
 	cfg.Settle = draw(w, when+" settle", 0, time.Second, time.Minute)
 	cfg.InFlight = draw(w, when+" in_flight", 1, 256)
 	cfg.Guard = draw(w, when+" guard", GuardOn, GuardOn, GuardShadow)
+	cfg.Mode = draw(w, when+" mode", ModeAct, ModeAct, ModeObserve)
 	cfg.Backoff.Max = draw(w, when+" backoff.max", 10*time.Second, 10*time.Minute)
 	for _, name := range []string{"web", "db", "lb", "front"} {
 		if !draw(w, when+" has "+name, true, false) {
@@ -66,6 +67,7 @@ func (w *smallWorld) config(when string) Config {
 			DependsOn:   draw(w, name+" depends_on", nil, []string{"web"}, []string{"db", "env=prod"}, []string{"web same=env"}, []string{"nobody"}),
 			MinMembers:  draw(w, name+" min_members", 0, 0, 2),
 			Budget:      draw[Budget](w, name+" budget", "", "1", "100%"),
+			Mode:        draw(w, name+" mode", "", ModeAct, ModeObserve),
 		})
 	}
 	return cfg
@@ -230,6 +232,35 @@ func TestRolesUnderTheSameConfigurationAreTheSame(t *testing.T) {
 		}
 		w.sends.Wait()
 	})
+}
+
+func TestPlanIsOfWhatBecomesAnotherAlone(t *testing.T) {
+	one, two := kick.Revision{Epoch: 1, N: 1, Hash: "1-0ne"}, kick.Revision{Epoch: 1, N: 2, Hash: "1-tw0"}
+	verdict := func(node string, state State, reason string, current kick.Revision) Verdict {
+		return Verdict{Node: node, Action: "reload", State: state, Reason: reason, Needs: []Need{{Role: "web", Current: current}}}
+	}
+	now := []Verdict{
+		verdict("lb1", Converged, "", one), verdict("lb2", Converged, "", one), verdict("lb3", Wanted, "web: +web1", one),
+		verdict("lb4", Wanted, "web: +web1", one), verdict("lb5", Failing, "web: +web1", one),
+	}
+	then := []Verdict{
+		verdict("lb1", Converged, "", one), verdict("lb2", Wanted, "web: -web1", two), verdict("lb3", Wanted, "web: +web1", one),
+		verdict("lb4", Wanted, "web: +web1 +web2", one), verdict("lb5", Failing, "web: +web1", two),
+	}
+	same, other := Role{Name: "db"}, Role{Name: "web", Selector: "role=web"}
+	was := other
+	was.Selector = "role=wbe"
+	p := newPlan(&View{Verdicts: now, Roles: []Role{same, was}}, then, []Role{same, other})
+	var actions []string
+	for _, a := range p.Actions {
+		actions = append(actions, fmt.Sprintf("%s %t", a.Node, a.BecomesStale))
+	}
+	if diff := cmp.Diff([]string{"lb2 true", "lb4 false", "lb5 false"}, actions); diff != "" || p.Stale() != 1 {
+		t.Errorf("%d become stale; actions (-want +got):\n%s", p.Stale(), diff)
+	}
+	if len(p.Roles) != 1 || p.Roles[0].Name != "web" {
+		t.Errorf("the roles are %+v, want web alone", p.Roles)
+	}
 }
 
 func TestReloadNamesWhatChanged(t *testing.T) {
