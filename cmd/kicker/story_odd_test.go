@@ -194,7 +194,7 @@ func TestOrderToANodeThatRefusesItIsNoStorm(t *testing.T) {
 		c.synced()
 		c.converged(10 * time.Second)
 		time.Sleep(time.Second) // its last words are not that its run goes on
-		c.stopAgent(lb) // it is back soon, and nobody answers for it
+		c.stopAgent(lb)         // it is back soon, and nobody answers for it
 		time.Sleep(time.Second)
 		before := len(c.events(controller.EventUnkicked))
 		if _, err := c.control.Kick(c.t.Context(), controller.KickOrder{Object: "node/lb1"}); err != nil {
