@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"kicker/controller"
@@ -459,6 +460,7 @@ func TestInvariant16ControllerWhoseClockWasSetBackIsObeyed(t *testing.T) {
 			c.t.Fatal(err)
 		}
 		nc.Close()
+		synctest.Wait() // the next controller does not hear it
 		c.startController()
 		c.synced()
 		time.Sleep(time.Minute)

@@ -51,8 +51,8 @@ func TestStandbyWatchesAndTakesOverWhenTheLeaderIsSilent(t *testing.T) {
 			t.Fatal(err)
 		}
 		gone := time.Now()
-		c.web("web51")
 		before = len(c.ran())
+		c.web("web51")
 		c.until("a run", time.Minute, func(*controller.View) bool { return len(c.ran()) > before })
 		if took := time.Since(gone); took > c.cfg.GoneAfter+2*time.Second {
 			t.Errorf("the standby kicked %s after the leader's end, want its gone_after of %s", took, c.cfg.GoneAfter)

@@ -161,11 +161,10 @@ func TestGoodbyeIsActedOnAtOnce(t *testing.T) {
 		c.lb("lb1", nil)
 		c.synced()
 		c.converged(10 * time.Second)
+		left, before := time.Now(), len(c.ran())
 		if _, err := inventory.RequestLeave(c.t.Context(), c.visitor(), "main", "web1"); err != nil {
 			t.Fatal(err)
 		}
-		left := time.Now()
-		before := len(c.ran())
 		c.until("a run", 10*time.Second, func(*controller.View) bool { return len(c.ran()) > before })
 		if took := c.ran()[before].started.Sub(left); took > 50*time.Millisecond {
 			t.Errorf("the dependent's action started %s after the goodbye, want 50ms", took)
