@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -170,7 +171,9 @@ func TestKickThatMakesNoSenseIsRefused(t *testing.T) {
 				k.Needs = append(k.Needs, membership(fmt.Sprint("r", i), 1, 1))
 			}
 		},
-		"large": func(k *Kick) { k.Needs[0].Role = strings.Repeat("x", MaxMessage) },
+		"large":                    func(k *Kick) { k.Needs[0].Role = strings.Repeat("x", MaxMessage) },
+		"not printable controller": func(k *Kick) { k.Controller = "ctl\n1" },
+		"long reason":              func(k *Kick) { k.Reason = strings.Repeat("x", 4097) },
 	} {
 		k := kickOf("r1", web)
 		if data, _ := json.Marshal(k); func() error { _, err := decodeKick(k.Node, data); return err }() != nil {
@@ -187,6 +190,88 @@ func TestKickThatMakesNoSenseIsRefused(t *testing.T) {
 	}
 }
 
+func TestKickAtTheLimitsIsTaken(t *testing.T) {
+	k := kickOf(strings.Repeat("r", 64))
+	k.Epoch, k.Action, k.Controller, k.Reason = MaxEpoch, strings.Repeat("a", 64), strings.Repeat("c", 253), strings.Repeat("x", 4096)
+	for i := range MaxNeeds {
+		k.Needs = append(k.Needs, membership(fmt.Sprintf("%0256d", i), MaxEpoch, 1))
+	}
+	data, err := json.Marshal(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := decodeKick(k.Node, data); err != nil || len(got.Needs) != MaxNeeds {
+		t.Errorf("%d needs, %v", len(got.Needs), err)
+	}
+}
+
+// A result and a reply are refused for anything that would be believed, stored or shown.
+func TestAnswerThatMakesNoSenseIsRefused(t *testing.T) {
+	result := exampleMessages()["result"].(Result)
+	for name, spoil := range map[string]func(*Result){
+		"version":            func(r *Result) { r.V = 2 },
+		"another node":       func(r *Result) { r.Node = "web1" },
+		"action is a path":   func(r *Result) { r.Action = "../x" },
+		"run is a path":      func(r *Result) { r.Run = "../x" },
+		"no outcome":         func(r *Result) { r.Outcome = "" },
+		"long outcome":       func(r *Result) { r.Outcome = Outcome(strings.Repeat("x", 33)) },
+		"NUL in the outcome": func(r *Result) { r.Outcome = "a\x00" },
+		"negative duration":  func(r *Result) { r.Duration = -1 },
+		"applied is wrong":   func(r *Result) { r.Applied = map[string]Revision{"web": {Epoch: 1, N: 1, Hash: "../x"}} },
+		"large":              func(r *Result) { r.Output = strings.Repeat("x", MaxAnswer) },
+	} {
+		r := result
+		spoil(&r)
+		data, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := decodeResult(result.Node, data); err == nil {
+			t.Errorf("result, %s: not refused", name)
+		}
+	}
+	reply := exampleMessages()["reply"].(Reply)
+	for name, spoil := range map[string]func(*Reply){
+		"version":               func(r *Reply) { r.V = 2 },
+		"no answer":             func(r *Reply) { r.Answer = "" },
+		"negative deadline":     func(r *Reply) { r.Deadline = -1 },
+		"deadline in a century": func(r *Reply) { r.Deadline = (100 * 365 * 24 * time.Hour).Milliseconds() },
+		"no run":                func(r *Reply) { r.Answer, r.Run = Accepted, "" },
+	} {
+		r := reply
+		spoil(&r)
+		data, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := decodeReply(data); err == nil {
+			t.Errorf("reply, %s: not refused", name)
+		}
+	}
+	for _, noJSON := range []string{"", "{", "[]"} {
+		if _, err := decodeResult(result.Node, []byte(noJSON)); err == nil {
+			t.Errorf("result %q: not refused", noJSON)
+		}
+		if _, err := decodeReply([]byte(noJSON)); err == nil {
+			t.Errorf("reply %q: not refused", noJSON)
+		}
+	}
+}
+
+func TestNameOfANodeIsTokensWithDotsBetween(t *testing.T) {
+	long := strings.Repeat("a.", 126) + "a"
+	for _, good := range []string{"a", "lb1.example.org", "a_b-9", "a._b", long} {
+		if err := checkName(good); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, bad := range []string{"", "_a", "A", "a b", "a..b", ".a", "a.", "a.*", "a.>", "ü", "a/b", long + "a"} {
+		if checkName(bad) == nil {
+			t.Errorf("%.20q is not refused", bad)
+		}
+	}
+}
+
 func TestStatusIsParsedOrRefused(t *testing.T) {
 	for _, empty := range []json.RawMessage{nil, {}, json.RawMessage("null"), json.RawMessage("{}")} {
 		s, err := ParseStatus(empty)
@@ -194,10 +279,15 @@ func TestStatusIsParsedOrRefused(t *testing.T) {
 			t.Errorf("ParseStatus(%q) = %+v, %v, want no actions", empty, s, err)
 		}
 	}
-	many := `{"actions":[{"name":"a0"}`
-	for i := range MaxActions {
+	roles := `"` + strings.Join(strings.Fields(strings.Repeat("r ", MaxNeeds)), `","`) + `"`
+	many := `{"actions":[{"name":"a0","depends_on":[` + roles + `]}`
+	for i := range MaxActions - 1 {
 		many += fmt.Sprintf(`,{"name":"a%d"}`, i+1)
 	}
+	if s, err := ParseStatus(json.RawMessage(many + `]}`)); err != nil || len(s.Actions) != MaxActions {
+		t.Errorf("a status at the limits: %d actions, %v", len(s.Actions), err)
+	}
+	many += `,{"name":"one-more"}`
 	for _, bad := range []string{
 		`[]`, `{`, many + `]}`,
 		`{"epoch":-1}`,
@@ -211,6 +301,7 @@ func TestStatusIsParsedOrRefused(t *testing.T) {
 		`{"actions":[{"name":"a","applied":{"web":{"epoch":1,"n":-1,"hash":"1-a"}}}]}`,
 		`{"actions":[{"name":"a","applied":{"web":{"epoch":1,"n":1,"hash":"../"}}}]}`,
 		`{"actions":[{"name":"a","last":{"run":"","outcome":"failed"}}]}`,
+		`{"actions":[{"name":"a","last":{"run":"r","outcome":""}}]}`,
 		`{"actions":[{"name":"a","last":{"run":"r","outcome":"failed","failures":-1}}]}`,
 		`{"running":{"run":"","action":"a"}}`,
 		`{"running":{"run":"r","action":""}}`,

@@ -315,6 +315,28 @@ func TestFailuresAreCountedUntilASuccess(t *testing.T) {
 	})
 }
 
+func TestRunThatCannotBeStartedHasFailed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nc := connect(t)
+		all := results(t, nc)
+		cfg := configFor(t.TempDir())
+		n := startNode(t, nc, cfg)
+		n.cfg.Execute = func(context.Context, Launch) (Ending, error) { return Ending{}, errors.New("no more processes") }
+		for i := range 2 {
+			if reply := n.kick(t, kickOf(fmt.Sprint("r", i), membership("web", 1000, 1, "web1"))); reply.Answer != Accepted {
+				t.Fatalf("%+v", reply)
+			}
+			a := n.status().Actions[0]
+			if n.status().Running != nil || !a.Dirty || a.Last.Outcome != Failed || a.Last.Exit != -1 || a.Last.Failures != i+1 {
+				t.Errorf("%+v, last %+v, want it failed", a, a.Last)
+			}
+		}
+		if len(*all) != 2 || (*all)[0].Error != "no more processes" {
+			t.Errorf("results %+v", *all)
+		}
+	})
+}
+
 func TestStateSurvivesARestartAndItsRunIsAdopted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		nc := connect(t)

@@ -199,6 +199,59 @@ func TestOutputIsBoundedAndItsEndIsKept(t *testing.T) {
 	}
 }
 
+func TestOutputOfARunThatGoesOnIsBounded(t *testing.T) {
+	dir := t.TempDir()
+	l := launchOf(t, dir, "r1", fmt.Sprintf(`head -c 20000000 /dev/zero; echo 1 >%[1]s/written; while ! [ -e %[1]s/go ]; do sleep 0.01; done`, dir))
+	run := start(t, l)
+	readPid(t, filepath.Join(dir, "written"))
+	eventually(t, "the output is bounded", func() bool {
+		info, err := os.Stat(filepath.Join(l.runDir(), outputFile))
+		return err == nil && info.Size() <= maxOutput
+	})
+	if len(run) > 0 {
+		t.Error("it has ended")
+	}
+	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if e := next(t, run); e.outcome([]int{0}) != Succeeded {
+		t.Errorf("%+v", e)
+	}
+}
+
+// A number that came to another process after the shim's end is not the shim's, whatever session it leads.
+func TestSessionOfAProcessWithAReusedNumberIsSpared(t *testing.T) {
+	dir := t.TempDir()
+	cmd := exec.Command("sh", "-c", fmt.Sprintf(`sleep 1000 & echo $! >%s/child; wait; exit 7`, dir))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	child := readPid(t, filepath.Join(dir, "child"))
+	defer func() {
+		unix.Kill(child, unix.SIGKILL)
+		cmd.Process.Kill()
+		cmd.Wait()
+	}()
+	leader, err := readProcess(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	former := leader
+	former.Start -= 100
+	killSession(former)
+	if !alive(child) {
+		t.Fatal("a process of another's session was killed")
+	}
+	killSession(leader)
+	if alive(child) {
+		t.Error("a process of the session is alive")
+	}
+	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 7 {
+		t.Errorf("the leader: %v, want it to have seen its child's end", err)
+	}
+}
+
 func TestSignalsToTheShimDoNotTouchTheRun(t *testing.T) {
 	dir := t.TempDir()
 	l := launchOf(t, dir, "r1", fmt.Sprintf(`echo $PPID >%[1]s/shim; while ! [ -e %[1]s/go ]; do sleep 0.01; done; echo whole`, dir))

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -88,5 +89,32 @@ func TestDeadSocketIsReplacedAndALiveOneIsNot(t *testing.T) {
 	live.Close()
 	if _, err := os.Stat(path); err != nil {
 		t.Errorf("closing twice removed the successor's socket: %v", err)
+	}
+}
+
+func TestSocketThatCannotBeMadeSaysWhyAndWhere(t *testing.T) {
+	dir := t.TempDir()
+	deep := filepath.Join(dir, strings.Repeat("d", 100))
+	if err := os.Mkdir(deep, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		filepath.Join(deep, "api.sock"):            "choose a shorter state_dir",
+		filepath.Join(dir, "missing", "api.sock"):  "no such file or directory",
+		filepath.Join(dir, "a\x00b", "api.sock"):   "invalid argument",
+		filepath.Join("/proc/self", "kicker.sock"): "",
+	} {
+		ln, err := ListenUnix(path)
+		if err == nil {
+			ln.Close()
+			t.Errorf("%q: a socket was made", path)
+			continue
+		}
+		if tooLong := strings.Contains(err.Error(), "shorter"); !strings.HasPrefix(err.Error(), "listen on "+path) || !strings.Contains(err.Error(), want) || tooLong != strings.Contains(want, "shorter") {
+			t.Errorf("%q: %v, want %q", path, err, want)
+		}
+	}
+	if left, err := os.ReadDir(deep); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
 	}
 }

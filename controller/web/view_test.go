@@ -97,6 +97,18 @@ func holding(t *testing.T) *controller.View {
 	return v
 }
 
+// calm is cluster when all is well: everybody serves, and every action is converged.
+func calm(t *testing.T) *controller.View {
+	t.Helper()
+	v := cluster(t)
+	v.Nodes = nodes(t,
+		node{name: "lb1.example.org", ready: true, facts: inventory.Facts{"role": "lb", "ipaddress": "10.0.0.11"}},
+		node{name: "web1.example.org", ready: true, facts: webFacts("10.0.0.1")},
+	)
+	v.Verdicts = v.Verdicts[:1]
+	return v
+}
+
 func revision(n int64, hash string) kick.Revision {
 	return kick.Revision{Epoch: 1790000000000, N: n, Hash: hash}
 }

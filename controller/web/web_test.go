@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"kicker/controller"
+	"kicker/inventory"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -54,6 +55,11 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 	conflict.Conflicts = []controller.Conflict{{Node: "web1.example.org", Bears: "i-web1.example.org", Claims: "i-clone", Since: ago(time.Minute)}}
 	circle := *cluster(t)
 	circle.Circles = []controller.Circle{{Roles: []string{"lb", "web"}, Since: ago(time.Minute)}}
+	shadow := *holding(t)
+	shadow.Roles[1].Held.Shadow = true
+	odd := *cluster(t)
+	odd.Nodes = nodes(t, node{name: "odd1.example.org", ready: true, facts: inventory.Facts{"ipaddress": "10.0.0.99"}})
+	odd.Roles = []controller.Role{{Name: "db", Selector: "role=db", Sync: controller.Sync{Open: true}}}
 	for _, test := range []struct {
 		name   string
 		view   *controller.View
@@ -93,6 +99,10 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 		{"events", cluster(t), "/v1/events?since=1"},
 		{"events-of-former-controller", cluster(t), "/v1/events?since=900"},
 		{"no-such-path", cluster(t), "/v2/nodes"},
+		{"status-well", calm(t), "/v1/status"},
+		{"status-shadow", &shadow, "/v1/status"},
+		{"node-of-no-role", &odd, "/v1/nodes/odd1.example.org"},
+		{"role-empty", &odd, "/v1/roles/db"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			w := ask(Handler(showing(test.view)), "GET", test.target, "")
@@ -141,8 +151,8 @@ func TestReadyWhenSynced(t *testing.T) {
 		t.Errorf("synced: readyz says %d", w.Code)
 	}
 	v.Sync = controller.Sync{Why: "quiet"}
-	if w := ask(Handler(showing(v)), "GET", "/readyz", ""); w.Code != http.StatusServiceUnavailable {
-		t.Errorf("not synced: readyz says %d", w.Code)
+	if w := ask(Handler(showing(v)), "GET", "/readyz", ""); w.Code != http.StatusServiceUnavailable || !json.Valid(w.Body.Bytes()) {
+		t.Errorf("not synced: readyz says %d %s", w.Code, w.Body)
 	}
 }
 
@@ -195,6 +205,16 @@ func TestKickErrorsHaveTheirCode(t *testing.T) {
 		}
 		if w := ask(Handler(cfg), "POST", "/v1/kicks", `{"object":"node/lb"}`); w.Code != test.code {
 			t.Errorf("%v: %d, want %d", test.err, w.Code, test.code)
+		}
+	}
+}
+
+// What is misspelled must not do more than was meant.
+func TestOrdersTakeNoQuery(t *testing.T) {
+	h := Handler(showing(cluster(t))) // a panic if the controller is asked
+	for _, path := range []string{"/v1/kicks", "/v1/losses"} {
+		if w := ask(h, "POST", path+"?dry_run=true", `{"object":"role/web"}`); w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), "dry_run") {
+			t.Errorf("%s with a query: %d %s", path, w.Code, w.Body)
 		}
 	}
 }
