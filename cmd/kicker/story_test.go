@@ -341,8 +341,8 @@ func TestLostMessagesChangeNothingInTheEnd(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			inCluster(t, func(c *cluster) {
 				var mu sync.Mutex
-				lost, seen := 0, 0
-				c.drop = func(_, subject string) bool {
+				lost, seen := 0, map[string]int{}
+				c.drop = func(from, subject string) bool {
 					mu.Lock()
 					defer mu.Unlock()
 					words := strings.Split(subject, ".")
@@ -352,8 +352,12 @@ func TestLostMessagesChangeNothingInTheEnd(t *testing.T) {
 					if words[0] != kind && (len(words) < 3 || words[2] != kind) || strings.Contains(subject, "_canary") {
 						return false
 					}
-					seen++
-					if seen%2 == 1 { // the first, the third, …
+					about := from + " to " + subject
+					if kind == "_INBOX" {
+						about = from // each is of its own
+					}
+					seen[about]++
+					if seen[about]%2 == 1 { // the first, the third, …
 						lost++
 						return true
 					}
