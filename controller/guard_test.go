@@ -59,6 +59,8 @@ func TestWhatTheGuardDoesNotBelieve(t *testing.T) {
 		{"nor one, and two that are suspect", 10, 1, 2, nil, true},
 		{"five of twenty are: three quarters are left", 20, 5, 0, nil, false},
 		{"six of twenty are not", 20, 6, 0, nil, true},
+		{"nor are thirty of a hundred", 100, 30, 0, nil, true},
+		{"29 are: 71 are more than 70 %", 100, 29, 0, nil, false},
 		{"two of three are believed: they are less than three", 3, 2, 0, nil, false},
 		{"the only one is not", 1, 1, 0, nil, true},
 		{"nor the only one that is not suspect", 2, 1, 1, nil, true},
@@ -110,13 +112,15 @@ func TestDepartureThatNobodySuspectedWaitsForOthersLikeIt(t *testing.T) {
 func TestHoldSaysWhatTheLostHaveInCommonAndTheRestHasNot(t *testing.T) {
 	g := losing(10, 0)
 	for i := range 4 {
-		g.lost(fmt.Sprint("web", i), loss{at: noon, facts: inventory.Facts{"rack": "12", "os": map[string]any{"name": "x"}, "site": "a", "n": float64(i)}})
+		g.lost(fmt.Sprint("web", i), loss{at: noon, facts: inventory.Facts{
+			"rack": "12", "os": map[string]any{"name": "x"}, "site": "a", "n": float64(i), "uplink": map[string]any{"switch": "s7", "port": fmt.Sprint(i)},
+		}})
 	}
 	rest := func() []inventory.Facts {
 		return slices.Repeat([]inventory.Facts{{"rack": "13", "os": map[string]any{"name": "x"}, "site": "a"}}, 6)
 	}
 	g.judge(noon, 6, nil, rest)
-	if want := "4 of 10 are gone or suspect within 1m0s, all rack=12"; g.hold == nil || g.hold.why != want {
+	if want := "4 of 10 are gone or suspect within 1m0s, all rack=12, uplink.switch=s7"; g.hold == nil || g.hold.why != want {
 		t.Errorf("the hold is %+v, want %q", g.hold, want)
 	}
 }

@@ -133,6 +133,7 @@ func TestRoleGate(t *testing.T) {
 		{"nobody is waited for when nobody was a member", roleGate{newest: holder{revision: of(6, 1)}, known: []kick.Member{}}, "", noon, true, ""},
 	} {
 		t.Run(c.claim, func(t *testing.T) {
+			c.gate.why, c.gate.until = "what it waited for before", noon
 			c.gate.judge(c.now, in(time.Minute), 10*time.Second, func(node string) bool { return strings.Contains(c.present, node) })
 			if c.gate.open != c.open || c.gate.why != c.why || c.gate.until.IsZero() != c.open {
 				t.Errorf("open: %t (%q, until %s), want %t (%q)", c.gate.open, c.gate.why, c.gate.until, c.open, c.why)
