@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -242,6 +243,29 @@ func TestOrderThatCannotBeCarriedOutIsRefused(t *testing.T) {
 			if _, err := l.Kick(context.Background(), o); !errors.Is(err, ErrNotFound) {
 				t.Errorf("%+v: %v, want not found", o, err)
 			}
+		}
+	})
+}
+
+func TestHeartbeatThatCannotBeUnderstoodInPartKeepsWhatWasKnown(t *testing.T) {
+	inLoop(t, patient(), func(l *loop) {
+		l.says("web1", "web", kick.Status{})
+		applied := map[string]kick.Revision{"web": {Epoch: 1, N: 1, Hash: "1-old"}}
+		l.says("lb1", "lb", reload(func(a *kick.ActionStatus) { a.Applied = applied }))
+		l.sync(t)
+		before := len(l.kicked())
+		l.heard <- inventory.Heard{At: time.Now(), Beat: &inventory.Beat{
+			Node: "lb1", Instance: "m", Boot: "b", Conn: inventory.Conn{Server: "lb1", Client: 1 + l.conns},
+			Facts: inventory.Facts{"role": "lb"}.Digest(), Ready: true, NextIn: 1000, Kick: json.RawMessage(`{"actions": 7}`),
+		}}
+		synctest.Wait()
+		v := l.View()
+		if n := v.Nodes.Node("lb1"); n == nil || !n.Serving() || len(v.Verdicts) != 1 || *v.Verdicts[0].Needs[0].Applied != applied["web"] || len(l.kicked()) != before {
+			t.Errorf("lb1 is %+v and the verdicts are %+v: want all as it was", n, v.Verdicts)
+		}
+		last := v.Events[len(v.Events)-1]
+		if v.Counts.Refused != 1 || last.Kind != EventRefused || !strings.Contains(last.Text, "heartbeat of lb1: status: ") {
+			t.Errorf("%d refused, and the last event is %+v", v.Counts.Refused, last)
 		}
 	})
 }
