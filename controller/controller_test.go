@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -445,6 +446,39 @@ func TestLateGoodbyeIsAnsweredAndRememberedByNobody(t *testing.T) {
 		synctest.Wait()
 		if len(l.leaving) != 0 || len(l.told) != 0 {
 			t.Errorf("%d nodes are leaving, %d were answered", len(l.leaving), len(l.told))
+		}
+	})
+}
+
+func TestLeavingNodeIsToldHowFarItIsWhenThatChangesAndNotOtherwise(t *testing.T) {
+	inLoop(t, patient(), func(l *loop) {
+		l.says("web1", "web", kick.Status{})
+		l.says("web2", "web", kick.Status{})
+		l.says("lb1", "lb", reload())
+		l.sync(t)
+		l.kicked()
+		revision := func() kick.Revision {
+			i := slices.IndexFunc(l.View().Roles, func(r Role) bool { return r.Name == "web" })
+			return l.View().Roles[i].Revision
+		}
+		succeeds := func() {
+			k := l.kicked()[len(l.kicked())-1]
+			l.ends(kick.Result{Node: "lb1", Action: "reload", Run: k.ID, Outcome: kick.Succeeded, Applied: map[string]kick.Revision{"web": revision()}})
+		}
+		succeeds()
+		l.heard <- inventory.Heard{At: time.Now(), Reply: "inbox", Beat: &inventory.Beat{
+			Node: "web2", Instance: "m", Boot: "b", Conn: inventory.Conn{Server: "web2", Client: 1}, Facts: inventory.Facts{"role": "web"}.Digest(),
+			Ready: true, NextIn: 1000, Leaving: true,
+		}}
+		for range 10 {
+			l.passes(time.Second)
+		}
+		succeeds()
+		for range 10 {
+			l.passes(time.Second)
+		}
+		if len(l.told) != 2 || l.told[0].Released || fmt.Sprint(l.told[0].Waiting) != "[lb1/reload]" || !l.told[1].Released || len(l.told[1].Waiting) != 0 {
+			t.Errorf("web2 was told %+v, want once for whom it waits, and once that it is released", l.told)
 		}
 	})
 }
