@@ -26,7 +26,8 @@ type loop struct {
 	heard   chan inventory.Heard
 	results chan kick.Result
 	deaf    atomic.Bool
-	conns   uint64 // a node that was gone is back over another connection
+	sending atomic.Int64 // kicks under way
+	conns   uint64       // a node that was gone is back over another connection
 
 	mu      sync.Mutex
 	kicks   []kick.Kick
@@ -59,6 +60,9 @@ func inLoop(t *testing.T, cfg Config, story func(*loop)) {
 		daemon.Go(func() {
 			if err := c.Run(ctx, l.heard, l.results); err != nil {
 				t.Errorf("run: %v", err)
+			}
+			if n := l.sending.Load(); n != 0 {
+				t.Errorf("it ended while %d kicks were under way", n)
 			}
 		})
 		defer daemon.Wait()
@@ -93,6 +97,8 @@ func (l *loop) send(ctx context.Context, k kick.Kick) (kick.Reply, error) {
 	l.mu.Lock()
 	l.kicks = append(l.kicks, k)
 	l.mu.Unlock()
+	l.sending.Add(1)
+	defer l.sending.Add(-1)
 	if l.answer != nil {
 		return l.answer(ctx, k)
 	}
@@ -210,6 +216,22 @@ func replying(a kick.Answer) func(context.Context, kick.Kick) (kick.Reply, error
 	return func(_ context.Context, k kick.Kick) (kick.Reply, error) {
 		return kick.Reply{V: kick.Version, Answer: a, Run: "other"}, nil
 	}
+}
+
+func TestEndWaitsForTheKicksThatAreUnderWay(t *testing.T) {
+	inLoop(t, patient(), func(l *loop) {
+		l.answer = func(ctx context.Context, k kick.Kick) (kick.Reply, error) {
+			<-ctx.Done()
+			time.Sleep(time.Second)
+			return kick.Reply{}, ctx.Err()
+		}
+		l.says("web1", "web", kick.Status{})
+		l.says("lb1", "lb", reload())
+		l.sync(t)
+		if n := l.sending.Load(); n != 1 {
+			t.Errorf("%d kicks are under way: the test shows nothing", n)
+		}
+	})
 }
 
 func TestDryRunChangesNothing(t *testing.T) {
