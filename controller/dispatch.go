@@ -170,8 +170,9 @@ func (c *Controller) end(a *action, res kick.Result, now time.Time) {
 	}
 	why := fmt.Sprintf("%s/%s %s", a.node, a.name, describe(res))
 	m.failed(c.cfg.Backoff, now, "the last run "+describe(res))
+	again := m.next(c.cfg.Backoff, c.roles.fingerprint(a)).Sub(now)
 	c.event(Event{Time: now, Kind: EventFailed, Node: a.node, Action: a.name, Run: res.Run,
-		Text: fmt.Sprintf("%s, failure %d in a row; again in %.1f s", why, m.failures, m.notBefore.Sub(now).Seconds())})
+		Text: fmt.Sprintf("%s, failure %d in a row; again in %.1f s", why, m.failures, max(0, again).Seconds())})
 }
 
 func describe(res kick.Result) string {

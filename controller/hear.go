@@ -301,13 +301,6 @@ func (c *Controller) track(now time.Time) {
 		}
 		c.damp(a, now)
 		a.memory.used = now
-		if a.memory.failures == 0 {
-			continue
-		}
-		if tried := c.roles.fingerprint(a); a.memory.tried != tried {
-			a.memory.tried, a.memory.retry = tried, ""
-			a.memory.newNeeds(c.cfg.Backoff)
-		}
 	}
 }
 

@@ -157,7 +157,9 @@ func (s situation) gates(a *action, now time.Time) []Gate {
 		closed(GateBackoff, dampedWhy(a), until)
 	}
 	if now.Before(a.memory.notBefore) {
-		closed(GateBackoff, a.memory.why, a.memory.notBefore)
+		if until := a.memory.next(s.cfg.Backoff, s.roles.fingerprint(a)); now.Before(until) {
+			closed(GateBackoff, a.memory.why, until)
+		}
 	}
 	return gates
 }

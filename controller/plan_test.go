@@ -98,9 +98,16 @@ func TestGates(t *testing.T) {
 		{"and a kick on its way, until its deadline", func(_ *situation, a *action) {
 			a.flight = &flight{id: "r1", action: "reload", deadline: in(time.Minute)}
 		}, gates{{GateRunning, "run r1 of reload", in(time.Minute)}}},
-		{"a failed run spaces the next", func(_ *situation, a *action) {
+		{"a failed run spaces the next", func(s *situation, a *action) {
 			a.memory.failures, a.memory.notBefore, a.memory.why = 1, in(5*time.Second), "it failed"
+			a.memory.tried = s.roles.fingerprint(a)
 		}, gates{{GateBackoff, "it failed", in(5 * time.Second)}}},
+		{"but what is needed now and did not fail is not tried at once", func(_ *situation, a *action) {
+			a.memory.failures, a.memory.notBefore, a.memory.why, a.memory.tried, a.memory.sent = 1, in(time.Minute), "it failed", "1-other", ago(time.Second)
+		}, gates{{GateBackoff, "it failed", in(DefaultConfig().Backoff.Initial - time.Second)}}},
+		{"though as soon as any other", func(_ *situation, a *action) {
+			a.memory.failures, a.memory.notBefore, a.memory.tried, a.memory.sent = 1, in(time.Minute), "1-other", ago(time.Minute)
+		}, nil},
 		{"backoff that is over is no gate", func(_ *situation, a *action) {
 			a.memory.failures, a.memory.notBefore = 1, noon
 		}, nil},
@@ -547,6 +554,9 @@ func drawSituation(t *rapid.T) situation {
 			a.from, a.since = moment("from"), moment("since")
 			if sometimes("failing") {
 				a.memory.failures, a.memory.notBefore, a.memory.why = 1, moment("not before"), "it failed"
+				if sometimes("with these needs") {
+					a.memory.tried = s.roles.fingerprint(a)
+				}
 			}
 			if sometimes("kicked before") {
 				a.memory.kicked, a.memory.took = moment("kicked"), time.Duration(rapid.IntRange(0, 20).Draw(t, "took"))*time.Second

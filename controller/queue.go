@@ -53,10 +53,10 @@ type memory struct {
 	selfMade  int           // accepted kicks in a row for changes that runs of its own circle made
 	damped    bool          // was told
 	failures  int           // in a row
-	notBefore time.Time
-	why       string // notBefore
-	tried     string // the needs of the last try, see flight.tried
-	retry     string // the id of a kick that got no reply: the same kick again makes no second run
+	notBefore time.Time     // the same again, see next
+	why       string        // notBefore
+	tried     string        // the needs of the last kick
+	retry     string        // the id of a kick that got no reply: the same kick again makes no second run
 	backoff   *backoff.ExponentialBackOff
 }
 
@@ -173,9 +173,12 @@ func (m *memory) succeeded() {
 // kept reports whether a memory holds more than the node itself will say again.
 func (m *memory) kept() bool { return !m.sent.IsZero() }
 
-// newNeeds lets a failing action try a new revision sooner, though not at once.
-func (m *memory) newNeeds(cfg BackoffConfig) {
-	if floor := m.sent.Add(cfg.Initial); floor.Before(m.notBefore) {
-		m.notBefore = floor
+// next is when a kick with these needs may follow the last one, see fingerprint: with others than those that failed sooner, though not
+// at once.
+func (m *memory) next(cfg BackoffConfig, needs string) time.Time {
+	floor := m.sent.Add(cfg.Initial)
+	if m.failures > 0 && needs != m.tried && floor.Before(m.notBefore) {
+		return floor
 	}
+	return m.notBefore
 }

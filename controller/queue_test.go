@@ -54,15 +54,16 @@ func TestNewNeedsMayBeTriedSoonerThoughNotAtOnce(t *testing.T) {
 		m     memory
 		want  time.Time
 	}{
-		{"a long backoff is cut to the floor", memory{sent: ago(time.Second), notBefore: in(time.Minute)}, in(4 * time.Second)},
-		{"whether or not the last kick was accepted", memory{sent: noon, kicked: ago(time.Hour), notBefore: in(time.Minute)}, in(5 * time.Second)},
-		{"a short one stays", memory{sent: noon, notBefore: in(time.Second)}, in(time.Second)},
-		{"none stays none", memory{sent: noon}, time.Time{}},
+		{"a long backoff is cut to the floor", memory{failures: 1, tried: "1-a", sent: ago(time.Second), notBefore: in(time.Minute)}, in(4 * time.Second)},
+		{"whether or not the last kick was accepted", memory{failures: 1, sent: noon, kicked: ago(time.Hour), notBefore: in(time.Minute)}, in(5 * time.Second)},
+		{"a short one stays", memory{failures: 1, tried: "1-a", sent: noon, notBefore: in(time.Second)}, in(time.Second)},
+		{"none stays none", memory{failures: 1, tried: "1-a", sent: noon}, time.Time{}},
+		{"what failed waits as long as it must", memory{failures: 1, tried: "1-b", sent: ago(time.Second), notBefore: in(time.Minute)}, in(time.Minute)},
+		{"a node that is not asked again yet, but did not fail, too", memory{tried: "1-a", sent: ago(time.Minute), notBefore: in(time.Second)}, in(time.Second)},
 	} {
 		t.Run(c.claim, func(t *testing.T) {
-			c.m.newNeeds(cfg)
-			if c.m.notBefore != c.want {
-				t.Errorf("not before %s, want %s", c.m.notBefore, c.want)
+			if got := c.m.next(cfg, "1-b"); got != c.want {
+				t.Errorf("not before %s, want %s", got, c.want)
 			}
 		})
 	}
