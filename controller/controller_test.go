@@ -234,6 +234,50 @@ func TestEndWaitsForTheKicksThatAreUnderWay(t *testing.T) {
 	})
 }
 
+func TestWhatFailedAndIsNeededAgainIsNotTriedSoonerForWhatWasNeededMeanwhile(t *testing.T) {
+	inLoop(t, patient(), func(l *loop) {
+		l.says("web1", "web", kick.Status{})
+		l.says("lb1", "lb", reload())
+		l.sync(t)
+		fails := func() {
+			kicks := l.kicked()
+			l.ends(kick.Result{Node: "lb1", Action: "reload", Run: kicks[len(kicks)-1].ID, Outcome: kick.Failed, Exit: 1, Dirty: true})
+		}
+		for range 6 { // from now on it waits for more than two minutes
+			before := len(l.kicked())
+			fails()
+			for len(l.kicked()) == before {
+				l.passes(time.Second)
+			}
+		}
+		fails()
+		before := len(l.kicked())
+		web2 := func(ready bool) {
+			facts := inventory.Facts{"role": "web"}
+			l.heard <- inventory.Heard{At: time.Now(), Facts: &inventory.FactsMessage{Node: "web2", Instance: "m", Boot: "b", Facts: facts}}
+			l.heard <- inventory.Heard{At: time.Now(), Beat: &inventory.Beat{
+				Node: "web2", Instance: "m", Boot: "b", Conn: inventory.Conn{Server: "web2", Client: 1}, Facts: facts.Digest(), Ready: ready, Leaving: !ready, NextIn: 1000,
+			}}
+		}
+		web2(true)
+		l.passes(time.Second / 2)
+		web2(false)
+		for range 60 {
+			l.passes(time.Second)
+		}
+		if n := len(l.kicked()) - before; n != 0 {
+			t.Errorf("%d kicks within a minute, with what has failed 7 times", n)
+		}
+		web2(true)
+		for range 10 {
+			l.passes(time.Second)
+		}
+		if n := len(l.kicked()) - before; n != 1 {
+			t.Errorf("%d kicks with what is needed now and did not fail, want 1", n)
+		}
+	})
+}
+
 func TestDryRunChangesNothing(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		l.answer = replying(kick.Disabled)

@@ -221,7 +221,15 @@ func (c *Controller) openRoles(now time.Time) (ask []*role) {
 		if last.Before(g.since) {
 			last = g.since
 		}
-		g.judge(now, c.heardBy(r, last), c.goneAfterOf(r), func(node string) bool {
+		last, gone := c.heardBy(r, last), c.goneAfterOf(r)
+		if g.known == nil {
+			for _, h := range append([]holder{g.newest}, g.others...) {
+				if by := answersBy(nodes.Node(h.node), gone); last.Before(by) {
+					last = by
+				}
+			}
+		}
+		g.judge(now, last, gone, func(node string) bool {
 			n := nodes.Node(node)
 			return n != nil && n.Facts != nil && !n.Checking
 		})
@@ -231,6 +239,20 @@ func (c *Controller) openRoles(now time.Time) (ask []*role) {
 	}
 	return ask
 }
+
+// answersBy is when a node that is asked has answered, or is gone: it may be suspect or back soon, or just be back.
+func answersBy(n *inventory.Node, gone time.Duration) time.Time {
+	switch {
+	case n == nil:
+		return time.Time{}
+	case n.Life == inventory.BackSoon:
+		return backBy(n).Add(gone)
+	}
+	return n.Since.Add(gone)
+}
+
+// backBy is when a node that said that it is back soon is gone at the latest.
+func backBy(n *inventory.Node) time.Time { return n.Since.Add(inventory.MaxBackSoon) }
 
 // account takes as lost those members that dependents know of and that are none any more, for whatever reason but a goodbye.
 func (c *Controller) account(r *role, nodes *inventory.Snapshot, now time.Time) {
@@ -248,6 +270,9 @@ func (c *Controller) account(r *role, nodes *inventory.Snapshot, now time.Time) 
 		l := loss{member: m, at: now.Add(-guardPause)}
 		if n != nil {
 			l.facts = n.Facts
+		}
+		if n != nil && n.Life == inventory.BackSoon && (n.Facts == nil || n.Checking) {
+			l.at = backBy(n) // it said so before it could be heard whole
 		}
 		r.guard.lost(m.Node, l)
 	}

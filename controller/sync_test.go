@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -221,6 +222,47 @@ func TestAnotherHolderIsAskedWhenTheFirstDoesNotAnswer(t *testing.T) {
 	})
 }
 
+func TestTheOnlyOneWhoKnowsIsWaitedForWhileItIsBackSoon(t *testing.T) {
+	inLoop(t, DefaultConfig(), func(l *loop) {
+		members := webs(10)
+		status := reload(appliedBefore(members))
+		beat := func() {
+			for _, m := range members[:2] {
+				l.says(m.Node, "web", kick.Status{})
+			}
+			time.Sleep(time.Second)
+		}
+		l.says("lb1", "lb", status)
+		data, err := json.Marshal(status)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.heard <- inventory.Heard{At: time.Now(), Beat: &inventory.Beat{
+			Node: "lb1", Instance: "m", Boot: "b", Conn: inventory.Conn{Server: "lb1", Client: 1}, Facts: inventory.Facts{"role": "lb"}.Digest(),
+			Ready: true, NextIn: 1000, Kick: data, BackWithin: inventory.MaxBackSoon.Milliseconds(),
+		}}
+		for range 55 {
+			beat()
+		}
+		l.conns++
+		l.says("lb1", "lb", status) // and does not answer at once
+		for range 5 {
+			beat()
+		}
+		l.rosters = map[string][]kick.Member{"lb1/reload": members}
+		for range 20 {
+			l.says("lb1", "lb", status)
+			beat()
+		}
+		if n := len(l.kicked()); n != 0 {
+			t.Errorf("%d kicks after a restart in which eight of ten were lost", n)
+		}
+		if r := l.View().Roles[1]; r.Name != "web" || r.Held == nil || len(r.Members) != 10 {
+			t.Errorf("web is %+v, want eight of ten held", r)
+		}
+	})
+}
+
 func TestRoleThatOpenedWithoutItsSlowDependentIsClosedAgain(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		members := webs(10)
@@ -325,6 +367,24 @@ func TestWhoIsAccountedForAsLost(t *testing.T) {
 	}
 	if n := len(r.guard.sizes); n != 1 || r.guard.sizes[0].size != 3 {
 		t.Errorf("the sizes are %+v, want that there were three", r.guard.sizes)
+	}
+}
+
+func TestMemberThatSaidBackSoonBeforeItWasHeardWholeHasItsTime(t *testing.T) {
+	c := asked(t)
+	c.roles = newTestRoles(t).roles
+	r := mustNeed(c.roles, "web")
+	backSoon := func(b *inventory.Beat) { b.BackWithin = inventory.MaxBackSoon.Milliseconds() }
+	hears(t, c, "web1", false, backSoon)
+	hears(t, c, "web2", true, backSoon, func(b *inventory.Beat) { b.Checking, b.Ready = true, false })
+	hears(t, c, "web3", true, backSoon, func(b *inventory.Beat) { b.Ready = false })
+	hears(t, c, "web4", false)
+	r.gate = roleGate{known: webs(4), newest: holder{revision: sixthEpoch}}
+	c.account(r, c.inv.Snapshot(), noon)
+	for name, want := range map[string]time.Time{"web1": in(time.Minute + guardPause), "web2": in(time.Minute + guardPause), "web3": noon, "web4": noon} {
+		if got := r.guard.missing[name].due(); got != want {
+			t.Errorf("%s is judged %s, want %s", name, got, want)
+		}
 	}
 }
 

@@ -432,7 +432,9 @@ func noFalseRemoval(s seen) (wrong []string) {
 // deaf reports whether the controller could not hear anybody's last words at that moment: it was cut off, or without a broker, or is only
 // just connecting again.
 func (s seen) deaf(at time.Time) bool {
-	return slices.ContainsFunc(slices.Concat(s.cuts, s.brokers), func(b span) bool { return b.meets(at.Add(-3*time.Second), at) })
+	recent := func(b span) bool { return b.meets(at.Add(-3*time.Second), at) }
+	return slices.ContainsFunc(slices.Concat(s.cuts, s.brokers), recent) ||
+		slices.ContainsFunc(s.quakes, func(q span) bool { return recent(q) && s.isRestart(q) })
 }
 
 // patience is how much later than its reason a removal may come.

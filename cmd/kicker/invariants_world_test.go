@@ -409,7 +409,7 @@ func (w *world) spell(lost, doubled, reordered int) bool {
 	d := w.between(2*time.Second, 30*time.Second)
 	w.record.note("weather for %s: %d %% lost, %d %% doubled, %d %% reordered", d, lost, doubled, reordered)
 	if lost > 0 {
-		w.record.quake(d)
+		w.record.quake(time.Now(), d)
 	}
 	w.in(d, "the weather is fine again", func() { w.storm.set(0, 0, 0) })
 	return true
@@ -436,7 +436,7 @@ func (w *world) suspend() bool {
 	}
 	d := w.between(time.Second, 30*time.Second)
 	w.record.note("the controller is cut off for %s", d)
-	w.record.quake(d)
+	w.record.quake(time.Now(), d)
 	w.record.cutOff(d)
 	wires := w.wiresOf("controller")
 	for _, wire := range wires {
@@ -454,9 +454,10 @@ func (w *world) restartController(away time.Duration) bool {
 	if w.control == nil {
 		return false
 	}
-	w.record.quake(away)
+	began := time.Now()
 	w.stopController()
 	w.record.reconnected()
+	w.record.quake(began, away)
 	w.in(away, "the controller starts", func() {
 		if w.control == nil {
 			w.startControl()
@@ -470,19 +471,21 @@ func (w *world) restartBroker(away time.Duration) bool {
 	if w.control == nil || w.external && w.broker == nil {
 		return false
 	}
-	w.record.quake(away)
-	w.record.brokerDown(away)
+	began := time.Now()
 	if !w.external {
 		w.stopController()
 		w.record.reconnected()
-		w.closeBroker()
+	}
+	w.closeBroker()
+	w.record.quake(began, away)
+	w.record.brokerDown(began, away)
+	if !w.external {
 		w.in(away, "controller and broker start", func() {
 			w.startBus()
 			w.startControl()
 		})
 		return true
 	}
-	w.closeBroker()
 	w.in(away, "the broker starts", w.openBroker)
 	return true
 }
@@ -661,8 +664,9 @@ func (r *record) recover(node string, whats ...string) {
 	})
 }
 
-func (r *record) quake(d time.Duration) {
-	r.locked(func() { r.quakes = append(r.quakes, span{time.Now(), time.Now().Add(d)}) })
+// quake is that something shook everybody, since a while: what stops takes its time where a wire stands still.
+func (r *record) quake(began time.Time, d time.Duration) {
+	r.locked(func() { r.quakes = append(r.quakes, span{began, time.Now().Add(d)}) })
 }
 
 func (r *record) cutOff(d time.Duration) {
@@ -684,8 +688,8 @@ func (r *record) reconnected() {
 	})
 }
 
-func (r *record) brokerDown(d time.Duration) {
-	r.locked(func() { r.brokers = append(r.brokers, span{time.Now(), time.Now().Add(d)}) })
+func (r *record) brokerDown(began time.Time, d time.Duration) {
+	r.locked(func() { r.brokers = append(r.brokers, span{began, time.Now().Add(d)}) })
 }
 
 func (r *record) left(node string) {
