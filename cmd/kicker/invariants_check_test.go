@@ -83,9 +83,9 @@ func (w *world) seen() seen {
 				}
 				p.removed, p.added = less(p.was, p.is), less(p.is, p.was)
 				s.publications = append(s.publications, p)
-				l.members, l.rev, l.by = p.is, r.Revision, by
+				l.members, l.rev = p.is, r.Revision
 			}
-			l.held = r.Held
+			l.by, l.held = by, r.Held
 		}
 	}
 	return s
@@ -419,7 +419,7 @@ func noFalseRemoval(s seen) (wrong []string) {
 		for _, node := range p.removed {
 			shaken := slices.ContainsFunc(s.quakes, func(q span) bool { return q.meets(p.at.Add(-20*time.Second), p.at) })
 			justified := slices.ContainsFunc(s.hurt[node], func(h hurt) bool {
-				return (h.grave || shaken || s.deaf(h.from)) && h.from.Before(p.at.Add(time.Millisecond)) && p.at.Before(h.to.Add(s.patience(p)))
+				return (h.grave || shaken || s.deaf(h.from) || h.what == "stopped" && s.reigned(h.from, p.at)) && h.from.Before(p.at.Add(time.Millisecond)) && p.at.Before(h.to.Add(s.patience(p)))
 			})
 			if !justified {
 				wrong = append(wrong, fmt.Sprintf("%s: %s was removed from %s, and there was no reason: %v", s.when(p.at), node, p.role, s.hurt[node]))
@@ -427,6 +427,11 @@ func noFalseRemoval(s seen) (wrong []string) {
 		}
 	}
 	return wrong
+}
+
+// reigned reports whether a controller began in a time: it has not heard what was said before.
+func (s seen) reigned(from, to time.Time) bool {
+	return slices.ContainsFunc(s.reigns, func(r reign) bool { return from.Before(r.from) && r.from.Before(to) })
 }
 
 // deaf reports whether the controller could not hear anybody's last words at that moment: it was cut off, or without a broker, or is only

@@ -659,6 +659,7 @@ func (r *record) recover(node string, whats ...string) {
 		for i := range r.hurt[node] {
 			if h := &r.hurt[node][i]; h.to.Equal(forever) && slices.Contains(whats, h.what) {
 				h.to = time.Now()
+				h.grave = h.grave || h.what == "killed" && h.to.Sub(h.from) > time.Second // it takes longer where a wire stands still
 			}
 		}
 	})
