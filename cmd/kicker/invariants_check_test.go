@@ -416,6 +416,9 @@ func (s seen) shownRunning(at time.Time, node string) bool {
 // noFalseRemoval: who is removed was not to be heard for long enough, or said itself that it is not serving.
 func noFalseRemoval(s seen) (wrong []string) {
 	for _, p := range s.publications {
+		if !p.witnessed {
+			continue // nobody who was heard was ever told of them
+		}
 		for _, node := range p.removed {
 			shaken := slices.ContainsFunc(s.quakes, func(q span) bool { return q.meets(p.at.Add(-20*time.Second), p.at) })
 			justified := slices.ContainsFunc(s.hurt[node], func(h hurt) bool {
