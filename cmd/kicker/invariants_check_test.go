@@ -171,12 +171,16 @@ func massLossIsHeld(s seen) (wrong []string) {
 		if !p.heldSince.IsZero() && len(p.is)*100 > 70*len(p.was) {
 			continue // others took their place
 		}
+		judged := p.at // what is held is measured against what there was when that began
+		if !p.heldSince.IsZero() {
+			judged = p.heldSince
+		}
 		base, gone, goodbyes := -1, 0, 0
 		for _, q := range slices.Backward(s.publications[:i+1]) {
 			if q.role != p.role {
 				continue
 			}
-			if !q.witnessed || q.by != p.by || p.at.Sub(q.at) >= window {
+			if !q.witnessed || q.by != p.by || judged.Sub(q.at) >= window {
 				base = len(q.is)
 				break
 			}
