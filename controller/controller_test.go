@@ -110,6 +110,8 @@ func accept(k kick.Kick) kick.Reply {
 }
 
 func (l *loop) roster(_ context.Context, node, action, _ string) ([]kick.Member, string, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	members, ok := l.rosters[node+"/"+action]
 	if !ok {
 		return nil, "", nats.ErrNoResponders

@@ -249,7 +249,9 @@ func TestTheOnlyOneWhoKnowsIsWaitedForWhileItIsBackSoon(t *testing.T) {
 		for range 5 {
 			beat()
 		}
+		l.mu.Lock()
 		l.rosters = map[string][]kick.Member{"lb1/reload": members}
+		l.mu.Unlock()
 		for range 20 {
 			l.says("lb1", "lb", status)
 			beat()
