@@ -147,6 +147,8 @@ func (l *listener) ownBeat(name string, now time.Time) (Heard, bool) {
 		l.conn = conn
 	}
 	switch {
+	case before == (Conn{}) && gap > 2*CanaryEvery:
+		return Heard{At: now, Blind: fmt.Sprintf("the bus was joined %.1f s after the start", gap.Seconds())}, true
 	case before != (Conn{}) && before != l.conn:
 		return Heard{At: now, Blind: "the connection to the bus was lost and made anew"}, true
 	case slept > maxSlept:

@@ -281,6 +281,20 @@ func TestSuspendedMachineWasBlind(t *testing.T) {
 	}
 }
 
+func TestListenerThatJoinedTheBusLateWasBlindUntilThen(t *testing.T) {
+	for late, want := range map[time.Duration]string{
+		CanaryEvery:             "",
+		2 * CanaryEvery:         "",
+		1800 * time.Millisecond: "the bus was joined 1.8 s after the start",
+	} {
+		now := time.Now()
+		l := &listener{nc: new(nats.Conn), canary: canaryPrefix + "me", heard: now, asleep: suspended()}
+		if h, ok := l.ownBeat(canaryPrefix+"me", now.Add(late)); !ok || h.Blind != want || h.Canary != (want == "") {
+			t.Errorf("its first canary came after %s, and it heard %+v, want blind: %q", late, h, want)
+		}
+	}
+}
+
 func TestNamesOfKickersOwnAreIgnored(t *testing.T) {
 	listening(t, func(e *ear) {
 		e.say(heartbeatSubject("main", "_canary."), "", nil)
