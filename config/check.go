@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"kicker/controller"
+	"kicker/controller/api"
 	"kicker/inventory"
 	"kicker/inventory/query"
 	"kicker/kick"
@@ -203,7 +204,7 @@ func (k *checker) dependsOn(path string, needs []string) {
 			k.selector(at, need)
 		} else if err := checkRoleName(need); err != nil {
 			k.wrong(at, "%v", err)
-		} else if meant := controller.Meant(need, k.roles); meant != "" && !slices.Contains(k.roles, need) && !numbered(need, meant) {
+		} else if meant := api.LikelyMeant(need, k.roles); meant != "" && !slices.Contains(k.roles, need) && !numbered(need, meant) {
 			k.wrong(at, "no role %q (did you mean %q? else declare it under roles)", need, meant)
 		}
 	}
@@ -249,7 +250,7 @@ func (k *checker) agent(a AgentConfig) {
 	}
 	k.ready(a.Ready)
 	k.actions(a)
-	k.oneOf("agent.goodbye", a.Goodbye, GoodbyeAuto, GoodbyeAlways, GoodbyeNever)
+	k.oneOf("agent.goodbye", a.LeaveOnStop, LeaveAuto, LeaveAlways, LeaveNever)
 }
 
 func (k *checker) ready(r ReadyConfig) {

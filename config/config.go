@@ -52,15 +52,15 @@ type APIConfig struct {
 
 // AgentConfig is what a node says of itself, and does when it is kicked.
 type AgentConfig struct {
-	Server    []string      `mapstructure:"server"` // HOST, HOST:PORT or URL; see Servers
-	Name      string        `mapstructure:"name"`   // the lower-cased FQDN unless set
-	Instance  string        `mapstructure:"instance"`
-	Roles     []string      `mapstructure:"roles"`
-	DependsOn []string      `mapstructure:"depends_on"` // for the actions that have no DependsOn of their own
-	Facts     []string      `mapstructure:"facts"`      // PATH=VALUE
-	Ready     ReadyConfig   `mapstructure:"ready"`
-	Actions   []kick.Action `mapstructure:"actions"`
-	Goodbye   string        `mapstructure:"goodbye"` // one of the Goodbye constants
+	Server      []string      `mapstructure:"server"` // HOST, HOST:PORT or URL; see Servers
+	Name        string        `mapstructure:"name"`   // the lower-cased FQDN unless set
+	Instance    string        `mapstructure:"instance"`
+	Roles       []string      `mapstructure:"roles"`
+	DependsOn   []string      `mapstructure:"depends_on"` // for the actions that have no DependsOn of their own
+	Facts       []string      `mapstructure:"facts"`      // PATH=VALUE
+	Ready       ReadyConfig   `mapstructure:"ready"`
+	Actions     []kick.Action `mapstructure:"actions"`
+	LeaveOnStop string        `mapstructure:"leave_on_stop"` // one of the Goodbye constants
 }
 
 // ReadyConfig is how a node finds out whether its own service is ready.
@@ -74,9 +74,9 @@ type ReadyConfig struct {
 
 // Whether an agent that is stopped says goodbye, and so stops being a member at once.
 const (
-	GoodbyeAuto   = "auto" // if the machine is going down; else it says that it will be back soon
-	GoodbyeAlways = "always"
-	GoodbyeNever  = "never"
+	LeaveAuto   = "auto" // if the machine is going down; else it says that it will be back soon
+	LeaveAlways = "always"
+	LeaveNever  = "never"
 )
 
 // The ports that kicker listens on, and asks, unless told otherwise.
@@ -99,7 +99,7 @@ func Default() Config {
 				Interval: inventory.DefaultCheckInterval, Timeout: inventory.DefaultCheckTimeout,
 				Rise: inventory.DefaultRise, Fall: inventory.DefaultFall,
 			},
-			Goodbye: GoodbyeAuto,
+			LeaveOnStop: LeaveAuto,
 		},
 	}
 }

@@ -103,7 +103,7 @@ agent:
 			{Name: "note", Command: []string{"say", "two words"}, DependsOn: []string{"db"}},
 			{Name: "once", Command: []string{"/bin/once", "a b"}, DependsOn: []string{"WebFront"}},
 		},
-		Goodbye: GoodbyeAuto,
+		LeaveOnStop: LeaveAuto,
 	}, c.Agent); diff != "" {
 		t.Errorf("agent (-want +got):\n%s", diff)
 	}

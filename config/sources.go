@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"kicker/controller/api"
 	"reflect"
 	"regexp"
 	"slices"
@@ -12,8 +13,6 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3" // the parser that viper uses: the lines are those of what viper reads
-
-	"kicker/controller"
 )
 
 // Problem is one thing that is wrong with the settings, and what to do about it.
@@ -102,7 +101,7 @@ func (src *sources) unknown(path string) Problem {
 			elsewhere = append(elsewhere, key)
 		}
 	})
-	switch meant := controller.Meant(name, here); {
+	switch meant := api.LikelyMeant(name, here); {
 	case meant != "":
 		return src.problem(path, "unknown key (did you mean %q?)", meant)
 	case len(elsewhere) == 1:

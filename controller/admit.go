@@ -3,6 +3,7 @@ package controller
 import (
 	"cmp"
 	"fmt"
+	"kicker/controller/api"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,7 +43,7 @@ type admission struct {
 
 // admit puts gates on those that waited for nothing else: one run a node, the budgets, and a broken revision. Whoever waits longest is
 // first.
-func (s situation) admit(verdicts []Verdict) {
+func (s situation) admit(verdicts []api.Verdict) {
 	now := admission{running: map[*role]int{}, gone: map[*role][]string{}, probing: map[*role]string{}, busy: map[string]struct{}{}}
 	for _, stray := range s.strays {
 		now.takeStray(stray)
@@ -52,7 +53,7 @@ func (s situation) admit(verdicts []Verdict) {
 		if a.running != nil || a.flight != nil {
 			now.take(s.roles, a)
 		}
-		if verdicts[i].State != Converged && len(verdicts[i].Gates) == 0 {
+		if verdicts[i].State != api.Converged && len(verdicts[i].Gates) == 0 {
 			candidates = append(candidates, i)
 		}
 	}
@@ -110,16 +111,16 @@ func (n *admission) occupy(node string, bears []*role) {
 	}
 }
 
-func (n *admission) gates(s situation, a *action) []Gate {
-	var gates []Gate
+func (n *admission) gates(s situation, a *action) []api.Gate {
+	var gates []api.Gate
 	closed := func(name, format string, args ...any) {
-		gates = append(gates, Gate{Name: name, Why: fmt.Sprintf(format, args...)})
+		gates = append(gates, api.Gate{Name: name, Why: fmt.Sprintf(format, args...)})
 	}
 	if _, busy := n.busy[a.node]; busy {
-		closed(GateRunning, "another action of this node goes first")
+		closed(api.GateRunning, "another action of this node goes first")
 	}
 	if n.inFlight >= s.cfg.InFlight {
-		closed(GateBudget, "%s in progress in the cluster, as many as in_flight allows", quantity(n.inFlight, "run"))
+		closed(api.GateBudget, "%s in progress in the cluster, as many as in_flight allows", quantity(n.inFlight, "run"))
 	}
 	for _, r := range s.roles.of[a.node] {
 		if most := r.budget(); n.running[r] >= most {
@@ -127,13 +128,13 @@ func (n *admission) gates(s situation, a *action) []Gate {
 			if gone := n.gone[r]; len(gone) > 0 {
 				doubt = fmt.Sprintf(" (on %s perhaps: not heard any more)", abridged(gone))
 			}
-			closed(GateBudget, "something runs on %d of %s of role %s%s, as many as its budget %s allows",
+			closed(api.GateBudget, "something runs on %d of %s of role %s%s, as many as its budget %s allows",
 				n.running[r], quantity(len(r.nodes)+len(n.gone[r]), "node"), r.Name, doubt, r.Budget)
 		}
 	}
 	for _, need := range a.needs {
 		if other := n.probing[need.role]; other != "" {
-			closed(GateRollout, "role %s: %d nodes failed with revision %s and none succeeded: one at a time, now %s",
+			closed(api.GateRollout, "role %s: %d nodes failed with revision %s and none succeeded: one at a time, now %s",
 				need.as, len(need.role.failed), need.role.now.Revision.Hash, other)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"kicker/controller/api"
 	"kicker/inventory"
 	"kicker/kick"
 )
@@ -17,7 +18,7 @@ const (
 )
 
 // newBench is a controller that knows nodes in roles, each of which depends on the next role and has applied it.
-func newBench(b *testing.B) (c *Controller, beat func(i, epoch int) inventory.Heard) {
+func newBench(b *testing.B) (c *Controller, beat func(i, epoch int) inventory.Received) {
 	b.Helper()
 	role := func(i int) string { return fmt.Sprintf("role%d", i%benchRoles) }
 	c, err := New(DefaultConfig(), "bench", inventory.New(), Bus{
@@ -25,7 +26,7 @@ func newBench(b *testing.B) (c *Controller, beat func(i, epoch int) inventory.He
 			b.Error("all is applied, and somebody was kicked")
 			return kick.Reply{}, nil
 		},
-		Ask: func(string, string) {}, CallRoll: func(time.Duration) {}, Beacon: func(string, int64, time.Duration) {},
+		Ask: func(string, string) {}, RequestReports: func(time.Duration) {}, Beacon: func(string, int64, time.Duration) {},
 	}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		b.Fatal(err)
@@ -38,22 +39,22 @@ func newBench(b *testing.B) (c *Controller, beat func(i, epoch int) inventory.He
 		}
 	}
 	applied := map[string]kick.Revision{}
-	beat = func(i, epoch int) inventory.Heard {
+	beat = func(i, epoch int) inventory.Received {
 		status := fmt.Sprintf(`{"epoch":%d,"controller":"bench"}`, epoch)
 		if needed := role(i + 1); applied[needed].Hash != "" {
 			status = fmt.Sprintf(`{"epoch":%d,"controller":"bench","actions":[{"name":"reload","depends_on":[%q],"applied":{%q:{"hash":%q}}}]}`,
 				epoch, needed, needed, applied[needed].Hash)
 		}
-		return inventory.Heard{At: time.Now(), Beat: &inventory.Beat{
+		return inventory.Received{At: time.Now(), Beat: &inventory.Beat{
 			Node: facts[i].Node, Instance: "bench", Boot: "bench", Conn: inventory.Conn{Server: "bench", Client: uint64(i)},
 			Facts: facts[i].Facts.Digest(), Ready: true, NextIn: 1000, Kick: []byte(status),
 		}}
 	}
 	for i := range facts {
-		c.hear(inventory.Heard{At: time.Now(), Facts: &facts[i]})
+		c.hear(inventory.Received{At: time.Now(), Facts: &facts[i]})
 		c.hear(beat(i, 1))
 	}
-	c.sync = Sync{Open: true}
+	c.sync = api.Sync{Open: true}
 	c.openRoles(time.Now())
 	c.publish(time.Now())
 	for name, r := range c.roles.byName {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"kicker/controller/api"
 	"kicker/kick"
 )
 
@@ -111,11 +112,11 @@ func (c *Controller) damp(a *action, now time.Time) {
 		m.selfMade = 0
 		if m.damped {
 			m.damped, a.from = false, now // what changed may be the first of a burst
-			c.event(Event{Time: now, Kind: EventDampedOver, Node: a.node, Action: a.name, Text: fmt.Sprintf("%s is damped no more", what)})
+			c.event(api.Event{Time: now, Kind: api.EventDampingEnded, Node: a.node, Action: a.name, Text: fmt.Sprintf("%s is damped no more", what)})
 		}
 	case !m.damped && now.Before(dampedUntil(c.cfg, a)):
 		m.damped = true
-		c.event(Event{Time: now, Kind: EventDamped, Node: a.node, Action: a.name,
+		c.event(api.Event{Time: now, Kind: api.EventDampingBegan, Node: a.node, Action: a.name,
 			Text: fmt.Sprintf("%s is damped, after %d kicks in a row that no change outside explains: %s", what, m.selfMade, dampedWhy(a))})
 	}
 }
@@ -127,7 +128,7 @@ func dampedWhy(a *action) string {
 // circles is where roles depend on each other.
 type circles struct {
 	of    map[string]int // by role: roles with the same number reach each other
-	shown []Circle
+	shown []api.Cycle
 }
 
 // join reports whether a role that an action of the node depends on is one of the node's, or depends on one of those in its turn.
@@ -143,17 +144,11 @@ func (cs circles) join(r *role, node string, rs *roles) bool {
 	})
 }
 
-// String says which roles, and what to make of it.
-func (k Circle) String() string {
-	return fmt.Sprintf("roles %s depend on each other in a circle: harmless, unless a run changes its own node's member facts",
-		strings.Join(append(slices.Clone(k.Roles), k.Roles[0]), " → "))
-}
-
 // findCircles looks where roles depend on each other now, and tells what is new, and over.
 func (c *Controller) findCircles(now time.Time) {
 	next := circlesIn(c.roles.arrows(c.sorted()))
-	same := func(k Circle) func(Circle) bool {
-		return func(other Circle) bool { return slices.Equal(k.Roles, other.Roles) }
+	same := func(k api.Cycle) func(api.Cycle) bool {
+		return func(other api.Cycle) bool { return slices.Equal(k.Roles, other.Roles) }
 	}
 	for i := range next.shown {
 		k := &next.shown[i]
@@ -162,11 +157,11 @@ func (c *Controller) findCircles(now time.Time) {
 			continue
 		}
 		k.Since = now
-		c.event(Event{Time: now, Kind: EventCycle, Role: k.Roles[0], Text: k.String()})
+		c.event(api.Event{Time: now, Kind: api.EventCycleBegan, Role: k.Roles[0], Text: k.String()})
 	}
 	for _, k := range c.circles.shown {
 		if !slices.ContainsFunc(next.shown, same(k)) {
-			c.event(Event{Time: now, Kind: EventCycleOver, Role: k.Roles[0],
+			c.event(api.Event{Time: now, Kind: api.EventCycleEnded, Role: k.Roles[0],
 				Text: fmt.Sprintf("roles %s depend on each other in this circle no more", strings.Join(append(slices.Clone(k.Roles), k.Roles[0]), " → "))})
 		}
 	}
@@ -238,7 +233,7 @@ func circlesIn(arrows map[string][]string) circles {
 			cs.of[r] = seen[role]
 		}
 		if len(lot) > 1 {
-			cs.shown = append(cs.shown, Circle{Roles: shortest(slices.Min(lot), arrows)})
+			cs.shown = append(cs.shown, api.Cycle{Roles: shortest(slices.Min(lot), arrows)})
 		}
 		stack = stack[:at]
 	}
@@ -247,7 +242,7 @@ func circlesIn(arrows map[string][]string) circles {
 			visit(role)
 		}
 	}
-	slices.SortFunc(cs.shown, func(a, b Circle) int { return slices.Compare(a.Roles, b.Roles) })
+	slices.SortFunc(cs.shown, func(a, b api.Cycle) int { return slices.Compare(a.Roles, b.Roles) })
 	return cs
 }
 

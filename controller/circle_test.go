@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"kicker/controller/api"
 	"kicker/kick"
 )
 
@@ -182,7 +183,7 @@ func TestSelfMadeKicksAreSpacedFromTheSixthOn(t *testing.T) {
 		t.Errorf("after very many it waits until %s, want 10 minutes", got)
 	}
 	why := "its role's member facts change with every run: port of web1; an action must not change them"
-	if diff := cmp.Diff([]Gate{{GateBackoff, why, in(10 * m)}}, s.gates(a, in(m))); diff != "" {
+	if diff := cmp.Diff([]api.Gate{{api.GateBackoff, why, in(10 * m)}}, s.gates(a, in(m))); diff != "" {
 		t.Errorf("gates (-want +got):\n%s", diff)
 	}
 	for name, let := range map[string]func(*action){

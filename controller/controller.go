@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"kicker/controller/api"
 	"kicker/inventory"
 	"kicker/kick"
 )
@@ -28,13 +29,13 @@ const (
 
 // Bus is what a controller says to the nodes. Those that take a context wait for an answer.
 type Bus struct {
-	Send     func(context.Context, kick.Kick) (kick.Reply, error)
-	Roster   func(ctx context.Context, node, action, role string) (members []kick.Member, hash string, err error)
-	Reach    func(ctx context.Context, node string, others []string) (reached []string, err error)
-	Ask      func(node, do string)                            // one of the inventory's Do constants
-	CallRoll func(splay time.Duration)                        // ask every node to beat within splay
-	Beacon   func(id string, epoch int64, pace time.Duration) // to everyone
-	Farewell func(reply string, farewell inventory.Farewell)  // to a leaving node
+	Send           func(context.Context, kick.Kick) (kick.Reply, error)
+	Roster         func(ctx context.Context, node, action, role string) (members []kick.Member, hash string, err error)
+	Probe          func(ctx context.Context, node string, others []string) (reached []string, err error)
+	Ask            func(node, do string)                              // one of the inventory's Do constants
+	RequestReports func(splay time.Duration)                          // ask every node to beat within splay
+	Beacon         func(id string, epoch int64, pace time.Duration)   // to everyone
+	TellLeaving    func(reply string, farewell inventory.LeaveStatus) // to a leaving node
 }
 
 // Controller is one run of the daemon. Everything in it belongs to the goroutine in Run, but for view and orders.
@@ -44,10 +45,11 @@ type Controller struct {
 	bus Bus
 	log *slog.Logger
 
-	view atomic.Pointer[View]
+	view atomic.Pointer[api.View]
+	next chan struct{} // closed when the next view is published
 	asks chan ask
 
-	identity Identity
+	identity api.Identity
 	pace     time.Duration // between two beats of a node
 	epochs   []int64       // that this controller has spoken with
 	seen     int64         // the highest epoch that a node has seen of another controller
@@ -58,7 +60,7 @@ type Controller struct {
 	canary   time.Time // when the listener's own beat came back last
 	cutOff   bool      // it is overdue
 	deaf     string    // why closed connections are not heard, "" if they are
-	sync     Sync
+	sync     api.Sync
 	rolls    []time.Time // when the roll is still to be called
 	beacon   time.Time   // when the next is due
 	changed  bool        // something was taken in that verdicts may depend on
@@ -75,13 +77,13 @@ type Controller struct {
 	flights  map[string]*flight
 	leaving  map[string]*leaving
 
-	conflicts map[string]Conflict // by node
+	conflicts map[string]conflict // by node
 	circles   circles
 
 	answers chan func(now time.Time) // of what was sent, to be taken in by the loop
 	sends   sync.WaitGroup
 	journal journal
-	loaded  Loaded
+	loaded  api.Loaded
 }
 
 // leaving is a node that said goodbye and wants to know how far it is.
@@ -91,7 +93,7 @@ type leaving struct {
 }
 
 // order is a KickOrder that was not carried out yet.
-type order struct{ KickOrder }
+type order struct{ api.KickOrder }
 
 func (o *order) reason() string {
 	if o.By == "" {
@@ -116,15 +118,15 @@ func New(cfg Config, id string, inv *inventory.Inventory, bus Bus, log *slog.Log
 	c := &Controller{
 		cfg: cfg, inv: inv, bus: bus, log: log, pace: time.Second, asks: make(chan ask), roles: roles,
 		byNode: map[string][]*action{}, status: map[string]kick.Status{}, memories: map[key]*memory{},
-		running: map[string]*kick.Running{}, flights: map[string]*flight{}, leaving: map[string]*leaving{}, conflicts: map[string]Conflict{}, answers: make(chan func(time.Time)),
+		running: map[string]*kick.Running{}, flights: map[string]*flight{}, leaving: map[string]*leaving{}, conflicts: map[string]conflict{}, answers: make(chan func(time.Time)),
 		journal: newJournal(),
 	}
 	now := time.Now()
 	c.loaded.At = now
-	c.identity = Identity{Cluster: cfg.Cluster, ID: id, Epoch: now.UnixMilli(), Started: now}
+	c.identity = api.Identity{Cluster: cfg.Cluster, ID: id, Epoch: now.UnixMilli(), Started: now}
 	c.epochs = []int64{c.identity.Epoch}
 	inv.GoneAfter = c.goneAfter
-	c.journal.add(Event{Time: now, Kind: EventStarted, Text: fmt.Sprintf("controller %s of cluster %s started", id, cfg.Cluster)}, log)
+	c.journal.add(api.Event{Time: now, Kind: api.EventStarted, Text: fmt.Sprintf("controller %s of cluster %s started", id, cfg.Cluster)}, log)
 	c.blind(now)
 	c.show(now, nil)
 	return c, nil
@@ -147,19 +149,19 @@ func (c *Controller) goneAfter(n *inventory.Node) time.Duration {
 }
 
 // View is what the controller knows as of its last turn. Any goroutine may call it.
-func (c *Controller) View() *View { return c.view.Load() }
+func (c *Controller) View() *api.View { return c.view.Load() }
 
 // Kick carries out an operator's order. The error wraps ErrNotFound or ErrNotSynced. Any goroutine may call it while Run runs.
-func (c *Controller) Kick(ctx context.Context, o KickOrder) (kicked Kicked, err error) {
+func (c *Controller) Kick(ctx context.Context, o api.KickOrder) (kicked api.Kicked, err error) {
 	gone := c.inLoop(ctx, func(ctx context.Context, now time.Time) { kicked, err = c.command(ctx, &order{o}, now) })
 	if gone != nil {
-		return Kicked{}, gone
+		return api.Kicked{}, gone
 	}
 	return kicked, err
 }
 
 // Lose carries out an operator's word on a loss. The error wraps ErrNotFound. Any goroutine may call it while Run runs.
-func (c *Controller) Lose(ctx context.Context, o LossOrder) (err error) {
+func (c *Controller) Lose(ctx context.Context, o api.LossOrder) (err error) {
 	if gone := c.inLoop(ctx, func(ctx context.Context, now time.Time) { err = c.lose(ctx, o, now) }); gone != nil {
 		return gone
 	}
@@ -179,7 +181,7 @@ func (c *Controller) inLoop(ctx context.Context, do func(ctx context.Context, no
 }
 
 // Run takes in what is heard and what runs came to, and does what follows, until ctx ends.
-func (c *Controller) Run(ctx context.Context, heard <-chan inventory.Heard, results <-chan kick.Result) error {
+func (c *Controller) Run(ctx context.Context, heard <-chan inventory.Received, results <-chan kick.Result) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer c.sends.Wait()
 	defer cancel()
@@ -231,16 +233,16 @@ func (c *Controller) Run(ctx context.Context, heard <-chan inventory.Heard, resu
 func (c *Controller) turn(ctx context.Context, now time.Time) {
 	for len(c.rolls) > 0 && !now.Before(c.rolls[0]) {
 		c.rolls = c.rolls[1:]
-		c.bus.CallRoll(rollcallSplay)
+		c.bus.RequestReports(rollcallSplay)
 	}
 	if to := paceFor(c.inv.Len(), c.pace); to != c.pace {
 		c.pace, c.beacon = to, time.Time{}
 	}
 	c.introduce(now)
-	for _, node := range c.inv.Wanting(now) {
+	for _, node := range c.inv.FactsToRequest(now) {
 		c.bus.Ask(node, inventory.DoFacts)
 	}
-	for _, node := range c.inv.Probing() {
+	for _, node := range c.inv.NewSuspects() {
 		c.bus.Ask(node, inventory.DoBeat)
 	}
 	c.expire(now)
@@ -263,7 +265,7 @@ func (c *Controller) turn(ctx context.Context, now time.Time) {
 	s := c.situation()
 	verdicts := plan(s, now)
 	for i, v := range verdicts {
-		if v.State != Converged && len(v.Gates) == 0 {
+		if v.State != api.Converged && len(v.Gates) == 0 {
 			c.dispatch(ctx, s.actions[i], v, now)
 		}
 	}
@@ -276,7 +278,7 @@ func (c *Controller) situation() situation {
 	return situation{cfg: c.cfg, sync: c.sync, notLeading: c.notLeading(), roles: c.roles, actions: c.sorted(), strays: c.strays()}
 }
 
-func (c *Controller) nextDue(verdicts []Verdict, now time.Time) time.Time {
+func (c *Controller) nextDue(verdicts []api.Verdict, now time.Time) time.Time {
 	due := now.Add(sweepEvery)
 	earlier := func(t time.Time) {
 		if !t.IsZero() && t.Before(due) {
@@ -334,10 +336,10 @@ func (c *Controller) listenForCanary(now time.Time) {
 		return
 	}
 	if c.sync.Open {
-		c.event(Event{Time: now, Kind: EventBlind, Text: "nothing comes back from the bus: nobody is removed or kicked until it does"})
+		c.event(api.Event{Time: now, Kind: api.EventBusLost, Text: "nothing comes back from the bus: nobody is removed or kicked until it does"})
 	}
 	c.cutOff, c.changed = true, true
-	c.sync = Sync{Why: "nothing comes back from the bus"}
+	c.sync = api.Sync{Why: "nothing comes back from the bus"}
 }
 
 func (c *Controller) synchronise(now time.Time) {
@@ -345,10 +347,10 @@ func (c *Controller) synchronise(now time.Time) {
 		return
 	}
 	nodes := c.inv.Len()
-	c.gate.owes(c.inv.Owing(), now)
+	c.gate.owes(c.inv.MissingFacts(), now)
 	if c.sync = c.gate.judge(now, c.pace, nodes); c.sync.Open {
 		c.gate.opened = now
-		c.event(Event{Time: now, Kind: EventSynced, Text: fmt.Sprintf("synced after %.1f s: %s heard", now.Sub(c.gate.since).Seconds(), quantity(nodes, "node"))})
+		c.event(api.Event{Time: now, Kind: api.EventSynced, Text: fmt.Sprintf("synced after %.1f s: %s heard", now.Sub(c.gate.since).Seconds(), quantity(nodes, "node"))})
 	}
 }
 
@@ -370,10 +372,10 @@ func (c *Controller) publish(now time.Time) {
 			continue // somebody needs it, and that is all there is
 		}
 		if began := p.judgement.began; began != nil {
-			c.event(Event{Time: now, Kind: EventHeld, Role: r.Name, Text: c.shadowed(fmt.Sprintf("role %s: removals are held: %s", r.Name, began.why))})
+			c.event(api.Event{Time: now, Kind: api.EventHoldBegan, Role: r.Name, Text: c.shadowed(fmt.Sprintf("role %s: removals are held: %s", r.Name, began.why))})
 		}
 		if why := p.judgement.ended; why != "" {
-			c.event(Event{Time: now, Kind: EventHoldOver, Role: r.Name, Text: c.shadowed(fmt.Sprintf("role %s: removals are no longer held: %s", r.Name, why))})
+			c.event(api.Event{Time: now, Kind: api.EventHoldEnded, Role: r.Name, Text: c.shadowed(fmt.Sprintf("role %s: removals are no longer held: %s", r.Name, why))})
 		}
 		if p.was.Revision == r.now.Revision {
 			continue
@@ -382,7 +384,7 @@ func (c *Controller) publish(now time.Time) {
 		if p.was.Revision.Hash != "" {
 			text = fmt.Sprintf("role %s: %d → %s: %s", r.Name, len(p.was.Members), quantity(len(r.now.Members), "member"), p.diff)
 		}
-		c.event(Event{Time: now, Kind: EventRole, Role: r.Name, Text: text})
+		c.event(api.Event{Time: now, Kind: api.EventRoleChanged, Role: r.Name, Text: text})
 	}
 }
 
@@ -395,10 +397,10 @@ func (c *Controller) shadowed(text string) string {
 }
 
 // command carries out an operator's order.
-func (c *Controller) command(ctx context.Context, asked *order, now time.Time) (Kicked, error) {
-	kicked := Kicked{Actions: []Verdict{}, After: c.journal.seq}
+func (c *Controller) command(ctx context.Context, asked *order, now time.Time) (api.Kicked, error) {
+	kicked := api.Kicked{Actions: []api.Verdict{}, After: c.journal.seq}
 	if !c.sync.Open {
-		return kicked, fmt.Errorf("kick %s: %w: %s", asked.Object, ErrNotSynced, c.sync.Why)
+		return kicked, fmt.Errorf("kick %s: %w: %s", asked.Object, api.ErrNotSynced, c.sync.Why)
 	}
 	nodes, err := c.nodesOf(asked.Object)
 	if err != nil {
@@ -413,16 +415,16 @@ func (c *Controller) command(ctx context.Context, asked *order, now time.Time) (
 		}
 	}
 	if len(chosen) == 0 && asked.Action != "" {
-		return kicked, fmt.Errorf("kick %s: action %s: %w", asked.Object, asked.Action, ErrNotFound)
+		return kicked, fmt.Errorf("kick %s: action %s: %w", asked.Object, asked.Action, api.ErrNotFound)
 	}
 	if len(chosen) == 0 {
-		return kicked, fmt.Errorf("kick %s: an action: %w: no agent there has one (kicker agent --action NAME=COMMAND)", asked.Object, ErrNotFound)
+		return kicked, fmt.Errorf("kick %s: an action: %w: no agent there has one (kicker agent --action NAME=COMMAND)", asked.Object, api.ErrNotFound)
 	}
 	for _, a := range chosen {
 		forced, notBefore := a.forced, a.memory.notBefore
 		a.forced, a.memory.notBefore = asked, time.Time{}
 		s := c.situation()
-		v := Verdict{}
+		v := api.Verdict{}
 		judge(&v, a, roomFor(a))
 		v.Gates = s.gates(a, now)
 		kicked.Actions = append(kicked.Actions, v)
@@ -438,21 +440,21 @@ func (c *Controller) command(ctx context.Context, asked *order, now time.Time) (
 }
 
 // lose carries out an operator's word on a loss.
-func (c *Controller) lose(ctx context.Context, o LossOrder, now time.Time) error {
+func (c *Controller) lose(ctx context.Context, o api.LossOrder, now time.Time) error {
 	name, isRole := strings.CutPrefix(o.Object, "role/")
 	r := c.roles.byName[name]
 	if !isRole || r == nil {
-		return fmt.Errorf("loss of %s: %w: want role/NAME of a role that is known", o.Object, ErrNotFound)
+		return fmt.Errorf("loss of %s: %w: want role/NAME of a role that is known", o.Object, api.ErrNotFound)
 	}
 	by := cmp.Or(o.By, "an operator")
 	switch {
 	case o.Expect > 0:
 		r.guard.expect = expectation{share: 100 - o.Expect, until: now.Add(o.For)}
-		c.event(Event{Time: now, Kind: EventExpected, Role: name, Text: fmt.Sprintf("role %s: %s expects a loss of up to %d %% for %s", name, by, o.Expect, o.For)})
+		c.event(api.Event{Time: now, Kind: api.EventLossExpected, Role: name, Text: fmt.Sprintf("role %s: %s expects a loss of up to %d %% for %s", name, by, o.Expect, o.For)})
 	case r.guard.hold == nil:
-		return fmt.Errorf("loss of %s: %w: nothing is held there", o.Object, ErrNotFound)
+		return fmt.Errorf("loss of %s: %w: nothing is held there", o.Object, api.ErrNotFound)
 	default:
-		c.event(Event{Time: now, Kind: EventHoldOver, Role: name, Text: fmt.Sprintf("role %s: %s accepts the loss of %d", name, by, len(r.guard.missing))})
+		c.event(api.Event{Time: now, Kind: api.EventHoldEnded, Role: name, Text: fmt.Sprintf("role %s: %s accepts the loss of %d", name, by, len(r.guard.missing))})
 		r.guard.accept(now, len(r.members))
 		r.note(now)
 	}
@@ -467,16 +469,16 @@ func (c *Controller) nodesOf(object string) ([]string, error) {
 	switch kind {
 	case "node":
 		if c.inv.Snapshot().Node(name) == nil {
-			return nil, fmt.Errorf("%s: %w", object, ErrNotFound)
+			return nil, fmt.Errorf("%s: %w", object, api.ErrNotFound)
 		}
 		return []string{name}, nil
 	case "role":
 		if r := c.roles.byName[name]; r != nil && len(r.nodes) > 0 {
 			return r.nodeNames(), nil
 		}
-		return nil, fmt.Errorf("%s: %w: no node bears it", object, ErrNotFound)
+		return nil, fmt.Errorf("%s: %w: no node bears it", object, api.ErrNotFound)
 	}
-	return nil, fmt.Errorf("object %q: %w: want node/NAME or role/NAME", object, ErrNotFound)
+	return nil, fmt.Errorf("object %q: %w: want node/NAME or role/NAME", object, api.ErrNotFound)
 }
 
 // send does what waits for an answer beside the loop, for replyTimeout at most. What it returns takes the answer in, in the loop.
@@ -492,7 +494,7 @@ func (c *Controller) send(ctx context.Context, do func(context.Context) func(now
 	})
 }
 
-func (c *Controller) event(e Event) { c.journal.add(e, c.log) }
+func (c *Controller) event(e api.Event) { c.journal.add(e, c.log) }
 
 func (c *Controller) newRunID() string {
 	c.kicks++

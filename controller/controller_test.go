@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go"
 
+	"kicker/controller/api"
 	"kicker/inventory"
 	"kicker/kick"
 )
@@ -23,7 +24,7 @@ import (
 // loop is a controller whose nodes are the test: it says what is heard, and answers the kicks.
 type loop struct {
 	*Controller
-	heard   chan inventory.Heard
+	heard   chan inventory.Received
 	results chan kick.Result
 	deaf    atomic.Bool
 	sending atomic.Int64 // kicks under way
@@ -32,7 +33,7 @@ type loop struct {
 	mu      sync.Mutex
 	kicks   []kick.Kick
 	rolls   int
-	told    []inventory.Farewell
+	told    []inventory.LeaveStatus
 	asked   []string                                             // "beat web1"
 	beacons []int64                                              // their epochs
 	rosters map[string][]kick.Member                             // by holder; none: the holder does not answer
@@ -44,12 +45,12 @@ type loop struct {
 func inLoop(t *testing.T, cfg Config, story func(*loop)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		l := &loop{heard: make(chan inventory.Heard, 1024), results: make(chan kick.Result)}
+		l := &loop{heard: make(chan inventory.Received, 1024), results: make(chan kick.Result)}
 		c, err := New(cfg, "me", inventory.New(), Bus{
-			Send: l.send, Roster: l.roster, Reach: l.reach, Ask: func(node, do string) { l.asked = append(l.asked, do+" "+node) },
-			Beacon:   func(_ string, epoch int64, _ time.Duration) { l.beacons = append(l.beacons, epoch) },
-			CallRoll: func(time.Duration) { l.rolls++ },
-			Farewell: func(_ string, f inventory.Farewell) { l.told = append(l.told, f) },
+			Send: l.send, Roster: l.roster, Probe: l.reach, Ask: func(node, do string) { l.asked = append(l.asked, do+" "+node) },
+			Beacon:         func(_ string, epoch int64, _ time.Duration) { l.beacons = append(l.beacons, epoch) },
+			RequestReports: func(time.Duration) { l.rolls++ },
+			TellLeaving:    func(_ string, f inventory.LeaveStatus) { l.told = append(l.told, f) },
 		}, silent)
 		if err != nil {
 			t.Fatal(err)
@@ -80,7 +81,7 @@ func (l *loop) canaries(ctx context.Context) {
 			return
 		case <-tick:
 			if !l.deaf.Load() {
-				l.heard <- inventory.Heard{At: time.Now(), Canary: true}
+				l.heard <- inventory.Received{At: time.Now(), Canary: true}
 			}
 		}
 	}
@@ -144,11 +145,11 @@ func (l *loop) ends(res kick.Result) {
 func (l *loop) passes(d time.Duration) {
 	time.Sleep(d)
 	l.says("web1", "web", kick.Status{})
-	l.heard <- inventory.Heard{At: time.Now(), Canary: true}
+	l.heard <- inventory.Received{At: time.Now(), Canary: true}
 }
 
 func (l *loop) closes(node string) {
-	l.heard <- inventory.Heard{At: time.Now(), Closed: &inventory.Closed{Conn: inventory.Conn{Server: node, Client: 1 + l.conns}}}
+	l.heard <- inventory.Received{At: time.Now(), Disconnect: &inventory.Disconnect{Conn: inventory.Conn{Server: node, Client: 1 + l.conns}}}
 }
 
 // says is a beat, and the facts that it announces, of a node with a status.
@@ -158,8 +159,8 @@ func (l *loop) says(name, role string, status kick.Status) {
 	if err != nil {
 		panic(err)
 	}
-	l.heard <- inventory.Heard{At: time.Now(), Facts: &inventory.FactsMessage{Node: name, Instance: "m", Boot: "b", Facts: facts}}
-	l.heard <- inventory.Heard{At: time.Now(), Beat: &inventory.Beat{
+	l.heard <- inventory.Received{At: time.Now(), Facts: &inventory.FactsMessage{Node: name, Instance: "m", Boot: "b", Facts: facts}}
+	l.heard <- inventory.Received{At: time.Now(), Beat: &inventory.Beat{
 		Node: name, Instance: "m", Boot: "b", Conn: inventory.Conn{Server: name, Client: 1 + l.conns}, Facts: facts.Digest(), Ready: true, NextIn: 1000, Kick: data,
 	}}
 }
@@ -199,7 +200,7 @@ func TestKickThatIsNotAcceptedIsTriedAgainAtABoundedRate(t *testing.T) {
 					l.says("lb1", "lb", reload())
 					l.sync(t)
 					if ordered {
-						if _, err := l.Kick(context.Background(), KickOrder{Object: "node/lb1"}); err != nil {
+						if _, err := l.Kick(context.Background(), api.KickOrder{Object: "node/lb1"}); err != nil {
 							t.Fatal(err)
 						}
 					}
@@ -256,8 +257,8 @@ func TestWhatFailedAndIsNeededAgainIsNotTriedSoonerForWhatWasNeededMeanwhile(t *
 		before := len(l.kicked())
 		web2 := func(ready bool) {
 			facts := inventory.Facts{"role": "web"}
-			l.heard <- inventory.Heard{At: time.Now(), Facts: &inventory.FactsMessage{Node: "web2", Instance: "m", Boot: "b", Facts: facts}}
-			l.heard <- inventory.Heard{At: time.Now(), Beat: &inventory.Beat{
+			l.heard <- inventory.Received{At: time.Now(), Facts: &inventory.FactsMessage{Node: "web2", Instance: "m", Boot: "b", Facts: facts}}
+			l.heard <- inventory.Received{At: time.Now(), Beat: &inventory.Beat{
 				Node: "web2", Instance: "m", Boot: "b", Conn: inventory.Conn{Server: "web2", Client: 1}, Facts: facts.Digest(), Ready: ready, Leaving: !ready, NextIn: 1000,
 			}}
 		}
@@ -288,7 +289,7 @@ func TestDryRunChangesNothing(t *testing.T) {
 		l.sync(t)
 		synctest.Wait()
 		before := l.View().Verdicts[0].Gates
-		kicked, err := l.Kick(context.Background(), KickOrder{Object: "role/lb", DryRun: true})
+		kicked, err := l.Kick(context.Background(), api.KickOrder{Object: "role/lb", DryRun: true})
 		if err != nil || len(kicked.Actions) != 1 || len(kicked.Actions[0].Gates) != 0 {
 			t.Fatalf("%+v, %v: want lb1/reload, at once", kicked, err)
 		}
@@ -300,16 +301,16 @@ func TestDryRunChangesNothing(t *testing.T) {
 
 func TestOrderThatCannotBeCarriedOutIsRefused(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
-		if _, err := l.Kick(context.Background(), KickOrder{Object: "node/lb1"}); !errors.Is(err, ErrNotSynced) {
+		if _, err := l.Kick(context.Background(), api.KickOrder{Object: "node/lb1"}); !errors.Is(err, api.ErrNotSynced) {
 			t.Errorf("before it is synced: %v", err)
 		}
 		l.says("web1", "web", kick.Status{})
 		l.says("lb1", "lb", reload())
 		l.sync(t)
-		for _, o := range []KickOrder{
+		for _, o := range []api.KickOrder{
 			{Object: "node/nobody"}, {Object: "role/nobody"}, {Object: "lb1"}, {Object: "node/web1"}, {Object: "node/lb1", Action: "other"},
 		} {
-			if _, err := l.Kick(context.Background(), o); !errors.Is(err, ErrNotFound) {
+			if _, err := l.Kick(context.Background(), o); !errors.Is(err, api.ErrNotFound) {
 				t.Errorf("%+v: %v, want not found", o, err)
 			}
 		}
@@ -323,18 +324,18 @@ func TestHeartbeatThatCannotBeUnderstoodInPartKeepsWhatWasKnown(t *testing.T) {
 		l.says("lb1", "lb", reload(func(a *kick.ActionStatus) { a.Applied = applied }))
 		l.sync(t)
 		before := len(l.kicked())
-		l.heard <- inventory.Heard{At: time.Now(), Beat: &inventory.Beat{
+		l.heard <- inventory.Received{At: time.Now(), Beat: &inventory.Beat{
 			Node: "lb1", Instance: "m", Boot: "b", Conn: inventory.Conn{Server: "lb1", Client: 1 + l.conns},
 			Facts: inventory.Facts{"role": "lb"}.Digest(), Ready: true, NextIn: 1000, Kick: json.RawMessage(`{"actions": 7}`),
 		}}
 		synctest.Wait()
 		v := l.View()
-		if n := v.Nodes.Node("lb1"); n == nil || !n.Serving() || len(v.Verdicts) != 1 || *v.Verdicts[0].Needs[0].Applied != applied["web"] || len(l.kicked()) != before {
+		if n := v.Nodes.Node("lb1"); n == nil || !n.Eligible() || len(v.Verdicts) != 1 || *v.Verdicts[0].Needs[0].Applied != applied["web"] || len(l.kicked()) != before {
 			t.Errorf("lb1 is %+v and the verdicts are %+v: want all as it was", n, v.Verdicts)
 		}
 		last := v.Events[len(v.Events)-1]
-		if v.Counts.Refused != 1 || last.Kind != EventRefused || !strings.Contains(last.Text, "heartbeat of lb1: status: ") {
-			t.Errorf("%d refused, and the last event is %+v", v.Counts.Refused, last)
+		if v.Counts.InvalidMessages != 1 || last.Kind != api.EventInvalidMessage || !strings.Contains(last.Text, "heartbeat of lb1: status: ") {
+			t.Errorf("%d refused, and the last event is %+v", v.Counts.InvalidMessages, last)
 		}
 	})
 }
@@ -349,7 +350,7 @@ func TestResultOfARunThatNobodyAskedForIsNotBelieved(t *testing.T) {
 		l.ends(kick.Result{Node: "lb1", Action: "reload", Run: "late", Outcome: kick.Failed, Applied: map[string]kick.Revision{"web": {Hash: "1-old"}}, Dirty: true})
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if v := l.View(); v.Verdicts[0].State != Converged || len(l.kicked()) != 0 || len(v.Runs) != 0 {
+		if v := l.View(); v.Verdicts[0].State != api.Converged || len(l.kicked()) != 0 || len(v.Runs) != 0 {
 			t.Errorf("a late result made it %+v, %d kicks, and the runs %+v", v.Verdicts[0], len(l.kicked()), v.Runs)
 		}
 	})
@@ -388,7 +389,7 @@ func TestRunIsOverWhenTheFirstOfMessageAndHeartbeatSaysSo(t *testing.T) {
 				tell(l, kicks[0])
 				synctest.Wait()
 				v := l.View()
-				if v.Verdicts[0].State != Converged || v.Counts.Runs[kick.Succeeded] != 1 || len(v.Runs) != 1 || v.Runs[0].Outcome != kick.Succeeded {
+				if v.Verdicts[0].State != api.Converged || v.Counts.Runs[kick.Succeeded] != 1 || len(v.Runs) != 1 || v.Runs[0].Outcome != kick.Succeeded {
 					t.Errorf("the verdict is %+v, the runs %+v", v.Verdicts[0], v.Runs)
 				}
 			})
@@ -409,7 +410,7 @@ func TestReplyThatComesAfterTheEndIsNoSecondRun(t *testing.T) {
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		v := l.View()
-		if v.Counts.Runs[kick.Succeeded] != 1 || len(v.Runs) != 1 || v.Verdicts[0].State != Converged {
+		if v.Counts.Runs[kick.Succeeded] != 1 || len(v.Runs) != 1 || v.Verdicts[0].State != api.Converged {
 			t.Errorf("%+v, %+v: want one run, and converged", v.Runs, v.Verdicts[0])
 		}
 	})
@@ -460,7 +461,7 @@ func TestBlindControllerKicksNobodyUntilItHasListenedAnew(t *testing.T) {
 		l.says("web1", "web", kick.Status{})
 		l.sync(t)
 		rolls := l.rolls
-		l.heard <- inventory.Heard{At: time.Now(), Blind: "the bus was away"}
+		l.heard <- inventory.Received{At: time.Now(), Missed: "the bus was away"}
 		l.says("lb1", "lb", reload())
 		synctest.Wait()
 		if s := l.View().Sync; s.Open {
@@ -502,13 +503,13 @@ func TestHigherEpochIsOutdone(t *testing.T) {
 func TestLateGoodbyeIsAnsweredAndRememberedByNobody(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		conn := inventory.Conn{Server: "s", Client: 9}
-		l.heard <- inventory.Heard{At: time.Now(), Closed: &inventory.Closed{Conn: conn}}
-		l.heard <- inventory.Heard{At: time.Now(), Reply: "inbox", Beat: &inventory.Beat{
+		l.heard <- inventory.Received{At: time.Now(), Disconnect: &inventory.Disconnect{Conn: conn}}
+		l.heard <- inventory.Received{At: time.Now(), Reply: "inbox", Beat: &inventory.Beat{
 			Node: "late", Instance: "m", Boot: "b", Conn: conn, NextIn: 1000, Leaving: true,
 		}}
 		l.says("web1", "web", kick.Status{})
 		l.closes("web1")
-		l.heard <- inventory.Heard{At: time.Now(), Reply: "inbox", Beat: &inventory.Beat{
+		l.heard <- inventory.Received{At: time.Now(), Reply: "inbox", Beat: &inventory.Beat{
 			Node: "web1", Instance: "m", Boot: "b", Conn: inventory.Conn{Server: "web1", Client: 1}, NextIn: 1000, Leaving: true,
 		}}
 		synctest.Wait()
@@ -526,7 +527,7 @@ func TestLeavingNodeIsToldHowFarItIsWhenThatChangesAndNotOtherwise(t *testing.T)
 		l.sync(t)
 		l.kicked()
 		revision := func() kick.Revision {
-			i := slices.IndexFunc(l.View().Roles, func(r Role) bool { return r.Name == "web" })
+			i := slices.IndexFunc(l.View().Roles, func(r api.Role) bool { return r.Name == "web" })
 			return l.View().Roles[i].Revision
 		}
 		succeeds := func() {
@@ -534,7 +535,7 @@ func TestLeavingNodeIsToldHowFarItIsWhenThatChangesAndNotOtherwise(t *testing.T)
 			l.ends(kick.Result{Node: "lb1", Action: "reload", Run: k.ID, Outcome: kick.Succeeded, Applied: map[string]kick.Revision{"web": revision()}})
 		}
 		succeeds()
-		l.heard <- inventory.Heard{At: time.Now(), Reply: "inbox", Beat: &inventory.Beat{
+		l.heard <- inventory.Received{At: time.Now(), Reply: "inbox", Beat: &inventory.Beat{
 			Node: "web2", Instance: "m", Boot: "b", Conn: inventory.Conn{Server: "web2", Client: 1}, Facts: inventory.Facts{"role": "web"}.Digest(),
 			Ready: true, NextIn: 1000, Leaving: true,
 		}}
@@ -596,7 +597,7 @@ func TestControllerStopsWhateverIsOnItsWay(t *testing.T) {
 		for _, k := range l.kicked() {
 			l.closes(k.Node)
 		}
-		l.passes(inventory.ClosedGrace)
+		l.passes(inventory.DisconnectGrace)
 		if n := len(l.kicked()); n != atOnce {
 			t.Fatalf("%d kicks are on their way, want %d: those to nodes that are gone may have been accepted", n, atOnce)
 		}
@@ -638,7 +639,7 @@ func oneGone(t *testing.T, story func(l *loop, k kick.Kick)) {
 // goes is a node that closes its connection and is not back in time.
 func (l *loop) goes(node string) {
 	l.closes(node)
-	l.passes(inventory.ClosedGrace)
+	l.passes(inventory.DisconnectGrace)
 	l.passes(inventory.CanaryEvery)
 }
 
@@ -651,7 +652,7 @@ func (l *loop) returns(name, role string, status kick.Status) {
 
 func TestRunOnANodeThatIsGoneKeepsItsPlaceUntilItsDeadline(t *testing.T) {
 	oneGone(t, func(l *loop, k kick.Kick) {
-		want := Gate{Name: GateBudget, Why: "something runs on 1 of 2 nodes of role lb (on lb1 perhaps: not heard any more), as many as its budget 1 allows"}
+		want := api.Gate{Name: api.GateBudget, Why: "something runs on 1 of 2 nodes of role lb (on lb1 perhaps: not heard any more), as many as its budget 1 allows"}
 		if v := l.View(); len(v.Verdicts) != 1 || len(v.Verdicts[0].Gates) != 1 || v.Verdicts[0].Gates[0] != want {
 			t.Errorf("the verdicts are %+v, want lb2 to wait for %+v", v.Verdicts, want)
 		}
@@ -744,7 +745,7 @@ func TestRunOfAFormerControllerKeepsItsPlaceTooWhenItsNodeIsGone(t *testing.T) {
 
 func TestRunOnANodeWithoutActionsTakesAPlace(t *testing.T) {
 	oneAtATime(t, kick.Status{Running: &kick.Running{Run: "former-1", Action: "dropped"}}, func(l *loop) {
-		if gates := l.View().Verdicts[0].Gates; len(l.kicked()) != 0 || len(gates) != 1 || gates[0].Name != GateBudget {
+		if gates := l.View().Verdicts[0].Gates; len(l.kicked()) != 0 || len(gates) != 1 || gates[0].Name != api.GateBudget {
 			t.Fatalf("%d kicks, and the gates are %+v, while lb1 runs something; want budget", len(l.kicked()), gates)
 		}
 		l.says("lb1", "lb", kick.Status{})
@@ -849,26 +850,26 @@ func TestEachChangeOfANodeIsToldOnce(t *testing.T) {
 		before, after *inventory.Node
 		kind, text    string
 	}{
-		{nil, is(inventory.Alive), EventJoined, "node web1 joined"},
-		{nil, is(inventory.Alive, refuses), EventJoined, "node web1 joined, not ready: tcp:8080: refused"},
+		{nil, is(inventory.Alive), api.EventJoined, "node web1 joined"},
+		{nil, is(inventory.Alive, refuses), api.EventJoined, "node web1 joined, not ready: tcp:8080: refused"},
 		{is(inventory.Alive), is(inventory.Alive), "", ""},
-		{is(inventory.Alive), is(inventory.Alive, refuses), EventNotReady, "node web1 is not ready: tcp:8080: refused"},
-		{is(inventory.Alive, refuses), is(inventory.Alive), EventReady, "node web1 is ready"},
-		{is(inventory.Alive), is(inventory.Suspect), EventSuspect, "node web1 is suspect: for a reason"},
+		{is(inventory.Alive), is(inventory.Alive, refuses), api.EventNotReady, "node web1 is not ready: tcp:8080: refused"},
+		{is(inventory.Alive, refuses), is(inventory.Alive), api.EventReady, "node web1 is ready"},
+		{is(inventory.Alive), is(inventory.Suspect), api.EventSuspect, "node web1 is suspect: for a reason"},
 		{is(inventory.Suspect), is(inventory.Suspect), "", ""},
-		{is(inventory.Suspect), is(inventory.Alive), EventBack, "node web1 is back"},
-		{is(inventory.Alive), is(inventory.BackSoon), EventBackSoon, "node web1 is back soon: its agent stopped"},
-		{is(inventory.BackSoon), is(inventory.Alive), EventBack, "node web1 is back"},
-		{is(inventory.Alive), is(inventory.Left), EventLeft, "node web1 said goodbye"},
-		{is(inventory.Left), is(inventory.Alive), EventBack, "node web1 is back"},
-		{is(inventory.Suspect), is(inventory.Alive, boots), EventReplaced, "node web1 was replaced: for a reason"},
-		{is(inventory.Alive), is(inventory.Alive, another), EventReplaced, "node web1 was replaced: for a reason"},
-		{is(inventory.Suspect), nil, EventGone, "node web1 is gone: for a reason"},
+		{is(inventory.Suspect), is(inventory.Alive), api.EventBack, "node web1 is back"},
+		{is(inventory.Alive), is(inventory.Restarting), api.EventRestarting, "node web1 is back soon: its agent stopped"},
+		{is(inventory.Restarting), is(inventory.Alive), api.EventBack, "node web1 is back"},
+		{is(inventory.Alive), is(inventory.Left), api.EventLeft, "node web1 said goodbye"},
+		{is(inventory.Left), is(inventory.Alive), api.EventBack, "node web1 is back"},
+		{is(inventory.Suspect), is(inventory.Alive, boots), api.EventReplaced, "node web1 was replaced: for a reason"},
+		{is(inventory.Alive), is(inventory.Alive, another), api.EventReplaced, "node web1 was replaced: for a reason"},
+		{is(inventory.Suspect), nil, api.EventGone, "node web1 is gone: for a reason"},
 		{is(inventory.Left), nil, "", ""},
 	} {
 		told := &Controller{journal: newJournal(), log: silent}
 		told.tell(inventory.Change{Before: c.before, After: c.after, Why: "for a reason"}, noon)
-		want := []Event{{Seq: 1, Time: noon, Kind: c.kind, Node: "web1", Text: c.text}}
+		want := []api.Event{{Seq: 1, Time: noon, Kind: c.kind, Node: "web1", Text: c.text}}
 		if c.kind == "" {
 			want = nil
 		}

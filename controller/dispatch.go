@@ -6,11 +6,12 @@ import (
 	"fmt"
 	"time"
 
+	"kicker/controller/api"
 	"kicker/kick"
 )
 
 // dispatch sends the kick that carries out a verdict. Its reply comes back to the loop.
-func (c *Controller) dispatch(ctx context.Context, a *action, v Verdict, now time.Time) {
+func (c *Controller) dispatch(ctx context.Context, a *action, v api.Verdict, now time.Time) {
 	f := &flight{
 		node: a.node, action: a.name, reason: v.Reason, tried: c.roles.fingerprint(a), cause: a.cause,
 		bears: c.roles.borneBy(a.node), sent: now, deadline: now.Add(2 * replyTimeout),
@@ -69,7 +70,7 @@ func (c *Controller) replied(f *flight, r kick.Reply, err error, now time.Time) 
 	if err == nil {
 		why = refusal(r)
 	}
-	c.event(Event{Time: now, Kind: EventUnkicked, Node: f.node, Action: f.action, Run: f.id, Text: fmt.Sprintf("kick of %s/%s was not accepted: %s", f.node, f.action, why)})
+	c.event(api.Event{Time: now, Kind: api.EventKickRejected, Node: f.node, Action: f.action, Run: f.id, Text: fmt.Sprintf("kick of %s/%s was not accepted: %s", f.node, f.action, why)})
 }
 
 func refusal(r kick.Reply) string {
@@ -86,8 +87,8 @@ func (c *Controller) accepted(f *flight, bound time.Duration, now time.Time) {
 		a.memory.accepted(f.sent, f.cause)
 		a.forced = nil
 	}
-	c.journal.begin(Run{ID: f.id, Node: f.node, Action: f.action, Reason: f.reason, Started: f.sent})
-	c.event(Event{Time: now, Kind: EventKicked, Node: f.node, Action: f.action, Run: f.id, Text: fmt.Sprintf("kicked %s/%s (%s)", f.node, f.action, f.reason)})
+	c.journal.begin(api.Run{ID: f.id, Node: f.node, Action: f.action, Reason: f.reason, Started: f.sent})
+	c.event(api.Event{Time: now, Kind: api.EventKicked, Node: f.node, Action: f.action, Run: f.id, Text: fmt.Sprintf("kicked %s/%s (%s)", f.node, f.action, f.reason)})
 	c.ended(f.node, c.status[f.node], now)
 }
 
@@ -165,13 +166,13 @@ func (c *Controller) end(a *action, res kick.Result, now time.Time) {
 	m.ended, m.took = now, time.Duration(res.Duration)*time.Millisecond
 	if res.Outcome == kick.Succeeded {
 		m.succeeded()
-		c.event(Event{Time: now, Kind: EventSucceeded, Node: a.node, Action: a.name, Run: res.Run, Text: fmt.Sprintf("%s/%s succeeded in %s", a.node, a.name, m.took)})
+		c.event(api.Event{Time: now, Kind: api.EventSucceeded, Node: a.node, Action: a.name, Run: res.Run, Text: fmt.Sprintf("%s/%s succeeded in %s", a.node, a.name, m.took)})
 		return
 	}
 	why := fmt.Sprintf("%s/%s %s", a.node, a.name, describe(res))
 	m.failed(c.cfg.Backoff, now, "the last run "+describe(res))
 	again := m.next(c.cfg.Backoff, c.roles.fingerprint(a)).Sub(now)
-	c.event(Event{Time: now, Kind: EventFailed, Node: a.node, Action: a.name, Run: res.Run,
+	c.event(api.Event{Time: now, Kind: api.EventFailed, Node: a.node, Action: a.name, Run: res.Run,
 		Text: fmt.Sprintf("%s, failure %d in a row; again in %.1f s", why, m.failures, max(0, again).Seconds())})
 }
 

@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"kicker/controller/api"
 	"kicker/kick"
 )
 
@@ -139,7 +140,7 @@ func TestOrderIsCarriedOutOnce(t *testing.T) {
 					reply.Answer = answer
 					return reply, nil
 				}
-				if _, err := l.Kick(context.Background(), KickOrder{Object: "node/lb1"}); err != nil {
+				if _, err := l.Kick(context.Background(), api.KickOrder{Object: "node/lb1"}); err != nil {
 					t.Fatal(err)
 				}
 				kicks := l.kicked()

@@ -3,69 +3,34 @@ package controller
 import (
 	"context"
 	"fmt"
+	"kicker/controller/api"
 	"reflect"
 	"time"
 )
 
-// Plan is what another configuration would change. Actions and roles that it would leave as they are, are not in it.
-type Plan struct {
-	Actions []PlannedAction `json:"actions"` // by node, then in the node's order
-	Roles   []PlannedRole   `json:"roles"`   // by name
-}
-
-// PlannedAction is an action and the verdicts on it, now and then.
-type PlannedAction struct {
-	Node         string  `json:"node"`
-	Action       string  `json:"action"`
-	BecomesStale bool    `json:"becomes_stale"` // converged now, and not then
-	Now          Verdict `json:"now"`
-	Then         Verdict `json:"then"`
-}
-
-// PlannedRole is a role now and then.
-type PlannedRole struct {
-	Name    string   `json:"name"`
-	Now     *Role    `json:"now"`  // null: there is none
-	Then    *Role    `json:"then"` // null: there is none
-	Added   []string `json:"added,omitempty"`
-	Removed []string `json:"removed,omitempty"`
-	Changed []string `json:"changed,omitempty"` // same members, other member facts
-}
-
-// Stale is how many actions would become stale.
-func (p Plan) Stale() int {
-	n := 0
-	for _, a := range p.Actions {
-		if a.BecomesStale {
-			n++
-		}
-	}
-	return n
-}
-
 // Plan is what Reload would change at this moment. It changes nothing. The error may wrap ErrNotSynced. Any goroutine may call it while
 // Run runs.
-func (c *Controller) Plan(ctx context.Context, cfg Config) (p Plan, err error) {
+func (c *Controller) Plan(ctx context.Context, cfg Config) (p api.Plan, err error) {
 	if gone := c.inLoop(ctx, func(_ context.Context, now time.Time) { p, err = c.foresee(cfg, now) }); gone != nil {
-		return Plan{}, gone
+		return api.Plan{}, gone
 	}
 	return p, err
 }
 
-func (c *Controller) foresee(cfg Config, now time.Time) (Plan, error) {
+func (c *Controller) foresee(cfg Config, now time.Time) (api.Plan, error) {
 	if !c.sync.Open {
-		return Plan{}, fmt.Errorf("plan: %w: %s", ErrNotSynced, c.sync.Why)
+		return api.Plan{}, fmt.Errorf("plan: %w: %s", api.ErrNotSynced, c.sync.Why)
 	}
 	next, err := c.under(cfg, now)
 	if err != nil {
-		return Plan{}, err
+		return api.Plan{}, err
 	}
 	verdicts := next.foreseen(now)
 	return newPlan(c.View(), verdicts, next.showRoles()), nil
 }
 
 // foreseen is the verdicts that a turn would begin with, of a controller that nobody hears of.
-func (c *Controller) foreseen(now time.Time) []Verdict {
+func (c *Controller) foreseen(now time.Time) []api.Verdict {
 	if c.sync.Open {
 		c.openRoles(now)
 		c.publish(now)
@@ -74,9 +39,9 @@ func (c *Controller) foreseen(now time.Time) []Verdict {
 	return plan(c.situation(), now)
 }
 
-func newPlan(now *View, verdicts []Verdict, roles []Role) Plan {
-	p := Plan{Actions: []PlannedAction{}, Roles: []PlannedRole{}}
-	was := map[key]Verdict{}
+func newPlan(now *api.View, verdicts []api.Verdict, roles []api.Role) api.Plan {
+	p := api.Plan{Actions: []api.PlannedAction{}, Roles: []api.PlannedRole{}}
+	was := map[key]api.Verdict{}
 	for _, v := range now.Verdicts {
 		was[key{v.Node, v.Action}] = v
 	}
@@ -85,11 +50,11 @@ func newPlan(now *View, verdicts []Verdict, roles []Role) Plan {
 		if now.State == then.State && now.Reason == then.Reason && reflect.DeepEqual(currents(now), currents(then)) {
 			continue
 		}
-		p.Actions = append(p.Actions, PlannedAction{
-			Node: then.Node, Action: then.Action, BecomesStale: now.State == Converged && then.State != Converged, Now: now, Then: then,
+		p.Actions = append(p.Actions, api.PlannedAction{
+			Node: then.Node, Action: then.Action, BecomesStale: now.State == api.Converged && then.State != api.Converged, Now: now, Then: then,
 		})
 	}
-	type pair struct{ now, then *Role }
+	type pair struct{ now, then *api.Role }
 	byName := map[string]pair{}
 	for i := range now.Roles {
 		byName[now.Roles[i].Name] = pair{now: &now.Roles[i]}
@@ -104,7 +69,7 @@ func newPlan(now *View, verdicts []Verdict, roles []Role) Plan {
 		if both.now != nil && both.then != nil && reflect.DeepEqual(*both.now, *both.then) {
 			continue
 		}
-		var was, is Role
+		var was, is api.Role
 		if both.now != nil {
 			was = *both.now
 		}
@@ -112,13 +77,13 @@ func newPlan(now *View, verdicts []Verdict, roles []Role) Plan {
 			is = *both.then
 		}
 		d := between(was.Members, is.Members)
-		p.Roles = append(p.Roles, PlannedRole{Name: name, Now: both.now, Then: both.then, Added: d.added, Removed: d.removed, Changed: d.changed})
+		p.Roles = append(p.Roles, api.PlannedRole{Name: name, Now: both.now, Then: both.then, Added: d.added, Removed: d.removed, Changed: d.changed})
 	}
 	return p
 }
 
 // currents is what an action would be configured from.
-func currents(v Verdict) map[string]string {
+func currents(v api.Verdict) map[string]string {
 	hashes := map[string]string{}
 	for _, n := range v.Needs {
 		hashes[n.Role+" "+n.Shared] = n.Current.Hash

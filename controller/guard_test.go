@@ -433,9 +433,9 @@ func TestGuardKeepsItsRule(t *testing.T) {
 					continue
 				}
 				rs.mustMove(was, is, now)
-				if is.Serving() || is != nil && is.Life == inventory.Left {
+				if is.Eligible() || is != nil && is.Life == inventory.Left {
 					delete(departed, name)
-				} else if was.Serving() {
+				} else if was.Eligible() {
 					departed[name] = true
 				}
 				if nodes[name] = is; is == nil {
@@ -457,7 +457,7 @@ func TestGuardKeepsItsRule(t *testing.T) {
 			}
 			sound, suspects, expected := 0, 0, map[string]bool{}
 			for name, n := range nodes {
-				if n.Serving() {
+				if n.Eligible() {
 					expected[name] = true
 					if n.Life == inventory.Suspect {
 						suspects++

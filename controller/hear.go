@@ -6,14 +6,15 @@ import (
 	"slices"
 	"time"
 
+	"kicker/controller/api"
 	"kicker/inventory"
 	"kicker/kick"
 )
 
 // hear takes in one thing that was heard on the bus.
-func (c *Controller) hear(h inventory.Heard) {
-	if h.Blind != "" {
-		c.event(Event{Time: h.At, Kind: EventBlind, Text: h.Blind + ": nobody who was silent meanwhile counts as gone"})
+func (c *Controller) hear(h inventory.Received) {
+	if h.Missed != "" {
+		c.event(api.Event{Time: h.At, Kind: api.EventBusLost, Text: h.Missed + ": nobody who was silent meanwhile counts as gone"})
 		c.blind(h.At)
 		c.rival.heard, c.beacon = h.At, time.Time{} // it may lead still, and another one may lead since
 	}
@@ -22,8 +23,8 @@ func (c *Controller) hear(h inventory.Heard) {
 		c.meet(*h.Beacon, h.At)
 	case h.Rival != "":
 		c.hearRival(h.Rival, h.At)
-	case h.Deaf != nil:
-		c.noteDeaf(*h.Deaf, h.At)
+	case h.DisconnectsLost != nil:
+		c.noteDeaf(*h.DisconnectsLost, h.At)
 	case h.Canary:
 		if c.cutOff { // the loop was late, not the bus
 			c.blind(h.At)
@@ -31,7 +32,7 @@ func (c *Controller) hear(h inventory.Heard) {
 		c.canary = h.At
 		c.succeed(h.At)
 	}
-	changes, err := c.inv.Take(h)
+	changes, err := c.inv.Apply(h)
 	if conflict := (*inventory.Conflict)(nil); errors.As(err, &conflict) {
 		c.noteConflict(conflict, h.At)
 	} else if err != nil {
@@ -52,9 +53,9 @@ func (c *Controller) noteDeaf(why string, now time.Time) {
 	case why == c.deaf:
 		return
 	case why == "":
-		c.event(Event{Time: now, Kind: EventDeafOver, Text: "closed connections are heard"})
+		c.event(api.Event{Time: now, Kind: api.EventDisconnectsRestored, Text: "closed connections are heard"})
 	default:
-		c.event(Event{Time: now, Kind: EventDeaf, Text: why})
+		c.event(api.Event{Time: now, Kind: api.EventDisconnectsLost, Text: why})
 	}
 	c.deaf, c.changed = why, true
 }
@@ -110,29 +111,29 @@ func (c *Controller) take(change inventory.Change, now time.Time) {
 func (c *Controller) tell(change inventory.Change, now time.Time) {
 	before, after := change.Before, change.After
 	say := func(kind, format string, args ...any) {
-		c.event(Event{Time: now, Kind: kind, Node: name(change), Text: fmt.Sprintf("node %s ", name(change)) + fmt.Sprintf(format, args...)})
+		c.event(api.Event{Time: now, Kind: kind, Node: name(change), Text: fmt.Sprintf("node %s ", name(change)) + fmt.Sprintf(format, args...)})
 	}
 	switch {
 	case after == nil && before.Life == inventory.Left:
 		// its agent stopped after the goodbye: nothing new
 	case after == nil:
-		say(EventGone, "is gone: %s", change.Why)
+		say(api.EventGone, "is gone: %s", change.Why)
 	case before == nil:
-		say(EventJoined, "joined%s", readiness(after))
+		say(api.EventJoined, "joined%s", readiness(after))
 	case before.Boot != after.Boot || before.Instance != after.Instance:
-		say(EventReplaced, "was replaced: %s", change.Why)
+		say(api.EventReplaced, "was replaced: %s", change.Why)
 	case before.Life != after.Life && after.Life == inventory.Suspect:
-		say(EventSuspect, "is suspect: %s", change.Why)
-	case before.Life != after.Life && after.Life == inventory.BackSoon:
-		say(EventBackSoon, "is back soon: its agent stopped")
+		say(api.EventSuspect, "is suspect: %s", change.Why)
+	case before.Life != after.Life && after.Life == inventory.Restarting:
+		say(api.EventRestarting, "is back soon: its agent stopped")
 	case before.Life != after.Life && after.Life == inventory.Left:
-		say(EventLeft, "said goodbye")
+		say(api.EventLeft, "said goodbye")
 	case before.Life != after.Life:
-		say(EventBack, "is back")
+		say(api.EventBack, "is back")
 	case before.Ready && !after.Ready:
-		say(EventNotReady, "is not ready: %s", after.NotReady)
+		say(api.EventNotReady, "is not ready: %s", after.NotReady)
 	case !before.Ready && after.Ready:
-		say(EventReady, "is ready")
+		say(api.EventReady, "is ready")
 	}
 }
 
@@ -310,11 +311,11 @@ func (c *Controller) sayFarewell() {
 		return // who leads says it
 	}
 	for node, l := range c.leaving {
-		farewell := inventory.Farewell{V: inventory.Version, Heard: true, Waiting: c.dependsStillOn(node)}
+		farewell := inventory.LeaveStatus{V: inventory.Version, Received: true, Waiting: c.dependsStillOn(node)}
 		farewell.Released = len(farewell.Waiting) == 0
 		if told := fmt.Sprint(farewell); told != l.told {
 			l.told = told
-			c.bus.Farewell(l.reply, farewell)
+			c.bus.TellLeaving(l.reply, farewell)
 		}
 	}
 }

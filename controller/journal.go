@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"kicker/controller/api"
 	"kicker/kick"
 )
 
@@ -25,22 +26,22 @@ const (
 // journal is what happened and was decided, for those who ask.
 type journal struct {
 	seq     int64
-	events  []Event // at least the last keepEvents; what was written is never changed
-	runs    []Run   // likewise; replaced as a whole when one of them ends
-	counts  Counts
+	events  []api.Event // at least the last keepEvents; what was written is never changed
+	runs    []api.Run   // likewise; replaced as a whole when one of them ends
+	counts  api.Counts
 	refused time.Time // the last event about a refused message
 }
 
 func newJournal() journal {
-	return journal{counts: Counts{Events: map[string]int64{}, Kicks: map[kick.Answer]int64{}, Runs: map[kick.Outcome]int64{}}}
+	return journal{counts: api.Counts{Events: map[string]int64{}, Kicks: map[kick.Answer]int64{}, Runs: map[kick.Outcome]int64{}}}
 }
 
-func (t Counts) clone() Counts {
+func cloneCounts(t api.Counts) api.Counts {
 	t.Events, t.Kicks, t.Runs = maps.Clone(t.Events), maps.Clone(t.Kicks), maps.Clone(t.Runs)
 	return t
 }
 
-func (j *journal) add(e Event, log *slog.Logger) {
+func (j *journal) add(e api.Event, log *slog.Logger) {
 	j.seq++
 	e.Seq = j.seq
 	if len(e.Text) > maxText {
@@ -62,15 +63,15 @@ func (j *journal) add(e Event, log *slog.Logger) {
 
 // refuse counts a refused message, and tells of it unless it told of another a moment ago.
 func (j *journal) refuse(err error, now time.Time, log *slog.Logger) {
-	j.counts.Refused++
+	j.counts.InvalidMessages++
 	if now.Sub(j.refused) < refuseEvery {
 		return
 	}
 	j.refused = now
-	j.add(Event{Time: now, Kind: EventRefused, Text: "refused: " + err.Error()}, log)
+	j.add(api.Event{Time: now, Kind: api.EventInvalidMessage, Text: "refused: " + err.Error()}, log)
 }
 
-func (j *journal) begin(r Run) {
+func (j *journal) begin(r api.Run) {
 	if len(j.runs) >= 2*keepRuns {
 		j.runs = slices.Clone(j.runs[keepRuns:])
 	}
@@ -79,18 +80,18 @@ func (j *journal) begin(r Run) {
 
 // knows reports whether a run is remembered.
 func (j *journal) knows(id string) bool {
-	return slices.ContainsFunc(j.runs, func(r Run) bool { return r.ID == id })
+	return slices.ContainsFunc(j.runs, func(r api.Run) bool { return r.ID == id })
 }
 
 // end notes how a run ended. It reports false if that was known; then it only adds what was not.
 func (j *journal) end(id string, now time.Time, res kick.Result) bool {
-	i := slices.IndexFunc(j.runs, func(r Run) bool { return r.ID == id })
+	i := slices.IndexFunc(j.runs, func(r api.Run) bool { return r.ID == id })
 	if i < 0 {
 		if res.Node == "" {
 			return false
 		}
 		took := time.Duration(res.Duration) * time.Millisecond
-		j.begin(Run{ID: id, Node: res.Node, Action: res.Action, Reason: "kicked by a former controller", Started: now.Add(-took)})
+		j.begin(api.Run{ID: id, Node: res.Node, Action: res.Action, Reason: "kicked by a former controller", Started: now.Add(-took)})
 		i = len(j.runs) - 1
 	}
 	r := j.runs[i]

@@ -9,6 +9,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"kicker/controller/api"
 	"kicker/kick"
 )
 
@@ -17,8 +18,8 @@ var silent = slog.New(slog.DiscardHandler)
 func TestJournalKeepsTheLastOfEach(t *testing.T) {
 	j := newJournal()
 	for i := range 3*keepEvents + 7 {
-		j.add(Event{Kind: EventJoined, Text: fmt.Sprint(i)}, silent)
-		j.begin(Run{ID: fmt.Sprint(i)})
+		j.add(api.Event{Kind: api.EventJoined, Text: fmt.Sprint(i)}, silent)
+		j.begin(api.Run{ID: fmt.Sprint(i)})
 		if len(j.events) > 2*keepEvents || len(j.runs) > 2*keepRuns {
 			t.Fatalf("%d events and %d runs are kept", len(j.events), len(j.runs))
 		}
@@ -32,18 +33,18 @@ func TestJournalKeepsTheLastOfEach(t *testing.T) {
 			t.Fatalf("event %d is %+v, want the one with seq %d", i, e, want)
 		}
 	}
-	if got := j.counts.Events[EventJoined]; got != 3*keepEvents+7 {
+	if got := j.counts.Events[api.EventJoined]; got != 3*keepEvents+7 {
 		t.Errorf("%d events are counted", got)
 	}
 }
 
 func TestWhatAViewHoldsIsNotChanged(t *testing.T) {
 	j := newJournal()
-	j.add(Event{Text: "first"}, silent)
-	j.begin(Run{ID: "r1"})
-	events, runs, counts := last(j.events, keepEvents), last(j.runs, keepRuns), j.counts.clone()
+	j.add(api.Event{Text: "first"}, silent)
+	j.begin(api.Run{ID: "r1"})
+	events, runs, counts := last(j.events, keepEvents), last(j.runs, keepRuns), cloneCounts(j.counts)
 	for range 3 * keepEvents {
-		j.add(Event{Text: "more"}, silent)
+		j.add(api.Event{Text: "more"}, silent)
 	}
 	j.end("r1", noon, kick.Result{Outcome: kick.Succeeded})
 	if len(events) != 1 || events[0].Text != "first" || runs[0].Outcome != "" || counts.Runs[kick.Succeeded] != 0 {
@@ -63,26 +64,26 @@ func TestEndOfARun(t *testing.T) {
 	for _, c := range []struct {
 		claim  string
 		told   []told
-		run    Run
+		run    api.Run
 		counts map[kick.Outcome]int64
 	}{
 		{"told by the message, then by the heartbeat", []told{{message, true}, {heartbeat, false}},
-			Run{Outcome: kick.Failed, Exit: 2, Output: "line", Error: "why"}, map[kick.Outcome]int64{kick.Failed: 1}},
+			api.Run{Outcome: kick.Failed, Exit: 2, Output: "line", Error: "why"}, map[kick.Outcome]int64{kick.Failed: 1}},
 		{"told by the heartbeat, then by the message: only the output is new", []told{{heartbeat, true}, {message, false}, {heartbeat, false}},
-			Run{Outcome: kick.Failed, Exit: 2, Output: "line", Error: "why"}, map[kick.Outcome]int64{kick.Failed: 1}},
+			api.Run{Outcome: kick.Failed, Exit: 2, Output: "line", Error: "why"}, map[kick.Outcome]int64{kick.Failed: 1}},
 		{"an error without output is new too", []told{{heartbeat, true}, {kick.Result{Outcome: kick.Failed, Exit: 2, Error: "why"}, false}},
-			Run{Outcome: kick.Failed, Exit: 2, Error: "why"}, map[kick.Outcome]int64{kick.Failed: 1}},
+			api.Run{Outcome: kick.Failed, Exit: 2, Error: "why"}, map[kick.Outcome]int64{kick.Failed: 1}},
 		{"told twice", []told{{message, true}, {message, false}},
-			Run{Outcome: kick.Failed, Exit: 2, Output: "line", Error: "why"}, map[kick.Outcome]int64{kick.Failed: 1}},
+			api.Run{Outcome: kick.Failed, Exit: 2, Output: "line", Error: "why"}, map[kick.Outcome]int64{kick.Failed: 1}},
 		{"lost, and then the truth", []told{{lost, true}, {heartbeat, true}},
-			Run{Outcome: kick.Failed, Exit: 2}, map[kick.Outcome]int64{kick.Failed: 1, kick.Lost: 0}},
+			api.Run{Outcome: kick.Failed, Exit: 2}, map[kick.Outcome]int64{kick.Failed: 1, kick.Lost: 0}},
 		{"the truth, and then lost", []told{{message, true}, {lost, false}},
-			Run{Outcome: kick.Failed, Exit: 2, Output: "line", Error: "why"}, map[kick.Outcome]int64{kick.Failed: 1}},
+			api.Run{Outcome: kick.Failed, Exit: 2, Output: "line", Error: "why"}, map[kick.Outcome]int64{kick.Failed: 1}},
 	} {
 		t.Run(c.claim, func(t *testing.T) {
 			j := newJournal()
-			j.begin(Run{ID: "other"})
-			j.begin(Run{ID: "r1"})
+			j.begin(api.Run{ID: "other"})
+			j.begin(api.Run{ID: "r1"})
 			for i, told := range c.told {
 				if news := j.end("r1", in(time.Duration(i)), told.res); news != told.news {
 					t.Errorf("telling %d is news: %t, want %t", i+1, news, told.news)
@@ -122,14 +123,14 @@ func TestRefusalsMakeAnEventASecondAtMost(t *testing.T) {
 	for i := range 10_000 {
 		j.refuse(errors.New("garbage"), in(time.Duration(i)*time.Millisecond), silent)
 	}
-	if j.counts.Refused != 10_000 || len(j.events) != 10 {
-		t.Errorf("10 000 refusals in 10 s: %d counted, %d events; want all and 10", j.counts.Refused, len(j.events))
+	if j.counts.InvalidMessages != 10_000 || len(j.events) != 10 {
+		t.Errorf("10 000 refusals in 10 s: %d counted, %d events; want all and 10", j.counts.InvalidMessages, len(j.events))
 	}
 }
 
 func TestNodesCannotMakeTheJournalLong(t *testing.T) {
 	j := newJournal()
-	j.add(Event{Text: strings.Repeat("é", maxText)}, silent)
+	j.add(api.Event{Text: strings.Repeat("é", maxText)}, silent)
 	if text := j.events[0].Text; len(text) > maxText+len("…") || !utf8.ValidString(text) || !strings.HasSuffix(text, "…") {
 		t.Errorf("an event's text has %d bytes, valid: %t", len(text), utf8.ValidString(text))
 	}

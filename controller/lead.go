@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"kicker/controller/api"
 	"kicker/inventory"
 	"kicker/kick"
 )
@@ -35,7 +36,7 @@ func (c *Controller) meet(b inventory.Beacon, now time.Time) {
 		c.beacon = time.Time{} // it will learn who leads
 	case c.rival.id == b.ID || c.rival.id == "" || b.Epoch > c.rival.epoch:
 		if c.rival.id != b.ID {
-			c.event(Event{Time: now, Kind: EventFollows, Text: fmt.Sprintf("controller %s leads cluster %s, epoch %d: this one does nothing", b.ID, c.cfg.Cluster, b.Epoch)})
+			c.event(api.Event{Time: now, Kind: api.EventFollows, Text: fmt.Sprintf("controller %s leads cluster %s, epoch %d: this one does nothing", b.ID, c.cfg.Cluster, b.Epoch)})
 		}
 		c.rival = rival{b.ID, b.Epoch, now}
 		c.changed = true
@@ -74,7 +75,7 @@ func (c *Controller) succeed(canary time.Time) {
 	if c.rival.id == "" || canary.Sub(c.rival.heard) < c.cfg.GoneAfter {
 		return
 	}
-	c.event(Event{Time: canary, Kind: EventLeads, Text: fmt.Sprintf("controller %s was silent for %.1f s: this one leads now", c.rival.id, canary.Sub(c.rival.heard).Seconds())})
+	c.event(api.Event{Time: canary, Kind: api.EventLeads, Text: fmt.Sprintf("controller %s was silent for %.1f s: this one leads now", c.rival.id, canary.Sub(c.rival.heard).Seconds())})
 	c.seen = max(c.seen, c.rival.epoch)
 	c.rival = rival{}
 	c.raise()

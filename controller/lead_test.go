@@ -96,11 +96,11 @@ func TestStandbyTakesOverWithAHigherEpochWhenItsLeaderIsSilent(t *testing.T) {
 	c.meet(inventory.Beacon{ID: "z", Epoch: 700}, noon)
 	c.hearRival("another", in(5*time.Second))
 	c.hearRival("z", in(time.Second))
-	c.hear(inventory.Heard{At: in(time.Second + c.cfg.GoneAfter - 1), Canary: true})
+	c.hear(inventory.Received{At: in(time.Second + c.cfg.GoneAfter - 1), Canary: true})
 	if c.rival.id != "z" {
 		t.Fatal("it took over before its leader was silent for long enough")
 	}
-	c.hear(inventory.Heard{At: in(time.Second + c.cfg.GoneAfter), Canary: true})
+	c.hear(inventory.Received{At: in(time.Second + c.cfg.GoneAfter), Canary: true})
 	if c.rival.id != "" || c.identity.Epoch != 701 || !c.beacon.IsZero() {
 		t.Errorf("it follows %q with epoch %d, want it to lead with 701, and to say so at once", c.rival.id, c.identity.Epoch)
 	}
@@ -117,7 +117,7 @@ func TestWhoTakesOverBeginsWithWhatDependentsHold(t *testing.T) {
 	c.byNode["lb1"] = []*action{{node: "lb1", name: "reload", needs: needing(c.roles, "web"), status: kick.ActionStatus{
 		Applied: map[string]kick.Revision{"web": held},
 	}}}
-	c.hear(inventory.Heard{At: in(c.cfg.GoneAfter), Canary: true})
+	c.hear(inventory.Received{At: in(c.cfg.GoneAfter), Canary: true})
 	if c.rival.id != "" {
 		t.Fatal("it does not take over")
 	}
@@ -160,12 +160,12 @@ func TestEpochIsNeverRaisedAboveWhatNodesObey(t *testing.T) {
 func TestBlindStandbyDoesNotTakeItsLeaderForGone(t *testing.T) {
 	c, _ := led(t, true)
 	c.meet(inventory.Beacon{ID: "z", Epoch: 700}, noon)
-	c.hear(inventory.Heard{At: in(time.Minute), Blind: "the machine was suspended for 60 s"})
-	c.hear(inventory.Heard{At: in(time.Minute + inventory.CanaryEvery), Canary: true})
+	c.hear(inventory.Received{At: in(time.Minute), Missed: "the machine was suspended for 60 s"})
+	c.hear(inventory.Received{At: in(time.Minute + inventory.CanaryEvery), Canary: true})
 	if c.rival.id != "z" {
 		t.Error("who was blind took over at once")
 	}
-	c.hear(inventory.Heard{At: in(time.Minute + c.cfg.GoneAfter), Canary: true})
+	c.hear(inventory.Received{At: in(time.Minute + c.cfg.GoneAfter), Canary: true})
 	if c.rival.id != "" {
 		t.Error("who was blind never takes over")
 	}
@@ -174,7 +174,7 @@ func TestBlindStandbyDoesNotTakeItsLeaderForGone(t *testing.T) {
 func TestWhoWasBlindSaysAtOnceThatItLeads(t *testing.T) {
 	c, beacons := led(t, false)
 	c.introduce(in(time.Minute))
-	c.hear(inventory.Heard{At: in(61 * time.Second), Blind: "nothing came back"})
+	c.hear(inventory.Received{At: in(61 * time.Second), Missed: "nothing came back"})
 	*beacons = nil
 	if c.introduce(in(61 * time.Second)); len(*beacons) != 1 {
 		t.Errorf("it said %v: another one may lead since, and would answer", *beacons)
@@ -240,7 +240,7 @@ func TestLoopSleepsWhileNothingCanBeDone(t *testing.T) {
 			if l.View().Roles[1].Held == nil {
 				t.Fatal("nothing is held")
 			}
-			l.heard <- inventory.Heard{At: time.Now(), Beacon: &inventory.Beacon{ID: "z", Epoch: 1 << 42}}
+			l.heard <- inventory.Received{At: time.Now(), Beacon: &inventory.Beacon{ID: "z", Epoch: 1 << 42}}
 			time.Sleep(time.Hour)
 		})
 	})
@@ -253,7 +253,7 @@ func TestLoopSleepsWhileNothingCanBeDone(t *testing.T) {
 			}
 			l.sync(t)
 			l.says("web1", "db", kick.Status{}) // it is no web any more
-			l.heard <- inventory.Heard{At: time.Now(), Blind: "the bus was away"}
+			l.heard <- inventory.Received{At: time.Now(), Missed: "the bus was away"}
 			time.Sleep(time.Hour)
 		})
 	})

@@ -340,14 +340,14 @@ func (r *role) move(before, after *inventory.Node, from time.Time) {
 		}
 		r.known = true
 	}
-	if n.Serving() && n.Life == inventory.Suspect {
+	if n.Eligible() && n.Life == inventory.Suspect {
 		r.suspects[name] = struct{}{}
 	} else {
 		delete(r.suspects, name)
 	}
 	was, is := r.members[name]
 	switch {
-	case n.Serving():
+	case n.Eligible():
 		m := kick.Member{Node: name, Facts: pick(n.Facts, r.MemberFacts)}
 		r.members[name] = m
 		back := r.guard.back(name)

@@ -134,7 +134,7 @@ func TestWhoIsAMember(t *testing.T) {
 		{"who is alive, ready and bears the role", serving("n", web), "n"},
 		{"not who is not ready", &inventory.Node{Name: "n", Life: inventory.Alive, Facts: web}, ""},
 		{"a suspect still", &inventory.Node{Name: "n", Life: inventory.Suspect, Ready: true, Facts: web}, "n"},
-		{"who is back soon still", &inventory.Node{Name: "n", Life: inventory.BackSoon, Ready: true, Facts: web}, "n"},
+		{"who is back soon still", &inventory.Node{Name: "n", Life: inventory.Restarting, Ready: true, Facts: web}, "n"},
 		{"not who said goodbye", &inventory.Node{Name: "n", Life: inventory.Left, Ready: true, Facts: web}, ""},
 		{"not who bears another role", serving("n", inventory.Facts{"role": "db"}), ""},
 		{"not whose facts are not known", serving("n", nil), ""},
@@ -230,10 +230,10 @@ func TestSelectorIsOneRoleHoweverItIsSpelled(t *testing.T) {
 func TestNewRoleHasTheNodesThatAreThereAlready(t *testing.T) {
 	inv := inventory.New()
 	b := inventory.Beat{Node: "n", Instance: "m", Boot: "b", Ready: true, NextIn: 1000, Facts: inventory.Facts{"a": "1"}.Digest()}
-	for _, h := range []inventory.Heard{
+	for _, h := range []inventory.Received{
 		{At: noon, Beat: &b}, {At: noon, Facts: &inventory.FactsMessage{Node: "n", Instance: "m", Boot: "b", Facts: inventory.Facts{"a": "1"}}},
 	} {
-		if _, err := inv.Take(h); err != nil {
+		if _, err := inv.Apply(h); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -424,7 +424,7 @@ func TestRolesAgreeWithTheNodes(t *testing.T) {
 		for _, name := range sortedKeys(rs.byName) {
 			r := rs.byName[name]
 			for name := range r.guard.missing {
-				if n := nodes[name]; n.Serving() && r.selector.Matches(n.Facts) {
+				if n := nodes[name]; n.Eligible() && r.selector.Matches(n.Facts) {
 					t.Fatalf("%s is said to be missing from %s, and serves", name, r.Name)
 				}
 			}
@@ -437,7 +437,7 @@ func TestRolesAgreeWithTheNodes(t *testing.T) {
 			for _, name := range slices.Sorted(maps.Keys(nodes)) {
 				if n := nodes[name]; n.Facts != nil && r.selector.Matches(n.Facts) {
 					bear = append(bear, name)
-					if n.Serving() {
+					if n.Eligible() {
 						members = append(members, name)
 					}
 				}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"kicker/controller/api"
 	"kicker/inventory"
 	"kicker/inventory/query"
 )
@@ -47,7 +48,7 @@ func (c *Controller) seekOpinions(ctx context.Context, now time.Time) {
 		round := &opinions{hold: h, asked: sortedKeys(r.guard.missing), waiting: len(nodes)}
 		for _, node := range nodes {
 			c.send(ctx, func(ctx context.Context) func(time.Time) {
-				reached, err := c.bus.Reach(ctx, node, targets)
+				reached, err := c.bus.Probe(ctx, node, targets)
 				return func(now time.Time) { c.opinion(name, round, node, reached, err, now) }
 			})
 		}
@@ -64,7 +65,7 @@ func (g *guard) addresses() []string {
 		}
 		host, hasHost := query.Lookup(facts, "ipaddress")
 		port, hasPort := query.Lookup(facts, "port")
-		if hasHost && hasPort && len(addresses) < inventory.MaxReach {
+		if hasHost && hasPort && len(addresses) < inventory.MaxTargets {
 			addresses = append(addresses, net.JoinHostPort(fmt.Sprint(host), fmt.Sprint(port)))
 		}
 	}
@@ -107,11 +108,11 @@ func (c *Controller) opinion(role string, round *opinions, node string, reached 
 	if round.hold.opinion = round.verdict(r.sound()); round.confirmed() && more {
 		round.hold.ask = now // about those as well
 	} else if round.confirmed() && r.sound() > 0 {
-		c.event(Event{Time: now, Kind: EventHoldOver, Role: r.Name, Text: c.shadowed(fmt.Sprintf("role %s: the loss of %d is believed: %s", r.Name, len(r.guard.missing), round.hold.opinion))})
+		c.event(api.Event{Time: now, Kind: api.EventHoldEnded, Role: r.Name, Text: c.shadowed(fmt.Sprintf("role %s: the loss of %d is believed: %s", r.Name, len(r.guard.missing), round.hold.opinion))})
 		r.guard.accept(now, len(r.members))
 		r.note(now)
 	} else if round.hold.opinion != was {
-		c.event(Event{Time: now, Kind: EventHeld, Role: r.Name, Text: c.shadowed(fmt.Sprintf("role %s: removals are held still: %s", r.Name, round.hold.opinion))})
+		c.event(api.Event{Time: now, Kind: api.EventHoldBegan, Role: r.Name, Text: c.shadowed(fmt.Sprintf("role %s: removals are held still: %s", r.Name, round.hold.opinion))})
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 func asked(t *testing.T) *Controller {
 	t.Helper()
 	c, err := New(DefaultConfig(), "me", inventory.New(), Bus{
-		Reach: func(context.Context, string, []string) ([]string, error) { return nil, errors.New("no answer") },
+		Probe: func(context.Context, string, []string) ([]string, error) { return nil, errors.New("no answer") },
 	}, silent)
 	if err != nil {
 		t.Fatal(err)
@@ -116,11 +116,11 @@ func TestOpinionOnAHoldThatEndedMeanwhileIsNothing(t *testing.T) {
 
 func TestAddressesOfTheLost(t *testing.T) {
 	var g guard
-	for i := range 2 * inventory.MaxReach {
+	for i := range 2 * inventory.MaxTargets {
 		g.lost(fmt.Sprintf("a%03d", i), loss{facts: inventory.Facts{"ipaddress": fmt.Sprintf("10.0.0.%d", i), "port": 80.0}})
 	}
-	if got := g.addresses(); len(got) != inventory.MaxReach {
-		t.Errorf("%d are asked about at once, want %d", len(got), inventory.MaxReach)
+	if got := g.addresses(); len(got) != inventory.MaxTargets {
+		t.Errorf("%d are asked about at once, want %d", len(got), inventory.MaxTargets)
 	}
 	g = guard{}
 	g.lost("b", loss{facts: inventory.Facts{"ipaddress": "fd00::1", "port": "8080"}})

@@ -5,13 +5,14 @@ import (
 	"strings"
 	"time"
 
+	"kicker/controller/api"
 	"kicker/kick"
 )
 
 // situation is all that a plan is made from.
 type situation struct {
 	cfg        Config
-	sync       Sync
+	sync       api.Sync
 	notLeading string // why this controller must not kick, "" if it leads
 	roles      *roles
 	actions    []*action // by node, then in the node's order
@@ -27,11 +28,11 @@ type stray struct {
 }
 
 // plan is the verdict on every action. It changes nothing: who carries out the verdicts without gates has done all there is to do at now.
-func plan(s situation, now time.Time) []Verdict {
-	verdicts, room := make([]Verdict, len(s.actions)), roomFor(s.actions...)
+func plan(s situation, now time.Time) []api.Verdict {
+	verdicts, room := make([]api.Verdict, len(s.actions)), roomFor(s.actions...)
 	for i, a := range s.actions {
 		judge(&verdicts[i], a, room)
-		if verdicts[i].State != Converged {
+		if verdicts[i].State != api.Converged {
 			verdicts[i].Gates = s.gates(a, now)
 		}
 	}
@@ -41,7 +42,7 @@ func plan(s situation, now time.Time) []Verdict {
 
 // room is where the needs of many verdicts are put: one piece of memory for all costs less than many small ones.
 type room struct {
-	needs   []Need
+	needs   []api.Need
 	applied []kick.Revision
 }
 
@@ -50,20 +51,20 @@ func roomFor(actions ...*action) *room {
 	for _, a := range actions {
 		n += len(a.needs)
 	}
-	return &room{needs: make([]Need, n), applied: make([]kick.Revision, n)}
+	return &room{needs: make([]api.Need, n), applied: make([]kick.Revision, n)}
 }
 
 // take is a part of the room. Nobody else gets it.
-func (r *room) take(n int) ([]Need, []kick.Revision) {
+func (r *room) take(n int) ([]api.Need, []kick.Revision) {
 	needs, applied := r.needs[:n:n], r.applied[:n:n]
 	r.needs, r.applied = r.needs[n:], r.applied[n:]
 	return needs, applied
 }
 
 // judge says in v whether an action is stale, and why. Most are not, so it has to be quick about those.
-func judge(v *Verdict, a *action, room *room) {
+func judge(v *api.Verdict, a *action, room *room) {
 	needs, applied := room.take(len(a.needs))
-	v.Node, v.Action, v.State, v.Since, v.Last, v.Running, v.Needs = a.node, a.name, Converged, a.since, a.status.Last, a.running, needs
+	v.Node, v.Action, v.State, v.Since, v.Last, v.Running, v.Needs = a.node, a.name, api.Converged, a.since, a.status.Last, a.running, needs
 	var reasons []string
 	if a.forced != nil {
 		reasons = append(reasons, a.forced.reason())
@@ -85,7 +86,7 @@ func judge(v *Verdict, a *action, room *room) {
 		if !r.gate.open {
 			reasons = append(reasons, n.as+": not known yet")
 		} else if !current {
-			reasons = append(reasons, need.stale())
+			reasons = append(reasons, whyStale(*need))
 		}
 	}
 	if a.unresolved != "" {
@@ -97,14 +98,14 @@ func judge(v *Verdict, a *action, room *room) {
 	if len(reasons) == 0 {
 		return
 	}
-	v.State, v.Reason = Wanted, strings.Join(reasons, "; ")
+	v.State, v.Reason = api.Pending, strings.Join(reasons, "; ")
 	if a.memory.failures > 0 {
-		v.State = Failing
+		v.State = api.Failing
 	}
 }
 
-// stale says why what was applied is not what is current.
-func (n *Need) stale() string {
+// whyStale says why what was applied is not what is current.
+func whyStale(n api.Need) string {
 	if n.Applied == nil {
 		return n.Role + ": never applied"
 	}
@@ -115,50 +116,50 @@ func (n *Need) stale() string {
 }
 
 // gates are the reasons for which a stale action has to wait.
-func (s situation) gates(a *action, now time.Time) []Gate {
-	var gates []Gate
-	closed := func(name, why string, until time.Time) { gates = append(gates, Gate{name, why, until}) }
+func (s situation) gates(a *action, now time.Time) []api.Gate {
+	var gates []api.Gate
+	closed := func(name, why string, until time.Time) { gates = append(gates, api.Gate{name, why, until}) }
 	if s.notLeading != "" {
-		closed(GateLeading, s.notLeading, time.Time{})
+		closed(api.GateLeader, s.notLeading, time.Time{})
 	}
 	if why := s.observing(a); why != "" {
-		closed(GateObserving, why, time.Time{})
+		closed(api.GateObserve, why, time.Time{})
 	}
 	if !s.sync.Open {
-		closed(GateSynced, s.sync.Why, s.sync.Until)
+		closed(api.GateSynced, s.sync.Why, s.sync.Until)
 	} else {
 		for _, need := range a.needs {
 			if g := need.role.gate; !g.open {
-				closed(GateSynced, fmt.Sprintf("role %s: %s", need.as, g.why), g.until)
+				closed(api.GateSynced, fmt.Sprintf("role %s: %s", need.as, g.why), g.until)
 			}
 		}
 	}
 	if a.unresolved != "" {
-		closed(GateUnknown, a.unresolved, time.Time{})
+		closed(api.GateUnknown, a.unresolved, time.Time{})
 	}
 	for _, need := range a.needs {
 		if need.role.unheardOf() {
-			closed(GateUnknown, fmt.Sprintf("no node has ever borne %s and nothing declares it", need.role.Name), time.Time{})
+			closed(api.GateUnknown, fmt.Sprintf("no node has ever borne %s and nothing declares it", need.role.Name), time.Time{})
 		}
 		if r := need.role; r.tooFew() {
-			closed(GateMinMembers, fmt.Sprintf("role %s has %s, fewer than its min_members %d", r.Name, quantity(len(r.now.Members), "member"), r.MinMembers), time.Time{})
+			closed(api.GateMinMembers, fmt.Sprintf("role %s has %s, fewer than its min_members %d", r.Name, quantity(len(r.now.Members), "member"), r.MinMembers), time.Time{})
 		}
 	}
 	switch {
 	case a.running != nil:
-		closed(GateRunning, fmt.Sprintf("run %s of %s", a.running.Run, a.running.Action), time.Time{})
+		closed(api.GateRunning, fmt.Sprintf("run %s of %s", a.running.Run, a.running.Action), time.Time{})
 	case a.flight != nil:
-		closed(GateRunning, fmt.Sprintf("run %s of %s", a.flight.id, a.flight.action), a.flight.deadline)
+		closed(api.GateRunning, fmt.Sprintf("run %s of %s", a.flight.id, a.flight.action), a.flight.deadline)
 	}
 	if until := settled(s.cfg, a); a.forced == nil && now.Before(until) {
-		closed(GateSettling, "more changes may follow", until)
+		closed(api.GateSettle, "more changes may follow", until)
 	}
 	if until := dampedUntil(s.cfg, a); now.Before(until) {
-		closed(GateBackoff, dampedWhy(a), until)
+		closed(api.GateBackoff, dampedWhy(a), until)
 	}
 	if now.Before(a.memory.notBefore) {
 		if until := a.memory.next(s.cfg.Backoff, s.roles.fingerprint(a)); now.Before(until) {
-			closed(GateBackoff, a.memory.why, until)
+			closed(api.GateBackoff, a.memory.why, until)
 		}
 	}
 	return gates
@@ -199,7 +200,7 @@ func settled(cfg Config, a *action) time.Time {
 }
 
 // order is the kick that carries out a verdict.
-func (a *action) order(v Verdict, id string, identity Identity) kick.Kick {
+func (a *action) order(v api.Verdict, id string, identity api.Identity) kick.Kick {
 	k := kick.Kick{
 		V: kick.Version, ID: id, Controller: identity.ID, Epoch: identity.Epoch,
 		Node: v.Node, Action: v.Action, Reason: v.Reason, Force: a.forced != nil,
@@ -214,7 +215,7 @@ func (a *action) order(v Verdict, id string, identity Identity) kick.Kick {
 }
 
 // next is when the verdicts can change by nothing but the passing of time; zero: never.
-func next(verdicts []Verdict) time.Time {
+func next(verdicts []api.Verdict) time.Time {
 	var due time.Time
 	for _, v := range verdicts {
 		for _, g := range v.Gates {

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"kicker/controller/api"
 	"kicker/inventory"
 	"kicker/kick"
 )
@@ -32,7 +33,7 @@ func hourOld(t failer) (situation, *action) {
 	}
 	rs.publish()
 	a := &action{node: "lb1", name: "reload", needs: needing(rs.roles, "web"), since: ago(time.Hour), from: ago(time.Hour), memory: &memory{}}
-	return situation{cfg: DefaultConfig(), sync: Sync{Open: true}, roles: rs.roles, actions: []*action{a}}, a
+	return situation{cfg: DefaultConfig(), sync: api.Sync{Open: true}, roles: rs.roles, actions: []*action{a}}, a
 }
 
 // inModes has a node bear roles of its own, of these modes: NODE-1, NODE-2 and so on.
@@ -45,7 +46,7 @@ func inModes(rs *roles, node string, modes ...string) {
 }
 
 func TestGates(t *testing.T) {
-	type gates = []Gate
+	type gates = []api.Gate
 	for _, c := range []struct {
 		claim string
 		given func(*situation, *action)
@@ -53,13 +54,13 @@ func TestGates(t *testing.T) {
 	}{
 		{"what is stale, settled and free waits for nothing", func(*situation, *action) {}, nil},
 		{"nobody is kicked while the sync gate is closed", func(s *situation, _ *action) {
-			s.sync = Sync{Why: "calling the roll", Until: in(time.Second)}
-		}, gates{{GateSynced, "calling the roll", in(time.Second)}}},
+			s.sync = api.Sync{Why: "calling the roll", Until: in(time.Second)}
+		}, gates{{api.GateSynced, "calling the roll", in(time.Second)}}},
 		{"nobody is kicked into the list of a role that may be a typo", func(s *situation, a *action) {
 			mustNeed(s.roles, "wbe")
 			a.needs = needing(s.roles, "wbe")
 			published(s.roles)
-		}, gates{{GateUnknown, "no node has ever borne wbe and nothing declares it", time.Time{}}}},
+		}, gates{{api.GateUnknown, "no node has ever borne wbe and nothing declares it", time.Time{}}}},
 		{"a role that was ever borne may be empty", func(s *situation, a *action) {
 			for _, name := range []string{"web1", "web2"} {
 				was := serving(name, inventory.Facts{"role": "web"})
@@ -76,35 +77,35 @@ func TestGates(t *testing.T) {
 		}, nil},
 		{"a burst of changes is waited for", func(_ *situation, a *action) {
 			a.from = ago(400 * time.Millisecond)
-		}, gates{{GateSettling, "more changes may follow", in(600 * time.Millisecond)}}},
+		}, gates{{api.GateSettle, "more changes may follow", in(600 * time.Millisecond)}}},
 		{"unless settling is off", func(s *situation, a *action) {
 			a.from, a.memory.kicked, s.cfg.Settle = noon, ago(time.Second), 0
 		}, nil},
 		{"two kicks of an action are five seconds apart", func(_ *situation, a *action) {
 			a.memory.kicked = ago(2 * time.Second)
-		}, gates{{GateSettling, "more changes may follow", in(3 * time.Second)}}},
+		}, gates{{api.GateSettle, "more changes may follow", in(3 * time.Second)}}},
 		{"or four times what its last run took", func(_ *situation, a *action) {
 			a.memory.kicked, a.memory.took = ago(2*time.Second), 10*time.Second
-		}, gates{{GateSettling, "more changes may follow", in(38 * time.Second)}}},
+		}, gates{{api.GateSettle, "more changes may follow", in(38 * time.Second)}}},
 		{"or a minute", func(_ *situation, a *action) {
 			a.memory.kicked, a.memory.took = ago(2*time.Second), time.Hour
-		}, gates{{GateSettling, "more changes may follow", in(58 * time.Second)}}},
+		}, gates{{api.GateSettle, "more changes may follow", in(58 * time.Second)}}},
 		{"a run in progress is waited for", func(_ *situation, a *action) {
 			a.running = &kick.Running{Run: "r1", Action: "reload"}
-		}, gates{{GateRunning, "run r1 of reload", time.Time{}}}},
+		}, gates{{api.GateRunning, "run r1 of reload", time.Time{}}}},
 		{"of another action too", func(_ *situation, a *action) {
 			a.running = &kick.Running{Run: "r1", Action: "other"}
-		}, gates{{GateRunning, "run r1 of other", time.Time{}}}},
+		}, gates{{api.GateRunning, "run r1 of other", time.Time{}}}},
 		{"and a kick on its way, until its deadline", func(_ *situation, a *action) {
 			a.flight = &flight{id: "r1", action: "reload", deadline: in(time.Minute)}
-		}, gates{{GateRunning, "run r1 of reload", in(time.Minute)}}},
+		}, gates{{api.GateRunning, "run r1 of reload", in(time.Minute)}}},
 		{"a failed run spaces the next", func(s *situation, a *action) {
 			a.memory.failures, a.memory.notBefore, a.memory.why = 1, in(5*time.Second), "it failed"
 			a.memory.tried = s.roles.fingerprint(a)
-		}, gates{{GateBackoff, "it failed", in(5 * time.Second)}}},
+		}, gates{{api.GateBackoff, "it failed", in(5 * time.Second)}}},
 		{"but what is needed now and did not fail is not tried at once", func(_ *situation, a *action) {
 			a.memory.failures, a.memory.notBefore, a.memory.why, a.memory.tried, a.memory.sent = 1, in(time.Minute), "it failed", "1-other", ago(time.Second)
-		}, gates{{GateBackoff, "it failed", in(DefaultConfig().Backoff.Initial - time.Second)}}},
+		}, gates{{api.GateBackoff, "it failed", in(DefaultConfig().Backoff.Initial - time.Second)}}},
 		{"though as soon as any other", func(_ *situation, a *action) {
 			a.memory.failures, a.memory.notBefore, a.memory.tried, a.memory.sent = 1, in(time.Minute), "1-other", ago(time.Minute)
 		}, nil},
@@ -113,22 +114,22 @@ func TestGates(t *testing.T) {
 		}, nil},
 		{"nobody is kicked while another controller leads", func(s *situation, _ *action) {
 			s.notLeading = "controller ctl2 leads"
-		}, gates{{GateLeading, "controller ctl2 leads", time.Time{}}}},
+		}, gates{{api.GateLeader, "controller ctl2 leads", time.Time{}}}},
 		{"a needed role that is not accounted for is waited for", func(s *situation, _ *action) {
 			s.roles.byName["web"].gate = roleGate{why: "lb9/reload was asked whom it is configured with", until: in(time.Second)}
-		}, gates{{GateSynced, "role web: lb9/reload was asked whom it is configured with", in(time.Second)}}},
+		}, gates{{api.GateSynced, "role web: lb9/reload was asked whom it is configured with", in(time.Second)}}},
 		{"a role that is needed by others only is not", func(s *situation, _ *action) {
 			mustNeed(s.roles, "db").gate = roleGate{}
 		}, nil},
 		{"nobody is kicked where the mode is observe", func(s *situation, _ *action) {
 			s.cfg.Mode = ModeObserve
-		}, gates{{GateObserving, "the mode is observe: else it would be kicked", time.Time{}}}},
+		}, gates{{api.GateObserve, "the mode is observe: else it would be kicked", time.Time{}}}},
 		{"not even by an order", func(s *situation, a *action) {
 			s.cfg.Mode, a.forced = ModeObserve, &order{}
-		}, gates{{GateObserving, "the mode is observe: else it would be kicked", time.Time{}}}},
+		}, gates{{api.GateObserve, "the mode is observe: else it would be kicked", time.Time{}}}},
 		{"nor where that of a role that its node bears is", func(s *situation, _ *action) {
 			inModes(s.roles, "lb1", ModeAct, ModeObserve, ModeAct)
-		}, gates{{GateObserving, "the mode of role lb1-2 is observe: else it would be kicked", time.Time{}}}},
+		}, gates{{api.GateObserve, "the mode of role lb1-2 is observe: else it would be kicked", time.Time{}}}},
 		{"that of a role that it needs is none of its own", func(s *situation, _ *action) {
 			s.roles.byName["web"].Mode = ModeObserve
 		}, nil},
@@ -139,10 +140,10 @@ func TestGates(t *testing.T) {
 		{"a role without a mode of its own has the cluster's", func(s *situation, _ *action) {
 			s.cfg.Mode = ModeObserve
 			inModes(s.roles, "lb1", "")
-		}, gates{{GateObserving, "the mode is observe: else it would be kicked", time.Time{}}}},
+		}, gates{{api.GateObserve, "the mode is observe: else it would be kicked", time.Time{}}}},
 		{"a list that is too short is waited for to grow", func(s *situation, _ *action) {
 			s.roles.byName["web"].MinMembers = 3
-		}, gates{{GateMinMembers, "role web has 2 members, fewer than its min_members 3", time.Time{}}}},
+		}, gates{{api.GateMinMembers, "role web has 2 members, fewer than its min_members 3", time.Time{}}}},
 		{"from one member too", func(s *situation, a *action) {
 			web1 := serving("web1", inventory.Facts{"role": "web"})
 			left := *web1
@@ -150,25 +151,25 @@ func TestGates(t *testing.T) {
 			_ = s.roles.move(web1, &left, ago(time.Minute))
 			published(s.roles)
 			s.roles.byName["web"].MinMembers = 2
-		}, gates{{GateMinMembers, "role web has 1 member, fewer than its min_members 2", time.Time{}}}},
+		}, gates{{api.GateMinMembers, "role web has 1 member, fewer than its min_members 2", time.Time{}}}},
 		{"though not one that is just long enough", func(s *situation, _ *action) {
 			s.roles.byName["web"].MinMembers = 2
 		}, nil},
 		{"nobody is kicked when it is not clear what it depends on", func(_ *situation, a *action) {
 			a.unresolved = "the node itself has no fact environment"
-		}, gates{{GateUnknown, "the node itself has no fact environment", time.Time{}}}},
+		}, gates{{api.GateUnknown, "the node itself has no fact environment", time.Time{}}}},
 		{"as many runs as may be are in progress in the cluster", func(s *situation, _ *action) {
 			s.cfg.InFlight = 2
 			runs(s, "other1", "other2")
-		}, gates{{GateBudget, "2 runs in progress in the cluster, as many as in_flight allows", time.Time{}}}},
+		}, gates{{api.GateBudget, "2 runs in progress in the cluster, as many as in_flight allows", time.Time{}}}},
 		{"even if it is one", func(s *situation, _ *action) {
 			s.cfg.InFlight = 1
 			runs(s, "other1")
-		}, gates{{GateBudget, "1 run in progress in the cluster, as many as in_flight allows", time.Time{}}}},
+		}, gates{{api.GateBudget, "1 run in progress in the cluster, as many as in_flight allows", time.Time{}}}},
 		{"as many runs as may be are in progress on the nodes of its role", func(s *situation, _ *action) {
 			bear(s.roles, "lb", "lb1", "lb2", "lb3")
 			runs(s, "lb3")
-		}, gates{{GateBudget, "something runs on 1 of 3 nodes of role lb, as many as its budget 10% allows", time.Time{}}}},
+		}, gates{{api.GateBudget, "something runs on 1 of 3 nodes of role lb, as many as its budget 10% allows", time.Time{}}}},
 		{"runs of other roles take nothing of its budget", func(s *situation, _ *action) {
 			bear(s.roles, "lb", "lb1")
 			bear(s.roles, "db", "db1")
@@ -179,11 +180,11 @@ func TestGates(t *testing.T) {
 			s.roles.byName["lb"].Budget = "2"
 			bear(s.roles, "edge", "lb1", "e1")
 			runs(s, "lb2", "e1")
-		}, gates{{GateBudget, "something runs on 1 of 2 nodes of role edge, as many as its budget 10% allows", time.Time{}}}},
+		}, gates{{api.GateBudget, "something runs on 1 of 2 nodes of role edge, as many as its budget 10% allows", time.Time{}}}},
 		{"a revision that failed on three nodes is tried on one node at a time", func(s *situation, _ *action) {
 			fails(s.roles.byName["web"], 3)
 			runs(s, "lb9")
-		}, gates{{GateRollout, "role web: 3 nodes failed with revision " + twoWebs + " and none succeeded: one at a time, now lb9/run", time.Time{}}}},
+		}, gates{{api.GateRollout, "role web: 3 nodes failed with revision " + twoWebs + " and none succeeded: one at a time, now lb9/run", time.Time{}}}},
 		{"though on one it is", func(s *situation, _ *action) {
 			fails(s.roles.byName["web"], 3)
 		}, nil},
@@ -196,11 +197,11 @@ func TestGates(t *testing.T) {
 		}, nil},
 		{"but for a run in progress, the sync gate, and its own refusal", func(s *situation, a *action) {
 			a.forced, a.running = &order{}, &kick.Running{Run: "r1", Action: "reload"}
-			s.sync = Sync{Why: "calling the roll"}
+			s.sync = api.Sync{Why: "calling the roll"}
 			a.memory.notBefore, a.memory.why = in(time.Second), "refused"
 		}, gates{
-			{GateSynced, "calling the roll", time.Time{}}, {GateRunning, "run r1 of reload", time.Time{}},
-			{GateBackoff, "refused", in(time.Second)},
+			{api.GateSynced, "calling the roll", time.Time{}}, {api.GateRunning, "run r1 of reload", time.Time{}},
+			{api.GateBackoff, "refused", in(time.Second)},
 		}},
 		{"all reasons are told at once, and only who has none other waits for a place", func(s *situation, a *action) {
 			s.cfg.InFlight = 1
@@ -209,15 +210,15 @@ func TestGates(t *testing.T) {
 			a.from = noon
 			a.memory.notBefore, a.memory.why = in(time.Minute), "it failed"
 		}, gates{
-			{GateMinMembers, "role web has 2 members, fewer than its min_members 3", time.Time{}},
-			{GateSettling, "more changes may follow", in(time.Second)}, {GateBackoff, "it failed", in(time.Minute)},
+			{api.GateMinMembers, "role web has 2 members, fewer than its min_members 3", time.Time{}},
+			{api.GateSettle, "more changes may follow", in(time.Second)}, {api.GateBackoff, "it failed", in(time.Minute)},
 		}},
 	} {
 		t.Run(c.claim, func(t *testing.T) {
 			s, a := hourOld(t)
 			c.given(&s, a)
 			v := plan(s, noon)[0]
-			if v.State == Converged {
+			if v.State == api.Converged {
 				t.Fatalf("the verdict is %+v, want stale", v)
 			}
 			if diff := cmp.Diff(c.want, v.Gates); diff != "" {
@@ -260,57 +261,57 @@ func TestStates(t *testing.T) {
 	for _, c := range []struct {
 		claim  string
 		given  func(*situation, *action, kick.Revision)
-		state  State
+		state  api.State
 		reason string
 	}{
-		{"what was never applied is wanted", func(*situation, *action, kick.Revision) {}, Wanted, "web: never applied"},
+		{"what was never applied is wanted", func(*situation, *action, kick.Revision) {}, api.Pending, "web: never applied"},
 		{"what is applied is converged", func(_ *situation, a *action, now kick.Revision) {
 			a.status.Applied = map[string]kick.Revision{"web": now}
-		}, Converged, ""},
+		}, api.Converged, ""},
 		{"equal members are the same, whoever published them", func(_ *situation, a *action, now kick.Revision) {
 			a.status.Applied = map[string]kick.Revision{"web": {Epoch: 1, N: 99, Hash: now.Hash}}
-		}, Converged, ""},
+		}, api.Converged, ""},
 		{"what changed since is told", func(s *situation, a *action, now kick.Revision) {
 			a.status.Applied = map[string]kick.Revision{"web": now}
 			_ = s.roles.move(nil, serving("web3", inventory.Facts{"role": "web"}), noon)
 			_ = s.roles.move(serving("web1", inventory.Facts{"role": "web"}), nil, noon)
 			_ = s.roles.move(nil, serving("web2", inventory.Facts{"role": "web", "port": 1.0}), noon)
 			published(s.roles)
-		}, Wanted, "web: +web3 -web1 ~web2"},
+		}, api.Pending, "web: +web3 -web1 ~web2"},
 		{"unless it is not remembered", func(_ *situation, a *action, _ kick.Revision) {
 			a.status.Applied = map[string]kick.Revision{"web": {Hash: "1-old"}}
-		}, Wanted, "web: another membership was applied"},
+		}, api.Pending, "web: another membership was applied"},
 		{"a run that began and did not succeed leaves it stale, though all is applied", func(_ *situation, a *action, now kick.Revision) {
 			a.status.Applied, a.status.Dirty = map[string]kick.Revision{"web": now}, true
-		}, Wanted, "its last run did not succeed"},
+		}, api.Pending, "its last run did not succeed"},
 		{"who depends on nothing is never stale", func(_ *situation, a *action, _ kick.Revision) {
 			a.needs, a.status.Dirty = nil, true
-		}, Converged, ""},
+		}, api.Converged, ""},
 		{"but may be ordered", func(_ *situation, a *action, _ kick.Revision) {
-			a.needs, a.forced = nil, &order{KickOrder: KickOrder{By: "ann"}}
-		}, Wanted, "ordered by ann"},
+			a.needs, a.forced = nil, &order{KickOrder: api.KickOrder{By: "ann"}}
+		}, api.Pending, "ordered by ann"},
 		{"after a failure it is failing", func(_ *situation, a *action, _ kick.Revision) {
 			a.memory.failures = 1
-		}, Failing, "web: never applied"},
+		}, api.Failing, "web: never applied"},
 		{"who needs a role that is not accounted for may be stale", func(s *situation, a *action, _ kick.Revision) {
 			a.needs = needing(s.roles, "db")
-		}, Wanted, "db: not known yet"},
+		}, api.Pending, "db: not known yet"},
 		{"so may who says that it applied the membership of before", func(s *situation, a *action, now kick.Revision) {
 			a.status.Applied = map[string]kick.Revision{"web": now}
 			s.roles.byName["web"].gate.open = false
-		}, Wanted, "web: not known yet"},
+		}, api.Pending, "web: not known yet"},
 		{"who depends on what is not clear may be stale", func(_ *situation, a *action, now kick.Revision) {
 			a.status.Applied, a.unresolved = map[string]kick.Revision{"web": now}, "the node itself has no fact environment"
-		}, Wanted, "what it depends on is not clear"},
+		}, api.Pending, "what it depends on is not clear"},
 		{"a narrowed role is compared by the name that its node gives it", func(s *situation, a *action, now kick.Revision) {
 			a.needs = []need{{as: "front", role: s.roles.byName["web"], shared: "site=a"}}
 			a.status.Applied = map[string]kick.Revision{"front": now}
-		}, Converged, ""},
+		}, api.Converged, ""},
 		{"every need is a reason of its own", func(s *situation, a *action, _ kick.Revision) {
 			mustNeed(s.roles, "db")
 			published(s.roles)
 			a.needs = needing(s.roles, "web", "db")
-		}, Wanted, "web: never applied; db: never applied"},
+		}, api.Pending, "web: never applied; db: never applied"},
 	} {
 		t.Run(c.claim, func(t *testing.T) {
 			s, a := hourOld(t)
@@ -319,7 +320,7 @@ func TestStates(t *testing.T) {
 			if v.State != c.state || v.Reason != c.reason {
 				t.Errorf("the verdict is %s (%q), want %s (%q)", v.State, v.Reason, c.state, c.reason)
 			}
-			if _, stale := s.roles.stale(a, noon); stale != (v.State != Converged && a.forced == nil) {
+			if _, stale := s.roles.stale(a, noon); stale != (v.State != api.Converged && a.forced == nil) {
 				t.Errorf("stale: %t, and the verdict is %s", stale, v.State)
 			}
 		})
@@ -332,14 +333,14 @@ func TestOfTwoActionsOfANodeTheFirstIsKicked(t *testing.T) {
 	second.name, second.memory = "second", &memory{}
 	s.actions = append(s.actions, &second)
 	verdicts := plan(s, noon)
-	if len(verdicts[0].Gates) != 0 || len(verdicts[1].Gates) != 1 || verdicts[1].Gates[0].Name != GateRunning {
+	if len(verdicts[0].Gates) != 0 || len(verdicts[1].Gates) != 1 || verdicts[1].Gates[0].Name != api.GateRunning {
 		t.Errorf("the gates are %+v and %+v, want none and running", verdicts[0].Gates, verdicts[1].Gates)
 	}
 }
 
 func TestOrderCarriesWhatIsCurrent(t *testing.T) {
 	s, a := hourOld(t)
-	k := a.order(plan(s, noon)[0], "r1", Identity{ID: "me", Epoch: 7})
+	k := a.order(plan(s, noon)[0], "r1", api.Identity{ID: "me", Epoch: 7})
 	want := kick.Kick{
 		V: kick.Version, ID: "r1", Controller: "me", Epoch: 7, Node: "lb1", Action: "reload", Reason: "web: never applied",
 		Needs: []kick.Membership{s.roles.byName["web"].now},
@@ -351,7 +352,7 @@ func TestOrderCarriesWhatIsCurrent(t *testing.T) {
 		t.Errorf("the members' hash is %s, their revision says %s", got, k.Needs[0].Revision.Hash)
 	}
 	a.needs[0].as = "frontends"
-	if k := a.order(Verdict{}, "r2", Identity{}); k.Needs[0].Role != "frontends" {
+	if k := a.order(api.Verdict{}, "r2", api.Identity{}); k.Needs[0].Role != "frontends" {
 		t.Errorf("the node, which says frontends, is told of %q", k.Needs[0].Role)
 	}
 }
@@ -377,11 +378,11 @@ func TestPlanKeepsItsPromises(t *testing.T) {
 			}
 			_, stale := s.roles.stale(a, noon)
 			switch {
-			case v.State == Converged && len(v.Gates) > 0:
+			case v.State == api.Converged && len(v.Gates) > 0:
 				t.Fatalf("converged, and waits: %+v", v)
-			case v.State == Converged && (stale || a.forced != nil):
+			case v.State == api.Converged && (stale || a.forced != nil):
 				t.Fatalf("stale or ordered, and called converged: %+v", v)
-			case v.State == Converged:
+			case v.State == api.Converged:
 				continue
 			case len(v.Gates) > 0:
 				for _, g := range v.Gates {
@@ -432,7 +433,7 @@ func TestPlanKeepsItsPromises(t *testing.T) {
 		}
 	})
 	for _, what := range []string{
-		"kicked", GateLeading, GateSynced, GateUnknown, GateMinMembers, GateSettling, GateRunning, GateBudget, GateRollout, GateBackoff,
+		"kicked", api.GateLeader, api.GateSynced, api.GateUnknown, api.GateMinMembers, api.GateSettle, api.GateRunning, api.GateBudget, api.GateRollout, api.GateBackoff,
 	} {
 		if seen[what] == 0 {
 			t.Errorf("%q never happened: the test shows less than it says; %v", what, seen)
@@ -440,7 +441,7 @@ func TestPlanKeepsItsPromises(t *testing.T) {
 	}
 }
 
-func gateNames(v Verdict) string {
+func gateNames(v api.Verdict) string {
 	var names []string
 	for _, g := range v.Gates {
 		names = append(names, g.Name)
@@ -455,11 +456,11 @@ type taken struct {
 	tries map[*role]int // by the roles that the actions need
 }
 
-func places(s situation, verdicts []Verdict) taken {
+func places(s situation, verdicts []api.Verdict) taken {
 	n := taken{roles: map[*role]int{}, tries: map[*role]int{}}
 	busy := map[string]bool{}
 	for i, a := range s.actions {
-		begins := verdicts != nil && verdicts[i].State != Converged && len(verdicts[i].Gates) == 0
+		begins := verdicts != nil && verdicts[i].State != api.Converged && len(verdicts[i].Gates) == 0
 		if runsNow := a.running != nil && a.running.Action == a.name || a.flight != nil && a.flight.action == a.name; begins || runsNow {
 			for _, need := range a.needs {
 				n.tries[need.role]++
@@ -514,7 +515,7 @@ func drawSituation(t *rapid.T) situation {
 		r.configured = !sometimes("unheard of")
 		fails(r, rapid.SampledFrom([]int{0, 2, 3, 4}).Draw(t, "failed"))
 	}
-	s := situation{cfg: DefaultConfig(), roles: rs.roles, sync: Sync{Open: !sometimes("not synced")}}
+	s := situation{cfg: DefaultConfig(), roles: rs.roles, sync: api.Sync{Open: !sometimes("not synced")}}
 	if !s.sync.Open {
 		s.sync.Why, s.sync.Until = "calling the roll", in(rapid.SampledFrom([]time.Duration{time.Second, time.Minute}).Draw(t, "opens"))
 	}
@@ -639,7 +640,7 @@ func TestNobodyStarves(t *testing.T) {
 			rs.mustMove(nil, serving("m-"+role, inventory.Facts{"role": role}), ago(time.Hour))
 		}
 		rs.publish()
-		s := situation{cfg: DefaultConfig(), sync: Sync{Open: true}, roles: rs.roles}
+		s := situation{cfg: DefaultConfig(), sync: api.Sync{Open: true}, roles: rs.roles}
 		s.cfg.InFlight = rapid.IntRange(1, 3).Draw(t, "in flight")
 		const nodes = 9
 		rounds := map[string]int{} // of waiting

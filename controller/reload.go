@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"kicker/controller/api"
 	"kicker/inventory"
 	"kicker/kick"
 )
@@ -36,12 +37,12 @@ func (c *Controller) reload(ctx context.Context, cfg Config, now time.Time) erro
 		return err
 	}
 	failed := c.loaded.Failed
-	c.loaded = Loaded{At: now}
+	c.loaded = api.Loaded{At: now}
 	if what := changedKeys(c.cfg, cfg); len(what) > 0 {
-		c.event(Event{Time: now, Kind: EventReloaded, Text: "the configuration was reloaded: " + strings.Join(what, ", ") + " changed"})
+		c.event(api.Event{Time: now, Kind: api.EventReloaded, Text: "the configuration was reloaded: " + strings.Join(what, ", ") + " changed"})
 		c.adopt(next)
 	} else if failed != "" {
-		c.event(Event{Time: now, Kind: EventReloaded, Text: "the configuration is good again, and as it was"})
+		c.event(api.Event{Time: now, Kind: api.EventReloaded, Text: "the configuration is good again, and as it was"})
 	}
 	c.changed = true
 	c.turn(ctx, now)
@@ -50,7 +51,7 @@ func (c *Controller) reload(ctx context.Context, cfg Config, now time.Time) erro
 
 func (c *Controller) refuseReload(ctx context.Context, why error, now time.Time) {
 	c.loaded.Failed = strings.ReplaceAll(why.Error(), "\n", "; ")
-	c.event(Event{Time: now, Kind: EventReloadFailed, Text: "the configuration was not reloaded, the old one stays: " + c.loaded.Failed})
+	c.event(api.Event{Time: now, Kind: api.EventReloadRejected, Text: "the configuration was not reloaded, the old one stays: " + c.loaded.Failed})
 	c.changed = true
 	c.turn(ctx, now)
 }

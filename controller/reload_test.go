@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
 
+	"kicker/controller/api"
 	"kicker/inventory"
 	"kicker/kick"
 )
@@ -34,9 +35,9 @@ func newSmallWorld(t *rapid.T) *smallWorld {
 		Roster: func(context.Context, string, string, string) ([]kick.Member, string, error) {
 			return nil, "", context.Canceled
 		},
-		Reach: func(context.Context, string, []string) ([]string, error) { return nil, context.Canceled },
-		Ask:   func(string, string) {}, CallRoll: func(time.Duration) {}, Beacon: func(string, int64, time.Duration) {},
-		Farewell: func(string, inventory.Farewell) {},
+		Probe: func(context.Context, string, []string) ([]string, error) { return nil, context.Canceled },
+		Ask:   func(string, string) {}, RequestReports: func(time.Duration) {}, Beacon: func(string, int64, time.Duration) {},
+		TellLeaving: func(string, inventory.LeaveStatus) {},
 	}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
@@ -91,8 +92,8 @@ func (w *smallWorld) says(name string) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.hear(inventory.Heard{At: w.now, Facts: &inventory.FactsMessage{Node: name, Instance: "m", Boot: "b", Facts: facts}})
-	w.hear(inventory.Heard{At: w.now, Beat: &inventory.Beat{
+	w.hear(inventory.Received{At: w.now, Facts: &inventory.FactsMessage{Node: name, Instance: "m", Boot: "b", Facts: facts}})
+	w.hear(inventory.Received{At: w.now, Beat: &inventory.Beat{
 		Node: name, Instance: "m", Boot: "b", Conn: inventory.Conn{Server: name, Client: 1}, Facts: facts.Digest(),
 		Ready: draw(w, name+" ready", true, true, true, false), Leaving: draw(w, name+" leaving", false, false, false, true), NextIn: 1000, Kick: data,
 	}})
@@ -100,7 +101,7 @@ func (w *smallWorld) says(name string) {
 
 func (w *smallWorld) passes(d time.Duration) {
 	w.now = w.now.Add(d)
-	w.hear(inventory.Heard{At: w.now, Canary: true})
+	w.hear(inventory.Received{At: w.now, Canary: true})
 	w.changed = true
 	w.turn(quietly, w.now)
 	w.sends.Wait()
@@ -115,7 +116,7 @@ func (w *smallWorld) lives() {
 			case "says":
 				w.says(name)
 			case "dies":
-				w.hear(inventory.Heard{At: w.now, Closed: &inventory.Closed{Conn: inventory.Conn{Server: name, Client: 1}}})
+				w.hear(inventory.Received{At: w.now, Disconnect: &inventory.Disconnect{Conn: inventory.Conn{Server: name, Client: 1}}})
 			}
 		}
 		w.passes(draw(w, "passes", 500*time.Millisecond, 5*time.Second, time.Minute))
@@ -174,7 +175,7 @@ func TestReloadedRolesAgreeWithTheNodes(t *testing.T) {
 		for _, r := range w.roles.byName {
 			want := map[string]bool{}
 			for n := range w.inv.Snapshot().All() {
-				if n.Serving() && r.selector.Matches(n.Facts) {
+				if n.Eligible() && r.selector.Matches(n.Facts) {
 					want[n.Name] = true
 				}
 			}
@@ -236,21 +237,21 @@ func TestRolesUnderTheSameConfigurationAreTheSame(t *testing.T) {
 
 func TestPlanIsOfWhatBecomesAnotherAlone(t *testing.T) {
 	one, two := kick.Revision{Epoch: 1, N: 1, Hash: "1-0ne"}, kick.Revision{Epoch: 1, N: 2, Hash: "1-tw0"}
-	verdict := func(node string, state State, reason string, current kick.Revision) Verdict {
-		return Verdict{Node: node, Action: "reload", State: state, Reason: reason, Needs: []Need{{Role: "web", Current: current}}}
+	verdict := func(node string, state api.State, reason string, current kick.Revision) api.Verdict {
+		return api.Verdict{Node: node, Action: "reload", State: state, Reason: reason, Needs: []api.Need{{Role: "web", Current: current}}}
 	}
-	now := []Verdict{
-		verdict("lb1", Converged, "", one), verdict("lb2", Converged, "", one), verdict("lb3", Wanted, "web: +web1", one),
-		verdict("lb4", Wanted, "web: +web1", one), verdict("lb5", Failing, "web: +web1", one),
+	now := []api.Verdict{
+		verdict("lb1", api.Converged, "", one), verdict("lb2", api.Converged, "", one), verdict("lb3", api.Pending, "web: +web1", one),
+		verdict("lb4", api.Pending, "web: +web1", one), verdict("lb5", api.Failing, "web: +web1", one),
 	}
-	then := []Verdict{
-		verdict("lb1", Converged, "", one), verdict("lb2", Wanted, "web: -web1", two), verdict("lb3", Wanted, "web: +web1", one),
-		verdict("lb4", Wanted, "web: +web1 +web2", one), verdict("lb5", Failing, "web: +web1", two),
+	then := []api.Verdict{
+		verdict("lb1", api.Converged, "", one), verdict("lb2", api.Pending, "web: -web1", two), verdict("lb3", api.Pending, "web: +web1", one),
+		verdict("lb4", api.Pending, "web: +web1 +web2", one), verdict("lb5", api.Failing, "web: +web1", two),
 	}
-	same, other := Role{Name: "db"}, Role{Name: "web", Selector: "role=web"}
+	same, other := api.Role{Name: "db"}, api.Role{Name: "web", Selector: "role=web"}
 	was := other
 	was.Selector = "role=wbe"
-	p := newPlan(&View{Verdicts: now, Roles: []Role{same, was}}, then, []Role{same, other})
+	p := newPlan(&api.View{Verdicts: now, Roles: []api.Role{same, was}}, then, []api.Role{same, other})
 	var actions []string
 	for _, a := range p.Actions {
 		actions = append(actions, fmt.Sprintf("%s %t", a.Node, a.BecomesStale))

@@ -1,39 +1,37 @@
 package controller
 
 import (
-	"maps"
-	"slices"
-	"strings"
+	"kicker/controller/api"
 	"time"
 )
 
 // show publishes what the controller knows now.
-func (c *Controller) show(now time.Time, verdicts []Verdict) {
-	was := c.view.Load()
-	next := make(chan struct{})
-	v := &View{
-		At: now, Identity: c.identity, Leader: c.rival.id, Sync: c.sync, Deaf: c.deaf, Verdicts: verdicts,
-		Roles: c.showRoles(), Conflicts: slices.SortedFunc(maps.Values(c.conflicts), func(a, b Conflict) int { return strings.Compare(a.Node, b.Node) }),
-		Circles: c.circles.shown, Runs: last(c.journal.runs, keepRuns), Events: last(c.journal.events, keepEvents),
-		Counts: c.journal.counts.clone(), Loaded: c.loaded, Nodes: c.inv.Snapshot(), Next: next, next: next,
+func (c *Controller) show(now time.Time, verdicts []api.Verdict) {
+	outdated := c.next
+	c.next = make(chan struct{})
+	v := &api.View{
+		At: now, Identity: c.identity, Leader: c.rival.id, Sync: c.sync, DisconnectsLost: c.deaf, Verdicts: verdicts,
+		Roles: c.showRoles(), Conflicts: c.showConflicts(),
+		Cycles: c.circles.shown, Runs: last(c.journal.runs, keepRuns), Events: last(c.journal.events, keepEvents),
+		Counts: cloneCounts(c.journal.counts), Loaded: c.loaded, Nodes: c.inv.Snapshot(), Next: c.next,
 	}
 	c.view.Store(v)
-	if was != nil {
-		close(was.next)
+	if outdated != nil {
+		close(outdated)
 	}
 }
 
-func (c *Controller) showRoles() []Role {
+func (c *Controller) showRoles() []api.Role {
 	if c.serves == nil {
 		c.serves = dependents(c.sorted())
 	}
-	shown := make([]Role, 0, len(c.roles.byName))
+	shown := make([]api.Role, 0, len(c.roles.byName))
 	for _, name := range sortedKeys(c.roles.byName) {
 		r := c.roles.byName[name]
-		shown = append(shown, Role{
+		shown = append(shown, api.Role{
 			Name: name, Selector: r.selector.String(), MemberFacts: r.MemberFacts, DependsOn: r.DependsOn,
 			Revision: r.now.Revision, Members: r.now.Members, Nodes: r.nodeNames(), Dependents: c.serves[r],
-			Sync: Sync{Open: r.gate.open, Why: r.gate.why, Until: r.gate.until},
+			Sync: api.Sync{Open: r.gate.open, Why: r.gate.why, Until: r.gate.until},
 			Held: r.guard.show(c.roles.shadow), Unknown: r.unheardOf(),
 		})
 	}
@@ -52,9 +50,9 @@ func dependents(actions []*action) map[*role][]string {
 	return of
 }
 
-func (g *guard) show(shadow bool) *Held {
+func (g *guard) show(shadow bool) *api.Held {
 	if g.hold == nil {
 		return nil
 	}
-	return &Held{Nodes: sortedKeys(g.missing), Since: g.hold.since, Why: g.hold.why, Opinion: g.hold.opinion, Shadow: shadow}
+	return &api.Held{Nodes: sortedKeys(g.missing), Since: g.hold.since, Why: g.hold.why, Probe: g.hold.opinion, Shadow: shadow}
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"kicker/controller/api"
 	"kicker/inventory"
 	"kicker/kick"
 )
@@ -15,12 +16,12 @@ import (
 // What the sync gate waits for before a controller that has just started, or was blind, acts on what it heard.
 const (
 	rollcallSplay  = 500 * time.Millisecond
-	reconnectTime  = 2200 * time.Millisecond                        // by then every agent has reconnected to a bus that was restarted
-	quiet          = time.Second                                    // without a node that was not heard before
-	quietAtMost    = 30 * time.Second                               // a cluster where nodes join all the time is never quiet
-	strangerWithin = 5 * time.Minute                                // of a start, who comes back may hold what another controller made
-	canaryOverdue  = inventory.BlindAfter + 2*inventory.CanaryEvery // the listener says so only when one has come back
-	factsAtMost    = 10 * time.Second                               // for facts that were asked for and don't come
+	reconnectTime  = 2200 * time.Millisecond                         // by then every agent has reconnected to a bus that was restarted
+	quiet          = time.Second                                     // without a node that was not heard before
+	quietAtMost    = 30 * time.Second                                // a cluster where nodes join all the time is never quiet
+	strangerWithin = 5 * time.Minute                                 // of a start, who comes back may hold what another controller made
+	canaryOverdue  = inventory.MissedAfter + 2*inventory.CanaryEvery // the listener says so only when one has come back
+	factsAtMost    = 10 * time.Second                                // for facts that were asked for and don't come
 )
 
 // roleGate keeps a role from being acted on until what its dependents are configured with is accounted for: each member that they know
@@ -129,7 +130,7 @@ func (g *syncGate) owes(n int, now time.Time) {
 }
 
 // judge says whether the gate is open. Once open it stays open until the controller was blind.
-func (g syncGate) judge(now time.Time, pace time.Duration, nodes int) Sync {
+func (g syncGate) judge(now time.Time, pace time.Duration, nodes int) api.Sync {
 	heardAll := g.since.Add(reconnectTime + rollcallSplay + pace)
 	calm := g.joined.Add(max(quiet, g.joined.Sub(heardAll)/4)) // who is slow makes longer pauses
 	if calm.Before(heardAll) {
@@ -144,15 +145,15 @@ func (g syncGate) judge(now time.Time, pace time.Duration, nodes int) Sync {
 	}
 	switch {
 	case now.Before(heardAll):
-		return Sync{Why: "calling the roll", Until: heardAll}
+		return api.Sync{Why: "calling the roll", Until: heardAll}
 	case nodes == 0:
-		return Sync{Why: "no node is heard: nothing is known, so nothing is done"}
+		return api.Sync{Why: "no node is heard: nothing is known, so nothing is done"}
 	case now.Before(calm):
-		return Sync{Why: "nodes are still being heard for the first time", Until: calm}
+		return api.Sync{Why: "nodes are still being heard for the first time", Until: calm}
 	case g.owing > 0 && now.Before(paid):
-		return Sync{Why: fmt.Sprintf("the facts of %s were asked for", quantity(g.owing, "node")), Until: paid}
+		return api.Sync{Why: fmt.Sprintf("the facts of %s were asked for", quantity(g.owing, "node")), Until: paid}
 	}
-	return Sync{Open: true}
+	return api.Sync{Open: true}
 }
 
 // heard takes in that a node joined.
@@ -245,14 +246,14 @@ func answersBy(n *inventory.Node, gone time.Duration) time.Time {
 	switch {
 	case n == nil:
 		return time.Time{}
-	case n.Life == inventory.BackSoon:
+	case n.Life == inventory.Restarting:
 		return backBy(n).Add(gone)
 	}
 	return n.Since.Add(gone)
 }
 
 // backBy is when a node that said that it is back soon is gone at the latest.
-func backBy(n *inventory.Node) time.Time { return n.Since.Add(inventory.MaxBackSoon) }
+func backBy(n *inventory.Node) time.Time { return n.Since.Add(inventory.MaxRestart) }
 
 // account takes as lost those members that dependents know of and that are none any more, for whatever reason but a goodbye.
 func (c *Controller) account(r *role, nodes *inventory.Snapshot, now time.Time) {
@@ -271,7 +272,7 @@ func (c *Controller) account(r *role, nodes *inventory.Snapshot, now time.Time) 
 		if n != nil {
 			l.facts = n.Facts
 		}
-		if n != nil && n.Life == inventory.BackSoon && (n.Facts == nil || n.Checking) {
+		if n != nil && n.Life == inventory.Restarting && (n.Facts == nil || n.Checking) {
 			l.at = backBy(n) // it said so before it could be heard whole
 		}
 		r.guard.lost(m.Node, l)

@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"kicker/controller/api"
 	"kicker/inventory"
 	"kicker/kick"
 )
@@ -237,9 +238,9 @@ func TestTheOnlyOneWhoKnowsIsWaitedForWhileItIsBackSoon(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		l.heard <- inventory.Heard{At: time.Now(), Beat: &inventory.Beat{
+		l.heard <- inventory.Received{At: time.Now(), Beat: &inventory.Beat{
 			Node: "lb1", Instance: "m", Boot: "b", Conn: inventory.Conn{Server: "lb1", Client: 1}, Facts: inventory.Facts{"role": "lb"}.Digest(),
-			Ready: true, NextIn: 1000, Kick: data, BackWithin: inventory.MaxBackSoon.Milliseconds(),
+			Ready: true, NextIn: 1000, Kick: data, RestartWithin: inventory.MaxRestart.Milliseconds(),
 		}}
 		for range 55 {
 			beat()
@@ -280,7 +281,7 @@ func TestRoleThatOpenedWithoutItsSlowDependentIsClosedAgain(t *testing.T) {
 		}
 		synctest.Wait()
 		v := l.View().Verdicts[0]
-		if gateNames(v) != GateSynced || !strings.Contains(v.Gates[0].Why, "6 of 10 members") {
+		if gateNames(v) != api.GateSynced || !strings.Contains(v.Gates[0].Why, "6 of 10 members") {
 			t.Errorf("the gates are %+v, want that six of ten were not heard yet", v.Gates)
 		}
 	})
@@ -331,12 +332,12 @@ func hears(t *testing.T, c *Controller, node string, known bool, changes ...func
 	for _, change := range changes {
 		change(&b)
 	}
-	heard := []inventory.Heard{{At: noon, Beat: &b}}
+	heard := []inventory.Received{{At: noon, Beat: &b}}
 	if known {
-		heard = append(heard, inventory.Heard{At: noon, Facts: &inventory.FactsMessage{Node: node, Instance: "m", Boot: "b", Facts: facts}})
+		heard = append(heard, inventory.Received{At: noon, Facts: &inventory.FactsMessage{Node: node, Instance: "m", Boot: "b", Facts: facts}})
 	}
 	for _, h := range heard {
-		if _, err := c.inv.Take(h); err != nil {
+		if _, err := c.inv.Apply(h); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -376,7 +377,7 @@ func TestMemberThatSaidBackSoonBeforeItWasHeardWholeHasItsTime(t *testing.T) {
 	c := asked(t)
 	c.roles = newTestRoles(t).roles
 	r := mustNeed(c.roles, "web")
-	backSoon := func(b *inventory.Beat) { b.BackWithin = inventory.MaxBackSoon.Milliseconds() }
+	backSoon := func(b *inventory.Beat) { b.RestartWithin = inventory.MaxRestart.Milliseconds() }
 	hears(t, c, "web1", false, backSoon)
 	hears(t, c, "web2", true, backSoon, func(b *inventory.Beat) { b.Checking, b.Ready = true, false })
 	hears(t, c, "web3", true, backSoon, func(b *inventory.Beat) { b.Ready = false })
@@ -456,7 +457,7 @@ func TestRosterOfAnotherRevisionIsNoAnswer(t *testing.T) {
 		l.says("web1", "web", kick.Status{})
 		l.says("lb1", "lb", reload(appliedBefore(webs(10))))
 		l.sync(t)
-		if v := l.View().Verdicts[0]; gateNames(v) != GateSynced || !strings.Contains(v.Gates[0].Why, "lb1/reload was asked") {
+		if v := l.View().Verdicts[0]; gateNames(v) != api.GateSynced || !strings.Contains(v.Gates[0].Why, "lb1/reload was asked") {
 			t.Errorf("the gates are %+v, want that lb1 is still asked for the ten", v.Gates)
 		}
 	})

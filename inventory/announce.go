@@ -32,11 +32,11 @@ const (
 // after Run; the newest of what they say is announced as soon as there is a connection. Set its fields before Run.
 type Announcer struct {
 	OnBeacon func(Beacon)              // hears every sound beacon, in Run's goroutine
-	Goodbye  func() bool               // asked when Run ends: true says goodbye, false, as no function, "back soon"
-	Reach    func(address string) bool // whether HOST:PORT takes a connection; unless set it tries
+	LeaveOnStop  func() bool               // asked when Run ends: true says goodbye, false, as no function, "back soon"
+	Probe    func(address string) bool // whether HOST:PORT takes a connection; unless set it tries
 
 	nc   *nats.Conn
-	self Self
+	self Identity
 	log  *slog.Logger
 	wake chan struct{} // something was said, or the connection changed
 
@@ -58,7 +58,7 @@ type statement struct {
 
 // NewAnnouncer announces self on nc, ready and without facts until told otherwise. The connection should have no reconnect buffer:
 // a beat that comes late is a lie.
-func NewAnnouncer(nc *nats.Conn, self Self, log *slog.Logger) *Announcer {
+func NewAnnouncer(nc *nats.Conn, self Identity, log *slog.Logger) *Announcer {
 	a := &Announcer{nc: nc, self: self, log: log, wake: make(chan struct{}, 1), say: statement{ready: true}}
 	if err := a.SetFacts(nil); err != nil {
 		panic(err) // no facts are not too many
@@ -126,7 +126,7 @@ func (a *Announcer) Run(ctx context.Context) error {
 	v.in = make(chan *nats.Msg, 64) // more at once is a flood, and whatever is asked of a node will be asked again
 	defer v.unsubscribe()
 	for _, subject := range []string{
-		nodeSubject(a.self.Cluster, a.self.Node), leaveSubject(a.self.Cluster, a.self.Node), rollcallSubject(a.self.Cluster), beaconSubject(a.self.Cluster),
+		nodeSubject(a.self.Cluster, a.self.Node), leaveSubject(a.self.Cluster, a.self.Node), reportSubject(a.self.Cluster), beaconSubject(a.self.Cluster),
 	} {
 		if err := v.subscribe(subject); err != nil {
 			return fmt.Errorf("announce %s: %w", a.self.Node, err)
@@ -178,7 +178,7 @@ type voice struct {
 	factsDue bool   // they were asked for
 
 	inbox    string   // where a leaving node's beats are answered
-	farewell Farewell // the newest answer
+	farewell LeaveStatus // the newest answer
 }
 
 // update makes the beat anew if there is something new to say, and sees to it that it is said at once.
@@ -250,12 +250,12 @@ func (v *voice) replyTo() string {
 
 // finish sends the last beat.
 func (v *voice) finish() {
-	goodbye := v.Goodbye != nil && v.Goodbye()
+	goodbye := v.LeaveOnStop != nil && v.LeaveOnStop()
 	v.update(time.Now())
 	last := v.compose()
 	last.Leaving = last.Leaving || goodbye
 	if !last.Leaving {
-		last.BackWithin = MaxBackSoon.Milliseconds()
+		last.RestartWithin = MaxRestart.Milliseconds()
 	}
 	if !v.nc.IsConnected() {
 		return
@@ -295,7 +295,7 @@ func (v *voice) hear(m *nats.Msg) error {
 	switch m.Subject {
 	case beaconSubject(v.self.Cluster):
 		return v.hearBeacon(m.Data)
-	case rollcallSubject(v.self.Cluster):
+	case reportSubject(v.self.Cluster):
 		return v.hearRollcall(m.Data)
 	case v.inbox:
 		return v.hearFarewell(m)
@@ -339,7 +339,7 @@ func decodeBeacon(data []byte) (Beacon, error) {
 }
 
 func (v *voice) hearRollcall(data []byte) error {
-	var r Rollcall
+	var r ReportRequest
 	if err := decode(data, &r, &r.V); err != nil {
 		return err
 	}
@@ -354,7 +354,7 @@ func (v *voice) hearFarewell(m *nats.Msg) error {
 	if len(m.Data) == 0 {
 		return errors.New("nobody hears the goodbye") // the broker says so
 	}
-	var f Farewell
+	var f LeaveStatus
 	if err := decode(m.Data, &f, &f.V); err != nil {
 		return err
 	}
@@ -367,7 +367,7 @@ func (v *voice) hearFarewell(m *nats.Msg) error {
 func (v *voice) hearOrder(m *nats.Msg) error {
 	var o Order
 	if err := decode(m.Data, &o, &o.V); err != nil {
-		return v.answer(m, Farewell{Refused: err.Error()}, err)
+		return v.answer(m, LeaveStatus{Rejected: err.Error()}, err)
 	}
 	switch o.Do {
 	case DoBeat:
@@ -375,23 +375,23 @@ func (v *voice) hearOrder(m *nats.Msg) error {
 	case DoFacts:
 		v.factsDue = true
 		v.rhythm.ask(time.Now())
-	case DoReach:
-		if len(o.Reach) > MaxReach {
-			return fmt.Errorf("asked to reach %d others, more than %d", len(o.Reach), MaxReach)
+	case DoProbe:
+		if len(o.Targets) > MaxTargets {
+			return fmt.Errorf("asked to reach %d others, more than %d", len(o.Targets), MaxTargets)
 		}
-		v.opinions.Go(func() { v.publish(m.Reply, "", encode(Opinion{V: Version, Reached: v.reach(o.Reach)})) })
+		v.opinions.Go(func() { v.publish(m.Reply, "", encode(ProbeReply{V: Version, Reached: v.reach(o.Targets)})) })
 	case DoLeave:
 		v.Leave()
 		return v.answer(m, v.farewell, nil)
 	default:
 		err := fmt.Errorf("no such order: %q", o.Do)
-		return v.answer(m, Farewell{Refused: err.Error()}, err)
+		return v.answer(m, LeaveStatus{Rejected: err.Error()}, err)
 	}
 	return nil
 }
 
 // answer replies to an order whose sender waits for it, and returns why the order was refused, if it was.
-func (v *voice) answer(m *nats.Msg, f Farewell, refused error) error {
+func (v *voice) answer(m *nats.Msg, f LeaveStatus, refused error) error {
 	f.V = Version
 	if m.Reply != "" {
 		v.publish(m.Reply, "", encode(f))
@@ -416,8 +416,8 @@ func SendBeacon(nc *nats.Conn, cluster string, b Beacon) error {
 }
 
 // CallRoll asks every node of a cluster to beat within splay.
-func CallRoll(nc *nats.Conn, cluster string, splay time.Duration) error {
-	if err := nc.Publish(rollcallSubject(cluster), encode(Rollcall{V: Version, Splay: splay.Milliseconds()})); err != nil {
+func RequestReports(nc *nats.Conn, cluster string, splay time.Duration) error {
+	if err := nc.Publish(reportSubject(cluster), encode(ReportRequest{V: Version, Splay: splay.Milliseconds()})); err != nil {
 		return fmt.Errorf("call the roll: %w", err)
 	}
 	return nil
@@ -432,31 +432,31 @@ func Ask(nc *nats.Conn, cluster, node, do string) error {
 }
 
 // RequestLeave tells a node to say goodbye, and returns how far that has come. Asked again it says how far by now.
-func RequestLeave(ctx context.Context, nc *nats.Conn, cluster, node string) (Farewell, error) {
+func RequestLeave(ctx context.Context, nc *nats.Conn, cluster, node string) (LeaveStatus, error) {
 	m, err := nc.RequestWithContext(ctx, leaveSubject(cluster, node), encode(Order{V: Version, Do: DoLeave}))
 	if errors.Is(err, nats.ErrNoResponders) {
-		return Farewell{}, fmt.Errorf("leave %s: no agent of that name is on the bus: %w", node, err)
+		return LeaveStatus{}, fmt.Errorf("leave %s: no agent of that name is on the bus: %w", node, err)
 	}
 	if err != nil {
-		return Farewell{}, fmt.Errorf("leave %s: %w", node, err)
+		return LeaveStatus{}, fmt.Errorf("leave %s: %w", node, err)
 	}
-	var f Farewell
+	var f LeaveStatus
 	if err := decode(m.Data, &f, &f.V); err != nil {
-		return Farewell{}, fmt.Errorf("leave %s: answer: %w", node, err)
+		return LeaveStatus{}, fmt.Errorf("leave %s: answer: %w", node, err)
 	}
-	if f.Refused != "" {
-		return f, fmt.Errorf("leave %s: refused: %s", node, f.Refused)
+	if f.Rejected != "" {
+		return f, fmt.Errorf("leave %s: refused: %s", node, f.Rejected)
 	}
 	return f, nil
 }
 
 // AskReach asks a node which of others, HOST:PORT each, it can connect to. It answers within two seconds.
-func AskReach(ctx context.Context, nc *nats.Conn, cluster, node string, others []string) ([]string, error) {
-	m, err := nc.RequestWithContext(ctx, nodeSubject(cluster, node), encode(Order{V: Version, Do: DoReach, Reach: others}))
+func Probe(ctx context.Context, nc *nats.Conn, cluster, node string, others []string) ([]string, error) {
+	m, err := nc.RequestWithContext(ctx, nodeSubject(cluster, node), encode(Order{V: Version, Do: DoProbe, Targets: others}))
 	if err != nil {
 		return nil, fmt.Errorf("ask %s for a second opinion: %w", node, err)
 	}
-	var o Opinion
+	var o ProbeReply
 	if err := decode(m.Data, &o, &o.V); err != nil {
 		return nil, fmt.Errorf("ask %s for a second opinion: answer: %w", node, err)
 	}
@@ -465,7 +465,7 @@ func AskReach(ctx context.Context, nc *nats.Conn, cluster, node string, others [
 
 // reach is those of others that take a connection.
 func (v *voice) reach(others []string) []string {
-	try := v.Reach
+	try := v.Probe
 	if try == nil {
 		try = takesConnection
 	}

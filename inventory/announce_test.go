@@ -26,7 +26,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-var web1Self = Self{Cluster: "main", Node: "web1.example.com", Instance: uuid, Boot: bootID}
+var web1Self = Identity{Cluster: "main", Node: "web1.example.com", Instance: uuid, Boot: bootID}
 
 func TestStartingNodeSendsItsFactsAndThenItsBeat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -217,7 +217,7 @@ func TestRollcallIsAnsweredWithinItsSplay(t *testing.T) {
 		for range 30 {
 			n.restAfterBeat(t) // its next is a minute away
 			before, called := len(n.beats(t)), time.Now()
-			n.do(t, CallRoll(n.nc, "main", 10*time.Second))
+			n.do(t, RequestReports(n.nc, "main", 10*time.Second))
 			time.Sleep(10*time.Second + minGap)
 			beats := n.beats(t)[before:]
 			if len(beats) != 1 {
@@ -230,8 +230,8 @@ func TestRollcallIsAnsweredWithinItsSplay(t *testing.T) {
 		}
 		n.restAfterBeat(t)
 		before := len(n.beats(t))
-		n.do(t, CallRoll(n.nc, "main", MaxSplay+time.Millisecond))
-		n.do(t, CallRoll(n.nc, "main", -time.Millisecond))
+		n.do(t, RequestReports(n.nc, "main", MaxSplay+time.Millisecond))
+		n.do(t, RequestReports(n.nc, "main", -time.Millisecond))
 		time.Sleep(30 * time.Second)
 		if beats := n.beats(t)[before:]; len(beats) > 0 {
 			t.Errorf("a roll call with an absurd splay is answered: %v", beats)
@@ -263,9 +263,9 @@ func TestGarbageChangesNothing(t *testing.T) {
 		n := startNode(t, nil)
 		n.restAfterBeat(t)
 		before := len(n.heard(t))
-		for _, subject := range []string{rollcallSubject("main"), beaconSubject("main"), nodeSubject("main", n.self.Node)} {
+		for _, subject := range []string{reportSubject("main"), beaconSubject("main"), nodeSubject("main", n.self.Node)} {
 			for _, garbage := range []string{"", "null", "{", "[1]", `{"v":2,"do":"beat"}`, `{"v":1,"do":"dance"}`, strings.Repeat(" ", MaxBeat) + "{}"} {
-				if subject == rollcallSubject("main") && strings.Contains(garbage, "dance") {
+				if subject == reportSubject("main") && strings.Contains(garbage, "dance") {
 					continue // a sound roll call: unknown keys are ignored
 				}
 				n.do(t, n.nc.Publish(subject, []byte(garbage)))
@@ -339,14 +339,14 @@ func TestLastBeatSaysBackSoonUnlessGoodbye(t *testing.T) {
 		leave   bool
 		want    Beat
 	}{
-		"back soon":     {want: Beat{BackWithin: 60_000}},
+		"back soon":     {want: Beat{RestartWithin: 60_000}},
 		"goodbye":       {goodbye: true, want: Beat{Leaving: true}},
 		"after leaving": {leave: true, want: Beat{Leaving: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				n := startNode(t, func(a *Announcer) {
-					a.Goodbye = func() bool {
+					a.LeaveOnStop = func() bool {
 						a.SetReady(false, "shutting down") // at the last moment
 						return tt.goodbye
 					}
@@ -363,8 +363,8 @@ func TestLastBeatSaysBackSoonUnlessGoodbye(t *testing.T) {
 					t.Fatal("no last beat")
 				}
 				b := beats[len(beats)-1].beat(t)
-				if b.Leaving != tt.want.Leaving || b.BackWithin != tt.want.BackWithin || b.NotReady != "shutting down" {
-					t.Errorf("the last beat is %+v, want leaving %v, back within %d ms", b, tt.want.Leaving, tt.want.BackWithin)
+				if b.Leaving != tt.want.Leaving || b.RestartWithin != tt.want.RestartWithin || b.NotReady != "shutting down" {
+					t.Errorf("the last beat is %+v, want leaving %v, back within %d ms", b, tt.want.Leaving, tt.want.RestartWithin)
 				}
 			})
 		})
@@ -404,7 +404,7 @@ func TestLeavingNodeAsksUntilItIsReleased(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := startNode(t, nil)
 		n.restAfterBeat(t)
-		ask := func() Farewell {
+		ask := func() LeaveStatus {
 			t.Helper()
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
@@ -412,7 +412,7 @@ func TestLeavingNodeAsksUntilItIsReleased(t *testing.T) {
 			n.do(t, err)
 			return f
 		}
-		if got := ask(); got.Heard || got.Released {
+		if got := ask(); got.Received || got.Released {
 			t.Errorf("first answer = %+v, want that nobody has heard yet", got)
 		}
 		synctest.Wait()
@@ -420,7 +420,7 @@ func TestLeavingNodeAsksUntilItIsReleased(t *testing.T) {
 		if b := leaving.beat(t); !b.Leaving || b.NextIn != leavingPace.Milliseconds() || leaving.reply == "" {
 			t.Fatalf("the heartbeat is %s, reply to %q, want one that leaves and can be answered", leaving.data, leaving.reply)
 		}
-		waiting := Farewell{V: 1, Heard: true, Waiting: []string{"lb1/reload"}}
+		waiting := LeaveStatus{V: 1, Received: true, Waiting: []string{"lb1/reload"}}
 		n.do(t, n.spy.nc.Publish(leaving.reply, encode(waiting)))
 		n.do(t, n.spy.nc.Publish(leaving.reply, []byte("garbage")))
 		synctest.Wait()
@@ -432,7 +432,7 @@ func TestLeavingNodeAsksUntilItIsReleased(t *testing.T) {
 		if got := len(n.beats(t)) - before; got != 40 {
 			t.Errorf("%d beats in 10 s of leaving, want 40", got)
 		}
-		released := Farewell{V: 1, Heard: true, Released: true}
+		released := LeaveStatus{V: 1, Received: true, Released: true}
 		n.do(t, n.spy.nc.Publish(leaving.reply, encode(released)))
 		n.do(t, n.spy.nc.Publish(leaving.reply, encode(waiting))) // late
 		time.Sleep(2 * time.Second)
@@ -497,7 +497,7 @@ func TestMessagesAreAsDocumented(t *testing.T) {
 	leaving := beat
 	leaving.Leaving, leaving.NextIn = true, leavingPace.Milliseconds()
 	backSoon := beat
-	backSoon.BackWithin = MaxBackSoon.Milliseconds()
+	backSoon.RestartWithin = MaxRestart.Milliseconds()
 	for name, message := range map[string]any{
 		"heartbeat":           beat,
 		"heartbeat-not-ready": notReady,
@@ -506,10 +506,10 @@ func TestMessagesAreAsDocumented(t *testing.T) {
 		"heartbeat-back-soon": backSoon,
 		"facts":               json.RawMessage(v.said.facts),
 		"beacon":              Beacon{V: Version, ID: "c0ffee", Epoch: 1_700_000_000_000, Pace: 1000, API: "http://127.0.0.1:7423"},
-		"rollcall":            Rollcall{V: Version, Splay: 2000},
+		"rollcall":            ReportRequest{V: Version, Splay: 2000},
 		"order":               Order{V: Version, Do: DoLeave},
-		"farewell":            Farewell{V: Version, Heard: true, Waiting: []string{"lb1/reload"}},
-		"farewell-refused":    Farewell{V: Version, Refused: "version 2, want 1"},
+		"farewell":            LeaveStatus{V: Version, Received: true, Waiting: []string{"lb1/reload"}},
+		"farewell-refused":    LeaveStatus{V: Version, Rejected: "version 2, want 1"},
 	} {
 		golden(t, name+".json", append(encode(message), '\n'))
 	}
@@ -524,7 +524,7 @@ func FuzzHear(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		v := voice{Announcer: NewAnnouncer(nil, web1Self, slog.New(slog.DiscardHandler)), inbox: "_INBOX.web1"}
 		v.rhythm, v.pace = newRhythm(time.Now(), DefaultPace), DefaultPace
-		for _, subject := range []string{beaconSubject("main"), rollcallSubject("main"), nodeSubject("main", v.self.Node), v.inbox} {
+		for _, subject := range []string{beaconSubject("main"), reportSubject("main"), nodeSubject("main", v.self.Node), v.inbox} {
 			_ = v.hear(&nats.Msg{Subject: subject, Data: data}) // whether it is refused is not the point
 		}
 		if v.pace < MinPace || v.pace > MaxPace || v.epoch > maxEpoch {

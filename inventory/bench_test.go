@@ -70,7 +70,7 @@ func listenToHeartbeats(b *testing.B, url string, size int) float64 {
 	nc := benchConnect(b, url)
 	defer nc.Close()
 	ctx, cancel := context.WithCancel(context.Background())
-	inv, out, done := New(), make(chan Heard), make(chan error, 1)
+	inv, out, done := New(), make(chan Received), make(chan error, 1)
 	for i := range benchNodes {
 		name := benchName(i)
 		inv.leases.renew(name, benchBeat(name, size), time.Now(), time.Second)
@@ -83,7 +83,7 @@ func listenToHeartbeats(b *testing.B, url string, size int) float64 {
 			select {
 			case h := <-out:
 				switch {
-				case h.Refused != nil: // the mark: no message of a node
+				case h.Invalid != nil: // the mark: no message of a node
 					marks <- struct{}{}
 				case !h.Canary:
 					b.Errorf("heard %+v, though no node said anything new", h)
@@ -177,7 +177,7 @@ func BenchmarkChangedHeartbeat(b *testing.B) {
 					V: Version, Node: benchName(i), Instance: "bench", Boot: "bench", Conn: Conn{Server: "bench", Client: uint64(i)},
 					Ready: ready, NextIn: 1000,
 				}
-				if _, err := inv.Take(Heard{At: time.Now(), Beat: &beat}); err != nil {
+				if _, err := inv.Apply(Received{At: time.Now(), Beat: &beat}); err != nil {
 					b.Fatal(err)
 				}
 			}

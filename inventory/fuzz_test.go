@@ -19,7 +19,7 @@ func FuzzTake(f *testing.F) {
 				_, _ = h.beat(b) // refused or not: what counts is below
 			}
 			if m, err := decodeFacts("web1", data); err == nil {
-				_, _ = h.Take(Heard{At: h.now, Facts: &m})
+				_, _ = h.Apply(Received{At: h.now, Facts: &m})
 			}
 			h.after(time.Second)
 			h.canary()
@@ -28,7 +28,7 @@ func FuzzTake(f *testing.F) {
 			if CheckName(n.Name) != nil || n.Instance == "" || n.Boot == "" {
 				t.Errorf("garbage became %+v", n)
 			}
-			if !n.until.IsZero() && n.until.Sub(h.now) > MaxBackSoon {
+			if !n.until.IsZero() && n.until.Sub(h.now) > MaxRestart {
 				t.Errorf("%s is waited for until %s", n.Name, n.until)
 			}
 		}

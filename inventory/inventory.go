@@ -21,15 +21,15 @@ type Life string
 const (
 	Alive    Life = "alive"
 	Suspect  Life = "suspect"   // its connection closed, or it missed beats; it has a moment to come back
-	BackSoon Life = "back soon" // its agent stopped and means to be back
+	Restarting Life = "restarting" // its agent stopped and means to be back
 	Left     Life = "left"      // it said goodbye; its agent may still be heard
 )
 
 // Bounds of liveness, by canary time.
 const (
 	DefaultGoneAfter = 10 * time.Second        // silence after which a node is gone
-	ClosedGrace      = 1500 * time.Millisecond // for a closed connection to be back
-	MaxBackSoon      = time.Minute             // the longest "back soon" that is believed
+	DisconnectGrace      = 1500 * time.Millisecond // for a closed connection to be back
+	MaxRestart      = time.Minute             // the longest "back soon" that is believed
 
 	cloneAfter   = 10 * time.Second // of a boot, one that it followed is another machine: /etc/machine-id was copied
 	closedMemory = time.Minute      // a beat of a closed connection can't be later than this
@@ -61,8 +61,8 @@ type Node struct {
 }
 
 // Serving reports whether the node is a member of the roles that its facts match.
-func (n *Node) Serving() bool {
-	return n != nil && n.Ready && n.Facts != nil && (n.Life == Alive || n.Life == Suspect || n.Life == BackSoon)
+func (n *Node) Eligible() bool {
+	return n != nil && n.Ready && n.Facts != nil && (n.Life == Alive || n.Life == Suspect || n.Life == Restarting)
 }
 
 // Change is one node's step from Before to After. Before nil: it joined; After nil: it is no longer heard.
@@ -72,10 +72,10 @@ type Change struct {
 }
 
 // Conflict is why a heartbeat was refused: another instance bears the name that it claims, and is heard.
-type Conflict struct{ Node, Bears, Claims string }
+type Conflict struct{ Node, Accepted, Rejected string }
 
 func (c *Conflict) Error() string {
-	return fmt.Sprintf("heartbeat of %s: instance %s also claims the name that instance %s bears: one of them must be renamed", c.Node, c.Claims, c.Bears)
+	return fmt.Sprintf("heartbeat of %s: instance %s also claims the name that instance %s bears: one of them must be renamed", c.Node, c.Rejected, c.Accepted)
 }
 
 // Inventory is the nodes that are heard. It belongs to one goroutine, which feeds it what Listen hears; any other may read a
@@ -117,26 +117,26 @@ func New() *Inventory {
 }
 
 // Take takes in one thing that was heard, and returns what it changed. An error is a message that was refused: it changed nothing.
-func (inv *Inventory) Take(h Heard) ([]Change, error) {
+func (inv *Inventory) Apply(h Received) ([]Change, error) {
 	switch {
-	case h.Refused != nil:
-		return nil, h.Refused
+	case h.Invalid != nil:
+		return nil, h.Invalid
 	case h.Beat != nil:
 		return inv.beat(h)
 	case h.Facts != nil:
 		return inv.facts(*h.Facts, h.At)
-	case h.Closed != nil:
-		return inv.close(*h.Closed, h.At), nil
+	case h.Disconnect != nil:
+		return inv.close(*h.Disconnect, h.At), nil
 	case h.Canary:
 		return inv.sweep(h.At), nil
-	case h.Blind != "":
+	case h.Missed != "":
 		inv.leases.wasBlind(h.At)
 		inv.renew(h.At)
 	}
 	return nil, nil
 }
 
-func (inv *Inventory) beat(h Heard) ([]Change, error) {
+func (inv *Inventory) beat(h Received) ([]Change, error) {
 	b := h.Beat
 	was := inv.node(b.Node)
 	closed, late := inv.closed[b.Conn] // sent before its connection closed, handled after: it happens
@@ -154,12 +154,12 @@ func (inv *Inventory) beat(h Heard) ([]Change, error) {
 	case was == nil:
 	case was.Instance != b.Instance:
 		if was.Life == Alive && !inv.leases.late(b.Node) {
-			return nil, &Conflict{Node: b.Node, Bears: was.Instance, Claims: b.Instance}
+			return nil, &Conflict{Node: b.Node, Accepted: was.Instance, Rejected: b.Instance}
 		}
 		why = "another instance bears the name"
 	case slices.Contains(was.oldBoots, b.Boot):
 		if h.At.Sub(was.Joined) > cloneAfter { // too late for the last words of a machine that booted
-			return nil, &Conflict{Node: b.Node, Bears: was.Instance + " in boot " + was.Boot, Claims: b.Instance + " in boot " + b.Boot}
+			return nil, &Conflict{Node: b.Node, Accepted: was.Instance + " in boot " + was.Boot, Rejected: b.Instance + " in boot " + b.Boot}
 		}
 		return nil, nil
 	case was.Boot != b.Boot:
@@ -175,9 +175,9 @@ func (inv *Inventory) beat(h Heard) ([]Change, error) {
 	switch {
 	case b.Leaving:
 		next.Life, why = Left, "said goodbye"
-	case b.BackWithin > 0:
-		within := min(b.BackWithin, MaxBackSoon.Milliseconds())
-		next.Life, next.until = BackSoon, h.At.Add(time.Duration(within)*time.Millisecond)
+	case b.RestartWithin > 0:
+		within := min(b.RestartWithin, MaxRestart.Milliseconds())
+		next.Life, next.until = Restarting, h.At.Add(time.Duration(within)*time.Millisecond)
 	}
 	if was != nil && was.Life == next.Life && was.Boot == next.Boot {
 		next.Since = was.Since
@@ -192,14 +192,14 @@ func (inv *Inventory) beat(h Heard) ([]Change, error) {
 	inv.put(next)
 	changes := []Change{{Before: was, After: next, Why: why}}
 	if late { // as if it had come before the closing
-		changes = append(changes, inv.close(Closed{Conn: b.Conn}, closed)...)
+		changes = append(changes, inv.close(Disconnect{Conn: b.Conn}, closed)...)
 	}
 	return changes, nil
 }
 
 // lastWords reports whether a late beat says why the connection of a node closed. No other revives anybody.
 func lastWords(b *Beat, was *Node) bool {
-	return was != nil && was.Life == Suspect && was.conn == b.Conn && was.Instance == b.Instance && was.Boot == b.Boot && (b.Leaving || b.BackWithin > 0)
+	return was != nil && was.Life == Suspect && was.conn == b.Conn && was.Instance == b.Instance && was.Boot == b.Boot && (b.Leaving || b.RestartWithin > 0)
 }
 
 // attachFacts gives a node the facts that it announced the digest of, if they are known.
@@ -241,7 +241,7 @@ func (inv *Inventory) facts(m FactsMessage, at time.Time) ([]Change, error) {
 	return []Change{{Before: was, After: &next}}, nil
 }
 
-func (inv *Inventory) close(c Closed, at time.Time) []Change {
+func (inv *Inventory) close(c Disconnect, at time.Time) []Change {
 	inv.closed[c.Conn] = at
 	name, ok := inv.byConn[c.Conn]
 	if !ok {
@@ -253,7 +253,7 @@ func (inv *Inventory) close(c Closed, at time.Time) []Change {
 	case Left:
 		return inv.remove(was, "its agent stopped")
 	case Alive, Suspect:
-		return []Change{inv.suspect(was, at, "its connection closed: "+c.Why, at.Add(ClosedGrace))}
+		return []Change{inv.suspect(was, at, "its connection closed: "+c.Why, at.Add(DisconnectGrace))}
 	}
 	return nil
 }
@@ -282,9 +282,9 @@ func (inv *Inventory) sweep(canary time.Time) []Change {
 			continue
 		}
 		n := inv.node(name)
-		why := fmt.Sprintf("its agent stopped and was not back within %s", MaxBackSoon)
+		why := fmt.Sprintf("its agent stopped and was not back within %s", MaxRestart)
 		if n.Life == Suspect {
-			why = fmt.Sprintf("%s, and it was not back within %s", n.why, ClosedGrace)
+			why = fmt.Sprintf("%s, and it was not back within %s", n.why, DisconnectGrace)
 		}
 		changes = append(changes, inv.remove(n, why)...)
 	}
@@ -319,7 +319,7 @@ func (inv *Inventory) renew(at time.Time) {
 	inv.leases.renewAll(at)
 	for name := range inv.waiting {
 		n := *inv.node(name)
-		if until := at.Add(max(ClosedGrace, inv.GoneAfter(&n))); until.After(n.until) {
+		if until := at.Add(max(DisconnectGrace, inv.GoneAfter(&n))); until.After(n.until) {
 			n.until = until
 		}
 		inv.wait(&n)
@@ -328,10 +328,10 @@ func (inv *Inventory) renew(at time.Time) {
 }
 
 // Owing is how many nodes have announced facts that are not known.
-func (inv *Inventory) Owing() int { return len(inv.asked) }
+func (inv *Inventory) MissingFacts() int { return len(inv.asked) }
 
 // Wanting is the nodes to be asked for their facts now, few at once. It takes them as asked.
-func (inv *Inventory) Wanting(now time.Time) []string {
+func (inv *Inventory) FactsToRequest(now time.Time) []string {
 	var names []string
 	room := maxAsked
 	for name, at := range inv.asked {
@@ -353,7 +353,7 @@ func (inv *Inventory) Wanting(now time.Time) []string {
 func (inv *Inventory) Len() int { return inv.leases.len() }
 
 // Probing is the nodes to be asked for a beat now. It takes them as asked.
-func (inv *Inventory) Probing() []string {
+func (inv *Inventory) NewSuspects() []string {
 	names := inv.probes
 	inv.probes = nil
 	return names

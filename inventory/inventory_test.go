@@ -30,10 +30,10 @@ func newHearing(t failer) *hearing {
 	return &hearing{New(), t, time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
 }
 
-func (h *hearing) take(x Heard) []Change {
+func (h *hearing) take(x Received) []Change {
 	h.t.Helper()
 	x.At = h.now
-	changes, err := h.Take(x)
+	changes, err := h.Apply(x)
 	if err != nil {
 		h.t.Fatalf("%+v: %v", x, err)
 	}
@@ -47,7 +47,7 @@ func (h *hearing) beat(b Beat) ([]Change, error) {
 		return nil, nil
 	}
 	h.leases.forgetBeat(b.Node)
-	return h.Take(Heard{At: h.now, Beat: &b, raw: raw})
+	return h.Apply(Received{At: h.now, Beat: &b, raw: raw})
 }
 
 func (h *hearing) beats(beats ...Beat) {
@@ -59,16 +59,16 @@ func (h *hearing) beats(beats ...Beat) {
 	}
 }
 
-func (h *hearing) canary() []Change      { h.t.Helper(); return h.take(Heard{Canary: true}) }
-func (h *hearing) blind()                { h.t.Helper(); h.take(Heard{Blind: "test"}) }
+func (h *hearing) canary() []Change      { h.t.Helper(); return h.take(Received{Canary: true}) }
+func (h *hearing) blind()                { h.t.Helper(); h.take(Received{Missed: "test"}) }
 func (h *hearing) after(d time.Duration) { h.now = h.now.Add(d) }
 func (h *hearing) closing(c Conn) []Change {
 	h.t.Helper()
-	return h.take(Heard{Closed: &Closed{c, "client closed"}})
+	return h.take(Received{Disconnect: &Disconnect{c, "client closed"}})
 }
 func (h *hearing) facts(b Beat, f Facts) {
 	h.t.Helper()
-	h.take(Heard{Facts: &FactsMessage{V: Version, Node: b.Node, Instance: b.Instance, Boot: b.Boot, Facts: f}})
+	h.take(Received{Facts: &FactsMessage{V: Version, Node: b.Node, Instance: b.Instance, Boot: b.Boot, Facts: f}})
 }
 
 // life is what web1 is now, "" if it is not heard.
@@ -105,7 +105,7 @@ func notReady(b *Beat)                  { b.Ready = false }
 func ofNode(name string) func(*Beat)    { return func(b *Beat) { b.Node = name } }
 func every(d time.Duration) func(*Beat) { return func(b *Beat) { b.NextIn = d.Milliseconds() } }
 func backWithin(d time.Duration) func(*Beat) {
-	return func(b *Beat) { b.BackWithin = d.Milliseconds() }
+	return func(b *Beat) { b.RestartWithin = d.Milliseconds() }
 }
 
 func TestLifeOfANode(t *testing.T) {
@@ -147,14 +147,14 @@ func TestLifeOfANode(t *testing.T) {
 			h.after(3 * time.Second)
 			h.canary()
 			h.closing(Conn{"s", 1})
-			h.after(ClosedGrace - 1)
+			h.after(DisconnectGrace - 1)
 			h.canary()
 		}, Suspect},
 		{"and no more, though its bound is longer", func(h *hearing) {
 			h.after(3 * time.Second)
 			h.canary()
 			h.closing(Conn{"s", 1})
-			h.after(ClosedGrace)
+			h.after(DisconnectGrace)
 			h.canary()
 		}, ""},
 		{"blindness gives a suspect by silence its whole bound anew", func(h *hearing) {
@@ -220,18 +220,18 @@ func TestLifeOfANode(t *testing.T) {
 		}, Suspect},
 		{"a suspect has a moment", func(h *hearing) {
 			h.closing(Conn{"s", 1})
-			h.after(ClosedGrace - 1)
+			h.after(DisconnectGrace - 1)
 			h.canary()
 		}, Suspect},
 		{"a suspect is gone after it", func(h *hearing) {
 			h.closing(Conn{"s", 1})
-			h.after(ClosedGrace)
+			h.after(DisconnectGrace)
 			h.canary()
 		}, ""},
 		{"a suspect that is heard on another connection is alive", func(h *hearing) {
 			h.closing(Conn{"s", 1})
 			h.beats(web1(onConn(2)))
-			h.after(ClosedGrace)
+			h.after(DisconnectGrace)
 			h.canary()
 		}, Alive},
 		{"a late beat of a closed connection revives nobody", func(h *hearing) {
@@ -240,7 +240,7 @@ func TestLifeOfANode(t *testing.T) {
 		}, Suspect},
 		{"nor brings it back", func(h *hearing) {
 			h.closing(Conn{"s", 1})
-			h.after(ClosedGrace)
+			h.after(DisconnectGrace)
 			h.canary()
 			h.beats(web1(), web1(notReady))
 		}, ""},
@@ -249,7 +249,7 @@ func TestLifeOfANode(t *testing.T) {
 			h.beats(web1(backWithin(time.Minute)), web1())
 			h.after(time.Minute - 1)
 			h.canary()
-		}, BackSoon},
+		}, Restarting},
 		{"and so does its goodbye", func(h *hearing) {
 			h.closing(Conn{"s", 1})
 			h.beats(web1(leaving))
@@ -274,14 +274,14 @@ func TestLifeOfANode(t *testing.T) {
 		}, Alive},
 		{"blindness gives a suspect the whole time anew", func(h *hearing) {
 			h.closing(Conn{"s", 1})
-			h.after(ClosedGrace)
+			h.after(DisconnectGrace)
 			h.blind()
 			h.canary()
 		}, Suspect},
 		{"facts of a suspect revive nobody", func(h *hearing) {
 			h.closing(Conn{"s", 1})
 			h.facts(web1(), isWeb)
-			h.after(ClosedGrace)
+			h.after(DisconnectGrace)
 			h.canary()
 		}, ""},
 		{"goodbye", func(h *hearing) { h.beats(web1(leaving)) }, Left},
@@ -297,13 +297,13 @@ func TestLifeOfANode(t *testing.T) {
 		{"an agent that says goodbye no more is alive", func(h *hearing) {
 			h.beats(web1(leaving), web1(onConn(2)))
 		}, Alive},
-		{"back soon", func(h *hearing) { h.beats(web1(backWithin(time.Minute))) }, BackSoon},
+		{"back soon", func(h *hearing) { h.beats(web1(backWithin(time.Minute))) }, Restarting},
 		{"back soon outlives silence and a closed connection", func(h *hearing) {
 			h.beats(web1(backWithin(time.Minute)))
 			h.closing(Conn{"s", 1})
 			h.after(time.Minute - 1)
 			h.canary()
-		}, BackSoon},
+		}, Restarting},
 		{"but not its time", func(h *hearing) {
 			h.beats(web1(backWithin(30 * time.Second)))
 			h.after(30 * time.Second)
@@ -311,20 +311,20 @@ func TestLifeOfANode(t *testing.T) {
 		}, ""},
 		{"nor a minute", func(h *hearing) {
 			h.beats(web1(backWithin(time.Hour)))
-			h.after(MaxBackSoon)
+			h.after(MaxRestart)
 			h.canary()
 		}, ""},
 		{"whatever it says", func(h *hearing) {
-			h.beats(web1(func(b *Beat) { b.BackWithin = 1 << 62 }))
-			h.after(MaxBackSoon - 1)
+			h.beats(web1(func(b *Beat) { b.RestartWithin = 1 << 62 }))
+			h.after(MaxRestart - 1)
 			h.canary()
-		}, BackSoon},
+		}, Restarting},
 		{"blindness shortens no promise to be back", func(h *hearing) {
 			h.beats(web1(backWithin(time.Minute)))
 			h.blind()
 			h.after(time.Minute - 1)
 			h.canary()
-		}, BackSoon},
+		}, Restarting},
 		{"back", func(h *hearing) {
 			h.beats(web1(backWithin(time.Minute)))
 			h.closing(Conn{"s", 1})
@@ -429,7 +429,7 @@ func TestConflictNamesBothInstances(t *testing.T) {
 	h := newHearing(t)
 	h.beats(web1())
 	_, err := h.beat(web1(ofInstance("m2")))
-	if conflict := (*Conflict)(nil); !errors.As(err, &conflict) || *conflict != (Conflict{Node: "web1", Bears: "m1", Claims: "m2"}) {
+	if conflict := (*Conflict)(nil); !errors.As(err, &conflict) || *conflict != (Conflict{Node: "web1", Accepted: "m1", Rejected: "m2"}) {
 		t.Errorf("error %v, want a conflict of m1 and m2 over web1", err)
 	}
 }
@@ -499,11 +499,11 @@ func TestFactsOfANode(t *testing.T) {
 			if diff := cmp.Diff(c.want, n.Facts); diff != "" {
 				t.Errorf("want -, have +:\n%s", diff)
 			}
-			if got := len(h.Wanting(h.now)) == 1; got != c.wanted {
+			if got := len(h.FactsToRequest(h.now)) == 1; got != c.wanted {
 				t.Errorf("it is to be asked for its facts: %t, want %t", got, c.wanted)
 			}
-			if n.Serving() != (n.Facts != nil) {
-				t.Errorf("serving: %t with facts %v", n.Serving(), n.Facts)
+			if n.Eligible() != (n.Facts != nil) {
+				t.Errorf("serving: %t with facts %v", n.Eligible(), n.Facts)
 			}
 		})
 	}
@@ -517,12 +517,12 @@ func TestServingIsToBeReadyKnownAndThere(t *testing.T) {
 		{nil, false},
 		{&Node{Life: Alive, Ready: true, Facts: Facts{}}, true},
 		{&Node{Life: Suspect, Ready: true, Facts: Facts{}}, true},
-		{&Node{Life: BackSoon, Ready: true, Facts: Facts{}}, true},
+		{&Node{Life: Restarting, Ready: true, Facts: Facts{}}, true},
 		{&Node{Life: Left, Ready: true, Facts: Facts{}}, false},
 		{&Node{Life: Alive, Ready: false, Facts: Facts{}}, false},
 		{&Node{Life: Alive, Ready: true}, false},
 	} {
-		if got := c.node.Serving(); got != c.want {
+		if got := c.node.Eligible(); got != c.want {
 			t.Errorf("%+v: serving %t, want %t", c.node, got, c.want)
 		}
 	}
@@ -534,17 +534,17 @@ func TestFewFactsAreAskedForAtOnce(t *testing.T) {
 	for i := range nodes {
 		h.beats(web1(ofNode(fmt.Sprint("n", i)), onConn(uint64(i))))
 	}
-	asked := h.Wanting(h.now)
+	asked := h.FactsToRequest(h.now)
 	if len(asked) != maxAsked {
 		t.Fatalf("%d are asked at once, want %d", len(asked), maxAsked)
 	}
-	if more := h.Wanting(h.now); len(more) != 0 {
+	if more := h.FactsToRequest(h.now); len(more) != 0 {
 		t.Fatalf("%d more are asked while none has answered", len(more))
 	}
 	for _, name := range asked[:10] {
 		h.facts(web1(ofNode(name)), isWeb)
 	}
-	if more := h.Wanting(h.now); len(more) != 10 {
+	if more := h.FactsToRequest(h.now); len(more) != 10 {
 		t.Errorf("%d more are asked after 10 have answered", len(more))
 	}
 	for turns := 0; len(h.asked) > 0; turns++ {
@@ -552,7 +552,7 @@ func TestFewFactsAreAskedForAtOnce(t *testing.T) {
 			t.Fatalf("%d facts are still missing", len(h.asked))
 		}
 		h.after(askAgain)
-		for _, name := range h.Wanting(h.now) {
+		for _, name := range h.FactsToRequest(h.now) {
 			h.facts(web1(ofNode(name)), isWeb)
 		}
 	}
@@ -586,18 +586,18 @@ func TestWhoIsSilentIsAskedForABeatOnce(t *testing.T) {
 	h.after(3 * time.Second)
 	h.beats(web1(ofNode("web3"), onConn(3)))
 	h.canary()
-	if got := h.Probing(); !slices.Equal(got, []string{"web1"}) {
+	if got := h.NewSuspects(); !slices.Equal(got, []string{"web1"}) {
 		t.Errorf("%q are asked for a beat, want web1, which alone is silent", got)
 	}
 	h.after(time.Second)
 	h.canary()
-	if got := h.Probing(); len(got) != 0 {
+	if got := h.NewSuspects(); len(got) != 0 {
 		t.Errorf("%q are asked for a beat again", got)
 	}
 	h.beats(web1())
 	h.after(3 * time.Second)
 	h.canary()
-	if got := h.Probing(); !slices.Contains(got, "web1") {
+	if got := h.NewSuspects(); !slices.Contains(got, "web1") {
 		t.Errorf("%q are asked for a beat, want web1, which was heard and is silent again", got)
 	}
 }
@@ -716,7 +716,7 @@ func TestFactsWithoutABeatAreKeptForFew(t *testing.T) {
 	for i := range maxPending {
 		h.facts(web1(ofNode(fmt.Sprint("n", i))), isWeb)
 	}
-	_, err := h.Take(Heard{At: h.now, Facts: &FactsMessage{Node: "one-more", Facts: isWeb}})
+	_, err := h.Apply(Received{At: h.now, Facts: &FactsMessage{Node: "one-more", Facts: isWeb}})
 	if err == nil {
 		t.Errorf("the facts of %d nodes without a heartbeat are kept", len(h.pending))
 	}
@@ -730,7 +730,7 @@ func TestFactsWithoutABeatAreKeptForFew(t *testing.T) {
 func TestRefusedMessageChangesNothing(t *testing.T) {
 	h := newHearing(t)
 	refused := fmt.Errorf("garbage")
-	if changes, err := h.Take(Heard{At: h.now, Refused: refused}); err != refused || changes != nil {
+	if changes, err := h.Apply(Received{At: h.now, Invalid: refused}); err != refused || changes != nil {
 		t.Errorf("%v, %v: want the refusal alone", changes, err)
 	}
 }
@@ -856,7 +856,7 @@ func (m *model) drawBeat(t *rapid.T) {
 	case 0:
 		b.Leaving = true
 	case 1:
-		b.BackWithin = rapid.Int64Range(1, 100_000).Draw(t, "back within")
+		b.RestartWithin = rapid.Int64Range(1, 100_000).Draw(t, "back within")
 	}
 	m.tell(b)
 }
@@ -874,7 +874,7 @@ func (m *model) drawLastWords(t *rapid.T) {
 		return
 	}
 	b := m.nodes[rapid.SampledFrom(slices.Sorted(maps.Keys(m.nodes))).Draw(t, "node")].beat
-	b.Leaving, b.BackWithin = rapid.Bool().Draw(t, "leaving"), 30_000
+	b.Leaving, b.RestartWithin = rapid.Bool().Draw(t, "leaving"), 30_000
 	m.tell(b)
 }
 
@@ -895,7 +895,7 @@ func (m *model) tell(b Beat) {
 			m.t.Fatalf("%s: %+v changed %+v", what, b, changes)
 		}
 	}
-	lastWords := m.closed[b.Conn] && was != nil && was.life == Suspect && was.beat.Conn == b.Conn && (b.Leaving || b.BackWithin > 0) &&
+	lastWords := m.closed[b.Conn] && was != nil && was.life == Suspect && was.beat.Conn == b.Conn && (b.Leaving || b.RestartWithin > 0) &&
 		was.beat.Instance == b.Instance && was.beat.Boot == b.Boot
 	switch {
 	case m.closed[b.Conn] && !lastWords:
@@ -947,8 +947,8 @@ func (m *model) tell(b Beat) {
 	switch {
 	case b.Leaving:
 		next.life = Left
-	case b.BackWithin > 0:
-		next.life, next.until = BackSoon, m.now.Add(min(time.Duration(b.BackWithin)*time.Millisecond, time.Minute))
+	case b.RestartWithin > 0:
+		next.life, next.until = Restarting, m.now.Add(min(time.Duration(b.RestartWithin)*time.Millisecond, time.Minute))
 	}
 	m.nodes[b.Node] = next
 	if lastWords {
@@ -974,7 +974,7 @@ func (m *model) drawFacts(t *rapid.T) {
 	b.Instance = rapid.SampledFrom([]string{"m1", "m2"}).Draw(t, "instance")
 	b.Boot = b.Instance + rapid.SampledFrom([]string{"-1", "-2"}).Draw(t, "boot")
 	f := rapid.SampledFrom([]Facts{isWeb, isDB}).Draw(t, "facts")
-	changes := m.take(Heard{Facts: &FactsMessage{V: Version, Node: b.Node, Instance: b.Instance, Boot: b.Boot, Facts: f}})
+	changes := m.take(Received{Facts: &FactsMessage{V: Version, Node: b.Node, Instance: b.Instance, Boot: b.Boot, Facts: f}})
 	n := m.nodes[b.Node]
 	fits := n != nil && n.beat.Instance == b.Instance && n.beat.Boot == b.Boot && n.beat.Facts == f.Digest()
 	if fits != (len(changes) == 1) {
@@ -998,7 +998,7 @@ func (m *model) drawClosing(t *rapid.T) {
 		switch {
 		case n.life == Alive, n.life == Suspect && n.until.IsZero():
 			m.seen("suspect: closed")
-			n.life, n.until = Suspect, m.now.Add(ClosedGrace)
+			n.life, n.until = Suspect, m.now.Add(DisconnectGrace)
 		case n.life == Left:
 			m.seen("gone: left")
 			delete(m.nodes, change.Before.Name)
@@ -1059,7 +1059,7 @@ func (m *model) drawCanary() {
 			m.t.Fatalf("a canary changed %+v", change)
 		}
 	}
-	if probed := m.Probing(); !slices.Equal(slices.Sorted(slices.Values(probed)), slices.Sorted(maps.Keys(suspected))) {
+	if probed := m.NewSuspects(); !slices.Equal(slices.Sorted(slices.Values(probed)), slices.Sorted(maps.Keys(suspected))) {
 		m.t.Fatalf("%q are asked for a beat, and the suspects are %v", probed, suspected)
 	}
 	for name, n := range m.nodes {

@@ -15,7 +15,7 @@ import (
 // How the listener watches itself.
 const (
 	CanaryEvery = 250 * time.Millisecond // between two beats of its own
-	BlindAfter  = 2 * time.Second        // without one of them coming back: it may have missed anybody's
+	MissedAfter  = 2 * time.Second        // without one of them coming back: it may have missed anybody's
 
 	maxSlept = time.Second // of suspension, which the monotonic clock leaves out
 
@@ -25,31 +25,31 @@ const (
 )
 
 // Heard is one thing that the listener heard; exactly one of its fields says what.
-type Heard struct {
+type Received struct {
 	At      time.Time
 	Beat    *Beat  // one that says something new
 	Reply   string // where the answer to a leaving node's beat goes
 	Facts   *FactsMessage
-	Closed  *Closed
+	Disconnect  *Disconnect
 	Beacon  *Beacon // of a controller, perhaps this one
 	Rival   string  // another listener's own beat came by: its id
 	Canary  bool    // the listener's own beat came back: whatever was sent before it was heard before it
-	Deaf    *string // why closed connections are not heard from now on, "" if they are again
-	Blind   string  // why somebody may have spoken without being heard; "" otherwise
-	Refused error   // a message that was no good, for whatever reason
+	DisconnectsLost    *string // why closed connections are not heard from now on, "" if they are again
+	Missed   string  // why somebody may have spoken without being heard; "" otherwise
+	Invalid error   // a message that was no good, for whatever reason
 
 	raw []byte
 }
 
 // Closed is a connection that its client's end closed, as the broker tells.
-type Closed struct {
+type Disconnect struct {
 	Conn Conn
 	Why  string
 }
 
 // Listen hears what the nodes of a cluster say, until ctx ends, and sends what is new to out. A beat that is byte for byte the
 // node's last one renews its lease in inv and goes no further. id, unique to this listener, names its canary.
-func Listen(ctx context.Context, nc *nats.Conn, cluster, id string, inv *Inventory, out chan<- Heard) error {
+func Listen(ctx context.Context, nc *nats.Conn, cluster, id string, inv *Inventory, out chan<- Received) error {
 	l := &listener{
 		nc: nc, leases: inv.leases, out: out, heard: time.Now(), asleep: suspended(),
 		beats: heartbeatSubject(cluster, ""), facts: factsSubject(cluster, ""), beacon: beaconSubject(cluster), canary: canaryPrefix + id,
@@ -93,7 +93,7 @@ func Listen(ctx context.Context, nc *nats.Conn, cluster, id string, inv *Invento
 type listener struct {
 	asleep                       time.Duration // the machine, since it was booted
 	leases                       *leases
-	out                          chan<- Heard
+	out                          chan<- Received
 	beats, facts, beacon, canary string
 	nc                           *nats.Conn
 	conn                         Conn        // over which the last canary came back
@@ -102,40 +102,40 @@ type listener struct {
 }
 
 // take makes of a message what the inventory's owner needs to hear, if anything.
-func (l *listener) take(m *nats.Msg) (Heard, bool) {
+func (l *listener) take(m *nats.Msg) (Received, bool) {
 	now := time.Now()
 	if node, ok := strings.CutPrefix(m.Subject, l.beats); ok {
 		if m.Reply == "" && l.leases.same(node, m.Data, now) {
-			return Heard{}, false
+			return Received{}, false
 		}
 		if strings.HasPrefix(node, "_") {
 			return l.ownBeat(node, now)
 		}
 		b, err := decodeBeat(node, m.Data)
 		if err != nil {
-			return Heard{At: now, Refused: err}, true
+			return Received{At: now, Invalid: err}, true
 		}
 		l.leases.forgetBeat(node) // should it return to its last one before this is taken in, that is new too
-		return Heard{At: now, Beat: &b, Reply: m.Reply, raw: m.Data}, true
+		return Received{At: now, Beat: &b, Reply: m.Reply, raw: m.Data}, true
 	}
 	if m.Subject == l.beacon {
 		b, err := decodeBeacon(m.Data)
 		if err != nil {
-			return Heard{At: now, Refused: err}, true
+			return Received{At: now, Invalid: err}, true
 		}
-		return Heard{At: now, Beacon: &b}, true
+		return Received{At: now, Beacon: &b}, true
 	}
 	f, err := decodeFacts(strings.TrimPrefix(m.Subject, l.facts), m.Data)
 	if err != nil {
-		return Heard{At: now, Refused: err}, true
+		return Received{At: now, Invalid: err}, true
 	}
-	return Heard{At: now, Facts: &f}, true
+	return Received{At: now, Facts: &f}, true
 }
 
-func (l *listener) ownBeat(name string, now time.Time) (Heard, bool) {
+func (l *listener) ownBeat(name string, now time.Time) (Received, bool) {
 	if name != l.canary {
 		rival, isCanary := strings.CutPrefix(name, canaryPrefix)
-		return Heard{At: now, Rival: rival}, isCanary && rival != ""
+		return Received{At: now, Rival: rival}, isCanary && rival != ""
 	}
 	gap := now.Sub(l.heard)
 	l.heard = now
@@ -148,17 +148,17 @@ func (l *listener) ownBeat(name string, now time.Time) (Heard, bool) {
 	}
 	switch {
 	case before == (Conn{}) && gap > 2*CanaryEvery:
-		return Heard{At: now, Blind: fmt.Sprintf("the bus was joined %.1f s after the start", gap.Seconds())}, true
+		return Received{At: now, Missed: fmt.Sprintf("the bus was joined %.1f s after the start", gap.Seconds())}, true
 	case before != (Conn{}) && before != l.conn:
-		return Heard{At: now, Blind: "the connection to the bus was lost and made anew"}, true
+		return Received{At: now, Missed: "the connection to the bus was lost and made anew"}, true
 	case slept > maxSlept:
-		return Heard{At: now, Blind: fmt.Sprintf("the machine was suspended for %.1f s", slept.Seconds())}, true
+		return Received{At: now, Missed: fmt.Sprintf("the machine was suspended for %.1f s", slept.Seconds())}, true
 	case l.dropped.Swap(false):
-		return Heard{At: now, Blind: "messages came faster than they could be taken, and some were dropped"}, true
-	case gap > BlindAfter:
-		return Heard{At: now, Blind: fmt.Sprintf("nothing came back from the bus for %.1f s", gap.Seconds())}, true
+		return Received{At: now, Missed: "messages came faster than they could be taken, and some were dropped"}, true
+	case gap > MissedAfter:
+		return Received{At: now, Missed: fmt.Sprintf("nothing came back from the bus for %.1f s", gap.Seconds())}, true
 	}
-	return Heard{At: now, Canary: true}, true
+	return Received{At: now, Canary: true}, true
 }
 
 // suspended is for how long the machine has been suspended since it was booted: its boot clock goes on meanwhile.
@@ -170,7 +170,7 @@ func suspended() time.Duration {
 	return time.Duration(boot.Nano() - mono.Nano())
 }
 
-func (l *listener) send(ctx context.Context, h Heard) error {
+func (l *listener) send(ctx context.Context, h Received) error {
 	select {
 	case l.out <- h:
 		return nil
@@ -180,7 +180,7 @@ func (l *listener) send(ctx context.Context, h Heard) error {
 }
 
 // Answer tells a leaving node how far it is; reply is Heard.Reply.
-func Answer(nc *nats.Conn, reply string, f Farewell) error {
+func AnswerLeave(nc *nats.Conn, reply string, f LeaveStatus) error {
 	if err := nc.Publish(reply, encode(f)); err != nil {
 		return fmt.Errorf("answer a leaving node: %w", err)
 	}

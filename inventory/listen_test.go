@@ -49,7 +49,7 @@ func TestCanaryComesBackFourTimesASecond(t *testing.T) {
 			t.Fatalf("heard %d things in a minute, want 240 canaries", len(heard))
 		}
 		for _, h := range heard {
-			if !h.Canary || h.Blind != "" {
+			if !h.Canary || h.Missed != "" {
 				t.Fatalf("heard %+v, want a canary", h)
 			}
 		}
@@ -110,7 +110,7 @@ func TestBeatThatWantsAnAnswerIsAlwaysHandedOn(t *testing.T) {
 }
 
 func TestListenerThatHeardNothingForTooLongSaysThatItWasBlind(t *testing.T) {
-	for gap, want := range map[time.Duration]int{BlindAfter - time.Second: 0, BlindAfter + time.Second: 1, time.Hour: 1} {
+	for gap, want := range map[time.Duration]int{MissedAfter - time.Second: 0, MissedAfter + time.Second: 1, time.Hour: 1} {
 		t.Run(gap.String(), func(t *testing.T) {
 			listening(t, func(e *ear) {
 				time.Sleep(time.Second)
@@ -120,7 +120,7 @@ func TestListenerThatHeardNothingForTooLongSaysThatItWasBlind(t *testing.T) {
 				time.Sleep(time.Second)
 				blind := 0
 				for _, h := range e.all() {
-					if h.Blind != "" {
+					if h.Missed != "" {
 						blind++
 					}
 				}
@@ -142,7 +142,7 @@ func TestOtherErrorsOfTheConnectionGoToWhoeverHadThemBefore(t *testing.T) {
 		nc.SetErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { told = append(told, err) })
 		ctx, stop := context.WithCancel(t.Context())
 		var daemon sync.WaitGroup
-		daemon.Go(func() { _ = Listen(ctx, nc, "main", "me", New(), make(chan Heard, 100)) })
+		daemon.Go(func() { _ = Listen(ctx, nc, "main", "me", New(), make(chan Received, 100)) })
 		synctest.Wait()
 		nc.ErrorHandler()(nc, nil, nats.ErrPermissionViolation)
 		nc.ErrorHandler()(nc, nil, nats.ErrSlowConsumer)
@@ -161,7 +161,7 @@ func TestDroppedMessagesAreBlindness(t *testing.T) {
 		time.Sleep(time.Second)
 		synctest.Wait()
 		heard := e.all()
-		if len(heard) != 4 || !strings.Contains(heard[0].Blind, "dropped") || !heard[1].Canary {
+		if len(heard) != 4 || !strings.Contains(heard[0].Missed, "dropped") || !heard[1].Canary {
 			t.Errorf("heard %+v, want to be blind once and then canaries", heard)
 		}
 	})
@@ -182,7 +182,7 @@ func TestListenerThatIsSlowerThanTheBusIsBlindAndRemovesNobody(t *testing.T) {
 		time.Sleep(time.Second)
 		blind := false
 		for _, h := range e.takeIn() {
-			blind = blind || strings.Contains(h.Blind, "dropped")
+			blind = blind || strings.Contains(h.Missed, "dropped")
 		}
 		if !blind {
 			t.Error("messages were dropped and nobody said so")
@@ -226,7 +226,7 @@ func TestGarbageIsRefusedWithItsReason(t *testing.T) {
 				e.say(c.subject, "", c.data)
 				synctest.Wait()
 				heard := e.all()
-				if len(heard) != 1 || heard[0].Refused == nil || !strings.Contains(heard[0].Refused.Error(), c.want) {
+				if len(heard) != 1 || heard[0].Invalid == nil || !strings.Contains(heard[0].Invalid.Error(), c.want) {
 					t.Errorf("heard %+v, want it refused with %q", heard, c.want)
 				}
 			})
@@ -253,7 +253,7 @@ func TestOtherListenersAndControllersAreHeardOf(t *testing.T) {
 			t.Errorf("heard the beacon %+v, want the question %+v", got, question)
 		}
 		for _, h := range heard {
-			if changes, err := e.inv.Take(h); len(changes) != 0 || err != nil {
+			if changes, err := e.inv.Apply(h); len(changes) != 0 || err != nil {
 				t.Errorf("the inventory made %+v, %v of %+v: controllers are no nodes", changes, err, h)
 			}
 		}
@@ -272,7 +272,7 @@ func TestSuspendedMachineWasBlind(t *testing.T) {
 		now := time.Now()
 		l := &listener{nc: new(nats.Conn), canary: canaryPrefix + "me", heard: now, asleep: suspended() - c.slept}
 		h, ok := l.ownBeat(canaryPrefix+"me", now.Add(CanaryEvery))
-		if !ok || h.Blind != c.want || h.Canary != (c.want == "") {
+		if !ok || h.Missed != c.want || h.Canary != (c.want == "") {
 			t.Errorf("after %s of suspension it heard %+v, want blind: %q", c.slept, h, c.want)
 		}
 		if h, _ := l.ownBeat(canaryPrefix+"me", now.Add(2*CanaryEvery)); !h.Canary {
@@ -289,7 +289,7 @@ func TestListenerThatJoinedTheBusLateWasBlindUntilThen(t *testing.T) {
 	} {
 		now := time.Now()
 		l := &listener{nc: new(nats.Conn), canary: canaryPrefix + "me", heard: now, asleep: suspended()}
-		if h, ok := l.ownBeat(canaryPrefix+"me", now.Add(late)); !ok || h.Blind != want || h.Canary != (want == "") {
+		if h, ok := l.ownBeat(canaryPrefix+"me", now.Add(late)); !ok || h.Missed != want || h.Canary != (want == "") {
 			t.Errorf("its first canary came after %s, and it heard %+v, want blind: %q", late, h, want)
 		}
 	}
@@ -316,7 +316,7 @@ type ear struct {
 	hands chan struct{} // full: nobody takes what is heard
 
 	mu    sync.Mutex
-	heard []Heard
+	heard []Received
 }
 
 // listening runs a story with a listener, on virtual time.
@@ -327,7 +327,7 @@ func listening(t *testing.T, story func(*ear)) {
 		b.start(t)
 		t.Cleanup(b.stop)
 		e := &ear{nc: b.connect(t), other: b.connect(t), inv: New(), hands: make(chan struct{}, 1)}
-		out := make(chan Heard)
+		out := make(chan Received)
 		ctx, stop := context.WithCancel(context.Background())
 		var daemons sync.WaitGroup
 		daemons.Go(func() {
@@ -362,7 +362,7 @@ func (e *ear) pause()  { e.hands <- struct{}{} }
 func (e *ear) resume() { <-e.hands }
 
 // all is what was heard since the last time.
-func (e *ear) all() []Heard {
+func (e *ear) all() []Received {
 	synctest.Wait()
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -372,10 +372,10 @@ func (e *ear) all() []Heard {
 }
 
 // takeIn hands to the inventory what was heard since the last time.
-func (e *ear) takeIn() []Heard {
+func (e *ear) takeIn() []Received {
 	heard := e.all()
 	for _, h := range heard {
-		if _, err := e.inv.Take(h); err != nil {
+		if _, err := e.inv.Apply(h); err != nil {
 			panic(err)
 		}
 	}

@@ -10,7 +10,7 @@ import (
 )
 
 // Version is the version of every message in this package. A message of another version is refused.
-const Version = 1
+const Version = 2
 
 // Limits of what is taken from the bus.
 const (
@@ -39,7 +39,7 @@ type Beat struct {
 	// Leaving is the goodbye: alive, but not a member any more.
 	Leaving bool `json:"leaving,omitempty"`
 	// BackWithin is "back soon": the agent stops, and means to be back within this many milliseconds.
-	BackWithin int64 `json:"back_within_ms,omitempty"`
+	RestartWithin int64 `json:"restart_within_ms,omitempty"`
 	NextIn     int64 `json:"next_in_ms"` // milliseconds until the next beat
 	// Kick is what the node says of its actions, see kick.Status. This package only carries it.
 	Kick json.RawMessage `json:"kick,omitempty"`
@@ -76,8 +76,8 @@ type Beacon struct {
 	API   string `json:"api,omitempty"`
 }
 
-// Rollcall asks every node to beat now, on kicker.CLUSTER.rollcall.
-type Rollcall struct {
+// Rollcall asks every node to beat now, on kicker.CLUSTER.report.
+type ReportRequest struct {
 	V     int   `json:"v"`
 	Splay int64 `json:"splay_ms"` // each node waits a random part of this first
 }
@@ -86,39 +86,39 @@ type Rollcall struct {
 type Order struct {
 	V     int      `json:"v"`
 	Do    string   `json:"do"`              // one of the Do constants
-	Reach []string `json:"reach,omitempty"` // DoReach: HOST:PORT
+	Targets []string `json:"targets,omitempty"` // DoReach: HOST:PORT
 }
 
 // What an Order can ask.
 const (
 	DoBeat  = "beat"  // beat now
 	DoFacts = "facts" // send all facts now
-	DoReach = "reach" // try to connect; answered with an Opinion
+	DoProbe = "probe" // try to connect; answered with an Opinion
 	DoLeave = "leave" // say goodbye; answered with a Farewell
 )
 
 // Farewell says how far a goodbye has come: the controller's answer to the beat of a leaving node, and the node's answer to DoLeave.
-type Farewell struct {
+type LeaveStatus struct {
 	V        int      `json:"v"`
-	Heard    bool     `json:"heard"`             // the controller knows that the node leaves
+	Received    bool     `json:"received"`             // the controller knows that the node leaves
 	Released bool     `json:"released"`          // every dependent has applied a membership without the node
 	Waiting  []string `json:"waiting,omitempty"` // NODE/ACTION of those that have not
-	Refused  string   `json:"refused,omitempty"` // why the order was refused
+	Rejected  string   `json:"rejected,omitempty"` // why the order was refused
 }
 
 // Opinion is what a node says of others: which of those that it was asked about it can connect to.
-type Opinion struct {
+type ProbeReply struct {
 	V       int      `json:"v"`
 	Reached []string `json:"reached"`
 }
 
 // MaxReach is how many others a node is asked about at once.
-const MaxReach = 32
+const MaxTargets = 32
 
 // Subjects of this package in a cluster.
 func heartbeatSubject(cluster, node string) string { return "kicker." + cluster + ".heartbeat." + node }
 func factsSubject(cluster, node string) string     { return "kicker." + cluster + ".facts." + node }
-func rollcallSubject(cluster string) string        { return "kicker." + cluster + ".rollcall" }
+func reportSubject(cluster string) string        { return "kicker." + cluster + ".report" }
 func nodeSubject(cluster, node string) string      { return "kicker." + cluster + ".node." + node }
 func leaveSubject(cluster, node string) string     { return "kicker." + cluster + ".leave." + node }
 func beaconSubject(cluster string) string          { return "kicker." + cluster + ".controller" }
@@ -135,8 +135,8 @@ func decodeBeat(node string, data []byte) (Beat, error) {
 	if err := checkSender(b.V, b.Node, node, b.Instance, b.Boot); err != nil {
 		return b, fmt.Errorf("heartbeat of %s: %w", node, err)
 	}
-	if b.NextIn <= 0 || b.NextIn > MaxPace.Milliseconds() || b.BackWithin < 0 {
-		return b, fmt.Errorf("heartbeat of %s: next_in_ms %d, back_within_ms %d: out of range", node, b.NextIn, b.BackWithin)
+	if b.NextIn <= 0 || b.NextIn > MaxPace.Milliseconds() || b.RestartWithin < 0 {
+		return b, fmt.Errorf("heartbeat of %s: next_in_ms %d, restart_within_ms %d: out of range", node, b.NextIn, b.RestartWithin)
 	}
 	return b, nil
 }

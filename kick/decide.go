@@ -46,7 +46,7 @@ func (s state) decide(now time.Time, actions []Action, disabled string, k Kick) 
 	answer := func(a Answer, detail string) Reply { return Reply{V: Version, Answer: a, Detail: detail} }
 
 	if k.Epoch <= 0 || k.Epoch > MaxEpoch {
-		return s, answer(Malformed, fmt.Sprintf("epoch %d: out of range", k.Epoch))
+		return s, answer(Invalid, fmt.Sprintf("epoch %d: out of range", k.Epoch))
 	}
 	if !s.obeys(k.Epoch, k.Controller) {
 		return s, answer(Stale, fmt.Sprintf("epoch %d of %s has been seen", s.Epoch, s.Controller))

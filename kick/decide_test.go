@@ -44,7 +44,7 @@ func TestAnswers(t *testing.T) {
 		{name: "lower epoch", state: state{Epoch: 1001}, want: Stale},
 		{name: "same epoch, lower controller", state: state{Epoch: 1000, Controller: "ctl1-b"}, want: Stale},
 		{name: "same epoch, higher controller", state: state{Epoch: 1000, Controller: "ctl1-A"}, want: Accepted},
-		{name: "absurd epoch", kick: func(k *Kick) { k.Epoch = MaxEpoch + 1 }, want: Malformed},
+		{name: "absurd epoch", kick: func(k *Kick) { k.Epoch = MaxEpoch + 1 }, want: Invalid},
 		{name: "unknown action", kick: func(k *Kick) { k.Action = "other" }, want: NoSuchAction},
 		{name: "disabled", disabled: "by hand", want: Disabled},
 		{name: "older than applied", state: applied(actionState{Applied: at(web8)}), kick: func(k *Kick) { k.Needs = []Membership{web7} }, want: Older},

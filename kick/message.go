@@ -11,7 +11,7 @@ import (
 )
 
 // Version is the version of every message in this package. A message of another version is refused.
-const Version = 1
+const Version = 2
 
 // Revision identifies a membership. Equality is by Hash alone, order by (Epoch, N).
 type Revision struct {
@@ -79,7 +79,7 @@ const (
 	Stale          Answer = "stale controller" // a higher epoch has been seen
 	Older          Answer = "older revision"   // a newer revision is known
 	Incomplete     Answer = "incomplete"       // the members did not arrive whole
-	Malformed      Answer = "malformed"
+	Invalid      Answer = "invalid"
 )
 
 // Reply answers a Kick.

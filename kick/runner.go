@@ -188,7 +188,7 @@ func (r *Runner) obey(data []byte) (Reply, *Launch) {
 	k, err := decodeKick(r.cfg.Node, data)
 	if err != nil {
 		r.cfg.Log.Warn("a kick is no good", "err", err)
-		return Reply{V: Version, Answer: Malformed, Detail: err.Error()}, nil
+		return Reply{V: Version, Answer: Invalid, Detail: err.Error()}, nil
 	}
 	log := r.cfg.Log.With("action", k.Action, "run", k.ID)
 	k = r.parts.complete(k)

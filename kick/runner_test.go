@@ -398,8 +398,8 @@ func TestAbsurdEpochIsNotRemembered(t *testing.T) {
 		n.Seen(MaxEpoch+1, "ctl1-z")
 		k := kickOf("r1", membership("web", 1000, 1, "web1"))
 		k.Epoch = MaxEpoch + 1
-		if reply := n.kick(t, k); reply.Answer != Malformed {
-			t.Errorf("kick of epoch %d: %+v, want %s", k.Epoch, reply, Malformed)
+		if reply := n.kick(t, k); reply.Answer != Invalid {
+			t.Errorf("kick of epoch %d: %+v, want %s", k.Epoch, reply, Invalid)
 		}
 		if n.status().Epoch != 0 {
 			t.Errorf("epoch %d is remembered", n.status().Epoch)

@@ -61,7 +61,7 @@ func agentFlags(cmd *cobra.Command) {
 	f.Int("ready-rise", 1, "successes in a row that make it ready")
 	f.Int("ready-fall", 3, "failures in a row that make it not ready")
 	f.StringArray("action", nil, "`NAME=COMMAND` to run when kicked; repeatable")
-	f.String("goodbye", config.GoodbyeAuto, "say goodbye when stopped: `auto|always|never`")
+	f.String("goodbye", config.LeaveAuto, "say goodbye when stopped: `auto|always|never`")
 	f.String("state-dir", "", "`directory` of what must outlive the agent")
 	f.String("token-file", "", "`file` with the token that the bus asks for")
 	for flag, key := range map[string]string{
@@ -123,8 +123,8 @@ func runAgent(ctx context.Context, cfg config.Config, execute kick.Execute, log 
 }
 
 // self is who this node is, as configured and as its machine says.
-func self(cfg config.Config) (inventory.Self, error) {
-	return inventory.Detect(inventory.Self{Cluster: cfg.Cluster, Node: cfg.Agent.Name, Instance: cfg.Agent.Instance})
+func self(cfg config.Config) (inventory.Identity, error) {
+	return inventory.Detect(inventory.Identity{Cluster: cfg.Cluster, Node: cfg.Agent.Name, Instance: cfg.Agent.Instance})
 }
 
 func nodeToken(cfg config.Config) (string, error) {
@@ -135,7 +135,7 @@ func nodeToken(cfg config.Config) (string, error) {
 }
 
 // newAnnouncer knows the node's facts: its machine's first, then what it was told.
-func newAnnouncer(cfg config.Config, self inventory.Self, nc *nats.Conn, log *slog.Logger) (*inventory.Announcer, error) {
+func newAnnouncer(cfg config.Config, self inventory.Identity, nc *nats.Conn, log *slog.Logger) (*inventory.Announcer, error) {
 	facts := inventory.HostFacts(towards(cfg.Agent.Servers()))
 	facts.SetRoles(cfg.Agent.Roles)
 	for _, text := range cfg.Agent.Facts {
@@ -148,7 +148,7 @@ func newAnnouncer(cfg config.Config, self inventory.Self, nc *nats.Conn, log *sl
 		}
 	}
 	a := inventory.NewAnnouncer(nc, self, log)
-	a.Goodbye = goodbye(cfg.Agent.Goodbye)
+	a.LeaveOnStop = goodbye(cfg.Agent.LeaveOnStop)
 	if err := a.SetFacts(facts); err != nil {
 		return nil, err
 	}
@@ -171,7 +171,7 @@ func towards(servers []string) string {
 }
 
 // attend wires a node's two ends to its bus, and runs them until ctx ends.
-func attend(ctx context.Context, cfg config.Config, self inventory.Self, nc *nats.Conn, announcer *inventory.Announcer, poke <-chan struct{}, execute kick.Execute, log *slog.Logger) error {
+func attend(ctx context.Context, cfg config.Config, self inventory.Identity, nc *nats.Conn, announcer *inventory.Announcer, poke <-chan struct{}, execute kick.Execute, log *slog.Logger) error {
 	runner, err := kick.NewRunner(kick.RunnerConfig{
 		Cluster: self.Cluster, Node: self.Node, Instance: self.Instance, Boot: self.Boot,
 		Dir: filepath.Join(cfg.StateDir, "node", self.Node), Actions: cfg.Agent.Actions, Execute: execute, Log: log,
@@ -235,9 +235,9 @@ func encodeStatus(s kick.Status) json.RawMessage {
 // goodbye says whether an agent that is stopped now will not be back.
 func goodbye(mode string) func() bool {
 	switch mode {
-	case config.GoodbyeAlways:
+	case config.LeaveAlways:
 		return func() bool { return true }
-	case config.GoodbyeNever:
+	case config.LeaveNever:
 		return func() bool { return false }
 	}
 	return machineGoesDown

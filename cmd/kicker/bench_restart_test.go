@@ -27,8 +27,8 @@ import (
 
 	"kicker/config"
 	"kicker/controller"
+	"kicker/controller/api"
 	"kicker/controller/bus"
-	"kicker/controller/web"
 	"kicker/inventory"
 	"kicker/kick"
 )
@@ -69,7 +69,7 @@ func controllerRestarts(b *testing.B, s *site, nodes int, start func(), url stri
 	start()
 	runs := s.crowd(b, nodes, url, options...)
 	dependents := nodes / dependentEvery
-	var status web.Status
+	var status api.Status
 	var heard time.Time // every node, for the first time
 	acts := func() string {
 		time.Sleep(seldom)
@@ -85,7 +85,7 @@ func controllerRestarts(b *testing.B, s *site, nodes int, start func(), url stri
 				closed++
 			}
 		}
-		if alive, converged := status.Nodes[inventory.Alive], status.Actions[controller.Converged]; !status.Sync.Open || closed > 0 || alive != nodes || converged != dependents {
+		if alive, converged := status.Nodes[inventory.Alive], status.Actions[api.Converged]; !status.Sync.Open || closed > 0 || alive != nodes || converged != dependents {
 			return fmt.Sprintf("%d nodes, %d roles closed, %d actions converged, %+v", alive, closed, converged, status.Sync)
 		}
 		return ""
@@ -152,7 +152,7 @@ func (s *site) crowd(b *testing.B, nodes int, url string, options ...nats.Option
 	for i := range nodes {
 		cfg := config.Default()
 		cfg.StateDir = s.path("crowd")
-		cfg.Agent.Goodbye = config.GoodbyeNever
+		cfg.Agent.LeaveOnStop = config.LeaveNever
 		cfg.Agent.Roles = []string{fmt.Sprintf("role%d", i%fleetRoles)}
 		cfg.Agent.Facts = []string{"ipaddress=192.0.2.1", fmt.Sprintf("port=%d", i)}
 		dependent := i/fleetRoles%dependentEvery == 0
@@ -160,7 +160,7 @@ func (s *site) crowd(b *testing.B, nodes int, url string, options ...nats.Option
 			cfg.Agent.Actions = []kick.Action{{Name: "reload", Command: []string{"true"}, DependsOn: []string{fmt.Sprintf("role%d", (i+1)%fleetRoles)}}}
 		}
 		joins.Go(func() error {
-			self := inventory.Self{Cluster: s.cluster, Node: fmt.Sprintf("node%d", i), Instance: "bench", Boot: "bench"}
+			self := inventory.Identity{Cluster: s.cluster, Node: fmt.Sprintf("node%d", i), Instance: "bench", Boot: "bench"}
 			poke := make(chan struct{}, 1)
 			nc, err := bus.Join([]string{url}, "", self.Node, quiet, func() {
 				select {

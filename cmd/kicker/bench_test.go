@@ -18,8 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kicker/controller"
+	"kicker/controller/api"
 	"kicker/controller/bus"
-	"kicker/controller/web"
 	"kicker/inventory"
 	"kicker/kick"
 )
@@ -151,16 +151,16 @@ func BenchmarkController(b *testing.B) {
 			f := &fleet{site: s, b: b, nc: s.visit(), nodes: nodes}
 			f.answerForFacts()
 			f.saySo(nil)
-			var published []controller.Role
+			var published []api.Role
 			f.beat(func() bool { return s.ask("/v1/roles", &published) == nil && len(published) == fleetRoles })
 			current := map[string]kick.Revision{}
 			for _, r := range published {
 				current[r.Name] = r.Revision
 			}
 			f.saySo(current)
-			var status web.Status
+			var status api.Status
 			f.beat(func() bool {
-				return s.ask("/v1/status", &status) == nil && status.Actions[controller.Converged] == nodes
+				return s.ask("/v1/status", &status) == nil && status.Actions[api.Converged] == nodes
 			})
 			var share []float64
 			for b.Loop() {
@@ -331,7 +331,7 @@ func (s *site) visit() *nats.Conn {
 	var nc *nats.Conn
 	s.until("the bus is up", func() string {
 		var err error
-		if nc, err = bus.Visit([]string{s.bus}, "", "bench"); err != nil {
+		if nc, err = bus.Connect([]string{s.bus}, "", "bench"); err != nil {
 			return err.Error()
 		}
 		return ""

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"kicker/controller"
+	"kicker/controller/api"
 	"kicker/inventory"
 	"kicker/kick"
 )
@@ -46,11 +46,11 @@ func (c *cluster) runsOf(node string, from, to time.Time) int {
 }
 
 // damped is whether an action waits because of changes that runs make, in a view.
-func damped(node string) func(*controller.View) bool {
-	return func(v *controller.View) bool {
-		return slices.ContainsFunc(v.Verdicts, func(verdict controller.Verdict) bool {
-			return verdict.Node == node && slices.ContainsFunc(verdict.Gates, func(g controller.Gate) bool {
-				return g.Name == controller.GateBackoff && strings.Contains(g.Why, "member facts change with every run: port of ")
+func damped(node string) func(*api.View) bool {
+	return func(v *api.View) bool {
+		return slices.ContainsFunc(v.Verdicts, func(verdict api.Verdict) bool {
+			return verdict.Node == node && slices.ContainsFunc(verdict.Gates, func(g api.Gate) bool {
+				return g.Name == api.GateBackoff && strings.Contains(g.Why, "member facts change with every run: port of ")
 			})
 		})
 	}
@@ -79,7 +79,7 @@ func TestRunsThatChangeTheirOwnMemberFactsAreDampedAndARealJoinIsNot(t *testing.
 				if n := c.runsOf("lb1", began, time.Now()); n < 10 || n > test.most {
 					t.Errorf("%d runs in an hour that only runs explain, want 10 to %d", n, test.most)
 				}
-				if told := c.events(controller.EventDamped); len(told) != len(c.agents) {
+				if told := c.events(api.EventDampingBegan); len(told) != len(c.agents) {
 					t.Errorf("the damping is told as %q, want once of each action", told)
 				}
 
@@ -89,18 +89,18 @@ func TestRunsThatChangeTheirOwnMemberFactsAreDampedAndARealJoinIsNot(t *testing.
 				newcomer.cfg.Agent.Roles = []string{dependsOn}
 				newcomer.cfg.Agent.Facts = []string{"ipaddress=10.0.0.9", "port=8080"}
 				c.startAgent(newcomer)
-				took := c.until("it is kicked for a real join", 3*time.Second, func(*controller.View) bool { return c.runsOf("lb1", joined, time.Now().Add(1)) > 0 })
+				took := c.until("it is kicked for a real join", 3*time.Second, func(*api.View) bool { return c.runsOf("lb1", joined, time.Now().Add(1)) > 0 })
 				if took < c.cfg.Settle {
 					t.Errorf("it was kicked %s after a join, want it to wait for others: %s", took, c.cfg.Settle)
 				}
-				if told := c.events(controller.EventDampedOver); len(told) == 0 {
+				if told := c.events(api.EventDampingEnded); len(told) == 0 {
 					t.Error("nobody was told that it is damped no more")
 				}
 
 				restless.Store(false)
 				c.converged(20 * time.Minute)
 				time.Sleep(21 * time.Minute)
-				if began, over := len(c.events(controller.EventDamped)), len(c.events(controller.EventDampedOver)); began != over {
+				if began, over := len(c.events(api.EventDampingBegan)), len(c.events(api.EventDampingEnded)); began != over {
 					t.Errorf("damping began %d times and was over %d times, want as many, long after the last change", began, over)
 				}
 			})
@@ -125,10 +125,10 @@ func TestRunsThatFollowAChangeOutsideTheirCircleAreNotDamped(t *testing.T) {
 			if err := db.announcer.SetFacts(inventory.Facts{"role": "db", "port": i}); err != nil {
 				t.Fatal(err)
 			}
-			c.until("both have run", 20*time.Second, func(*controller.View) bool { return len(c.ran()) == before+2 })
+			c.until("both have run", 20*time.Second, func(*api.View) bool { return len(c.ran()) == before+2 })
 			c.converged(20 * time.Second)
 		}
-		if told := c.events(controller.EventDamped); len(told) != 0 {
+		if told := c.events(api.EventDampingBegan); len(told) != 0 {
 			t.Errorf("%q, want nobody damped: each run has its change", told)
 		}
 	})
@@ -142,18 +142,18 @@ func TestCircleIsToldOnceAndShownForAsLongAsItLasts(t *testing.T) {
 		web := c.restless("web1", "web", "lb", &restless)
 		c.restless("peer1", "peer", "peer", &restless)
 		c.synced()
-		c.until("a circle", 2*time.Minute, func(v *controller.View) bool {
-			return len(v.Circles) == 1 && slices.Equal(v.Circles[0].Roles, []string{"lb", "web"})
+		c.until("a circle", 2*time.Minute, func(v *api.View) bool {
+			return len(v.Cycles) == 1 && slices.Equal(v.Cycles[0].Roles, []string{"lb", "web"})
 		})
 		time.Sleep(10 * time.Minute)
-		if told := c.events(controller.EventCycle); len(told) != 1 || !strings.HasPrefix(told[0], "roles lb → web → lb depend on each other") {
+		if told := c.events(api.EventCycleBegan); len(told) != 1 || !strings.HasPrefix(told[0], "roles lb → web → lb depend on each other") {
 			t.Errorf("the circle is told as %q, want it once", told)
 		}
 		c.stopAgent(web)
 		web.cfg.Agent.Actions = nil
 		c.startAgent(web)
-		c.until("no circle", 2*time.Minute, func(v *controller.View) bool { return len(v.Circles) == 0 })
-		if told := c.events(controller.EventCycleOver); len(told) != 1 {
+		c.until("no circle", 2*time.Minute, func(v *api.View) bool { return len(v.Cycles) == 0 })
+		if told := c.events(api.EventCycleEnded); len(told) != 1 {
 			t.Errorf("its end is told as %q, want it once", told)
 		}
 	})

@@ -20,8 +20,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"kicker/config"
-	"kicker/controller"
-	"kicker/controller/web"
+	"kicker/controller/api"
 )
 
 const answerWithin = 15 * time.Second // of a controller that is asked a question
@@ -177,7 +176,7 @@ func (c *client) unreachable(err error) error {
 
 // refused is the error that an answer other than 200 is.
 func (c *client) refused(r *http.Response) error {
-	var e web.Error
+	var e api.Error
 	b, err := io.ReadAll(io.LimitReader(r.Body, 64<<10))
 	if err == nil {
 		err = json.Unmarshal(b, &e)
@@ -189,8 +188,8 @@ func (c *client) refused(r *http.Response) error {
 	if e.Remedy != "" {
 		text += ": " + e.Remedy
 	}
-	if len(e.Near) > 0 {
-		text += fmt.Sprintf(" (did you mean %s?)", strings.Join(e.Near, " or "))
+	if len(e.Suggestions) > 0 {
+		text += fmt.Sprintf(" (did you mean %s?)", strings.Join(e.Suggestions, " or "))
 	}
 	code := exitFailed
 	switch r.StatusCode {
@@ -203,7 +202,7 @@ func (c *client) refused(r *http.Response) error {
 }
 
 // follow hands over the events after since, the coming ones too, until take says done or ctx ends, which is no error.
-func (c *client) follow(ctx context.Context, since int64, take func(line []byte, e controller.Event) (done bool, err error)) error {
+func (c *client) follow(ctx context.Context, since int64, take func(line []byte, e api.Event) (done bool, err error)) error {
 	r, err := c.open(ctx, http.MethodGet, fmt.Sprintf("/v1/events?follow=1&since=%d", since), nil)
 	if err != nil {
 		return ended(ctx, err)
@@ -216,8 +215,8 @@ func (c *client) follow(ctx context.Context, since int64, take func(line []byte,
 			continue // only to show that the stream lives
 		}
 		var e struct {
-			controller.Event
-			web.Error
+			api.Event
+			api.Error
 		}
 		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
 			return fmt.Errorf("follow the events of %s: %w", c.name, err)

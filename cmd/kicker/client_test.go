@@ -16,7 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"kicker/controller"
+	"kicker/controller/api"
 	"kicker/controller/web"
 )
 
@@ -48,7 +48,7 @@ func TestEventsAreFollowedAsTheyHappen(t *testing.T) {
 		}
 		for i := range 3 {
 			text := fmt.Sprintf("web%d joined", i)
-			l.tell(nil, controller.Event{Kind: controller.EventJoined, Text: text})
+			l.tell(nil, api.Event{Kind: api.EventJoined, Text: text})
 			next(text)
 		}
 		interrupt()

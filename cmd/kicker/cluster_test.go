@@ -24,6 +24,7 @@ import (
 
 	"kicker/config"
 	"kicker/controller"
+	"kicker/controller/api"
 	"kicker/controller/bus"
 	"kicker/inventory"
 	"kicker/kick"
@@ -65,7 +66,7 @@ type controlled struct {
 // node is a machine: its disk outlives its agents and its boots.
 type node struct {
 	cfg       config.Config
-	self      inventory.Self
+	self      inventory.Identity
 	do        func(ranAction) kick.Ending
 	process   *process // the run in progress, or the last one; guarded by cluster.mu
 	announcer *inventory.Announcer
@@ -155,7 +156,7 @@ func (c *cluster) startController() {
 	b := controllerBus{join: func(name string) (*nats.Conn, error) {
 		return c.bus.Join(name, nats.InProcessServer(c.newWire("controller")))
 	}, closings: func(closed func(string, uint64, string), _ func(string)) (func(), error) {
-		return c.bus.Closings(closed)
+		return c.bus.Disconnects(closed)
 	}, close: func() {}}
 	if c.external {
 		b.join = func(name string) (*nats.Conn, error) { return c.join("controller", name) }
@@ -163,7 +164,7 @@ func (c *cluster) startController() {
 			if !c.system {
 				return func() {}, nil
 			}
-			return bus.Closings([]string{"nats://system:secret@broker"}, c.log, closed, deaf, nats.InProcessServer(c.newWire("controller")))
+			return bus.Disconnects([]string{"nats://system:secret@broker"}, c.log, closed, deaf, nats.InProcessServer(c.newWire("controller")))
 		}
 	}
 	go func() {
@@ -201,11 +202,11 @@ func (c *cluster) stopController() {
 // synced waits until the controller acts on what it hears.
 func (c *cluster) synced() {
 	c.t.Helper()
-	c.until("synced", time.Minute, func(v *controller.View) bool { return v.Sync.Open })
+	c.until("synced", time.Minute, func(v *api.View) bool { return v.Sync.Open })
 }
 
 // until waits, in virtual time, until the controller's view is as wanted. It returns how long that took.
-func (c *cluster) until(what string, most time.Duration, wanted func(*controller.View) bool) time.Duration {
+func (c *cluster) until(what string, most time.Duration, wanted func(*api.View) bool) time.Duration {
 	c.t.Helper()
 	began := time.Now()
 	for {
@@ -224,8 +225,8 @@ func (c *cluster) until(what string, most time.Duration, wanted func(*controller
 // converged waits until every action has applied what is current.
 func (c *cluster) converged(most time.Duration) time.Duration {
 	c.t.Helper()
-	return c.until("converged", most, func(v *controller.View) bool {
-		return v.Sync.Open && len(v.Verdicts) > 0 && !slices.ContainsFunc(v.Verdicts, func(v controller.Verdict) bool { return v.State != controller.Converged })
+	return c.until("converged", most, func(v *api.View) bool {
+		return v.Sync.Open && len(v.Verdicts) > 0 && !slices.ContainsFunc(v.Verdicts, func(v api.Verdict) bool { return v.State != api.Converged })
 	})
 }
 
@@ -249,13 +250,13 @@ func (c *cluster) lb(name string, do func(ranAction) kick.Ending) *node {
 }
 
 func (c *cluster) node(name string) *node {
-	n := &node{cfg: config.Default(), self: inventory.Self{Cluster: c.cfg.Cluster, Node: name, Instance: "machine of " + name, Boot: "boot 1"}}
+	n := &node{cfg: config.Default(), self: inventory.Identity{Cluster: c.cfg.Cluster, Node: name, Instance: "machine of " + name, Boot: "boot 1"}}
 	dir, err := filepath.Abs(name)
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	n.cfg.StateDir = dir
-	n.cfg.Agent.Goodbye = config.GoodbyeNever
+	n.cfg.Agent.LeaveOnStop = config.LeaveNever
 	c.agents[name] = n
 	return n
 }
@@ -280,7 +281,7 @@ func (c *cluster) startAgent(n *node) {
 		c.t.Fatal(err)
 	}
 	n.announcer = announcer
-	announcer.Reach = func(address string) bool { return c.reaches != nil && c.reaches(n.self.Node, address) }
+	announcer.Probe = func(address string) bool { return c.reaches != nil && c.reaches(n.self.Node, address) }
 	if n.notReady != "" {
 		announcer.SetReady(false, n.notReady)
 	}

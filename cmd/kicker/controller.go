@@ -149,7 +149,7 @@ func openBus(cfg config.Config, token string, log *slog.Logger) (controllerBus, 
 					log.Info("closed connections are not heard, so a death is seen by silence alone: bus.system_url is not set")
 					return func() {}, nil
 				}
-				stop, err := bus.Closings([]string{cfg.Bus.SystemURL}, log, closed, deaf)
+				stop, err := bus.Disconnects([]string{cfg.Bus.SystemURL}, log, closed, deaf)
 				if err != nil {
 					return nil, fmt.Errorf("bus.system_url: %w", err)
 				}
@@ -169,7 +169,7 @@ func openBus(cfg config.Config, token string, log *slog.Logger) (controllerBus, 
 		where: embedded.Addr().String(),
 		join:  func(name string) (*nats.Conn, error) { return embedded.Join(name) },
 		closings: func(closed func(string, uint64, string), _ func(string)) (func(), error) {
-			return embedded.Closings(closed) // in this process: there is no being deaf
+			return embedded.Disconnects(closed) // in this process: there is no being deaf
 		},
 		close: embedded.Close,
 	}, nil
@@ -195,9 +195,9 @@ func control(ctx context.Context, cfg controller.Config, b controllerBus, log *s
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	heard := make(chan inventory.Heard, 1024)
+	heard := make(chan inventory.Received, 1024)
 	results := make(chan kick.Result, 1024)
-	hear := func(h inventory.Heard) {
+	hear := func(h inventory.Received) {
 		select {
 		case heard <- h:
 		case <-ctx.Done():
@@ -208,15 +208,15 @@ func control(ctx context.Context, cfg controller.Config, b controllerBus, log *s
 		case results <- r:
 		case <-ctx.Done():
 		}
-	}, func(err error) { hear(inventory.Heard{At: time.Now(), Refused: err}) })
+	}, func(err error) { hear(inventory.Received{At: time.Now(), Invalid: err}) })
 	if err != nil {
 		return err
 	}
 	defer func() { _ = sub.Unsubscribe() }() // fails only when the connection is closed
 	stop, err := b.closings(func(server string, client uint64, why string) {
-		hear(inventory.Heard{At: time.Now(), Closed: &inventory.Closed{Conn: inventory.Conn{Server: server, Client: client}, Why: why}})
+		hear(inventory.Received{At: time.Now(), Disconnect: &inventory.Disconnect{Conn: inventory.Conn{Server: server, Client: client}, Why: why}})
 	}, func(why string) {
-		hear(inventory.Heard{At: time.Now(), Deaf: &why})
+		hear(inventory.Received{At: time.Now(), DisconnectsLost: &why})
 	})
 	if err != nil {
 		return err
@@ -241,18 +241,18 @@ func speaker(nc *nats.Conn, cluster string, log *slog.Logger) controller.Bus {
 		Roster: func(ctx context.Context, node, action, role string) ([]kick.Member, string, error) {
 			return kick.Roster(ctx, nc, cluster, node, action, role)
 		},
-		Reach: func(ctx context.Context, node string, others []string) ([]string, error) {
-			return inventory.AskReach(ctx, nc, cluster, node, others)
+		Probe: func(ctx context.Context, node string, others []string) ([]string, error) {
+			return inventory.Probe(ctx, nc, cluster, node, others)
 		},
 		Ask: func(node, do string) { say("order", inventory.Ask(nc, cluster, node, do)) },
-		CallRoll: func(splay time.Duration) {
-			say("roll call", inventory.CallRoll(nc, cluster, splay))
+		RequestReports: func(splay time.Duration) {
+			say("roll call", inventory.RequestReports(nc, cluster, splay))
 		},
 		Beacon: func(id string, epoch int64, pace time.Duration) {
 			say("beacon", inventory.SendBeacon(nc, cluster, inventory.Beacon{V: inventory.Version, ID: id, Epoch: epoch, Pace: pace.Milliseconds()}))
 		},
-		Farewell: func(reply string, farewell inventory.Farewell) {
-			say("farewell", inventory.Answer(nc, reply, farewell))
+		TellLeaving: func(reply string, farewell inventory.LeaveStatus) {
+			say("farewell", inventory.AnswerLeave(nc, reply, farewell))
 		},
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"kicker/controller/api"
 	"maps"
 	"math/rand/v2"
 	"net"
@@ -24,9 +25,6 @@ import (
 	"github.com/kballard/go-shellquote"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
-
-	"kicker/controller"
-	"kicker/controller/web"
 )
 
 const demoHelp = `Starts a controller, a load balancer and three web servers on this machine, each a process of its own, and prints
@@ -311,7 +309,7 @@ func (d *demo) ended(name, how string) (restart func() error) {
 func (d *demo) followEvents(ctx context.Context) {
 	for ctx.Err() == nil {
 		// It ends with each controller; that it can't be reached is shown by what doesn't happen.
-		_ = d.client().follow(ctx, 0, func(_ []byte, e controller.Event) (bool, error) {
+		_ = d.client().follow(ctx, 0, func(_ []byte, e api.Event) (bool, error) {
 			d.timeline.event(e)
 			return false, nil
 		})
@@ -330,14 +328,14 @@ func (d *demo) ask(ctx context.Context, path string, query url.Values, into any)
 }
 
 // runs is the runs of lb1 that the present controller knows of.
-func (d *demo) runs(ctx context.Context) ([]controller.Run, error) {
-	var runs []controller.Run
+func (d *demo) runs(ctx context.Context) ([]api.Run, error) {
+	var runs []api.Run
 	err := d.ask(ctx, "/v1/runs", url.Values{"node": {"lb1"}}, &runs)
 	return runs, err
 }
 
-func (d *demo) node(ctx context.Context, name string) (web.Explanation, error) {
-	var e web.Explanation
+func (d *demo) node(ctx context.Context, name string) (api.Explanation, error) {
+	var e api.Explanation
 	err := d.ask(ctx, "/v1/nodes/"+name+"/explain", nil, &e)
 	return e, err
 }

@@ -43,7 +43,7 @@ func demoNodeCommand() *cobra.Command {
 		}
 		for _, flag := range [][2]string{
 			{"name", args[0]}, {"role", "web"}, {"fact", "ipaddress=127.0.0.1"}, {"fact", "port=" + port},
-			{"goodbye", config.GoodbyeAlways}, {"ready", "http://" + ln.Addr().String() + "/healthz"},
+			{"goodbye", config.LeaveAlways}, {"ready", "http://" + ln.Addr().String() + "/healthz"},
 		} {
 			if err := cmd.Flags().Set(flag[0], flag[1]); err != nil {
 				return fmt.Errorf("--%s: %w", flag[0], err)

@@ -11,8 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"kicker/controller"
-	"kicker/controller/web"
+	"kicker/controller/api"
 	"kicker/kick"
 )
 
@@ -68,7 +67,7 @@ func (d *demo) playJoin(ctx context.Context) error {
 			return false, err
 		}
 		address = fmt.Sprintf("http://%v:%v/", node.Facts["ipaddress"], node.Facts["port"])
-		if node.Serving {
+		if node.Member {
 			return false, failure("web4 is a member %s after its start, before it is ready", seconds(time.Since(began)))
 		}
 		return true, nil
@@ -287,7 +286,7 @@ func (d *demo) playAgentKilled(ctx context.Context) error {
 	if err := d.awaitServed(ctx, 15*time.Second, "web1", "web4", "web6", "web7"); err != nil {
 		return err
 	}
-	var runs []controller.Run
+	var runs []api.Run
 	if err := until(ctx, 10*time.Second, "the controller hears how run "+run+" ended", func() (bool, error) {
 		all, err := d.runs(ctx)
 		runs = all[min(len(before), len(all)):]
@@ -317,7 +316,7 @@ func (d *demo) playControllerKilled(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var before, after web.Status
+	var before, after api.Status
 	if err := d.ask(ctx, "/v1/status", nil, &before); err != nil {
 		return err
 	}
@@ -381,9 +380,9 @@ func (d *demo) awaitServed(ctx context.Context, most time.Duration, names ...str
 // awaitConverged waits until the controller knows that all is applied.
 func (d *demo) awaitConverged(ctx context.Context) error {
 	return until(ctx, 10*time.Second, "lb1 has applied all", func() (bool, error) {
-		var st web.Status
+		var st api.Status
 		err := d.ask(ctx, "/v1/status", nil, &st)
-		return err == nil && st.Actions[controller.Converged] == 1, err
+		return err == nil && st.Actions[api.Converged] == 1, err
 	})
 }
 
@@ -402,7 +401,7 @@ func (d *demo) awaitRunning(ctx context.Context, n int) (run string, err error) 
 }
 
 // reloaded compares runs with the action's own record.
-func (d *demo) reloaded(runs []controller.Run) error {
+func (d *demo) reloaded(runs []api.Run) error {
 	recorded, err := d.reloads()
 	if err != nil {
 		return err
@@ -416,11 +415,11 @@ func (d *demo) reloaded(runs []controller.Run) error {
 }
 
 // over is the runs that are over.
-func over(runs []controller.Run) []controller.Run {
-	return slices.DeleteFunc(slices.Clone(runs), func(r controller.Run) bool { return r.Outcome == "" })
+func over(runs []api.Run) []api.Run {
+	return slices.DeleteFunc(slices.Clone(runs), func(r api.Run) bool { return r.Outcome == "" })
 }
 
-func runsInShort(runs []controller.Run) string {
+func runsInShort(runs []api.Run) string {
 	var texts []string
 	for _, r := range runs {
 		texts = append(texts, fmt.Sprintf("%s %s in %s", r.ID, outcomeText(r), took(r.Duration)))

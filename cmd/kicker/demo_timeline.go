@@ -3,14 +3,13 @@ package main
 import (
 	"fmt"
 	"io"
+	"kicker/controller/api"
 	"os"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"kicker/controller"
 )
 
 // What the timeline prints in colour, on a terminal.
@@ -24,10 +23,10 @@ const (
 )
 
 var eventColours = map[string]string{
-	controller.EventJoined: green, controller.EventReady: green, controller.EventBack: green, controller.EventSucceeded: green,
-	controller.EventSuspect: yellow, controller.EventBackSoon: yellow, controller.EventNotReady: yellow, controller.EventLeft: yellow,
-	controller.EventGone: red, controller.EventFailed: red, controller.EventUnkicked: red, controller.EventRefused: red, controller.EventBlind: red,
-	controller.EventKicked: cyan, controller.EventRole: bold,
+	api.EventJoined: green, api.EventReady: green, api.EventBack: green, api.EventSucceeded: green,
+	api.EventSuspect: yellow, api.EventRestarting: yellow, api.EventNotReady: yellow, api.EventLeft: yellow,
+	api.EventGone: red, api.EventFailed: red, api.EventKickRejected: red, api.EventInvalidMessage: red, api.EventBusLost: red,
+	api.EventKicked: cyan, api.EventRoleChanged: bold,
 }
 
 // demoTimeline prints what happens, a line each: when, whom it is about, what. Any goroutine may use it.
@@ -108,10 +107,10 @@ func (t *demoTimeline) paint(colour, text string) string {
 }
 
 // event prints what the controller tells.
-func (t *demoTimeline) event(e controller.Event) {
+func (t *demoTimeline) event(e api.Event) {
 	who, what := "controller", e.Text
 	switch {
-	case e.Kind == controller.EventRole && e.Role != "web":
+	case e.Kind == api.EventRoleChanged && e.Role != "web":
 		return // nobody depends on it
 	case e.Role != "":
 		who = "role/" + e.Role
@@ -128,11 +127,11 @@ func (t *demoTimeline) event(e controller.Event) {
 	}
 	t.line(eventColours[e.Kind], who, "%s", what)
 	switch e.Kind {
-	case controller.EventReady:
+	case api.EventReady:
 		t.caused("%s was ready", e.Node)
-	case controller.EventNotReady:
+	case api.EventNotReady:
 		t.caused("%s was not", e.Node)
-	case controller.EventLeft:
+	case api.EventLeft:
 		t.caused("%s said goodbye", e.Node)
 	}
 }

@@ -10,8 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"kicker/controller"
-	"kicker/controller/web"
+	"kicker/controller/api"
 	"kicker/kick"
 )
 
@@ -106,7 +105,7 @@ func (c *configurer) run(n int, so func(ran) bool) ran {
 // applied is the hash of the role's members that the node says it is configured from.
 func (c *configurer) applied(role string) string {
 	c.t.Helper()
-	var n web.Node
+	var n api.Node
 	if err := c.ask("/v1/nodes/"+c.name, &n); err != nil {
 		c.t.Fatal(err)
 	}
@@ -162,9 +161,9 @@ func TestRunOfAKilledAgentEndsAsIfItLived(t *testing.T) {
 			lb.agent.kill()
 			s.member("web3", "web")
 			s.member("web4", "web")
-			s.event("web4", before, controller.EventJoined)
+			s.event("web4", before, api.EventJoined)
 			if test.away {
-				s.event("lb", before, controller.EventGone)
+				s.event("lb", before, api.EventGone)
 			}
 			lb.release()
 			lb.ended(2) // while no agent is there
@@ -175,7 +174,7 @@ func TestRunOfAKilledAgentEndsAsIfItLived(t *testing.T) {
 
 			s.until("the run's outcome", func() string {
 				runs := s.runs()
-				i := slices.IndexFunc(runs, func(r controller.Run) bool { return r.ID == run.id })
+				i := slices.IndexFunc(runs, func(r api.Run) bool { return r.ID == run.id })
 				if i < 0 || runs[i].Outcome != test.outcome || runs[i].Exit != test.exit || runs[i].Output != "configuring with web1 web2\nconfigured\n" {
 					return fmt.Sprintf("%+v", runs)
 				}
@@ -228,13 +227,13 @@ func TestAgentsKilledAmidChangesRunOneThingAtATime(t *testing.T) {
 		case 0: // in mid-run
 			lb.started(n + 1)
 		case 1: // when a run is about to start
-			s.event("lb", before, controller.EventKicked)
+			s.event("lb", before, api.EventKicked)
 		case 2: // while the changes are on their way
 		}
 		lb.agent.kill()
 		lb.restart()
 		if round%3 == 0 {
-			s.event("lb", before, controller.EventBack, controller.EventJoined)
+			s.event("lb", before, api.EventBack, api.EventJoined)
 			if runs := lb.record(); len(runs) != n+1 || runs[n].over {
 				t.Errorf("runs %+v; want one to go on", runs[n:])
 			}

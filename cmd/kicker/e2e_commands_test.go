@@ -1,10 +1,9 @@
 package main
 
 import (
+	"kicker/controller/api"
 	"strings"
 	"testing"
-
-	"kicker/controller"
 )
 
 func TestCommandsExitAsDocumented(t *testing.T) {
@@ -56,7 +55,7 @@ func TestCommandsExitAsDocumented(t *testing.T) {
 		t.Errorf("released when lb was told %q last, want web2 alone", record[len(record)-1].told)
 	}
 	web1.stop()
-	if events := s.expect(0, nil, "events").stdout; !strings.Contains(events, "web1 said goodbye") || strings.Contains(events, controller.EventGone) {
+	if events := s.expect(0, nil, "events").stdout; !strings.Contains(events, "web1 said goodbye") || strings.Contains(events, api.EventGone) {
 		t.Errorf("want a goodbye of web1 and nobody gone:\n%s", events)
 	}
 }

@@ -4,13 +4,12 @@ import (
 	"bufio"
 	"errors"
 	"io/fs"
+	"kicker/controller/api"
 	"os"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
-
-	"kicker/controller"
 )
 
 func TestKilledControllerKicksNobodyWhenItIsBack(t *testing.T) {
@@ -87,7 +86,7 @@ func TestDaemonsStopCleanlyWhenTold(t *testing.T) {
 		}
 	}
 	mustStop(lb.agent) // in mid-run
-	s.event("lb", 0, controller.EventBackSoon)
+	s.event("lb", 0, api.EventRestarting)
 	mustStop(ctl)
 	if _, err := os.Lstat(s.path("controller", "api.sock")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the API's socket is left behind: %v", err)

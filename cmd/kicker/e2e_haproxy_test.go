@@ -6,6 +6,7 @@ import (
 	"encoding/csv"
 	"fmt"
 	"io"
+	"kicker/controller/api"
 	"maps"
 	"net"
 	"net/http"
@@ -16,8 +17,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"kicker/controller"
 )
 
 // A server that is gone or not there yet would be seen at once: nothing is tried twice or elsewhere, and HAProxy does not check.
@@ -233,7 +232,7 @@ func TestHAProxyServesTheLiveAndReadyNodes(t *testing.T) {
 	b.serves("web1", "web2")
 
 	web3 := s.startWeb("web3")
-	s.event("web3", 0, controller.EventJoined)
+	s.event("web3", 0, api.EventJoined)
 	s.expect(0, nil, "kick", "node/lb", "--wait") // a run that began after the join
 	b.mustServe("while web3's check fails", "web1", "web2")
 	web3.setReady(true)
@@ -249,11 +248,11 @@ func TestHAProxyServesTheLiveAndReadyNodes(t *testing.T) {
 
 	reloads, before := b.reloads(), s.now()
 	web3.agent.stop()
-	s.event("web3", before, controller.EventBackSoon)
+	s.event("web3", before, api.EventRestarting)
 	s.expect(0, nil, "kick", "node/lb", "--wait")
 	b.mustServe("while web3's agent is restarted", "web3")
 	web3.agent = s.agent("web3", web3.agentArgs...)
-	s.event("web3", before, controller.EventBack)
+	s.event("web3", before, api.EventBack)
 	s.converged(2)
 	if n := b.reloads(); n != reloads {
 		t.Errorf("the restart of an agent made haproxy reload %d times", n-reloads)
@@ -398,7 +397,7 @@ func TestManyJoinsAtOnceMakeFewReloads(t *testing.T) {
 			"--ready-interval", fmt.Sprint(time.Duration(i+1)*200*time.Millisecond)) // a burst, in which each is seen by itself
 	}
 	for _, name := range want {
-		s.event(name, 0, controller.EventJoined)
+		s.event(name, 0, api.EventJoined)
 	}
 	reloads := b.reloads()
 	s.write("web/ready", "")

@@ -15,8 +15,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"kicker/controller"
-	"kicker/controller/web"
+	"kicker/controller/api"
 	"kicker/inventory"
 	"kicker/kick"
 )
@@ -66,7 +65,7 @@ func TestStrangerOnTheBusCanNotKick(t *testing.T) {
 	runs := len(lb.record())
 
 	stranger := s.stranger()
-	var node web.Node
+	var node api.Node
 	if err := s.ask("/v1/nodes/lb", &node); err != nil {
 		t.Fatal(err)
 	}
@@ -158,19 +157,19 @@ func TestGarbageOnTheBusChangesNothing(t *testing.T) {
 	stranger.flush()
 
 	s.until("what it hears is refused", func() string {
-		var st web.Status
+		var st api.Status
 		err := s.ask("/v1/status", &st)
-		return objection(err != nil || st.Refused < messages/3, st.Refused)
+		return objection(err != nil || st.InvalidMessages < messages/3, st.InvalidMessages)
 	})
 	s.until("the visitors come and go", func() string {
-		var events []controller.Event
+		var events []api.Event
 		err := s.ask("/v1/events", &events)
 		gone := 0
 		for _, e := range events {
 			switch visitor := strings.HasPrefix(e.Node, "visitor"); {
-			case visitor && e.Kind == controller.EventGone:
+			case visitor && e.Kind == api.EventGone:
 				gone++
-			case e.Kind == controller.EventJoined && !visitor && e.Node != "lb" && e.Node != "web1":
+			case e.Kind == api.EventJoined && !visitor && e.Node != "lb" && e.Node != "web1":
 				t.Fatalf("garbage joined as %s", e.Node)
 			}
 		}
@@ -238,7 +237,7 @@ func (g *garbage) sound(node string) []byte {
 		inventory.FactsMessage{V: 1, Node: node, Instance: "i", Boot: "b", Facts: inventory.Facts{"role": "web"}},
 		inventory.Order{V: 1, Do: inventory.DoFacts},
 		kick.Result{V: 1, Node: node, Action: "nothing", Run: "r", Outcome: kick.Failed},
-		inventory.Farewell{V: 1, Heard: true, Released: true},
+		inventory.LeaveStatus{V: 1, Received: true, Released: true},
 	}[g.rand.IntN(5)])
 	if err != nil {
 		panic(err)

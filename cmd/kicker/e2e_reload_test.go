@@ -1,13 +1,12 @@
 package main
 
 import (
+	"kicker/controller/api"
 	"os"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
-
-	"kicker/controller"
 )
 
 func TestControllerReloadsWhenItIsToldAndWhenItsFileChanged(t *testing.T) {
@@ -30,11 +29,11 @@ func TestControllerReloadsWhenItIsToldAndWhenItsFileChanged(t *testing.T) {
 	}
 	tells := func(kind, word string) func() string { // not with the command: it reads the same file
 		return func() string {
-			var events []controller.Event
+			var events []api.Event
 			if err := s.ask("/v1/events", &events); err != nil {
 				return err.Error()
 			}
-			told := slices.ContainsFunc(events, func(e controller.Event) bool { return e.Kind == kind && strings.Contains(e.Text, word) })
+			told := slices.ContainsFunc(events, func(e api.Event) bool { return e.Kind == kind && strings.Contains(e.Text, word) })
 			return objection(!told, events)
 		}
 	}
@@ -63,13 +62,13 @@ func TestControllerReloadsWhenItIsToldAndWhenItsFileChanged(t *testing.T) {
 	}
 
 	rewrite("gone_after: 7")
-	s.until("the mistake is told of", tells(controller.EventReloadFailed, "gone_after: 7 has no unit"))
+	s.until("the mistake is told of", tells(api.EventReloadRejected, "gone_after: 7 has no unit"))
 	s.expect(1, nil, "status", "--check", "--config", s.path("planned.yaml"))
 	if !ctl.running() {
 		t.Fatal("the controller has ended")
 	}
 	rewrite(depends)
-	s.until("it is good again", tells(controller.EventReloaded, "good again"))
+	s.until("it is good again", tells(api.EventReloaded, "good again"))
 	if n := len(lb.record()) - runs; n != 1 {
 		t.Errorf("%d runs, want the one", n)
 	}

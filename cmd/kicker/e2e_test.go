@@ -24,8 +24,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"kicker/controller"
-	"kicker/controller/web"
+	"kicker/controller/api"
 	"kicker/inventory"
 	"kicker/kick"
 )
@@ -341,11 +340,11 @@ func (s *site) ask(path string, into any) error {
 func (s *site) converged(n int) {
 	s.t.Helper()
 	s.until(fmt.Sprintf("%d nodes, and all converged", n), func() string {
-		var st web.Status
+		var st api.Status
 		if err := s.ask("/v1/status", &st); err != nil {
 			return err.Error()
 		}
-		if !st.Sync.Open || st.Nodes[inventory.Alive] != n || st.Actions[controller.Wanted]+st.Actions[controller.Failing] > 0 {
+		if !st.Sync.Open || st.Nodes[inventory.Alive] != n || st.Actions[api.Pending]+st.Actions[api.Failing] > 0 {
 			return fmt.Sprintf("%+v", st)
 		}
 		return ""
@@ -356,11 +355,11 @@ func (s *site) converged(n int) {
 func (s *site) event(node string, since int64, kinds ...string) {
 	s.t.Helper()
 	s.until(fmt.Sprintf("node %s: event %q", node, kinds), func() string {
-		var events []controller.Event
+		var events []api.Event
 		if err := s.ask(fmt.Sprintf("/v1/events?since=%d", since), &events); err != nil {
 			return err.Error()
 		}
-		come := slices.ContainsFunc(events, func(e controller.Event) bool { return e.Node == node && slices.Contains(kinds, e.Kind) })
+		come := slices.ContainsFunc(events, func(e api.Event) bool { return e.Node == node && slices.Contains(kinds, e.Kind) })
 		return objection(!come, events)
 	})
 }
@@ -368,7 +367,7 @@ func (s *site) event(node string, since int64, kinds ...string) {
 // now is the number of the newest event.
 func (s *site) now() int64 {
 	s.t.Helper()
-	var events []controller.Event
+	var events []api.Event
 	if err := s.ask("/v1/events", &events); err != nil {
 		s.t.Fatal(err)
 	}
@@ -379,9 +378,9 @@ func (s *site) now() int64 {
 }
 
 // runs is what `kicker runs -o json` says.
-func (s *site) runs() []controller.Run {
+func (s *site) runs() []api.Run {
 	s.t.Helper()
-	var runs []controller.Run
+	var runs []api.Run
 	if err := json.Unmarshal([]byte(s.expect(0, nil, "runs", "-o", "json", "--limit", "1000").stdout), &runs); err != nil {
 		s.t.Fatal(err)
 	}
@@ -391,7 +390,7 @@ func (s *site) runs() []controller.Run {
 // members is the names of a role's members.
 func (s *site) members(role string) []string {
 	s.t.Helper()
-	var r controller.Role
+	var r api.Role
 	if err := s.ask("/v1/roles/"+role, &r); err != nil {
 		s.t.Fatal(err)
 	}

@@ -4,12 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"kicker/controller/api"
 	"net/url"
 	"strconv"
 
 	"github.com/spf13/cobra"
-
-	"kicker/controller"
 )
 
 func eventsCommand() *cobra.Command {
@@ -32,7 +31,7 @@ With -f it goes on as things happen, until it is interrupted. With -o json an ev
 		}
 		w := cmd.OutOrStdout()
 		if *follow {
-			return c.follow(cmd.Context(), int64(*since), func(line []byte, e controller.Event) (bool, error) {
+			return c.follow(cmd.Context(), int64(*since), func(line []byte, e api.Event) (bool, error) {
 				if output(cmd) == "json" {
 					_, err := fmt.Fprintf(w, "%s\n", line)
 					return false, err
@@ -40,7 +39,7 @@ With -f it goes on as things happen, until it is interrupted. With -o json an ev
 				return false, printEvent(w, e)
 			})
 		}
-		var events []controller.Event
+		var events []api.Event
 		if _, err := c.get(cmd.Context(), "/v1/events", url.Values{"since": {strconv.FormatUint(*since, 10)}}, &events); err != nil {
 			return err
 		}
@@ -59,7 +58,7 @@ With -f it goes on as things happen, until it is interrupted. With -o json an ev
 	return cmd
 }
 
-func printEvent(w io.Writer, e controller.Event) error {
+func printEvent(w io.Writer, e api.Event) error {
 	_, err := fmt.Fprintf(w, "%s  %-9s  %s\n", e.Time.Local().Format("2006-01-02 15:04:05.000"), e.Kind, printable(e.Text))
 	return err
 }

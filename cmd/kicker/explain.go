@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"kicker/controller"
+	"kicker/controller/api"
 	"kicker/controller/web"
 	"kicker/kick"
 )
@@ -33,7 +33,7 @@ func explainCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		var e web.Explanation
+		var e api.Explanation
 		raw, err := c.get(cmd.Context(), "/v1/nodes/"+url.PathEscape(name)+"/explain", nil, &e)
 		if err != nil {
 			return err
@@ -48,7 +48,7 @@ func explainCommand() *cobra.Command {
 	return cmd
 }
 
-func explanation(e web.Explanation, now time.Time) string {
+func explanation(e api.Explanation, now time.Time) string {
 	var b strings.Builder
 	line := func(format string, args ...any) {
 		b.WriteString(printable(fmt.Sprintf(format, args...)) + "\n")
@@ -58,7 +58,7 @@ func explanation(e web.Explanation, now time.Time) string {
 	switch {
 	case len(e.Roles) == 0:
 		line("It bears no role.")
-	case e.Serving:
+	case e.Member:
 		line("It is a member of %s.", objects("role/", e.Roles))
 	default:
 		line("It bears %s, but is %s: %s.", objects("role/", e.Roles), noMember(e), e.Why)
@@ -78,7 +78,7 @@ func explanation(e web.Explanation, now time.Time) string {
 }
 
 // noMember says what a node that is not serving is to its roles.
-func noMember(e web.Explanation) string {
+func noMember(e api.Explanation) string {
 	var held []string
 	for _, h := range e.Held {
 		if !h.Shadow && slices.Contains(h.Nodes, e.Name) {
@@ -92,22 +92,22 @@ func noMember(e web.Explanation) string {
 }
 
 // explainHeld says which removals the guard of a role holds, and what an operator can do about it.
-func explainHeld(line func(string, ...any), role string, h controller.Held, now time.Time) {
+func explainHeld(line func(string, ...any), role string, h api.Held, now time.Time) {
 	verb := "is held for"
 	if h.Shadow {
 		verb = "would be held, were the guard no shadow, for"
 	}
 	line("role/%s: the removal of %s %s %s: %s.", role, firstFew(h.Nodes), verb, age(now.Sub(h.Since)), h.Why)
-	if h.Opinion != "" {
-		line("  second opinions: %s.", h.Opinion)
+	if h.Probe != "" {
+		line("  second opinions: %s.", h.Probe)
 	}
 	if !h.Shadow {
 		line("  if they are lost: %s", web.AcceptLoss(role))
 	}
 }
 
-func explainAction(line func(string, ...any), a web.Action, now time.Time) {
-	if a.State == controller.Converged {
+func explainAction(line func(string, ...any), a api.Action, now time.Time) {
+	if a.State == api.Converged {
 		line("Action %s is converged.", a.Action)
 	} else {
 		line("Action %s is %s for %s%s.", a.Action, a.State, age(now.Sub(a.Since)), because(a.Reason))
@@ -141,14 +141,14 @@ func because(reason string) string {
 }
 
 // neededText is the role that is needed, and what it is narrowed to.
-func neededText(n controller.Need) string {
+func neededText(n api.Need) string {
 	if n.Shared == "" {
 		return "role/" + n.Role
 	}
 	return fmt.Sprintf("role/%s where %s", n.Role, n.Shared)
 }
 
-func needText(n controller.Need) string {
+func needText(n api.Need) string {
 	switch {
 	case n.Applied == nil:
 		return fmt.Sprintf("applied is unknown, current is %s", revisionText(n.Current))
@@ -162,7 +162,7 @@ func needText(n controller.Need) string {
 	return text
 }
 
-func differenceText(n controller.Need) string {
+func differenceText(n api.Need) string {
 	var parts []string
 	for _, d := range []struct {
 		sign  string
@@ -183,7 +183,7 @@ func revisionText(r kick.Revision) string {
 	return r.Hash[:min(10, len(r.Hash))]
 }
 
-func runText(r controller.Run, now time.Time) string {
+func runText(r api.Run, now time.Time) string {
 	text := fmt.Sprintf("%s, %s ago, took %s", outcomeText(r), age(now.Sub(r.Ended)), took(r.Duration))
 	if r.Error != "" {
 		text += ": " + r.Error
@@ -191,9 +191,9 @@ func runText(r controller.Run, now time.Time) string {
 	return text
 }
 
-func nextText(v controller.Verdict, now time.Time) string {
+func nextText(v api.Verdict, now time.Time) string {
 	switch {
-	case v.State == controller.Converged && v.Running == nil:
+	case v.State == api.Converged && v.Running == nil:
 		return "nothing, until a role that it needs changes"
 	case v.Running != nil:
 		return "its run " + v.Running.Run + " is in progress"
@@ -202,7 +202,7 @@ func nextText(v controller.Verdict, now time.Time) string {
 	}
 	var until time.Time
 	for _, g := range v.Gates {
-		if g.Name == controller.GateLeading {
+		if g.Name == api.GateLeader {
 			return "the controller that leads decides it"
 		}
 	}

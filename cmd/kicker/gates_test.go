@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"kicker/controller"
+	"kicker/controller/api"
 	"kicker/inventory"
 	"kicker/kick"
 )
@@ -62,10 +63,10 @@ func TestBudgetHoldsAtEveryInstantAlsoAcrossAControllersRestart(t *testing.T) {
 		if most := inProgress.peak(); most != 2 {
 			t.Errorf("%d of 20 nodes ran at once, want 2: a tenth", most)
 		}
-		if _, err := c.control.Kick(c.t.Context(), controller.KickOrder{Object: "role/haproxy"}); err != nil {
+		if _, err := c.control.Kick(c.t.Context(), api.KickOrder{Object: "role/haproxy"}); err != nil {
 			t.Fatal(err)
 		}
-		c.until("all run again", 10*time.Minute, func(*controller.View) bool { return len(c.ran()) == 40 })
+		c.until("all run again", 10*time.Minute, func(*api.View) bool { return len(c.ran()) == 40 })
 		if most := inProgress.peak(); most > 2 {
 			t.Errorf("by an operator's order %d of 20 nodes ran at once, want 2", most)
 		}
@@ -86,7 +87,7 @@ func TestRunThatItsAgentLeftKeepsItsPlaceInTheBudget(t *testing.T) {
 			c.lb(fmt.Sprintf("lb%02d", i), run)
 		}
 		c.synced()
-		c.until("as many runs as may be", time.Minute, func(*controller.View) bool { return len(c.ran()) == 2 })
+		c.until("as many runs as may be", time.Minute, func(*api.View) bool { return len(c.ran()) == 2 })
 		killed, reconfigured := c.agents[c.ran()[0].node], c.agents[c.ran()[1].node]
 		c.kill(killed)
 		c.stopAgent(reconfigured)
@@ -101,7 +102,7 @@ func TestRunThatItsAgentLeftKeepsItsPlaceInTheBudget(t *testing.T) {
 			t.Errorf("%d runs began, want 3: one node said that its run is over, of the other nothing is known", n)
 		}
 		c.startAgent(killed)
-		c.until("its word on the run", time.Minute, func(*controller.View) bool { return len(c.ran()) == 4 })
+		c.until("its word on the run", time.Minute, func(*api.View) bool { return len(c.ran()) == 4 })
 		if most := inProgress.peak(); most != 2 {
 			t.Errorf("%d of 20 nodes ran at once, want 2", most)
 		}
@@ -116,7 +117,7 @@ func TestRunOnANodeThatHasNoActionsAnyMoreCountsForTheNextController(t *testing.
 			c.lb(fmt.Sprintf("lb%d", i), succeedsIn(3*time.Minute))
 		}
 		c.synced()
-		c.until("a run", time.Minute, func(*controller.View) bool { return len(c.ran()) == 1 })
+		c.until("a run", time.Minute, func(*api.View) bool { return len(c.ran()) == 1 })
 		n := c.agents[c.ran()[0].node]
 		c.stopAgent(n)
 		n.cfg.Agent.Actions = nil
@@ -128,7 +129,7 @@ func TestRunOnANodeThatHasNoActionsAnyMoreCountsForTheNextController(t *testing.
 		if runs := len(c.ran()); runs != 1 {
 			t.Errorf("%d nodes run something, want 1: a tenth", runs)
 		}
-		c.until("another run when it is over", 2*time.Minute, func(*controller.View) bool { return len(c.ran()) == 2 })
+		c.until("another run when it is over", 2*time.Minute, func(*api.View) bool { return len(c.ran()) == 2 })
 	})
 }
 
@@ -158,7 +159,7 @@ func TestRevisionThatFailsEverywhereIsTriedOnOneNodeAtATime(t *testing.T) {
 			t.Errorf("%d of 12 nodes ran at once, want all: the budget is 100%%", most)
 		}
 		c.web("web2")
-		c.until("failures", time.Minute, func(v *controller.View) bool { return v.Counts.Runs[kick.Failed] >= 12 })
+		c.until("failures", time.Minute, func(v *api.View) bool { return v.Counts.Runs[kick.Failed] >= 12 })
 		time.Sleep(3 * time.Second)
 		inProgress.peak()
 		before := len(c.ran())
@@ -178,7 +179,7 @@ func TestRevisionThatFailsEverywhereIsTriedOnOneNodeAtATime(t *testing.T) {
 		mu.Lock()
 		poison = ""
 		mu.Unlock()
-		c.until("a success", 20*time.Minute, func(v *controller.View) bool { return v.Counts.Runs[kick.Succeeded] > 12 })
+		c.until("a success", 20*time.Minute, func(v *api.View) bool { return v.Counts.Runs[kick.Succeeded] > 12 })
 		c.converged(11 * time.Minute) // the longest backoff, and a run
 	})
 }
@@ -199,7 +200,7 @@ func TestMinMembersKeepsDependentsFromAListTooShort(t *testing.T) {
 		if n := len(c.ran()) - before; n != 0 {
 			t.Errorf("%d runs with one member of a role whose min_members is 2", n)
 		}
-		if gates := c.control.View().Verdicts[0].Gates; len(gates) != 1 || gates[0].Name != controller.GateMinMembers {
+		if gates := c.control.View().Verdicts[0].Gates; len(gates) != 1 || gates[0].Name != api.GateMinMembers {
 			t.Errorf("the gates are %+v, want min_members", gates)
 		}
 		c.web("web3")
@@ -263,7 +264,7 @@ func TestSameNarrowsADependencyToMembersThatShareFactsWithTheDependent(t *testin
 		c.synced()
 		c.converged(time.Minute)
 		start("web2-staging", "web", "staging")
-		c.until("web2", time.Minute, func(v *controller.View) bool { return v.Nodes.Node("web2-staging") != nil })
+		c.until("web2", time.Minute, func(v *api.View) bool { return v.Nodes.Node("web2-staging") != nil })
 		c.converged(time.Minute)
 		got := map[string][]string{}
 		for _, r := range c.ran() {
@@ -291,11 +292,11 @@ func TestDependencyOnAFactThatTheNodeLacksKicksNobody(t *testing.T) {
 			t.Errorf("%d runs of an action of which it is not clear what it depends on", n)
 		}
 		v := c.control.View().Verdicts[0]
-		if v.State != controller.Wanted || len(v.Gates) != 1 || !strings.Contains(v.Gates[0].Why, "no fact environment") {
+		if v.State != api.Pending || len(v.Gates) != 1 || !strings.Contains(v.Gates[0].Why, "no fact environment") {
 			t.Errorf("the verdict is %+v, want one gate that names the fact", v)
 		}
 		const why = `node lb1: action reload: depends_on "web same=environment": the node itself has no fact environment`
-		if told := c.events(controller.EventRefused); !slices.Contains(told, "refused: "+why) {
+		if told := c.events(api.EventInvalidMessage); !slices.Contains(told, "refused: "+why) {
 			t.Errorf("it is told as %q, want %q", told, why)
 		}
 		web2 := c.node("web2") // its first fact may be the first of a burst
@@ -324,7 +325,7 @@ func TestWhatIsObservedIsShownAndKickedWhenThatIsOver(t *testing.T) {
 			t.Helper()
 			time.Sleep(20 * time.Minute)
 			v := c.control.View().Verdicts[0]
-			if len(c.ran()) != 0 || v.State != controller.Wanted || len(v.Gates) != 1 || v.Gates[0].Name != controller.GateObserving {
+			if len(c.ran()) != 0 || v.State != api.Pending || len(v.Gates) != 1 || v.Gates[0].Name != api.GateObserve {
 				t.Fatalf("%d runs, %+v: want none, and what is wanted waits for its mode alone", len(c.ran()), v)
 			}
 		}

@@ -2,11 +2,10 @@ package main
 
 import (
 	"fmt"
+	"kicker/controller/api"
 	"strings"
 	"testing"
 	"time"
-
-	"kicker/controller"
 )
 
 // fleet starts webs and a balancer, and waits until all is calm.
@@ -29,7 +28,7 @@ func (c *cluster) fleet(webs int) []*node {
 }
 
 // held is what the guard of role web holds, nil if nothing.
-func held(v *controller.View) *controller.Held {
+func held(v *api.View) *api.Held {
 	for _, r := range v.Roles {
 		if r.Name == "web" {
 			return r.Held
@@ -52,10 +51,10 @@ func TestMassLossFreezesRemovalsBeforeTheFirstIsPublished(t *testing.T) {
 				for _, n := range webs[:6] {
 					lose(c, n)
 				}
-				c.until("held", 15*time.Second, func(v *controller.View) bool { return held(v) != nil })
+				c.until("held", 15*time.Second, func(v *api.View) bool { return held(v) != nil })
 				time.Sleep(2 * time.Minute)
 				if n := len(c.ran()) - before; n != 0 || !members("web", 10)(c.control.View()) {
-					t.Errorf("%d runs after 6 of 10 were lost at once: %q", n, c.events(controller.EventRole))
+					t.Errorf("%d runs after 6 of 10 were lost at once: %q", n, c.events(api.EventRoleChanged))
 				}
 				c.web("web99")
 				c.until("the addition", time.Minute, members("web", 11))
@@ -75,7 +74,7 @@ func TestHoldEndsWhenTheLostAreBack(t *testing.T) {
 		for _, n := range webs[:6] {
 			c.kill(n)
 		}
-		c.until("held", 15*time.Second, func(v *controller.View) bool { return held(v) != nil })
+		c.until("held", 15*time.Second, func(v *api.View) bool { return held(v) != nil })
 		if why := held(c.control.View()).Why; !strings.Contains(why, "all rack=0") {
 			t.Errorf("the hold says %q, want what the lost have in common", why)
 		}
@@ -83,13 +82,13 @@ func TestHoldEndsWhenTheLostAreBack(t *testing.T) {
 		for _, n := range webs[:6] {
 			c.startAgent(n)
 		}
-		c.until("no hold", time.Minute, func(v *controller.View) bool { return held(v) == nil })
+		c.until("no hold", time.Minute, func(v *api.View) bool { return held(v) == nil })
 		time.Sleep(time.Minute)
 		if n := len(c.ran()) - before; n != 0 {
 			t.Errorf("%d runs though everybody is back, want none", n)
 		}
-		c.tells(controller.EventHeld, "role web: removals are held: 6 of 10 are gone or suspect within 1m0s, all rack=0")
-		c.tells(controller.EventHoldOver, "role web: removals are no longer held: ")
+		c.tells(api.EventHoldBegan, "role web: removals are held: 6 of 10 are gone or suspect within 1m0s, all rack=0")
+		c.tells(api.EventHoldEnded, "role web: removals are no longer held: ")
 	})
 }
 
@@ -99,8 +98,8 @@ func TestOperatorAcceptsALoss(t *testing.T) {
 		for _, n := range webs[:6] {
 			c.kill(n)
 		}
-		c.until("held", 15*time.Second, func(v *controller.View) bool { return held(v) != nil })
-		if err := c.control.Lose(c.t.Context(), controller.LossOrder{Object: "role/web", By: "alice"}); err != nil {
+		c.until("held", 15*time.Second, func(v *api.View) bool { return held(v) != nil })
+		if err := c.control.Lose(c.t.Context(), api.LossOrder{Object: "role/web", By: "alice"}); err != nil {
 			t.Fatal(err)
 		}
 		c.until("4 members", time.Second, members("web", 4))
@@ -108,17 +107,17 @@ func TestOperatorAcceptsALoss(t *testing.T) {
 		if n := len(strings.Fields(c.members())); n != 4 {
 			t.Errorf("after the loss was accepted the run was told %d members, want 4", n)
 		}
-		if err := c.control.Lose(c.t.Context(), controller.LossOrder{Object: "role/web"}); err == nil {
+		if err := c.control.Lose(c.t.Context(), api.LossOrder{Object: "role/web"}); err == nil {
 			t.Error("a loss was accepted where nothing is held")
 		}
-		c.tells(controller.EventHoldOver, "role web: alice accepts the loss of 6")
+		c.tells(api.EventHoldEnded, "role web: alice accepts the loss of 6")
 	})
 }
 
 func TestExpectedLossIsNotHeld(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		webs := c.fleet(10)
-		if err := c.control.Lose(c.t.Context(), controller.LossOrder{Object: "role/web", Expect: 70, For: 15 * time.Minute}); err != nil {
+		if err := c.control.Lose(c.t.Context(), api.LossOrder{Object: "role/web", Expect: 70, For: 15 * time.Minute}); err != nil {
 			t.Fatal(err)
 		}
 		for _, n := range webs[:6] {
@@ -126,8 +125,8 @@ func TestExpectedLossIsNotHeld(t *testing.T) {
 		}
 		c.until("4 members", 10*time.Second, members("web", 4))
 		c.converged(time.Minute)
-		c.tells(controller.EventExpected, "role web: an operator expects a loss of up to 70 % for 15m0s")
-		if got := c.events(controller.EventHeld); len(got) != 0 {
+		c.tells(api.EventLossExpected, "role web: an operator expects a loss of up to 70 % for 15m0s")
+		if got := c.events(api.EventHoldBegan); len(got) != 0 {
 			t.Errorf("a loss that was expected is held: %q", got)
 		}
 	})
@@ -138,7 +137,7 @@ func TestLastMemberIsHeldWhateverTheSize(t *testing.T) {
 		webs := c.fleet(1)
 		before := len(c.ran())
 		c.kill(webs[0])
-		c.until("held", 15*time.Second, func(v *controller.View) bool { return held(v) != nil })
+		c.until("held", 15*time.Second, func(v *api.View) bool { return held(v) != nil })
 		time.Sleep(20 * time.Minute)
 		if n := len(c.ran()) - before; n != 0 {
 			t.Errorf("%d runs with an empty list that nobody said goodbye for", n)
@@ -156,7 +155,7 @@ func TestScaleToZeroWithGoodbyesIsNoLoss(t *testing.T) {
 		}
 		c.until("nobody", 10*time.Second, members("web", 0))
 		c.converged(time.Minute)
-		if got := c.events(controller.EventHeld); len(got) != 0 {
+		if got := c.events(api.EventHoldBegan); len(got) != 0 {
 			t.Errorf("goodbyes tripped the guard: %q", got)
 		}
 	})
@@ -176,7 +175,7 @@ func TestBlueGreenIsNoLoss(t *testing.T) {
 		c.kill(blue[9])
 		c.until("10 members", 10*time.Second, members("web", 10))
 		c.converged(time.Minute)
-		if got := c.events(controller.EventHeld); len(got) != 0 {
+		if got := c.events(api.EventHoldBegan); len(got) != 0 {
 			t.Errorf("a replacement tripped the guard: %q", got)
 		}
 	})
@@ -187,13 +186,13 @@ func TestReplacementThatArrivesAfterTheLossEndsTheHold(t *testing.T) {
 		for _, n := range c.fleet(10)[:6] {
 			c.kill(n)
 		}
-		c.until("held", 15*time.Second, func(v *controller.View) bool { return held(v) != nil })
+		c.until("held", 15*time.Second, func(v *api.View) bool { return held(v) != nil })
 		for i := range 6 {
 			c.web(fmt.Sprintf("new%d", i))
 		}
 		c.until("10 members", 10*time.Second, members("web", 10))
 		c.converged(time.Minute)
-		c.tells(controller.EventHoldOver, "role web: removals are no longer held: ")
+		c.tells(api.EventHoldEnded, "role web: removals are no longer held: ")
 	})
 }
 
@@ -206,7 +205,7 @@ func TestSlowBurnIsHeldToo(t *testing.T) {
 			time.Sleep(3 * time.Minute)
 		}
 		if !members("web", 8)(c.control.View()) || held(c.control.View()) == nil {
-			t.Errorf("6 of 10 died one by one, and the role went %q; want the third death held", c.events(controller.EventRole))
+			t.Errorf("6 of 10 died one by one, and the role went %q; want the third death held", c.events(api.EventRoleChanged))
 		}
 	})
 }
@@ -226,9 +225,9 @@ func TestSuspectBySilenceIsAMemberAndRevivesWithTheSameHeartbeat(t *testing.T) {
 		webs := c.fleet(3)
 		before := len(c.ran())
 		webs[0].wire.hush(true)
-		c.until("suspect", 5*time.Second, func(v *controller.View) bool { return v.Nodes.Node("web00").Life == "suspect" })
+		c.until("suspect", 5*time.Second, func(v *api.View) bool { return v.Nodes.Node("web00").Life == "suspect" })
 		webs[0].wire.hush(false)
-		c.until("alive", 2*time.Second, func(v *controller.View) bool { return v.Nodes.Node("web00").Life == "alive" })
+		c.until("alive", 2*time.Second, func(v *api.View) bool { return v.Nodes.Node("web00").Life == "alive" })
 		time.Sleep(time.Minute)
 		if n := len(c.ran()) - before; n != 0 {
 			t.Errorf("a suspicion made %d runs", n)
@@ -242,12 +241,12 @@ func TestLossThatDependentsConfirmIsBelieved(t *testing.T) {
 		for _, n := range webs[:6] {
 			c.kill(n)
 		}
-		c.until("held", 15*time.Second, func(v *controller.View) bool { return held(v) != nil })
+		c.until("held", 15*time.Second, func(v *api.View) bool { return held(v) != nil })
 		took := c.until("4 members", 10*time.Minute, members("web", 4))
 		if took < 3*time.Minute-time.Second || took > 3*time.Minute+10*time.Second {
 			t.Errorf("a loss that nobody disputes was believed after %s, want 3 minutes", took)
 		}
-		c.tells(controller.EventHoldOver, "role web: the loss of 6 is believed: lb1 can't reach them either")
+		c.tells(api.EventHoldEnded, "role web: the loss of 6 is believed: lb1 can't reach them either")
 		c.converged(time.Minute)
 		c.kill(webs[6])
 		if took := c.until("3 members", 10*time.Minute, members("web", 3)); took > 15*time.Second {
@@ -264,15 +263,15 @@ func TestLossThatDependentsDisputeIsHeldForEver(t *testing.T) {
 		for _, n := range webs[:6] {
 			n.wire.silence()
 		}
-		c.until("held", 15*time.Second, func(v *controller.View) bool { return held(v) != nil })
+		c.until("held", 15*time.Second, func(v *api.View) bool { return held(v) != nil })
 		time.Sleep(20 * time.Minute)
 		if n := len(c.ran()) - before; n != 0 {
 			t.Errorf("%d runs though lb1 still reaches the lost ones", n)
 		}
-		if h := held(c.control.View()); h == nil || !strings.Contains(h.Opinion, "lb1 reaches 10.0.0.1:8080") {
+		if h := held(c.control.View()); h == nil || !strings.Contains(h.Probe, "lb1 reaches 10.0.0.1:8080") {
 			t.Errorf("the hold says %+v, want who reaches whom", h)
 		}
-		if n := len(c.events(controller.EventHeld)); n > 3 {
+		if n := len(c.events(api.EventHoldBegan)); n > 3 {
 			t.Errorf("%d events of one hold", n)
 		}
 	})

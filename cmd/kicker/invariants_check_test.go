@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"kicker/controller"
+	"kicker/controller/api"
 	"kicker/inventory"
 	"kicker/kick"
 )
@@ -19,7 +20,7 @@ import (
 const listened = 3700 * time.Millisecond
 
 // cutNoticed is when a controller that hears nothing of its own knows that it is cut off.
-const cutNoticed = inventory.BlindAfter + 2*inventory.CanaryEvery
+const cutNoticed = inventory.MissedAfter + 2*inventory.CanaryEvery
 
 // seen is a world after its schedule.
 type seen struct {
@@ -46,7 +47,7 @@ func (w *world) seen() seen {
 	s := seen{record: w.record.copy(), runs: w.ran(), cfg: w.cfg, external: w.external}
 	type last struct {
 		members []string
-		held    *controller.Held
+		held    *api.Held
 		rev     kick.Revision
 		by      string
 	}
@@ -70,8 +71,8 @@ func (w *world) seen() seen {
 			}
 			if l.rev.Hash != r.Revision.Hash {
 				p := publication{at: v.At, by: by, role: r.Name, revision: r.Revision, was: l.members}
-				p.witnessed = l.by == by || slices.ContainsFunc(v.Verdicts, func(v controller.Verdict) bool {
-					return slices.ContainsFunc(v.Needs, func(n controller.Need) bool {
+				p.witnessed = l.by == by || slices.ContainsFunc(v.Verdicts, func(v api.Verdict) bool {
+					return slices.ContainsFunc(v.Needs, func(n api.Need) bool {
 						return n.Role == r.Name && n.Applied != nil && n.Applied.Hash == l.rev.Hash
 					})
 				})
@@ -373,7 +374,7 @@ func verdictsAreDone(s seen) (wrong []string) {
 	for _, v := range s.views {
 		moments[v.At] = true
 		for _, verdict := range v.Verdicts {
-			if verdict.State == controller.Converged || len(verdict.Gates) > 0 {
+			if verdict.State == api.Converged || len(verdict.Gates) > 0 {
 				continue
 			}
 			o := order{v.At, verdict.Node, verdict.Action}
@@ -407,11 +408,11 @@ func (s seen) speechless(at time.Time) bool {
 // shownRunning reports whether a view of that moment shows a kick of the node on its way, or the node gone: then the view with its
 // verdict was replaced within the same moment, before anybody saw it.
 func (s seen) shownRunning(at time.Time, node string) bool {
-	return slices.ContainsFunc(s.views, func(v *controller.View) bool {
-		return v.At.Equal(at) && (v.Nodes.Node(node) == nil || slices.ContainsFunc(v.Verdicts, func(verdict controller.Verdict) bool {
-			converged := verdict.State == controller.Converged && verdict.Running != nil
-			return verdict.Node == node && (converged || slices.ContainsFunc(verdict.Gates, func(g controller.Gate) bool {
-				return g.Name == controller.GateRunning || g.Name == controller.GateBackoff // it was answered otherwise
+	return slices.ContainsFunc(s.views, func(v *api.View) bool {
+		return v.At.Equal(at) && (v.Nodes.Node(node) == nil || slices.ContainsFunc(v.Verdicts, func(verdict api.Verdict) bool {
+			converged := verdict.State == api.Converged && verdict.Running != nil
+			return verdict.Node == node && (converged || slices.ContainsFunc(verdict.Gates, func(g api.Gate) bool {
+				return g.Name == api.GateRunning || g.Name == api.GateBackoff // it was answered otherwise
 			}))
 		}))
 	})

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"kicker/controller"
+	"kicker/controller/api"
 	"kicker/inventory"
 	"kicker/kick"
 )
@@ -89,7 +90,7 @@ func TestInvariant03RestartingTheControllerOfAConvergedClusterKicksNobody(t *tes
 				t.Fatalf("%d kicks, the first of %+v", n, record.copy().kicks[before])
 			}
 			for _, v := range c.control.View().Verdicts {
-				if v.State != controller.Converged {
+				if v.State != api.Converged {
 					t.Errorf("%s/%s is %s: %+v", v.Node, v.Action, v.State, v.Gates)
 				}
 			}
@@ -128,11 +129,11 @@ func TestInvariant05WhatIsUndoneInTimeKicksNobodyAndElseOnce(t *testing.T) {
 					how.do(c, webs[0])
 					switch {
 					case failing:
-						c.until("a failure", time.Minute, func(*controller.View) bool {
+						c.until("a failure", time.Minute, func(*api.View) bool {
 							return len(c.ran()) > before && !c.ran()[before].ended.IsZero()
 						})
 					case want == 2:
-						c.until("a run", time.Minute, func(*controller.View) bool { return len(c.ran()) > before })
+						c.until("a run", time.Minute, func(*api.View) bool { return len(c.ran()) > before })
 						fallthrough
 					default:
 						time.Sleep(when)
@@ -172,7 +173,7 @@ func TestInvariant07MassLossFreezesRemovalsAndAdditionsFlow(t *testing.T) {
 		for range 200 {
 			time.Sleep(150 * time.Millisecond)
 			if !members("web", len(webs))(c.control.View()) {
-				c.t.Fatalf("%d of %d were lost within %s, and removed: %q", n, len(webs), spread, c.events(controller.EventRole))
+				c.t.Fatalf("%d of %d were lost within %s, and removed: %q", n, len(webs), spread, c.events(api.EventRoleChanged))
 			}
 		}
 		if held(c.control.View()) == nil {
@@ -183,7 +184,7 @@ func TestInvariant07MassLossFreezesRemovalsAndAdditionsFlow(t *testing.T) {
 		}
 		c.web("fresh")
 		c.until("the addition", time.Minute, members("web", len(webs)+1))
-		c.until("a run", time.Minute, func(*controller.View) bool { return len(c.ran()) > before })
+		c.until("a run", time.Minute, func(*api.View) bool { return len(c.ran()) > before })
 		if told := c.ran()[before].members; len(told) != len(webs)+1 {
 			c.t.Errorf("the run was told %d members, want %d and one more", len(told), len(webs))
 		}
@@ -239,13 +240,13 @@ func TestInvariant09HoldEndsUnlessItWouldEmptyTheRoleOrIsDisputed(t *testing.T) 
 		for _, w := range webs[:n] {
 			c.kill(w)
 		}
-		c.until("held", 15*time.Second, func(v *controller.View) bool { return held(v) != nil })
+		c.until("held", 15*time.Second, func(v *api.View) bool { return held(v) != nil })
 		time.Sleep(5 * time.Minute)
 		h := held(c.control.View())
 		switch stays := disputed || n == len(webs); {
 		case stays && h == nil:
 			c.t.Errorf("%d of %d were lost, disputed %v: the hold ended by itself", n, len(webs), disputed)
-		case stays && h.Opinion == "":
+		case stays && h.Probe == "":
 			c.t.Error("a hold that stays does not say why")
 		case !stays && h != nil:
 			c.t.Errorf("%d of %d were lost, and nobody reaches them: still held: %+v", n, len(webs), h)
@@ -299,7 +300,7 @@ func TestInvariant11DeadHungOrFailingNodeBlocksNobodyForLong(t *testing.T) {
 				ill(c, c.agents["lb0"])
 				before := len(c.ran())
 				c.web("web3")
-				told := func(*controller.View) bool {
+				told := func(*api.View) bool {
 					up := map[string]bool{}
 					for _, r := range c.ran()[before:] {
 						up[r.node] = up[r.node] || len(r.members) == 3 && !r.ended.IsZero() && r.ending.Exit == 0
@@ -321,7 +322,7 @@ func TestInvariant12NodeRunsOneThingAtATimeWhoeverKicksIt(t *testing.T) {
 		c.web("web1")
 		lb := c.lb("lb1", succeedsIn(time.Minute))
 		c.synced()
-		c.until("a run", time.Minute, func(*controller.View) bool { return len(c.ran()) == 1 })
+		c.until("a run", time.Minute, func(*api.View) bool { return len(c.ran()) == 1 })
 		nc, err := c.bus.Join("another controller")
 		if err != nil {
 			t.Fatal(err)
@@ -395,7 +396,7 @@ func TestInvariant14GoodbyeIsActedOnAtOnceAndNeverTripsTheGuard(t *testing.T) {
 			time.Sleep(within(dice, 0, 2*time.Second))
 		}
 		c.converged(2 * time.Minute)
-		if got := c.events(controller.EventHeld); len(got) > 0 {
+		if got := c.events(api.EventHoldBegan); len(got) > 0 {
 			c.t.Errorf("goodbyes tripped the guard: %q", got)
 		}
 	})
@@ -466,7 +467,7 @@ func TestInvariant16ControllerWhoseClockWasSetBackIsObeyed(t *testing.T) {
 		time.Sleep(time.Minute)
 		before := len(c.ran())
 		c.web("web50")
-		c.until("a run", time.Minute, func(*controller.View) bool { return len(c.ran()) > before })
+		c.until("a run", time.Minute, func(*api.View) bool { return len(c.ran()) > before })
 		if e := c.control.View().Identity.Epoch; e <= ahead {
 			c.t.Errorf("the epoch is %d, want one above %d that the nodes have seen", e, ahead)
 		}
@@ -554,7 +555,7 @@ func harmless(t *testing.T, external bool) {
 			time.Sleep(time.Minute)
 			v := c.control.View()
 			if !v.Sync.Open || !members("web", len(webs))(v) || held(v) != nil {
-				c.t.Fatalf("after %s: synced %v, %q", what, v.Sync, c.events(controller.EventRole))
+				c.t.Fatalf("after %s: synced %v, %q", what, v.Sync, c.events(api.EventRoleChanged))
 			}
 			if n := len(c.ran()) - before; n != 0 {
 				c.t.Fatalf("after %s: %d runs", what, n)

@@ -3,14 +3,13 @@ package main
 import (
 	"flag"
 	"fmt"
+	"kicker/controller/api"
 	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
 	"time"
-
-	"kicker/controller"
 )
 
 // The invariants of design.md, section 10, over random schedules of faults. The schedule comes from its seed; what goroutines make of it
@@ -125,11 +124,11 @@ func (w *world) settleDown() {
 }
 
 // unsettled is what is not yet as it should be.
-func (w *world) unsettled(v *controller.View) string {
+func (w *world) unsettled(v *api.View) string {
 	if !v.Sync.Open {
 		return "not synced: " + v.Sync.Why
 	}
-	held := map[string]*controller.Held{}
+	held := map[string]*api.Held{}
 	members := map[string][]string{}
 	for _, r := range v.Roles {
 		truth := w.truth(r.Name)
@@ -169,22 +168,22 @@ func (w *world) unsettled(v *controller.View) string {
 			continue
 		}
 		for _, a := range m.cfg.Agent.Actions {
-			i := slices.IndexFunc(v.Verdicts, func(v controller.Verdict) bool { return v.Node == m.self.Node && v.Action == a.Name })
+			i := slices.IndexFunc(v.Verdicts, func(v api.Verdict) bool { return v.Node == m.self.Node && v.Action == a.Name })
 			if i < 0 {
 				return fmt.Sprintf("there is no verdict on %s/%s", m.self.Node, a.Name)
 			}
 			verdict := v.Verdicts[i]
-			if m.failing() && verdict.State == controller.Failing && len(verdict.Gates) > 0 {
+			if m.failing() && verdict.State == api.Failing && len(verdict.Gates) > 0 {
 				continue
 			}
-			if verdict.State != controller.Converged && slices.ContainsFunc(verdict.Gates, func(g controller.Gate) bool {
-				return g.Name == controller.GateMinMembers || g.Name == controller.GateUnknown || g.Name == controller.GateRollout
+			if verdict.State != api.Converged && slices.ContainsFunc(verdict.Gates, func(g api.Gate) bool {
+				return g.Name == api.GateMinMembers || g.Name == api.GateUnknown || g.Name == api.GateRollout
 			}) {
 				if why := w.wronglyGated(verdict, members); why == "" {
 					continue
 				}
 			}
-			if verdict.State != controller.Converged {
+			if verdict.State != api.Converged {
 				return fmt.Sprintf("%s/%s is %s (%s), gates %+v", m.self.Node, a.Name, verdict.State, verdict.Reason, verdict.Gates)
 			}
 			run := last[m.self.Node+"/"+a.Name]
@@ -203,14 +202,14 @@ func (w *world) unsettled(v *controller.View) string {
 }
 
 // wronglyGated is why a gate that stays closed should not, "" if it should.
-func (w *world) wronglyGated(v controller.Verdict, members map[string][]string) string {
+func (w *world) wronglyGated(v api.Verdict, members map[string][]string) string {
 	for _, g := range v.Gates {
 		switch g.Name {
-		case controller.GateMinMembers:
+		case api.GateMinMembers:
 			if len(members["web"]) >= 1 {
 				return "min_members is satisfied"
 			}
-		case controller.GateRollout:
+		case api.GateRollout:
 			if !slices.ContainsFunc(w.machines, func(m *machine) bool { return m.up && m.failing() }) {
 				return "nobody fails"
 			}
@@ -221,11 +220,11 @@ func (w *world) wronglyGated(v controller.Verdict, members map[string][]string) 
 
 // unlifted is invariant 9: a hold ends by itself when dependents can't reach the lost ones either, except where it would empty the role.
 // Nobody can reach anybody here.
-func (w *world) unlifted(r controller.Role) string {
+func (w *world) unlifted(r api.Role) string {
 	if r.Held == nil {
 		return ""
 	}
-	if len(w.truth(r.Name)) > 0 && r.Held.Opinion == "" {
+	if len(w.truth(r.Name)) > 0 && r.Held.Probe == "" {
 		return fmt.Sprintf("role %s: %v are held still: %s", r.Name, r.Held.Nodes, r.Held.Why)
 	}
 	return ""

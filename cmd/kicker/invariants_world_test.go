@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"kicker/controller"
+	"kicker/controller/api"
 	"kicker/inventory"
 	"kicker/kick"
 )
@@ -582,7 +583,7 @@ type record struct {
 	mu      sync.Mutex
 	began   time.Time
 	notes   []string
-	views   []*controller.View
+	views   []*api.View
 	kicks   []sentKick
 	reigns  []reign // of controllers, in their order
 	hurt    map[string][]hurt

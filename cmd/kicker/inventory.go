@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"kicker/controller/web"
+	"kicker/controller/api"
 	"kicker/inventory"
 	"kicker/inventory/query"
 )
@@ -37,7 +37,7 @@ A selector compares facts with values: role=web, os.family=Debian,role!=db. A no
 		if err != nil {
 			return err
 		}
-		var nodes []web.Node
+		var nodes []api.Node
 		raw, err := c.get(cmd.Context(), "/v1/nodes", url.Values{"selector": selectors}, &nodes)
 		if err != nil {
 			return err
@@ -55,7 +55,7 @@ A selector compares facts with values: role=web, os.family=Debian,role!=db. A no
 	return cmd
 }
 
-func printNodes(w io.Writer, nodes []web.Node, format string, now time.Time) error {
+func printNodes(w io.Writer, nodes []api.Node, format string, now time.Time) error {
 	if format == "name" {
 		for _, n := range nodes {
 			if _, err := fmt.Fprintf(w, "node/%s\n", n.Name); err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"kicker/controller/api"
 	"maps"
 	"net/http"
 	"net/url"
@@ -16,8 +17,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"kicker/controller"
 )
 
 func kickCommand() *cobra.Command {
@@ -46,8 +45,8 @@ has had such a run, and exits with 1 if one failed, with 5 if they are not over 
 		if err != nil {
 			return err
 		}
-		var kicked controller.Kicked
-		order := controller.KickOrder{Object: args[0], Action: *action, DryRun: *dryRun, By: whoAsks()}
+		var kicked api.Kicked
+		order := api.KickOrder{Object: args[0], Action: *action, DryRun: *dryRun, By: whoAsks()}
 		raw, err := c.ask(cmd.Context(), http.MethodPost, "/v1/kicks", order, &kicked)
 		if err != nil {
 			return err
@@ -78,7 +77,7 @@ func whoAsks() string {
 	return name
 }
 
-func printKicked(w io.Writer, kicked controller.Kicked, dryRun bool, now time.Time) error {
+func printKicked(w io.Writer, kicked api.Kicked, dryRun bool, now time.Time) error {
 	head := "KICKED"
 	if dryRun {
 		head = "WOULD BE KICKED"
@@ -95,13 +94,13 @@ func printKicked(w io.Writer, kicked controller.Kicked, dryRun bool, now time.Ti
 }
 
 // awaitRuns waits until each action that was asked for has had a run that was kicked since, and prints what comes of it.
-func awaitRuns(ctx context.Context, cmd *cobra.Command, c *client, kicked controller.Kicked) error {
+func awaitRuns(ctx context.Context, cmd *cobra.Command, c *client, kicked api.Kicked) error {
 	asJSON := output(cmd) == "json"
 	a := awaited{runs: map[string]string{}}
 	for _, v := range kicked.Actions {
 		a.runs[v.Node+"/"+v.Action] = ""
 	}
-	err := c.follow(ctx, kicked.After, func(_ []byte, e controller.Event) (bool, error) {
+	err := c.follow(ctx, kicked.After, func(_ []byte, e api.Event) (bool, error) {
 		if ours := a.take(e); ours && !asJSON {
 			if err := printEvent(cmd.OutOrStdout(), e); err != nil {
 				return false, err
@@ -126,11 +125,11 @@ func awaitRuns(ctx context.Context, cmd *cobra.Command, c *client, kicked contro
 }
 
 func (c *client) printRunsJSON(ctx context.Context, w io.Writer, ids []string) error {
-	var runs []controller.Run
+	var runs []api.Run
 	if _, err := c.get(ctx, "/v1/runs", url.Values{}, &runs); err != nil {
 		return err
 	}
-	runs = slices.DeleteFunc(runs, func(r controller.Run) bool { return !slices.Contains(ids, r.ID) })
+	runs = slices.DeleteFunc(runs, func(r api.Run) bool { return !slices.Contains(ids, r.ID) })
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
 	return enc.Encode(runs)
@@ -144,11 +143,11 @@ type awaited struct {
 }
 
 // take reports whether an event concerns an action that is waited for.
-func (a *awaited) take(e controller.Event) bool {
+func (a *awaited) take(e api.Event) bool {
 	name := e.Node + "/" + e.Action
 	run, ours := a.runs[name]
 	switch e.Kind {
-	case controller.EventGone, controller.EventLeft:
+	case api.EventGone, api.EventLeft:
 		for name := range a.runs {
 			if strings.HasPrefix(name, e.Node+"/") {
 				delete(a.runs, name)
@@ -156,17 +155,17 @@ func (a *awaited) take(e controller.Event) bool {
 				ours = true
 			}
 		}
-	case controller.EventKicked:
+	case api.EventKicked:
 		if ours {
 			a.runs[name] = e.Run
 		}
-	case controller.EventSucceeded, controller.EventFailed:
+	case api.EventSucceeded, api.EventFailed:
 		if !ours || run != e.Run {
 			return false // a run that was in progress when it was asked for is not the one that was asked for
 		}
 		delete(a.runs, name)
 		a.over = append(a.over, run)
-		if e.Kind == controller.EventFailed {
+		if e.Kind == api.EventFailed {
 			a.failed++
 		}
 	}

@@ -16,7 +16,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"kicker/controller"
+	"kicker/controller/api"
 	"kicker/controller/web"
 	"kicker/inventory"
 	"kicker/kick"
@@ -67,7 +67,7 @@ func startLab(ts *testscript.TestScript, neg bool, args []string) {
 // succeeds, lb2 fails, lb3 hangs, lb4 goes away.
 type lab struct {
 	mu   sync.Mutex
-	view *controller.View
+	view *api.View
 	next chan struct{}
 }
 
@@ -77,14 +77,14 @@ func ago(d time.Duration) time.Time { return noon.Add(-d) }
 
 func newLab(world string) *lab {
 	l := &lab{next: make(chan struct{})}
-	v := &controller.View{
-		At: noon, Next: l.next, Nodes: inventory.New().Snapshot(), Sync: controller.Sync{Open: true},
-		Identity: controller.Identity{Cluster: "main", ID: "c1", Epoch: 1790000000000, Started: ago(3 * time.Hour)},
-		Events:   []controller.Event{{Seq: 1, Time: ago(3 * time.Hour), Kind: controller.EventStarted, Text: "controller c1 started"}},
+	v := &api.View{
+		At: noon, Next: l.next, Nodes: inventory.New().Snapshot(), Sync: api.Sync{Open: true},
+		Identity: api.Identity{Cluster: "main", ID: "c1", Epoch: 1790000000000, Started: ago(3 * time.Hour)},
+		Events:   []api.Event{{Seq: 1, Time: ago(3 * time.Hour), Kind: api.EventStarted, Text: "controller c1 started"}},
 	}
 	switch world {
 	case "blind":
-		v.Sync = controller.Sync{Why: "it listens since 2 s and calls the roll", Until: noon.Add(3 * time.Second)}
+		v.Sync = api.Sync{Why: "it listens since 2 s and calls the roll", Until: noon.Add(3 * time.Second)}
 	case "calm":
 		fill(v, "lb1", "web1", "web2")
 	case "troubled":
@@ -92,18 +92,18 @@ func newLab(world string) *lab {
 		trouble(v)
 	case "conflict":
 		fill(v, "lb1", "web1", "web2")
-		v.Conflicts = []controller.Conflict{{Node: "web1", Bears: "i-web1", Claims: "i-clone", Since: ago(time.Hour)}}
+		v.Conflicts = []api.Conflict{{Node: "web1", Accepted: "i-web1", Rejected: "i-clone", Since: ago(time.Hour)}}
 	case "circle":
 		fill(v, "lb1", "web1")
-		v.Circles = []controller.Circle{{Roles: []string{"lb", "web"}, Since: ago(time.Hour)}}
+		v.Cycles = []api.Cycle{{Roles: []string{"lb", "web"}, Since: ago(time.Hour)}}
 	case "held", "shadow":
 		fill(v, "lb1", "lb2", "web1", "web2", "web3")
 		hold(v, world == "shadow")
 	case "standby":
 		fill(v, "lb1", "web1")
 		v.Leader = "c2"
-		v.Verdicts[0].State, v.Verdicts[0].Since, v.Verdicts[0].Reason = controller.Wanted, ago(time.Second), "web: +web1"
-		v.Verdicts[0].Gates = []controller.Gate{{Name: controller.GateLeading, Why: "controller c2 leads"}}
+		v.Verdicts[0].State, v.Verdicts[0].Since, v.Verdicts[0].Reason = api.Pending, ago(time.Second), "web: +web1"
+		v.Verdicts[0].Gates = []api.Gate{{Name: api.GateLeader, Why: "controller c2 leads"}}
 	case "empty":
 	default:
 		panic("no world is called " + world)
@@ -113,11 +113,11 @@ func newLab(world string) *lab {
 }
 
 // fill puts nodes into a view, all of them alive, ready and converged.
-func fill(v *controller.View, names ...string) {
+func fill(v *api.View, names ...string) {
 	inv := inventory.New()
 	current := kick.Revision{Epoch: 1790000000000, N: 2, Hash: "1-2222222222222222"}
-	web := controller.Role{Name: "web", Selector: "role=web", MemberFacts: []string{"ipaddress", "port"}, Revision: current, Sync: v.Sync}
-	lb := controller.Role{Name: "lb", Selector: "role=lb", MemberFacts: []string{"ipaddress", "port"}, Sync: v.Sync}
+	web := api.Role{Name: "web", Selector: "role=web", MemberFacts: []string{"ipaddress", "port"}, Revision: current, Sync: v.Sync}
+	lb := api.Role{Name: "lb", Selector: "role=lb", MemberFacts: []string{"ipaddress", "port"}, Sync: v.Sync}
 	for i, name := range names {
 		role := strings.TrimRight(name, "0123456789")
 		facts := inventory.Facts{"role": role, "ipaddress": fmt.Sprintf("10.0.0.%d", i+1), "os": map[string]any{"name": "Debian"}}
@@ -126,15 +126,15 @@ func fill(v *controller.View, names ...string) {
 		if name == "web3" {
 			beat.NotReady = "tcp:8080: connection refused"
 		}
-		hear(inv, inventory.Heard{At: ago(2 * time.Hour), Facts: &inventory.FactsMessage{V: 1, Node: name, Instance: beat.Instance, Boot: "b1", Facts: facts}})
-		hear(inv, inventory.Heard{At: ago(2 * time.Hour), Beat: &beat})
+		hear(inv, inventory.Received{At: ago(2 * time.Hour), Facts: &inventory.FactsMessage{V: 1, Node: name, Instance: beat.Instance, Boot: "b1", Facts: facts}})
+		hear(inv, inventory.Received{At: ago(2 * time.Hour), Beat: &beat})
 		if role == "lb" {
 			lb.Nodes = append(lb.Nodes, name)
 			web.Dependents = append(web.Dependents, name+"/reload")
-			v.Verdicts = append(v.Verdicts, controller.Verdict{Node: name, Action: "reload", State: controller.Converged,
-				Needs: []controller.Need{{Role: "web", Current: current, Applied: &current}},
+			v.Verdicts = append(v.Verdicts, api.Verdict{Node: name, Action: "reload", State: api.Converged,
+				Needs: []api.Need{{Role: "web", Current: current, Applied: &current}},
 				Last:  &kick.LastRun{Run: "r-" + name, Outcome: kick.Succeeded, Duration: 800}})
-			v.Runs = append(v.Runs, controller.Run{ID: "r-" + name, Node: name, Action: "reload", Reason: "web: +web2", Started: ago(time.Hour),
+			v.Runs = append(v.Runs, api.Run{ID: "r-" + name, Node: name, Action: "reload", Reason: "web: +web2", Started: ago(time.Hour),
 				Ended: ago(time.Hour - time.Second), Outcome: kick.Succeeded, Duration: 800 * time.Millisecond})
 			continue
 		}
@@ -146,21 +146,21 @@ func fill(v *controller.View, names ...string) {
 	for _, name := range lb.Nodes {
 		lb.Members = append(lb.Members, kick.Member{Node: name})
 	}
-	v.Nodes, v.Roles = inv.Snapshot(), []controller.Role{lb, web}
+	v.Nodes, v.Roles = inv.Snapshot(), []api.Role{lb, web}
 }
 
-func hear(inv *inventory.Inventory, h inventory.Heard) {
-	if _, err := inv.Take(h); err != nil {
+func hear(inv *inventory.Inventory, h inventory.Received) {
+	if _, err := inv.Apply(h); err != nil {
 		panic(err)
 	}
 }
 
 // hold makes the guard of role web hold web3, which is not ready, and web4 and web5, which are gone. lb2 needs staging's web servers
 // only, which are not accounted for yet.
-func hold(v *controller.View, shadow bool) {
+func hold(v *api.View, shadow bool) {
 	web := &v.Roles[1]
-	web.Held = &controller.Held{Nodes: []string{"web3", "web4", "web5"}, Since: ago(30 * time.Second), Why: "3 of 5 are gone or suspect within 1m0s, all rack=7",
-		Opinion: "lb1 reaches 10.0.0.9:8080: it is our link that died", Shadow: shadow}
+	web.Held = &api.Held{Nodes: []string{"web3", "web4", "web5"}, Since: ago(30 * time.Second), Why: "3 of 5 are gone or suspect within 1m0s, all rack=7",
+		Probe: "lb1 reaches 10.0.0.9:8080: it is our link that died", Shadow: shadow}
 	if !shadow {
 		for i, name := range web.Held.Nodes {
 			web.Members = append(web.Members, kick.Member{Node: name, Facts: map[string]any{"ipaddress": fmt.Sprintf("10.0.0.%d", 7+i), "port": 8080}})
@@ -168,47 +168,47 @@ func hold(v *controller.View, shadow bool) {
 	}
 	web.Dependents = web.Dependents[:1]
 	why := "1 of 2 members that dependents know of were not heard yet: web8"
-	v.Roles = append(v.Roles, controller.Role{Name: `web where site="b 2"`, Selector: `role=web,site="b 2"`, Dependents: []string{"lb2/reload"},
-		Sync: controller.Sync{Why: why, Until: noon.Add(4 * time.Second)}})
+	v.Roles = append(v.Roles, api.Role{Name: `web where site="b 2"`, Selector: `role=web,site="b 2"`, Dependents: []string{"lb2/reload"},
+		Sync: api.Sync{Why: why, Until: noon.Add(4 * time.Second)}})
 	lb2 := &v.Verdicts[1]
-	lb2.State, lb2.Since, lb2.Reason = controller.Wanted, ago(2*time.Second), "web: not known yet"
-	lb2.Needs = []controller.Need{{Role: "web", Shared: `site="b 2"`, Applied: lb2.Needs[0].Applied}}
-	lb2.Gates = []controller.Gate{{Name: controller.GateSynced, Why: "role web: " + why, Until: noon.Add(4 * time.Second)},
-		{Name: controller.GateMinMembers, Why: "role web has 0 members, fewer than its min_members 2"}}
+	lb2.State, lb2.Since, lb2.Reason = api.Pending, ago(2*time.Second), "web: not known yet"
+	lb2.Needs = []api.Need{{Role: "web", Shared: `site="b 2"`, Applied: lb2.Needs[0].Applied}}
+	lb2.Gates = []api.Gate{{Name: api.GateSynced, Why: "role web: " + why, Until: noon.Add(4 * time.Second)},
+		{Name: api.GateMinMembers, Why: "role web has 0 members, fewer than its min_members 2"}}
 }
 
 // trouble makes lb2 fail, lb3 wait for its run and lb4 settle.
-func trouble(v *controller.View) {
+func trouble(v *api.View) {
 	applied := kick.Revision{Epoch: 1790000000000, N: 1, Hash: "1-1111111111111111"}
 	for i := range v.Verdicts {
 		verdict := &v.Verdicts[i]
 		if verdict.Node == "lb1" {
 			continue
 		}
-		verdict.State, verdict.Since, verdict.Reason = controller.Wanted, ago(90*time.Second), "web: +web2 -web3"
+		verdict.State, verdict.Since, verdict.Reason = api.Pending, ago(90*time.Second), "web: +web2 -web3"
 		verdict.Needs[0].Applied, verdict.Needs[0].Added, verdict.Needs[0].Removed = &applied, []string{"web2"}, []string{"web3"}
 		switch verdict.Node {
 		case "lb2":
-			verdict.State = controller.Failing
-			verdict.Gates = []controller.Gate{{Name: controller.GateBackoff, Why: "the last run failed with exit code 3", Until: noon.Add(20 * time.Second)}}
+			verdict.State = api.Failing
+			verdict.Gates = []api.Gate{{Name: api.GateBackoff, Why: "the last run failed with exit code 3", Until: noon.Add(20 * time.Second)}}
 			verdict.Last = &kick.LastRun{Run: "r5", Outcome: kick.Failed, Exit: 3, Duration: 1200, Failures: 4}
 		case "lb3":
-			verdict.Gates = []controller.Gate{{Name: controller.GateRunning, Why: "run r6 is in progress"}}
+			verdict.Gates = []api.Gate{{Name: api.GateRunning, Why: "run r6 is in progress"}}
 			verdict.Running = &kick.Running{Run: "r6", Action: "reload"}
 		case "lb4":
 			verdict.Needs[0].Applied = nil
-			verdict.Gates = []controller.Gate{{Name: controller.GateSettling, Why: "it was kicked a moment ago", Until: noon.Add(3 * time.Second)}}
+			verdict.Gates = []api.Gate{{Name: api.GateSettle, Why: "it was kicked a moment ago", Until: noon.Add(3 * time.Second)}}
 			verdict.Last = nil
 		}
 	}
 	v.Runs = append(v.Runs,
-		controller.Run{ID: "r5", Node: "lb2", Action: "reload", Reason: "web: +web2 -web3", Started: ago(40 * time.Second), Ended: ago(38 * time.Second),
+		api.Run{ID: "r5", Node: "lb2", Action: "reload", Reason: "web: +web2 -web3", Started: ago(40 * time.Second), Ended: ago(38 * time.Second),
 			Outcome: kick.Failed, Exit: 3, Duration: 1200 * time.Millisecond, Error: "haproxy.cfg is no good", Output: "[ALERT] line 3\nno such \x1b[31mbackend\n"},
-		controller.Run{ID: "r6", Node: "lb3", Action: "reload", Reason: "web: +web2 -web3", Started: ago(5 * time.Second)})
+		api.Run{ID: "r6", Node: "lb3", Action: "reload", Reason: "web: +web2 -web3", Started: ago(5 * time.Second)})
 	v.Events = append(v.Events,
-		controller.Event{Seq: 2, Time: ago(90 * time.Second), Kind: controller.EventNotReady, Node: "web3", Text: "web3 is not ready: tcp:8080: connection refused"},
-		controller.Event{Seq: 3, Time: ago(5 * time.Second), Kind: controller.EventKicked, Node: "lb3", Action: "reload", Run: "r6", Text: "kicked lb3/reload (web: +web2 -web3)"})
-	v.Counts.Refused = 7
+		api.Event{Seq: 2, Time: ago(90 * time.Second), Kind: api.EventNotReady, Node: "web3", Text: "web3 is not ready: tcp:8080: connection refused"},
+		api.Event{Seq: 3, Time: ago(5 * time.Second), Kind: api.EventKicked, Node: "lb3", Action: "reload", Run: "r6", Text: "kicked lb3/reload (web: +web2 -web3)"})
+	v.Counts.InvalidMessages = 7
 }
 
 func (l *lab) handler(cfg web.Config) http.Handler {
@@ -220,14 +220,14 @@ func (l *lab) handler(cfg web.Config) http.Handler {
 	})
 }
 
-func (l *lab) show() *controller.View {
+func (l *lab) show() *api.View {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.view
 }
 
 // tell publishes a view with more runs and events.
-func (l *lab) tell(runs []controller.Run, events ...controller.Event) {
+func (l *lab) tell(runs []api.Run, events ...api.Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	v := *l.view
@@ -243,50 +243,50 @@ func (l *lab) tell(runs []controller.Run, events ...controller.Event) {
 	close(told)
 }
 
-func (l *lab) lose(_ context.Context, o controller.LossOrder) error {
+func (l *lab) lose(_ context.Context, o api.LossOrder) error {
 	name := strings.TrimPrefix(o.Object, "role/")
 	for _, r := range l.show().Roles {
 		if r.Name == name && (r.Held != nil || o.Expect > 0) {
-			l.tell(nil, controller.Event{Kind: controller.EventExpected, Role: name, Text: fmt.Sprintf("%+v", controller.LossOrder{Object: o.Object, Expect: o.Expect, For: o.For})})
+			l.tell(nil, api.Event{Kind: api.EventLossExpected, Role: name, Text: fmt.Sprintf("%+v", api.LossOrder{Object: o.Object, Expect: o.Expect, For: o.For})})
 			return nil
 		}
 	}
-	return fmt.Errorf("loss of %s: %w", o.Object, controller.ErrNotFound)
+	return fmt.Errorf("loss of %s: %w", o.Object, api.ErrNotFound)
 }
 
-func (l *lab) kick(_ context.Context, o controller.KickOrder) (controller.Kicked, error) {
+func (l *lab) kick(_ context.Context, o api.KickOrder) (api.Kicked, error) {
 	v := l.show()
 	if !v.Sync.Open {
-		return controller.Kicked{}, fmt.Errorf("kick %s: %w", o.Object, controller.ErrNotSynced)
+		return api.Kicked{}, fmt.Errorf("kick %s: %w", o.Object, api.ErrNotSynced)
 	}
-	kicked := controller.Kicked{After: int64(len(v.Events))}
+	kicked := api.Kicked{After: int64(len(v.Events))}
 	for _, verdict := range v.Verdicts {
 		if (o.Object == "node/"+verdict.Node || o.Object == "role/lb") && (o.Action == "" || o.Action == verdict.Action) {
 			kicked.Actions = append(kicked.Actions, verdict)
 		}
 	}
 	if len(kicked.Actions) == 0 {
-		return kicked, fmt.Errorf("kick %s: %w", o.Object, controller.ErrNotFound)
+		return kicked, fmt.Errorf("kick %s: %w", o.Object, api.ErrNotFound)
 	}
 	if o.DryRun {
 		return kicked, nil
 	}
 	for _, verdict := range kicked.Actions {
-		event := func(kind, run, text string) controller.Event {
-			return controller.Event{Kind: kind, Node: verdict.Node, Action: verdict.Action, Run: run, Text: verdict.Node + "/reload " + text}
+		event := func(kind, run, text string) api.Event {
+			return api.Event{Kind: kind, Node: verdict.Node, Action: verdict.Action, Run: run, Text: verdict.Node + "/reload " + text}
 		}
-		run := controller.Run{Node: verdict.Node, Action: verdict.Action, Started: noon, Ended: noon, Duration: 800 * time.Millisecond}
+		run := api.Run{Node: verdict.Node, Action: verdict.Action, Started: noon, Ended: noon, Duration: 800 * time.Millisecond}
 		switch verdict.Node {
 		case "lb1":
 			run.ID, run.Outcome = "r11", kick.Succeeded
-			l.tell([]controller.Run{run}, event(controller.EventKicked, "r11", "was kicked"), event(controller.EventSucceeded, "r11", "succeeded in 800ms"))
+			l.tell([]api.Run{run}, event(api.EventKicked, "r11", "was kicked"), event(api.EventSucceeded, "r11", "succeeded in 800ms"))
 		case "lb2":
 			run.ID, run.Outcome, run.Exit = "r12", kick.Failed, 3
-			l.tell([]controller.Run{run}, event(controller.EventKicked, "r12", "was kicked"), event(controller.EventFailed, "r12", "failed with exit code 3"))
+			l.tell([]api.Run{run}, event(api.EventKicked, "r12", "was kicked"), event(api.EventFailed, "r12", "failed with exit code 3"))
 		case "lb3": // the end of the run that was in progress is not the end of the one that was asked for
-			l.tell(nil, event(controller.EventSucceeded, "r6", "succeeded in 5s"))
+			l.tell(nil, event(api.EventSucceeded, "r6", "succeeded in 5s"))
 		case "lb4":
-			l.tell(nil, controller.Event{Kind: controller.EventGone, Node: "lb4", Text: "lb4 is gone: silent for 10.0 s"})
+			l.tell(nil, api.Event{Kind: api.EventGone, Node: "lb4", Text: "lb4 is gone: silent for 10.0 s"})
 		}
 	}
 	return kicked, nil

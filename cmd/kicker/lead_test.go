@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"kicker/controller"
+	"kicker/controller/api"
 )
 
 func TestSecondControllerIsRefusedAndNamesTheFirst(t *testing.T) {
@@ -38,7 +39,7 @@ func TestStandbyWatchesAndTakesOverWhenTheLeaderIsSilent(t *testing.T) {
 		time.Sleep(time.Minute)
 		before := len(c.ran())
 		c.web("web50")
-		c.until("a run", time.Minute, func(*controller.View) bool { return len(c.ran()) > before })
+		c.until("a run", time.Minute, func(*api.View) bool { return len(c.ran()) > before })
 		time.Sleep(time.Minute)
 		if n := len(c.ran()) - before; n != 1 {
 			t.Errorf("%d runs of one change with a standby beside the leader, want 1", n)
@@ -53,7 +54,7 @@ func TestStandbyWatchesAndTakesOverWhenTheLeaderIsSilent(t *testing.T) {
 		gone := time.Now()
 		before = len(c.ran())
 		c.web("web51")
-		c.until("a run", time.Minute, func(*controller.View) bool { return len(c.ran()) > before })
+		c.until("a run", time.Minute, func(*api.View) bool { return len(c.ran()) > before })
 		if took := time.Since(gone); took > c.cfg.GoneAfter+2*time.Second {
 			t.Errorf("the standby kicked %s after the leader's end, want its gone_after of %s", took, c.cfg.GoneAfter)
 		}
@@ -61,8 +62,8 @@ func TestStandbyWatchesAndTakesOverWhenTheLeaderIsSilent(t *testing.T) {
 		if n := len(c.ran()) - before; n != 1 {
 			t.Errorf("%d runs after the takeover, want 1", n)
 		}
-		c.tells(controller.EventFollows, first.View().Identity.ID+" leads cluster main, epoch ", ": this one does nothing")
-		c.tells(controller.EventLeads, "controller "+first.View().Identity.ID+" was silent for 10", ": this one leads now")
+		c.tells(api.EventFollows, first.View().Identity.ID+" leads cluster main, epoch ", ": this one does nothing")
+		c.tells(api.EventLeads, "controller "+first.View().Identity.ID+" was silent for 10", ": this one leads now")
 	})
 }
 
@@ -78,8 +79,8 @@ func TestStandbyThatTakesOverStartsFromWhatTheLeaderHadDecided(t *testing.T) {
 			c.kill(n)
 		}
 		c.control = first
-		c.until("held", 15*time.Second, func(v *controller.View) bool { return held(v) != nil })
-		if err := first.Lose(c.t.Context(), controller.LossOrder{Object: "role/web"}); err != nil {
+		c.until("held", 15*time.Second, func(v *api.View) bool { return held(v) != nil })
+		if err := first.Lose(c.t.Context(), api.LossOrder{Object: "role/web"}); err != nil {
 			t.Error(err)
 		}
 		c.control = standby
@@ -89,7 +90,7 @@ func TestStandbyThatTakesOverStartsFromWhatTheLeaderHadDecided(t *testing.T) {
 		if err := <-first.done; err != nil {
 			t.Fatal(err)
 		}
-		c.until("the takeover", time.Minute, func(v *controller.View) bool { return v.Leader == "" })
+		c.until("the takeover", time.Minute, func(v *api.View) bool { return v.Leader == "" })
 		time.Sleep(time.Minute)
 		if n := len(c.ran()) - before; n != 0 {
 			t.Errorf("%d runs after a takeover in which nothing changed, the last with %q: want none", n, c.members())

@@ -42,7 +42,7 @@ The goodbye holds until the agent is restarted.`,
 			if errors.Is(err, context.DeadlineExceeded) && len(farewell.Waiting) > 0 {
 				err = fmt.Errorf("%w; still waiting for %s", err, strings.Join(farewell.Waiting, ", "))
 			}
-			if errors.Is(err, context.DeadlineExceeded) && !farewell.Heard {
+			if errors.Is(err, context.DeadlineExceeded) && !farewell.Received {
 				err = fmt.Errorf("%w: the agent said it, and no controller answered", err)
 			}
 			switch {
@@ -68,8 +68,8 @@ The goodbye holds until the agent is restarted.`,
 }
 
 // leave tells the agent of this node to say goodbye, and with wait asks it until the node is released. It returns how far it came.
-func leave(ctx context.Context, cfg config.Config, wait bool) (inventory.Farewell, error) {
-	var farewell inventory.Farewell
+func leave(ctx context.Context, cfg config.Config, wait bool) (inventory.LeaveStatus, error) {
+	var farewell inventory.LeaveStatus
 	self, err := self(cfg)
 	if err != nil {
 		return farewell, err
@@ -78,7 +78,7 @@ func leave(ctx context.Context, cfg config.Config, wait bool) (inventory.Farewel
 	if err != nil {
 		return farewell, err
 	}
-	nc, err := bus.Visit(cfg.Agent.Servers(), token, "kicker leave "+self.Node)
+	nc, err := bus.Connect(cfg.Agent.Servers(), token, "kicker leave "+self.Node)
 	if err != nil {
 		return farewell, fmt.Errorf("leave %s: %w", self.Node, err)
 	}
@@ -87,8 +87,8 @@ func leave(ctx context.Context, cfg config.Config, wait bool) (inventory.Farewel
 }
 
 // askLeave tells the agent of node to say goodbye, and goes on asking until the node is released, or at least heard of.
-func askLeave(ctx context.Context, nc *nats.Conn, cluster, node string, wait bool) (inventory.Farewell, error) {
-	var farewell inventory.Farewell
+func askLeave(ctx context.Context, nc *nats.Conn, cluster, node string, wait bool) (inventory.LeaveStatus, error) {
+	var farewell inventory.LeaveStatus
 	ask := time.NewTicker(askLeaveEvery)
 	defer ask.Stop()
 	for {
@@ -102,7 +102,7 @@ func askLeave(ctx context.Context, nc *nats.Conn, cluster, node string, wait boo
 		if !lost {
 			farewell = answer
 		}
-		if farewell.Released || farewell.Heard && !wait {
+		if farewell.Released || farewell.Received && !wait {
 			return farewell, nil
 		}
 		select {

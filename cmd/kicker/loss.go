@@ -2,14 +2,13 @@ package main
 
 import (
 	"fmt"
+	"kicker/controller/api"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"kicker/controller"
 )
 
 func acceptLossCommand() *cobra.Command {
@@ -23,7 +22,7 @@ dependents are kicked. ` + "`kicker roles role/R`" + ` says who is missing.`,
 	}
 	clientFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := declareLoss(cmd, controller.LossOrder{Object: args[0]}); err != nil {
+		if err := declareLoss(cmd, api.LossOrder{Object: args[0]}); err != nil {
 			return err
 		}
 		_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: the loss is accepted\n", args[0])
@@ -52,7 +51,7 @@ It holds for a while, from now on. The last member is held all the same. Nodes t
 		if *within <= 0 {
 			return usageError("--for %s: want more than 0, as in --for 15m", *within)
 		}
-		if err := declareLoss(cmd, controller.LossOrder{Object: role, Expect: percent, For: *within}); err != nil {
+		if err := declareLoss(cmd, api.LossOrder{Object: role, Expect: percent, For: *within}); err != nil {
 			return err
 		}
 		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: up to %d %% may go within %s\n", role, percent, *within)
@@ -71,7 +70,7 @@ func parseExpected(arg string) (role string, percent int, err error) {
 	return arg[:i], percent, nil
 }
 
-func declareLoss(cmd *cobra.Command, order controller.LossOrder) error {
+func declareLoss(cmd *cobra.Command, order api.LossOrder) error {
 	if _, _, err := object(order.Object, "role"); err != nil {
 		return err
 	}

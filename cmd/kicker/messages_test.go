@@ -17,7 +17,7 @@ import (
 
 // messages are the types that docs/reference/messages.md describes.
 var messages = []any{
-	inventory.Beat{}, inventory.Conn{}, inventory.FactsMessage{}, inventory.Beacon{}, inventory.Rollcall{}, inventory.Order{}, inventory.Opinion{}, inventory.Farewell{},
+	inventory.Beat{}, inventory.Conn{}, inventory.FactsMessage{}, inventory.Beacon{}, inventory.ReportRequest{}, inventory.Order{}, inventory.ProbeReply{}, inventory.LeaveStatus{},
 	kick.Status{}, kick.ActionStatus{}, kick.LastRun{}, kick.Running{}, kick.Result{}, kick.Reply{},
 	kick.Kick{}, kick.Membership{}, kick.Revision{}, kick.Member{}, kick.Part{}, kick.RosterRequest{}, kick.RosterPage{}, kick.MembersFile{},
 }

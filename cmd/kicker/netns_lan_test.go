@@ -21,6 +21,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"kicker/controller"
+	"kicker/controller/api"
 )
 
 const (
@@ -274,7 +275,7 @@ func (l *lan) calm() {
 	l.t.Helper()
 	l.until("calm", func() string {
 		for _, e := range l.events() {
-			if least := controller.DefaultConfig().SettleMin; e.Kind == controller.EventKicked && time.Since(e.Time) < least {
+			if least := controller.DefaultConfig().SettleMin; e.Kind == api.EventKicked && time.Since(e.Time) < least {
 				return e.Text
 			}
 		}
@@ -285,9 +286,9 @@ func (l *lan) calm() {
 // lasts waits until the fault has lasted for so long: its length is what the scenario is about.
 func (l *lan) lasts(d time.Duration) { time.Sleep(time.Until(l.began.Add(d))) }
 
-func (l *lan) events() []controller.Event {
+func (l *lan) events() []api.Event {
 	l.t.Helper()
-	var events []controller.Event
+	var events []api.Event
 	if err := l.ask(fmt.Sprintf("/v1/events?since=%d", l.since), &events); err != nil {
 		l.t.Fatal(err)
 	}
@@ -299,7 +300,7 @@ func (l *lan) removed() []string {
 	l.t.Helper()
 	var all []string
 	for _, e := range l.events() {
-		if e.Kind != controller.EventRole {
+		if e.Kind != api.EventRoleChanged {
 			continue
 		}
 		for _, word := range strings.Fields(e.Text) {
@@ -317,7 +318,7 @@ func (l *lan) kicked() []string {
 	l.t.Helper()
 	var all []string
 	for _, e := range l.events() {
-		if e.Kind == controller.EventKicked {
+		if e.Kind == api.EventKicked {
 			all = append(all, e.Node)
 		}
 	}

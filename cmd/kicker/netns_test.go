@@ -17,8 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"kicker/controller"
-	"kicker/controller/web"
+	"kicker/controller/api"
 	"kicker/inventory"
 )
 
@@ -201,7 +200,7 @@ func (l *lan) removal() sighting {
 	l.until("the balancers are kicked", func() string { return objection(len(l.kicked()) < len(balancers), l.kicked()) })
 	l.converged(len(l.agents) - 1)
 	return sighting{removed: l.removed(), kicked: l.kicked(), meanwhile: l.says(),
-		took: fmt.Sprintf("gone after %s, the first kick after %s", l.first(controller.EventGone), l.first(controller.EventKicked))}
+		took: fmt.Sprintf("gone after %s, the first kick after %s", l.first(api.EventGone), l.first(api.EventKicked))}
 }
 
 func linkDown(l *lan) sighting {
@@ -275,7 +274,7 @@ func behindDeadLink(l *lan, word string, lasts time.Duration) sighting {
 	}
 	l.lasts(lasts)
 	l.until("status says "+word, func() string { said := l.says(); return objection(!strings.Contains(said, word), said) })
-	took := "held after " + l.first(controller.EventHeld)
+	took := "held after " + l.first(api.EventHoldBegan)
 	if word == "reaches" {
 		took = "the second opinion after " + inSeconds(time.Since(l.began))
 	}
@@ -322,7 +321,7 @@ func brokerRestarted(l *lan) sighting {
 	b.kill()
 	start()
 	l.until("the controller knows that it was blind", func() string {
-		var st web.Status
+		var st api.Status
 		err := l.ask("/v1/status", &st)
 		return objection(err != nil || st.Sync.Open, st)
 	})
@@ -368,7 +367,7 @@ func parted(l *lan) sighting {
 	}
 	start(0)
 	l.until("the first controller leads", func() string {
-		var st web.Status
+		var st api.Status
 		err := l.ask("/v1/status", &st)
 		return objection(err != nil || !st.Sync.Open, err)
 	})
@@ -383,8 +382,8 @@ func parted(l *lan) sighting {
 	l.mark()
 	other.mark()
 	l.cut("trunk")
-	l.until("the standby leads its side", func() string { return objection(!other.told(controller.EventLeads), other.events()) })
-	leads := other.first(controller.EventLeads)
+	l.until("the standby leads its side", func() string { return objection(!other.told(api.EventLeads), other.events()) })
+	leads := other.first(api.EventLeads)
 	standbySays := func() string { return other.says("--api", "unix://"+l.path("standby", "api.sock")) }
 	for _, says := range []func() string{func() string { return l.says() }, standbySays} {
 		l.until("the loss of the other side is held", func() string { said := says(); return objection(!strings.Contains(said, "is held"), said) })
@@ -410,12 +409,12 @@ func parted(l *lan) sighting {
 	}
 	l.mend("trunk")
 	l.until("who took over leads, for its epoch is the higher one, and what is left has converged", func() string {
-		var first, second web.Status
+		var first, second api.Status
 		if err := errors.Join(l.ask("/v1/status", &first), other.ask("/v1/status", &second)); err != nil {
 			return err.Error()
 		}
 		one := second.Leader == "" && first.Leader == second.Identity.ID
-		return objection(!one || !second.Well || second.Nodes[inventory.Alive] != 6 || second.Actions[controller.Wanted] > 0, []web.Status{first, second})
+		return objection(!one || !second.Well || second.Nodes[inventory.Alive] != 6 || second.Actions[api.Pending] > 0, []api.Status{first, second})
 	})
 	s.after = l.finally()
 	return s
@@ -433,5 +432,5 @@ func (l *lan) beside(name string) *site {
 // told reports whether something was told of since the mark.
 func (l *lan) told(kind string) bool {
 	l.t.Helper()
-	return slices.ContainsFunc(l.events(), func(e controller.Event) bool { return e.Kind == kind })
+	return slices.ContainsFunc(l.events(), func(e api.Event) bool { return e.Kind == kind })
 }

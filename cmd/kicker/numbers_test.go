@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"kicker/controller"
+	"kicker/controller/api"
 	"kicker/inventory"
 )
 
@@ -16,7 +16,7 @@ import (
 // actedWithin waits for the first run after so many, which has to start so soon after began.
 func (c *cluster) actedWithin(most time.Duration, before int, began time.Time) {
 	c.t.Helper()
-	c.until("a run", time.Minute, func(*controller.View) bool { return len(c.ran()) > before })
+	c.until("a run", time.Minute, func(*api.View) bool { return len(c.ran()) > before })
 	took := c.ran()[before].started.Sub(began)
 	c.t.Logf("the dependent's action started after %s", took)
 	if took > most {
@@ -27,8 +27,8 @@ func (c *cluster) actedWithin(most time.Duration, before int, began time.Time) {
 // falseRemovals is a claim about the nodes that nobody meant to go.
 func (c *cluster) falseRemovals(meant int) {
 	c.t.Helper()
-	if gone := c.control.View().Counts.Events[controller.EventGone]; gone != int64(meant) {
-		c.t.Errorf("%d nodes were taken for gone, want %d: %q", gone, meant, c.events(controller.EventGone))
+	if gone := c.control.View().Counts.Events[api.EventGone]; gone != int64(meant) {
+		c.t.Errorf("%d nodes were taken for gone, want %d: %q", gone, meant, c.events(api.EventGone))
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"kicker/config"
-	"kicker/controller"
+	"kicker/controller/api"
 )
 
 func planCommand() *cobra.Command {
@@ -46,7 +46,7 @@ says. With --check it exits with 1 if an action would become stale, or a removal
 		if err != nil {
 			return fmt.Errorf("configuration: %w", err)
 		}
-		var p controller.Plan
+		var p api.Plan
 		raw, err := c.ask(cmd.Context(), http.MethodPost, "/v1/plan", text, &p)
 		if err != nil {
 			return err
@@ -64,7 +64,7 @@ says. With --check it exits with 1 if an action would become stale, or a removal
 	return cmd
 }
 
-func printPlan(w io.Writer, p controller.Plan) error {
+func printPlan(w io.Writer, p api.Plan) error {
 	var b strings.Builder
 	if len(p.Roles) > 0 {
 		rows := [][]string{{"ROLE", "MEMBERS", "WHAT CHANGES"}}
@@ -94,7 +94,7 @@ func printPlan(w io.Writer, p controller.Plan) error {
 	return err
 }
 
-func plannedMembers(r controller.PlannedRole) string {
+func plannedMembers(r api.PlannedRole) string {
 	switch {
 	case r.Now == nil:
 		return fmt.Sprintf("none → %d", len(r.Then.Members))
@@ -106,7 +106,7 @@ func plannedMembers(r controller.PlannedRole) string {
 	return fmt.Sprintf("%d → %d", len(r.Now.Members), len(r.Then.Members))
 }
 
-func plannedChange(r controller.PlannedRole) string {
+func plannedChange(r api.PlannedRole) string {
 	var parts []string
 	for _, list := range []struct {
 		sign  string
@@ -138,7 +138,7 @@ func plannedChange(r controller.PlannedRole) string {
 	return cmp.Or(strings.Join(parts, "; "), "its settings")
 }
 
-func changedSettings(now, then controller.Role) []string {
+func changedSettings(now, then api.Role) []string {
 	var parts []string
 	if now.Selector != then.Selector {
 		parts = append(parts, "selector "+then.Selector)
@@ -153,7 +153,7 @@ func changedSettings(now, then controller.Role) []string {
 }
 
 // holdsMore reports whether the guard of a role would hold removals that it does not hold now.
-func holdsMore(r controller.PlannedRole) bool {
+func holdsMore(r api.PlannedRole) bool {
 	if r.Then == nil || r.Then.Held == nil {
 		return false
 	}

@@ -3,29 +3,28 @@ package main
 import (
 	"context"
 	"fmt"
+	"kicker/controller/api"
 	"strings"
-
-	"kicker/controller"
 )
 
 // plan is what a lab makes of a configuration: of a selector that matches nobody, of other member facts, and of a dependency on db.
-func (l *lab) plan(_ context.Context, text []byte) (controller.Plan, error) {
+func (l *lab) plan(_ context.Context, text []byte) (api.Plan, error) {
 	v := l.show()
 	if !v.Sync.Open {
-		return controller.Plan{}, fmt.Errorf("plan: %w", controller.ErrNotSynced)
+		return api.Plan{}, fmt.Errorf("plan: %w", api.ErrNotSynced)
 	}
-	p := controller.Plan{Actions: []controller.PlannedAction{}, Roles: []controller.PlannedRole{}}
+	p := api.Plan{Actions: []api.PlannedAction{}, Roles: []api.PlannedRole{}}
 	web := v.Roles[len(v.Roles)-1]
 	stale := func(reason string) {
 		for _, now := range v.Verdicts {
 			then := now
-			then.State, then.Reason, then.Since = controller.Wanted, reason, noon
-			p.Actions = append(p.Actions, controller.PlannedAction{
-				Node: now.Node, Action: now.Action, BecomesStale: now.State == controller.Converged, Now: now, Then: then,
+			then.State, then.Reason, then.Since = api.Pending, reason, noon
+			p.Actions = append(p.Actions, api.PlannedAction{
+				Node: now.Node, Action: now.Action, BecomesStale: now.State == api.Converged, Now: now, Then: then,
 			})
 		}
 	}
-	role := func(then controller.Role, r controller.PlannedRole) {
+	role := func(then api.Role, r api.PlannedRole) {
 		r.Name, r.Now, r.Then = web.Name, &web, &then
 		p.Roles = append(p.Roles, r)
 	}
@@ -35,18 +34,18 @@ func (l *lab) plan(_ context.Context, text []byte) (controller.Plan, error) {
 		return p, fmt.Errorf("configuration: cluster can't change while the controller runs: undo that, or restart it")
 	case strings.Contains(string(text), "wbe"):
 		then.Selector = "role=wbe"
-		then.Held = &controller.Held{Nodes: []string{"web1", "web2"}, Since: noon, Why: "it would be empty, and nobody said goodbye"}
-		role(then, controller.PlannedRole{})
+		then.Held = &api.Held{Nodes: []string{"web1", "web2"}, Since: noon, Why: "it would be empty, and nobody said goodbye"}
+		role(then, api.PlannedRole{})
 	case strings.Contains(string(text), "member_facts"):
 		then.MemberFacts = []string{"ipaddress"}
-		role(then, controller.PlannedRole{Changed: []string{"web1", "web2"}})
+		role(then, api.PlannedRole{Changed: []string{"web1", "web2"}})
 		stale("web: ~web1 ~web2")
 	case strings.Contains(string(text), "depends_on"):
-		p.Roles = append(p.Roles, controller.PlannedRole{Name: "db", Then: &controller.Role{Name: "db", Dependents: []string{"lb1/reload"}}})
+		p.Roles = append(p.Roles, api.PlannedRole{Name: "db", Then: &api.Role{Name: "db", Dependents: []string{"lb1/reload"}}})
 		stale("db: never applied")
 	case strings.Contains(string(text), "min_members"):
 		then.Selector = web.Selector
-		role(then, controller.PlannedRole{})
+		role(then, api.PlannedRole{})
 	}
 	return p, nil
 }

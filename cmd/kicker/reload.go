@@ -11,6 +11,7 @@ import (
 
 	"kicker/config"
 	"kicker/controller"
+	"kicker/controller/api"
 )
 
 // lookAtConfigEvery is how often the configuration file is read. What was seen twice is no longer being written.
@@ -118,10 +119,10 @@ func (r *reloader) parse(file string, text []byte) (controller.Config, error) {
 }
 
 // plan is what would become of the text of a configuration.
-func (r *reloader) plan(ctx context.Context, text []byte) (controller.Plan, error) {
+func (r *reloader) plan(ctx context.Context, text []byte) (api.Plan, error) {
 	cfg, err := r.parse("the new configuration", text)
 	if err != nil {
-		return controller.Plan{}, err
+		return api.Plan{}, err
 	}
 	return r.control.Plan(ctx, cfg)
 }

@@ -16,11 +16,12 @@ import (
 
 	"kicker/config"
 	"kicker/controller"
+	"kicker/controller/api"
 	"kicker/kick"
 )
 
 // reload puts a changed configuration in force, after a plan of it, and wants the plan to be what then is.
-func (c *cluster) reload(change func(*controller.Config)) controller.Plan {
+func (c *cluster) reload(change func(*controller.Config)) api.Plan {
 	c.t.Helper()
 	change(&c.cfg)
 	before := c.control.View()
@@ -36,7 +37,7 @@ func (c *cluster) reload(change func(*controller.Config)) controller.Plan {
 	}
 	now := c.control.View()
 	for _, role := range p.Roles {
-		i := slices.IndexFunc(now.Roles, func(r controller.Role) bool { return r.Name == role.Name })
+		i := slices.IndexFunc(now.Roles, func(r api.Role) bool { return r.Name == role.Name })
 		switch {
 		case i < 0 && role.Then != nil, i >= 0 && role.Then == nil:
 			c.t.Errorf("role %s was planned %+v, and is there: %t", role.Name, role.Then, i >= 0)
@@ -44,7 +45,7 @@ func (c *cluster) reload(change func(*controller.Config)) controller.Plan {
 			c.t.Errorf("role %s (-planned +is):\n%s", role.Name, cmp.Diff(role.Then.Members, now.Roles[i].Members))
 		}
 	}
-	planned := map[string]controller.State{}
+	planned := map[string]api.State{}
 	for _, v := range before.Verdicts {
 		planned[v.Node+"/"+v.Action] = v.State
 	}
@@ -81,7 +82,7 @@ func TestMistypedSelectorIsHeldAndKicksNobody(t *testing.T) {
 					t.Fatal("nothing is held")
 				}
 				if n := c.runsAfter(before); n != 0 || !members("web", 10)(c.control.View()) {
-					t.Errorf("%d runs by a mistyped selector: %q", n, c.events(controller.EventRole))
+					t.Errorf("%d runs by a mistyped selector: %q", n, c.events(api.EventRoleChanged))
 				}
 				if h := held(c.control.View()); h == nil {
 					t.Error("the hold ended by itself")
@@ -118,7 +119,7 @@ func TestSelectorThatLeavesFewOutIsBelieved(t *testing.T) {
 			c.stopAgent(n)
 			c.startAgent(n)
 		}
-		c.until("no hold", time.Minute, func(v *controller.View) bool { return held(v) == nil })
+		c.until("no hold", time.Minute, func(v *api.View) bool { return held(v) == nil })
 		time.Sleep(65 * time.Minute) // no window reaches back to it
 		p = c.reload(func(cfg *controller.Config) {
 			cfg.Roles = []controller.RoleConfig{{Name: "web", Selector: "role=web,spare=false"}}
@@ -162,7 +163,7 @@ func TestNewDependencyKicksThoseWhoHaveIt(t *testing.T) {
 		other := c.node("other")
 		other.cfg.Agent.Actions = []kick.Action{{Name: "reload", Command: []string{"reload"}, DependsOn: []string{"web"}}}
 		c.startAgent(other)
-		c.until("all are there", time.Minute, func(v *controller.View) bool { return members("db", 1)(v) && len(v.Verdicts) == 2 })
+		c.until("all are there", time.Minute, func(v *api.View) bool { return members("db", 1)(v) && len(v.Verdicts) == 2 })
 		c.converged(time.Minute)
 		before := len(c.ran())
 		c.reload(func(cfg *controller.Config) {
@@ -220,7 +221,7 @@ func TestNarrowedDependencyIsHeldUntilItIsAccepted(t *testing.T) {
 		if n := c.runsAfter(before); n != 0 {
 			t.Errorf("%d runs without half of the members, and nobody accepted that", n)
 		}
-		if err := c.control.Lose(c.t.Context(), controller.LossOrder{Object: "role/web where rack=0"}); err != nil {
+		if err := c.control.Lose(c.t.Context(), api.LossOrder{Object: "role/web where rack=0"}); err != nil {
 			t.Fatal(err)
 		}
 		c.converged(time.Minute)
@@ -236,14 +237,14 @@ func TestRunInProgressSurvivesAReload(t *testing.T) {
 		c.web("web1")
 		c.lb("lb1", succeedsIn(time.Minute))
 		c.synced()
-		c.until("kicked", time.Minute, func(v *controller.View) bool { return len(v.Runs) == 1 })
+		c.until("kicked", time.Minute, func(v *api.View) bool { return len(v.Runs) == 1 })
 		time.Sleep(10 * time.Second)
 		c.reload(func(cfg *controller.Config) {
 			cfg.Settle, cfg.Roles = 5*time.Second, []controller.RoleConfig{{Name: "web", MinMembers: 1}, {Name: "haproxy", Budget: "1"}}
 		})
 		time.Sleep(20 * time.Minute)
 		v := c.control.View()
-		if len(c.ran()) != 1 || v.Counts.Runs[kick.Succeeded] != 1 || v.Verdicts[0].State != controller.Converged {
+		if len(c.ran()) != 1 || v.Counts.Runs[kick.Succeeded] != 1 || v.Verdicts[0].State != api.Converged {
 			t.Errorf("%d runs, %+v, %+v: want the one, succeeded", len(c.ran()), v.Counts.Runs, v.Verdicts[0])
 		}
 	})
@@ -284,7 +285,7 @@ func TestHoldGoesOnAndEndsThroughReloads(t *testing.T) {
 		for _, n := range c.fleet(10)[:6] { // which nobody reaches
 			c.kill(n)
 		}
-		c.until("held", 15*time.Second, func(v *controller.View) bool { return held(v) != nil })
+		c.until("held", 15*time.Second, func(v *api.View) bool { return held(v) != nil })
 		since := held(c.control.View()).Since
 		for i := range 16 {
 			c.reload(func(cfg *controller.Config) { cfg.Settle += time.Millisecond })
@@ -319,7 +320,7 @@ func TestRunThatFailsAcrossAReloadCountsAgainstItsRevision(t *testing.T) {
 			})
 		}
 		c.synced()
-		c.until("all run", time.Minute, func(v *controller.View) bool { return len(v.Runs) == 3 })
+		c.until("all run", time.Minute, func(v *api.View) bool { return len(v.Runs) == 3 })
 		time.Sleep(10 * time.Second)
 		c.reload(func(cfg *controller.Config) { cfg.SettleMin += time.Second })
 		time.Sleep(time.Minute)
@@ -338,7 +339,7 @@ func TestShadowIsTurnedOnAndOff(t *testing.T) {
 		for _, n := range webs[:6] {
 			c.kill(n)
 		}
-		c.until("held", 15*time.Second, func(v *controller.View) bool { return held(v) != nil })
+		c.until("held", 15*time.Second, func(v *api.View) bool { return held(v) != nil })
 		p := c.reload(func(cfg *controller.Config) { cfg.Guard = controller.GuardShadow })
 		if len(p.Roles) != 1 || len(p.Roles[0].Removed) != 6 || !members("web", 4)(c.control.View()) {
 			t.Errorf("the plan is %+v, want what was held removed", p)
@@ -412,13 +413,13 @@ func rewrite(t *testing.T, text string) {
 func TestChangedFileIsTakenOnce(t *testing.T) {
 	inWatched(t, "settle: 2s\n", func(c *cluster, _ chan<- os.Signal) {
 		time.Sleep(time.Minute)
-		if got := c.events(controller.EventReloaded); len(got) != 0 {
+		if got := c.events(api.EventReloaded); len(got) != 0 {
 			t.Fatalf("nothing changed, and it says %q", got)
 		}
 		rewrite(t, "settle: 3s\nroles: [{name: web, min_members: 2}]\n")
-		c.until("reloaded", 5*time.Second, func(*controller.View) bool { return len(c.events(controller.EventReloaded)) > 0 })
+		c.until("reloaded", 5*time.Second, func(*api.View) bool { return len(c.events(api.EventReloaded)) > 0 })
 		time.Sleep(20 * time.Minute)
-		if got := c.events(controller.EventReloaded); len(got) != 1 || !strings.Contains(got[0], "settle, role web changed") {
+		if got := c.events(api.EventReloaded); len(got) != 1 || !strings.Contains(got[0], "settle, role web changed") {
 			t.Errorf("the events are %q, want one that names what changed", got)
 		}
 	})
@@ -440,7 +441,7 @@ func TestSIGHUPReloadsAtOnceAndAnUnchangedFileIsNothing(t *testing.T) {
 		}
 		rewrite(t, "settle: 3s\n")
 		hup <- syscall.SIGHUP
-		c.until("reloaded", time.Second, func(*controller.View) bool { return len(c.events(controller.EventReloaded)) == 1 })
+		c.until("reloaded", time.Second, func(*api.View) bool { return len(c.events(api.EventReloaded)) == 1 })
 	})
 }
 
@@ -458,22 +459,22 @@ func TestFileThatIsNoGoodIsToldOfAndTheOldConfigurationStays(t *testing.T) {
 				since := c.control.View().Loaded.At
 				time.Sleep(time.Minute)
 				rewrite(t, broken.text)
-				c.until("refused", 5*time.Second, func(v *controller.View) bool { return v.Loaded.Failed != "" })
+				c.until("refused", 5*time.Second, func(v *api.View) bool { return v.Loaded.Failed != "" })
 				time.Sleep(10 * time.Minute)
-				failed := c.events(controller.EventReloadFailed)
+				failed := c.events(api.EventReloadRejected)
 				if len(failed) != 1 || !strings.Contains(failed[0], broken.want) {
 					t.Errorf("the events are %q, want one with %q", failed, broken.want)
 				}
 				hup <- syscall.SIGHUP
-				c.until("told again, since it was asked for again", time.Second, func(*controller.View) bool {
-					return len(c.events(controller.EventReloadFailed)) == 2
+				c.until("told again, since it was asked for again", time.Second, func(*api.View) bool {
+					return len(c.events(api.EventReloadRejected)) == 2
 				})
 				v := c.control.View()
-				if !v.Loaded.At.Equal(since) || len(c.events(controller.EventReloaded)) != 0 {
-					t.Errorf("loaded %+v, %q: want the old one", v.Loaded, c.events(controller.EventReloaded))
+				if !v.Loaded.At.Equal(since) || len(c.events(api.EventReloaded)) != 0 {
+					t.Errorf("loaded %+v, %q: want the old one", v.Loaded, c.events(api.EventReloaded))
 				}
 				rewrite(t, good)
-				c.until("good again", 5*time.Second, func(v *controller.View) bool { return v.Loaded.Failed == "" })
+				c.until("good again", 5*time.Second, func(v *api.View) bool { return v.Loaded.Failed == "" })
 			})
 		})
 	}
@@ -488,7 +489,7 @@ func TestFileThatIsGoneChangesNothing(t *testing.T) {
 			hup <- syscall.SIGHUP
 			time.Sleep(time.Minute)
 		}
-		if got := c.events(controller.EventReloaded); len(got) != 0 || c.control.View().Loaded.Failed == "" {
+		if got := c.events(api.EventReloaded); len(got) != 0 || c.control.View().Loaded.Failed == "" {
 			t.Errorf("it took no file for a configuration: %q", got)
 		}
 	})
@@ -513,9 +514,9 @@ func TestFileThatIsBeingWrittenIsNotTaken(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 		}
-		if got := c.events(controller.EventReloaded); len(got) != 0 {
+		if got := c.events(api.EventReloaded); len(got) != 0 {
 			t.Fatalf("a file that grows was taken: %q", got)
 		}
-		c.until("reloaded", 5*time.Second, func(*controller.View) bool { return len(c.events(controller.EventReloaded)) == 1 })
+		c.until("reloaded", 5*time.Second, func(*api.View) bool { return len(c.events(api.EventReloaded)) == 1 })
 	})
 }

@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"kicker/controller"
+	"kicker/controller/api"
 	"kicker/kick"
 )
 
@@ -32,7 +32,7 @@ func rolesCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		var roles []controller.Role
+		var roles []api.Role
 		raw, err := c.get(cmd.Context(), "/v1/roles", nil, &roles)
 		if err != nil {
 			return err
@@ -55,7 +55,7 @@ func rolesCommand() *cobra.Command {
 	return cmd
 }
 
-func printRoles(w io.Writer, roles []controller.Role) error {
+func printRoles(w io.Writer, roles []api.Role) error {
 	if len(roles) == 0 {
 		return nil
 	}
@@ -82,7 +82,7 @@ func showRole(cmd *cobra.Command, arg string) error {
 	if err != nil {
 		return err
 	}
-	var role controller.Role
+	var role api.Role
 	raw, err := c.get(cmd.Context(), "/v1/roles/"+url.PathEscape(name), nil, &role)
 	if err != nil {
 		return err
@@ -98,7 +98,7 @@ func showRole(cmd *cobra.Command, arg string) error {
 	return err
 }
 
-func printRole(w io.Writer, r controller.Role, now time.Time) error {
+func printRole(w io.Writer, r api.Role, now time.Time) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "role/%s: %s\n", r.Name, count(len(r.Members), "member"))
 	if r.Unknown {

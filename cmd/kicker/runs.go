@@ -3,13 +3,12 @@ package main
 import (
 	"fmt"
 	"io"
+	"kicker/controller/api"
 	"net/url"
 	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"kicker/controller"
 )
 
 func runsCommand() *cobra.Command {
@@ -39,7 +38,7 @@ func runsCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		var runs []controller.Run
+		var runs []api.Run
 		raw, err := c.get(cmd.Context(), "/v1/runs", query, &runs)
 		if err != nil {
 			return err
@@ -57,7 +56,7 @@ func runsCommand() *cobra.Command {
 	return cmd
 }
 
-func printRuns(w io.Writer, runs []controller.Run, wide bool, now time.Time) error {
+func printRuns(w io.Writer, runs []api.Run, wide bool, now time.Time) error {
 	if len(runs) == 0 {
 		return nil
 	}
@@ -79,7 +78,7 @@ func printRuns(w io.Writer, runs []controller.Run, wide bool, now time.Time) err
 	return table(w, rows...)
 }
 
-func outcomeText(r controller.Run) string {
+func outcomeText(r api.Run) string {
 	switch {
 	case r.Ended.IsZero():
 		return "in progress"

@@ -7,6 +7,7 @@ import (
 
 	"kicker/config"
 	"kicker/controller"
+	"kicker/controller/api"
 )
 
 func TestShadowGuardTellsOfWhatItWouldHoldAndLetsItPass(t *testing.T) {
@@ -24,13 +25,13 @@ func TestShadowGuardTellsOfWhatItWouldHoldAndLetsItPass(t *testing.T) {
 		if h := held(c.control.View()); h == nil || !h.Shadow || len(h.Nodes) != 6 {
 			t.Errorf("what would be held is %+v, want 6 nodes, as a shadow", h)
 		}
-		if got := c.events(controller.EventHeld); len(got) != 1 || !strings.Contains(got[0], "shadow") {
+		if got := c.events(api.EventHoldBegan); len(got) != 1 || !strings.Contains(got[0], "shadow") {
 			t.Errorf("events of the hold: %q, want one that says that it is a shadow", got)
 		}
 		for _, n := range webs[:6] {
 			c.startAgent(n)
 		}
-		c.until("no hold", time.Minute, func(v *controller.View) bool { return held(v) == nil })
+		c.until("no hold", time.Minute, func(v *api.View) bool { return held(v) == nil })
 		c.until("10 members", time.Minute, members("web", 10))
 	})
 }
@@ -41,7 +42,7 @@ func TestShadowGuardLetsTheLastMemberGo(t *testing.T) {
 		c.kill(c.fleet(1)[0])
 		c.until("nobody", 15*time.Second, members("web", 0))
 		c.converged(time.Minute)
-		if err := c.control.Lose(c.t.Context(), controller.LossOrder{Object: "role/web"}); err != nil {
+		if err := c.control.Lose(c.t.Context(), api.LossOrder{Object: "role/web"}); err != nil {
 			t.Errorf("what the guard would hold can't be accepted: %v", err)
 		}
 		if h := held(c.control.View()); h != nil {

@@ -9,8 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"kicker/controller"
-	"kicker/controller/web"
+	"kicker/controller/api"
 	"kicker/inventory"
 	"kicker/kick"
 )
@@ -33,7 +32,7 @@ if the controller is not synced.`,
 		if err != nil {
 			return err
 		}
-		var st web.Status
+		var st api.Status
 		raw, err := c.get(cmd.Context(), "/v1/status", nil, &st)
 		if err != nil {
 			return err
@@ -51,21 +50,21 @@ if the controller is not synced.`,
 	return cmd
 }
 
-func exitOf(st web.Status) int {
+func exitOf(st api.Status) int {
 	if !st.Sync.Open {
 		return exitUnreachable
 	}
 	return exitFailed
 }
 
-func printStatus(w io.Writer, st web.Status, now time.Time) error {
+func printStatus(w io.Writer, st api.Status, now time.Time) error {
 	var b strings.Builder
 	if st.Well {
 		fmt.Fprintf(&b, "cluster %s: all is well\n", st.Identity.Cluster)
 	} else {
 		fmt.Fprintf(&b, "cluster %s: %s\n", st.Identity.Cluster, count(len(st.Problems), "problem"))
 		for _, p := range st.Problems {
-			fmt.Fprintf(&b, "  %s\n", printable(p))
+			fmt.Fprintf(&b, "  %s\n", printable(p.Text))
 		}
 	}
 	fmt.Fprintf(&b, "controller %s: up %s, %s\n", st.Identity.ID, age(now.Sub(st.Identity.Started)), syncText(st.Sync))
@@ -77,17 +76,17 @@ func printStatus(w io.Writer, st web.Status, now time.Time) error {
 	}
 	fmt.Fprintf(&b, "nodes: %s\n", livesText(st.Nodes))
 	fmt.Fprintf(&b, "actions: %s\n", statesText(st.Actions))
-	for _, circle := range st.Circles {
+	for _, circle := range st.Cycles {
 		fmt.Fprintf(&b, "note: %s\n", printable(circle.String()))
 	}
-	if st.Refused > 0 {
-		fmt.Fprintf(&b, "refused messages: %d (kicker events says which)\n", st.Refused)
+	if st.InvalidMessages > 0 {
+		fmt.Fprintf(&b, "refused messages: %d (kicker events says which)\n", st.InvalidMessages)
 	}
 	if len(st.Roles) > 0 {
 		fmt.Fprintln(&b)
 		rows := [][]string{{"ROLE", "MEMBERS", "DEPENDENTS", "NOT SERVING"}}
 		for _, r := range st.Roles {
-			members, absent := fmt.Sprintf("%d/%d", r.Members, r.Nodes), orDash(firstFew(r.Absent))
+			members, absent := fmt.Sprintf("%d/%d", r.Members, r.Nodes), orDash(firstFew(r.NotMembers))
 			switch {
 			case r.Unknown:
 				absent = "nobody has ever borne it"
@@ -112,7 +111,7 @@ func printStatus(w io.Writer, st web.Status, now time.Time) error {
 	return err
 }
 
-func syncText(s controller.Sync) string {
+func syncText(s api.Sync) string {
 	if s.Open {
 		return "synced"
 	}
@@ -121,7 +120,7 @@ func syncText(s controller.Sync) string {
 
 func livesText(lives map[inventory.Life]int) string {
 	var parts []string
-	for _, life := range []inventory.Life{inventory.Alive, inventory.Suspect, inventory.BackSoon, inventory.Left} {
+	for _, life := range []inventory.Life{inventory.Alive, inventory.Suspect, inventory.Restarting, inventory.Left} {
 		if n := lives[life]; n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", n, life))
 		}
@@ -129,9 +128,9 @@ func livesText(lives map[inventory.Life]int) string {
 	return cmp.Or(strings.Join(parts, ", "), "none is heard")
 }
 
-func statesText(states map[controller.State]int) string {
+func statesText(states map[api.State]int) string {
 	var parts []string
-	for _, state := range []controller.State{controller.Converged, controller.Wanted, controller.Failing} {
+	for _, state := range []api.State{api.Converged, api.Pending, api.Failing} {
 		if n := states[state]; n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", n, state))
 		}
@@ -154,7 +153,7 @@ func lastText(last *kick.LastRun) string {
 }
 
 // waitsText says what a verdict waits for.
-func waitsText(v controller.Verdict, now time.Time) string {
+func waitsText(v api.Verdict, now time.Time) string {
 	if len(v.Gates) == 0 {
 		if v.Running != nil {
 			return "its run in progress"
@@ -168,7 +167,7 @@ func waitsText(v controller.Verdict, now time.Time) string {
 	return strings.Join(parts, "; ")
 }
 
-func gateText(g controller.Gate, now time.Time) string {
+func gateText(g api.Gate, now time.Time) string {
 	text := g.Name
 	if g.Why != "" {
 		text += ": " + g.Why

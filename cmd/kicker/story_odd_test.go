@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"kicker/controller"
+	"kicker/controller/api"
 	"kicker/inventory"
 	"kicker/kick"
 )
@@ -118,18 +118,18 @@ func TestTwoMachinesWithOneNameAreAConflictAndNoFlipFlop(t *testing.T) {
 		if got := c.control.View().Nodes.Node("web1").Instance; got != first.self.Instance {
 			t.Errorf("the name is borne by %s, want the first machine", got)
 		}
-		if told := c.events(controller.EventConflict); len(told) != 1 || !strings.Contains(told[0], "another machine") || !strings.Contains(told[0], first.self.Instance) {
+		if told := c.events(api.EventConflictBegan); len(told) != 1 || !strings.Contains(told[0], "another machine") || !strings.Contains(told[0], first.self.Instance) {
 			t.Errorf("the conflict is told as %.200q, want it once, with both machines", told)
 		}
-		if shown := c.control.View().Conflicts; len(shown) != 1 || shown[0].Bears != first.self.Instance || shown[0].Claims != second.self.Instance {
+		if shown := c.control.View().Conflicts; len(shown) != 1 || shown[0].Accepted != first.self.Instance || shown[0].Rejected != second.self.Instance {
 			t.Errorf("the conflicts are %+v, want both machines", shown)
 		}
 		c.kill(first)
-		c.until("the other machine", 10*time.Second, func(v *controller.View) bool {
+		c.until("the other machine", 10*time.Second, func(v *api.View) bool {
 			n := v.Nodes.Node("web1")
 			return n != nil && n.Instance == second.self.Instance && n.Facts["ipaddress"] == "10.9.9.9"
 		})
-		if over := c.events(controller.EventConflictOver); len(over) != 1 || len(c.control.View().Conflicts) != 0 {
+		if over := c.events(api.EventConflictEnded); len(over) != 1 || len(c.control.View().Conflicts) != 0 {
 			t.Errorf("its end is told as %q, and the conflicts are %+v", over, c.control.View().Conflicts)
 		}
 	})
@@ -156,11 +156,11 @@ func TestControllerWhoseBusStandsStillRemovesNobody(t *testing.T) {
 		time.Sleep(30 * time.Second)
 		still(false)
 		time.Sleep(time.Minute)
-		if n := len(c.ran()) - before; n != 0 || len(c.events(controller.EventGone)) != 0 {
-			t.Errorf("%d runs, and %q: want nobody removed and nobody kicked", n, c.events(controller.EventGone))
+		if n := len(c.ran()) - before; n != 0 || len(c.events(api.EventGone)) != 0 {
+			t.Errorf("%d runs, and %q: want nobody removed and nobody kicked", n, c.events(api.EventGone))
 		}
-		if len(c.events(controller.EventBlind)) == 0 || !c.control.View().Sync.Open {
-			t.Errorf("blind: %q, and the sync gate is %+v; want it noticed and over", c.events(controller.EventBlind), c.control.View().Sync)
+		if len(c.events(api.EventBusLost)) == 0 || !c.control.View().Sync.Open {
+			t.Errorf("blind: %q, and the sync gate is %+v; want it noticed and over", c.events(api.EventBusLost), c.control.View().Sync)
 		}
 	})
 }
@@ -196,12 +196,12 @@ func TestOrderToANodeThatRefusesItIsNoStorm(t *testing.T) {
 		time.Sleep(time.Second) // its last words are not that its run goes on
 		c.stopAgent(lb)         // it is back soon, and nobody answers for it
 		time.Sleep(time.Second)
-		before := len(c.events(controller.EventUnkicked))
-		if _, err := c.control.Kick(c.t.Context(), controller.KickOrder{Object: "node/lb1"}); err != nil {
+		before := len(c.events(api.EventKickRejected))
+		if _, err := c.control.Kick(c.t.Context(), api.KickOrder{Object: "node/lb1"}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(8 * time.Second)
-		if n := len(c.events(controller.EventUnkicked)) - before; n < 2 || n > 10 {
+		if n := len(c.events(api.EventKickRejected)) - before; n < 2 || n > 10 {
 			t.Errorf("an order to a node that is not there was sent %d times in 8 s", n)
 		}
 	})

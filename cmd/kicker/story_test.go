@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"kicker/controller"
+	"kicker/controller/api"
 	"kicker/inventory"
 	"kicker/kick"
 )
@@ -73,7 +74,7 @@ func TestSilentDeathIsSeenAfterGoneAfter(t *testing.T) {
 		c.converged(10 * time.Second)
 		time.Sleep(time.Minute) // calm
 		dead.wire.silence()
-		took := c.until("web1 gone", time.Minute, func(v *controller.View) bool { return v.Nodes.Node("web1") == nil })
+		took := c.until("web1 gone", time.Minute, func(v *api.View) bool { return v.Nodes.Node("web1") == nil })
 		if most := c.cfg.GoneAfter + inventory.CanaryEvery; took < c.cfg.GoneAfter-time.Second || took > most {
 			t.Errorf("a silent death was seen after %s, want %s less at most a beat", took, c.cfg.GoneAfter)
 		}
@@ -96,7 +97,7 @@ func TestClosedConnectionIsSeenWithinItsGrace(t *testing.T) {
 		killed := time.Now()
 		c.kill(dead)
 		before := len(c.ran())
-		c.until("a run", 10*time.Second, func(*controller.View) bool { return len(c.ran()) > before })
+		c.until("a run", 10*time.Second, func(*api.View) bool { return len(c.ran()) > before })
 		if took := c.ran()[before].started.Sub(killed); took > 2*time.Second {
 			t.Errorf("the dependent's action started %s after the kill, want 1.5 s of grace and no settling beyond it", took)
 		}
@@ -122,7 +123,7 @@ func TestNodeThatComesBackWithinItsGraceIsNotRemoved(t *testing.T) {
 		if n := len(c.ran()) - before; n != 0 {
 			t.Errorf("an agent that was killed and back in a second made %d runs, want none", n)
 		}
-		if len(c.events(controller.EventSuspect)) == 0 {
+		if len(c.events(api.EventSuspect)) == 0 {
 			t.Error("nobody was suspected: the test shows nothing")
 		}
 	})
@@ -139,7 +140,7 @@ func TestBackSoonRemovesNobody(t *testing.T) {
 		before := len(c.ran())
 		c.stopAgent(web)
 		time.Sleep(50 * time.Second)
-		if got := c.control.View().Nodes.Node("web1"); got == nil || got.Life != inventory.BackSoon {
+		if got := c.control.View().Nodes.Node("web1"); got == nil || got.Life != inventory.Restarting {
 			t.Fatalf("50 s after SIGTERM web1 is %+v, want back soon", got)
 		}
 		c.startAgent(web)
@@ -148,7 +149,7 @@ func TestBackSoonRemovesNobody(t *testing.T) {
 			t.Errorf("an upgrade of the agent made %d runs, want none", n)
 		}
 		c.stopAgent(web)
-		c.until("web1 gone", 70*time.Second, func(v *controller.View) bool { return v.Nodes.Node("web1") == nil })
+		c.until("web1 gone", 70*time.Second, func(v *api.View) bool { return v.Nodes.Node("web1") == nil })
 	})
 }
 
@@ -165,7 +166,7 @@ func TestGoodbyeIsActedOnAtOnce(t *testing.T) {
 		if _, err := inventory.RequestLeave(c.t.Context(), c.visitor(), "main", "web1"); err != nil {
 			t.Fatal(err)
 		}
-		c.until("a run", 10*time.Second, func(*controller.View) bool { return len(c.ran()) > before })
+		c.until("a run", 10*time.Second, func(*api.View) bool { return len(c.ran()) > before })
 		if took := c.ran()[before].started.Sub(left); took > 50*time.Millisecond {
 			t.Errorf("the dependent's action started %s after the goodbye, want 50ms", took)
 		}
@@ -190,7 +191,7 @@ func TestLeavingNodeIsReleasedWhenNoDependentHasItAnyMore(t *testing.T) {
 		}
 		time.Sleep(12 * time.Second) // both were kicked, and lb2 is done
 		farewell, err := askLeave(c.t.Context(), nc, "main", "web1", false)
-		if want := []string{"lb1/reload"}; err != nil || !farewell.Heard || !slices.Equal(farewell.Waiting, want) {
+		if want := []string{"lb1/reload"}; err != nil || !farewell.Received || !slices.Equal(farewell.Waiting, want) {
 			t.Errorf("%+v, %v: want to wait for %q", farewell, err, want)
 		}
 		if _, err := askLeave(c.t.Context(), nc, "main", "web1", true); err != nil {
@@ -252,7 +253,7 @@ func TestChangeDuringARunLeadsToExactlyOneMore(t *testing.T) {
 		c.web("web1")
 		c.lb("lb1", succeedsIn(10*time.Second))
 		c.synced()
-		c.until("a run", time.Minute, func(*controller.View) bool { return len(c.ran()) == 1 })
+		c.until("a run", time.Minute, func(*api.View) bool { return len(c.ran()) == 1 })
 		time.Sleep(2 * time.Second)
 		c.web("web2")
 		time.Sleep(2 * time.Second)
@@ -277,7 +278,7 @@ func TestChangeUndoneDuringARunLeadsToExactlyOneMore(t *testing.T) {
 		time.Sleep(time.Minute)
 		before := len(c.ran())
 		web2 := c.web("web2")
-		c.until("a run", time.Minute, func(*controller.View) bool { return len(c.ran()) > before })
+		c.until("a run", time.Minute, func(*api.View) bool { return len(c.ran()) > before })
 		web2.announcer.Leave()
 		time.Sleep(5 * time.Minute)
 		if n := len(c.ran()) - before; n != 2 {
@@ -300,7 +301,7 @@ func TestFailedRunIsRepeatedEvenIfTheMembershipTurnsBack(t *testing.T) {
 		before := len(c.ran())
 		lb.do = failsFirst(1) // it has written its file before it fails
 		web2 := c.web("web2")
-		c.until("a failed run", time.Minute, func(v *controller.View) bool { return v.Counts.Runs[kick.Failed] == 1 })
+		c.until("a failed run", time.Minute, func(v *api.View) bool { return v.Counts.Runs[kick.Failed] == 1 })
 		web2.announcer.Leave()
 		c.converged(2 * time.Minute)
 		time.Sleep(5 * time.Minute)
@@ -330,7 +331,7 @@ func TestFailingActionIsRetriedForEverAtABoundedRate(t *testing.T) {
 			}
 		}
 		v := c.control.View().Verdicts[0]
-		if v.State != controller.Failing || v.Last == nil || v.Last.Failures != len(runs) {
+		if v.State != api.Failing || v.Last == nil || v.Last.Failures != len(runs) {
 			t.Errorf("the verdict is %+v, want failing with %d failures", v, len(runs))
 		}
 	})
@@ -386,7 +387,7 @@ func TestLostMessagesChangeNothingInTheEnd(t *testing.T) {
 				if lost == 0 {
 					t.Errorf("no %s message was lost: the test shows nothing", kind)
 				}
-				if v := c.control.View().Verdicts[0]; v.State != controller.Converged {
+				if v := c.control.View().Verdicts[0]; v.State != api.Converged {
 					t.Errorf("in the end lb1 is %+v", v)
 				}
 			})
@@ -400,10 +401,10 @@ func TestRunOutlivesItsAgentAndItsOutcomeArrives(t *testing.T) {
 		c.web("web1")
 		lb := c.lb("lb1", succeedsIn(20*time.Second))
 		c.synced()
-		c.until("a run", time.Minute, func(*controller.View) bool { return len(c.ran()) == 1 })
+		c.until("a run", time.Minute, func(*api.View) bool { return len(c.ran()) == 1 })
 		time.Sleep(5 * time.Second)
 		c.kill(lb)
-		c.until("lb1 gone", time.Minute, func(v *controller.View) bool { return v.Nodes.Node("lb1") == nil })
+		c.until("lb1 gone", time.Minute, func(v *api.View) bool { return v.Nodes.Node("lb1") == nil })
 		c.startAgent(lb)
 		c.converged(time.Minute)
 		if n := len(c.ran()); n != 1 {
@@ -454,7 +455,7 @@ func TestRoleThatNobodyHasEverBorneKicksNobody(t *testing.T) {
 			t.Errorf("%d runs with the empty list of a role that may be a typo", n)
 		}
 		v := c.control.View().Verdicts[0]
-		if len(v.Gates) != 1 || v.Gates[0].Name != controller.GateUnknown {
+		if len(v.Gates) != 1 || v.Gates[0].Name != api.GateUnknown {
 			t.Errorf("the gates are %+v, want unknown role", v.Gates)
 		}
 	})
@@ -490,7 +491,7 @@ func TestNewerBootReplacesTheOldAtOnce(t *testing.T) {
 		old := *web
 		web.cfg.StateDir += " of boot 2" // the test's two boots are there at once
 		c.startAgent(web)
-		took := c.until("the new address", time.Minute, func(v *controller.View) bool {
+		took := c.until("the new address", time.Minute, func(v *api.View) bool {
 			n := v.Nodes.Node("web1")
 			return n != nil && n.Facts["ipaddress"] == "10.0.0.2"
 		})
@@ -544,7 +545,7 @@ func TestOperatorsKickRunsWhatIsAppliedAlready(t *testing.T) {
 		c.lb("lb1", nil)
 		c.synced()
 		c.converged(time.Minute)
-		order := controller.KickOrder{Object: "role/haproxy", DryRun: true}
+		order := api.KickOrder{Object: "role/haproxy", DryRun: true}
 		kicked, err := c.control.Kick(c.t.Context(), order)
 		if err != nil || len(kicked.Actions) != 1 || len(kicked.Actions[0].Gates) != 0 {
 			t.Fatalf("dry run: %+v, %v; want lb1/reload without gates", kicked, err)
@@ -557,20 +558,20 @@ func TestOperatorsKickRunsWhatIsAppliedAlready(t *testing.T) {
 		if _, err := c.control.Kick(c.t.Context(), order); err != nil {
 			t.Fatal(err)
 		}
-		c.until("a second run", time.Minute, func(v *controller.View) bool { return v.Counts.Runs[kick.Succeeded] == 2 })
+		c.until("a second run", time.Minute, func(v *api.View) bool { return v.Counts.Runs[kick.Succeeded] == 2 })
 		time.Sleep(time.Minute)
 		if n := len(c.ran()); n != 2 {
 			t.Errorf("%d runs, want 2: an order is carried out once", n)
 		}
-		if _, err := c.control.Kick(c.t.Context(), controller.KickOrder{Object: "node/nobody"}); err == nil {
+		if _, err := c.control.Kick(c.t.Context(), api.KickOrder{Object: "node/nobody"}); err == nil {
 			t.Error("a kick of a node that is not there was taken")
 		}
 	})
 }
 
 // members reports whether a role has so many.
-func members(role string, n int) func(*controller.View) bool {
-	return func(v *controller.View) bool {
-		return slices.ContainsFunc(v.Roles, func(r controller.Role) bool { return r.Name == role && len(r.Members) == n })
+func members(role string, n int) func(*api.View) bool {
+	return func(v *api.View) bool {
+		return slices.ContainsFunc(v.Roles, func(r api.Role) bool { return r.Name == role && len(r.Members) == n })
 	}
 }

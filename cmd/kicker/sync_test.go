@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"kicker/controller"
+	"kicker/controller/api"
 )
 
 func TestSlowReporterAtARestartIsNotTakenForGone(t *testing.T) {
@@ -22,7 +23,7 @@ func TestSlowReporterAtARestartIsNotTakenForGone(t *testing.T) {
 		c.converged(time.Minute)
 		time.Sleep(time.Minute)
 		if n := len(c.ran()) - before; n != 0 {
-			t.Errorf("%d runs after a restart with a slow reporter, want none: %q", n, c.events(controller.EventRole))
+			t.Errorf("%d runs after a restart with a slow reporter, want none: %q", n, c.events(api.EventRoleChanged))
 		}
 	})
 }
@@ -36,7 +37,7 @@ func TestRoleWaitsForMembersThatItsDependentsKnowOf(t *testing.T) {
 		c.synced()
 		time.Sleep(3 * time.Second)
 		gates := c.control.View().Verdicts[0].Gates
-		if len(gates) != 1 || gates[0].Name != controller.GateSynced || !strings.Contains(gates[0].Why, "web03") {
+		if len(gates) != 1 || gates[0].Name != api.GateSynced || !strings.Contains(gates[0].Why, "web03") {
 			t.Errorf("the gates are %+v, want one that names web03", gates)
 		}
 		c.until("3 members", 20*time.Second, members("web", 3))
@@ -60,7 +61,7 @@ func TestRoleOfItsOwnPatienceIsWaitedForAsLongAfterARestart(t *testing.T) {
 		c.synced()
 		time.Sleep(time.Minute)
 		if n := len(c.ran()) - before; n != 0 {
-			t.Errorf("%d runs after a restart in which a member of a role with a gone_after of a minute was silent for 40 s: %q", n, c.events(controller.EventRole))
+			t.Errorf("%d runs after a restart in which a member of a role with a gone_after of a minute was silent for 40 s: %q", n, c.events(api.EventRoleChanged))
 		}
 	})
 }
@@ -98,8 +99,8 @@ func TestWhoeverComesBackOneAfterTheOtherIsWaitedFor(t *testing.T) {
 				c.synced()
 				c.converged(time.Minute)
 				time.Sleep(time.Minute)
-				if n := len(c.ran()) - before; n != 0 || len(c.events(controller.EventGone)) > 0 {
-					t.Errorf("%d runs, want none; gone: %q", n, c.events(controller.EventGone))
+				if n := len(c.ran()) - before; n != 0 || len(c.events(api.EventGone)) > 0 {
+					t.Errorf("%d runs, want none; gone: %q", n, c.events(api.EventGone))
 				}
 			})
 		})
@@ -129,7 +130,7 @@ func TestDependentThatComesBackLateIsNotKickedForMembersThatAreLateToo(t *testin
 		c.converged(time.Minute)
 		time.Sleep(time.Minute)
 		if n := len(c.ran()) - before; n != 0 || !members("web", 20)(c.control.View()) {
-			t.Errorf("%d runs, want none: %q", n, c.events(controller.EventRole))
+			t.Errorf("%d runs, want none: %q", n, c.events(api.EventRoleChanged))
 		}
 	})
 }
@@ -150,7 +151,7 @@ func TestServiceThatIsBeingCheckedIsNoLoss(t *testing.T) {
 				time.Sleep(time.Minute)
 				c.converged(time.Minute)
 				if n := len(c.ran()) - before; n != 0 || !members("web", 4)(c.control.View()) {
-					t.Errorf("%d runs, want none: %q", n, c.events(controller.EventRole))
+					t.Errorf("%d runs, want none: %q", n, c.events(api.EventRoleChanged))
 				}
 			})
 		})
@@ -166,10 +167,10 @@ func TestMassLossAcrossARestartIsHeld(t *testing.T) {
 			n.wire.silence()
 		}
 		c.startController()
-		c.until("held", time.Minute, func(v *controller.View) bool { return held(v) != nil })
+		c.until("held", time.Minute, func(v *api.View) bool { return held(v) != nil })
 		time.Sleep(time.Minute)
 		if n := len(c.ran()) - before; n != 0 || !members("web", 10)(c.control.View()) {
-			t.Errorf("%d runs after 6 of 10 were lost during a restart: %q", n, c.events(controller.EventRole))
+			t.Errorf("%d runs after 6 of 10 were lost during a restart: %q", n, c.events(api.EventRoleChanged))
 		}
 	})
 }
@@ -180,17 +181,17 @@ func TestHoldSurvivesARestart(t *testing.T) {
 		for _, n := range webs[:6] {
 			c.kill(n)
 		}
-		c.until("held", time.Minute, func(v *controller.View) bool { return held(v) != nil })
+		c.until("held", time.Minute, func(v *api.View) bool { return held(v) != nil })
 		c.web("web99")
 		c.until("11 members", time.Minute, members("web", 11))
 		c.converged(time.Minute)
 		before := len(c.ran())
 		c.stopController()
 		c.startController()
-		c.until("held again", time.Minute, func(v *controller.View) bool { return held(v) != nil })
+		c.until("held again", time.Minute, func(v *api.View) bool { return held(v) != nil })
 		time.Sleep(time.Minute)
 		if n := len(c.ran()) - before; n != 0 || !members("web", 11)(c.control.View()) {
-			t.Errorf("%d runs after a restart in the middle of a hold: %q", n, c.events(controller.EventRole))
+			t.Errorf("%d runs after a restart in the middle of a hold: %q", n, c.events(api.EventRoleChanged))
 		}
 	})
 }
@@ -205,7 +206,7 @@ func TestGoodbyeDuringARestartIsNoLoss(t *testing.T) {
 		c.startController()
 		c.until("1 member", time.Minute, members("web", 1))
 		c.converged(time.Minute)
-		if got := c.events(controller.EventHeld); len(got) != 0 {
+		if got := c.events(api.EventHoldBegan); len(got) != 0 {
 			t.Errorf("goodbyes were held: %q", got)
 		}
 	})
@@ -228,13 +229,13 @@ func TestDependentThatWasAwayForLongDoesNotRaiseTheDead(t *testing.T) {
 		c.synced()
 		c.converged(time.Minute)
 		c.startAgent(old)
-		c.until("lb1", time.Minute, func(v *controller.View) bool { return v.Nodes.Node("lb1") != nil })
+		c.until("lb1", time.Minute, func(v *api.View) bool { return v.Nodes.Node("lb1") != nil })
 		c.converged(time.Minute)
 		last := c.ran()[len(c.ran())-1]
 		if want := []string{"newa", "newb", "newc"}; last.node != "lb1" || !slices.Equal(last.members, want) {
 			t.Errorf("%s was told %q, want lb1 with %q", last.node, last.members, want)
 		}
-		if got := c.events(controller.EventHeld); len(got) != 0 {
+		if got := c.events(api.EventHoldBegan); len(got) != 0 {
 			t.Errorf("the dead were taken for lost: %q", got)
 		}
 	})

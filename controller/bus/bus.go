@@ -46,7 +46,7 @@ const (
 
 // controllersOwn is what no node may say: only the controller's process kicks, calls the roll and is heard as a controller. So nobody
 // who merely reaches the bus starts a run.
-var controllersOwn = []string{"kicker.*.kick.>", "kicker.*.node.>", "kicker.*.controller", "kicker.*.rollcall", "kicker.*.heartbeat._canary.>"}
+var controllersOwn = []string{"kicker.*.kick.>", "kicker.*.node.>", "kicker.*.controller", "kicker.*.report", "kicker.*.heartbeat._canary.>"}
 
 // Config is where the embedded server listens.
 type Config struct {
@@ -257,7 +257,7 @@ func (f *failures) over() {
 }
 
 // Visit connects to a bus for the moment: it fails if that can't be had now.
-func Visit(servers []string, token, name string) (*nats.Conn, error) {
+func Connect(servers []string, token, name string) (*nats.Conn, error) {
 	return connect(servers, token, nats.Name(name), nats.Timeout(connectTimeout))
 }
 

@@ -33,7 +33,7 @@ func start(t *testing.T, cfg Config) *Bus {
 
 func visit(t *testing.T, b *Bus, token string) *nats.Conn {
 	t.Helper()
-	nc, err := Visit([]string{b.Addr().String()}, token, "a node")
+	nc, err := Connect([]string{b.Addr().String()}, token, "a node")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +63,7 @@ func TestWhoMayJoin(t *testing.T) {
 	} {
 		t.Run(c.claim, func(t *testing.T) {
 			b := start(t, Config{Listen: "127.0.0.1:0", Token: c.guard})
-			nc, err := Visit([]string{b.Addr().String()}, c.shown, "a node")
+			nc, err := Connect([]string{b.Addr().String()}, c.shown, "a node")
 			if err == nil {
 				nc.Close()
 			}
@@ -159,7 +159,7 @@ type closing struct {
 func closings(t *testing.T, b *Bus) <-chan closing {
 	t.Helper()
 	told := make(chan closing, 100)
-	stop, err := b.Closings(func(server string, client uint64, why string) { told <- closing{server, client, why} })
+	stop, err := b.Disconnects(func(server string, client uint64, why string) { told <- closing{server, client, why} })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -301,7 +301,7 @@ func TestPasswordsAreNotShown(t *testing.T) {
 		}
 	}
 	b := start(t, Config{Listen: "127.0.0.1:0", Token: "right"})
-	nc, err := Visit([]string{"nats://kicker:secret@" + b.Addr().String()}, "", "a node")
+	nc, err := Connect([]string{"nats://kicker:secret@" + b.Addr().String()}, "", "a node")
 	if err == nil {
 		nc.Close()
 		t.Fatal("joined with another password")

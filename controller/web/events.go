@@ -4,11 +4,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"kicker/controller/api"
 	"net/http"
 	"sort"
 	"time"
-
-	"kicker/controller"
 )
 
 const (
@@ -23,12 +22,12 @@ func (s *server) events(w http.ResponseWriter, r *http.Request) {
 	}
 	since, err := number(r.URL.Query(), "since", 0)
 	if err != nil {
-		s.fail(w, http.StatusBadRequest, Error{Error: err.Error()})
+		s.fail(w, http.StatusBadRequest, api.Error{Error: err.Error()})
 		return
 	}
 	v := s.View()
 	if newest := newestEvent(v); since > newest {
-		s.fail(w, http.StatusGone, Error{
+		s.fail(w, http.StatusGone, api.Error{
 			Error:  fmt.Sprintf("since=%d: the newest event is %d: the controller was started anew", since, newest),
 			Remedy: "start over with since=0",
 		})
@@ -36,11 +35,11 @@ func (s *server) events(w http.ResponseWriter, r *http.Request) {
 	}
 	switch r.URL.Query().Get(followParam) {
 	case "", "0":
-		s.answer(w, append([]controller.Event{}, eventsAfter(v.Events, since)...))
+		s.answer(w, append([]api.Event{}, eventsAfter(v.Events, since)...))
 	case "1":
 		s.follow(w, r, since)
 	default:
-		s.fail(w, http.StatusBadRequest, Error{Error: followParam + ": want 0 or 1"})
+		s.fail(w, http.StatusBadRequest, api.Error{Error: followParam + ": want 0 or 1"})
 	}
 }
 
@@ -55,7 +54,7 @@ func (s *server) follow(w http.ResponseWriter, r *http.Request, since int64) {
 		events := eventsAfter(v.Events, since)
 		conn.SetWriteDeadline(time.Now().Add(slowAfter)) // best effort: a ResponseWriter in tests has none
 		if !first && len(events) > 0 && events[0].Seq > since+1 {
-			writeLine(w, Error{Error: fmt.Sprintf("too slow: the events %d to %d are forgotten", since+1, events[0].Seq-1)})
+			writeLine(w, api.Error{Error: fmt.Sprintf("too slow: the events %d to %d are forgotten", since+1, events[0].Seq-1)})
 			return
 		}
 		for _, e := range events {
@@ -81,11 +80,11 @@ func (s *server) follow(w http.ResponseWriter, r *http.Request, since int64) {
 
 func writeLine(w io.Writer, line any) error { return json.NewEncoder(w).Encode(line) }
 
-func eventsAfter(events []controller.Event, seq int64) []controller.Event {
+func eventsAfter(events []api.Event, seq int64) []api.Event {
 	return events[sort.Search(len(events), func(i int) bool { return events[i].Seq > seq }):]
 }
 
-func newestEvent(v *controller.View) int64 {
+func newestEvent(v *api.View) int64 {
 	if len(v.Events) == 0 {
 		return 0
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"kicker/controller/api"
 	"net"
 	"net/http"
 	"strings"
@@ -12,28 +13,26 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"kicker/controller"
 )
 
 // loop publishes views, as a controller's does.
 type loop struct {
-	view atomic.Pointer[controller.View]
+	view atomic.Pointer[api.View]
 	next chan struct{}
 }
 
 func newLoop() *loop {
 	l := &loop{next: make(chan struct{})}
-	l.view.Store(&controller.View{At: time.Now(), Next: l.next})
+	l.view.Store(&api.View{At: time.Now(), Next: l.next})
 	return l
 }
 
 // tell publishes a view with n more events, and forgets all but the last 100.
 func (l *loop) tell(n int, text string) {
 	old := l.view.Load()
-	v := &controller.View{At: time.Now(), Events: append([]controller.Event{}, old.Events...)}
+	v := &api.View{At: time.Now(), Events: append([]api.Event{}, old.Events...)}
 	for range n {
-		v.Events = append(v.Events, controller.Event{Seq: newestEvent(v) + 1, Time: time.Now(), Kind: controller.EventJoined, Text: text})
+		v.Events = append(v.Events, api.Event{Seq: newestEvent(v) + 1, Time: time.Now(), Kind: api.EventJoined, Text: text})
 	}
 	v.Events = v.Events[max(0, len(v.Events)-100):]
 	before := l.next
@@ -101,7 +100,7 @@ func line(t *testing.T, r *bufio.Reader) string {
 
 func seq(t *testing.T, line string) int64 {
 	t.Helper()
-	var e controller.Event
+	var e api.Event
 	if err := json.Unmarshal([]byte(line), &e); err != nil {
 		t.Fatalf("follow: %q: %v", line, err)
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"kicker/controller"
+	"kicker/controller/api"
 	"kicker/kick"
 )
 
@@ -26,7 +26,7 @@ func (s *server) metrics() http.Handler {
 
 // viewCollector computes metrics from the view at the moment of the scrape. No label is a node's name: series would pile up as
 // machines come and go.
-type viewCollector struct{ view func() *controller.View }
+type viewCollector struct{ view func() *api.View }
 
 var (
 	nodesDesc     = desc("kicker_nodes", "Nodes that are heard.", "life")
@@ -95,9 +95,9 @@ func (c viewCollector) Collect(ch chan<- prometheus.Metric) {
 		counter(eventsDesc, n, kind)
 	}
 	gauge(syncedDesc, oneIf(v.Sync.Open))
-	gauge(closingsDesc, oneIf(v.Deaf == ""))
+	gauge(closingsDesc, oneIf(v.DisconnectsLost == ""))
 	gauge(leadingDesc, oneIf(v.Leader == ""))
-	counter(refusedDesc, v.Counts.Refused)
+	counter(refusedDesc, v.Counts.InvalidMessages)
 	gauge(ageDesc, time.Since(v.At).Seconds())
 	gauge(startedDesc, float64(v.Identity.Started.UnixMilli())/1000)
 	gauge(reloadDesc, oneIf(v.Loaded.Failed == ""))
@@ -111,10 +111,10 @@ func oneIf(fact bool) float64 {
 	return 0
 }
 
-func gates(verdicts []controller.Verdict) map[string]int {
+func gates(verdicts []api.Verdict) map[string]int {
 	n := map[string]int{}
-	for _, gate := range []string{controller.GateLeading, controller.GateObserving, controller.GateSynced, controller.GateUnknown, controller.GateMinMembers,
-		controller.GateSettling, controller.GateRunning, controller.GateBudget, controller.GateRollout, controller.GateBackoff} {
+	for _, gate := range []string{api.GateLeader, api.GateObserve, api.GateSynced, api.GateUnknown, api.GateMinMembers,
+		api.GateSettle, api.GateRunning, api.GateBudget, api.GateRollout, api.GateBackoff} {
 		n[gate] = 0
 	}
 	for _, v := range verdicts {

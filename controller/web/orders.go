@@ -10,7 +10,7 @@ import (
 	"slices"
 	"strings"
 
-	"kicker/controller"
+	"kicker/controller/api"
 )
 
 func (s *server) kick(w http.ResponseWriter, r *http.Request) {
@@ -64,8 +64,8 @@ func (s *server) leads(w http.ResponseWriter) bool {
 	return leader == ""
 }
 
-func standbyOf(leader string) Error {
-	return Error{
+func standbyOf(leader string) api.Error {
+	return api.Error{
 		Error:  "this controller is a standby: controller " + leader + " leads",
 		Remedy: "ask that one (kicker --api URL)",
 	}
@@ -77,19 +77,19 @@ func (s *server) refuse(w http.ResponseWriter, err error, remedy string) {
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		code = http.StatusRequestEntityTooLarge
 	}
-	s.fail(w, code, Error{Error: err.Error(), Remedy: remedy})
+	s.fail(w, code, api.Error{Error: err.Error(), Remedy: remedy})
 }
 
 // failed answers an order that the controller did not carry out.
 func (s *server) failed(w http.ResponseWriter, object string, err error) {
 	switch {
-	case errors.Is(err, controller.ErrNotSynced):
+	case errors.Is(err, api.ErrNotSynced):
 		s.fail(w, http.StatusServiceUnavailable, notSynced(s.View().Sync.Why))
-	case errors.Is(err, controller.ErrNotFound):
-		s.fail(w, http.StatusNotFound, Error{Error: err.Error(), Near: nearObject(s.View(), object)})
+	case errors.Is(err, api.ErrNotFound):
+		s.fail(w, http.StatusNotFound, api.Error{Error: err.Error(), Suggestions: nearObject(s.View(), object)})
 	default:
 		s.Log.Error("an order failed", "object", object, "err", err)
-		s.fail(w, http.StatusInternalServerError, Error{Error: err.Error()})
+		s.fail(w, http.StatusInternalServerError, api.Error{Error: err.Error()})
 	}
 }
 
@@ -108,16 +108,16 @@ func (s *server) awaitEvent(ctx context.Context, seq int64) {
 	}
 }
 
-func decodeOrder(body io.Reader) (controller.KickOrder, error) {
-	o, err := decode[controller.KickOrder]("kick order", body)
+func decodeOrder(body io.Reader) (api.KickOrder, error) {
+	o, err := decode[api.KickOrder]("kick order", body)
 	if kind, name, _ := strings.Cut(o.Object, "/"); err == nil && (kind != "node" && kind != "role" || name == "") {
 		return o, fmt.Errorf("kick order: object %.100q: want node/N or role/R", o.Object)
 	}
 	return o, err
 }
 
-func decodeLoss(body io.Reader) (controller.LossOrder, error) {
-	o, err := decode[controller.LossOrder]("loss order", body)
+func decodeLoss(body io.Reader) (api.LossOrder, error) {
+	o, err := decode[api.LossOrder]("loss order", body)
 	name, isRole := strings.CutPrefix(o.Object, "role/")
 	switch {
 	case err != nil:
@@ -155,7 +155,7 @@ func decode[Order any](what string, body io.Reader) (Order, error) {
 	return o, nil
 }
 
-func nearObject(v *controller.View, object string) []string {
+func nearObject(v *api.View, object string) []string {
 	kind, name, _ := strings.Cut(object, "/")
 	var names []string
 	if kind == "node" {
@@ -170,5 +170,5 @@ func nearObject(v *controller.View, object string) []string {
 	if slices.Contains(names, name) {
 		return nil // it is the action that is not found
 	}
-	return controller.Near(name, names)
+	return api.Suggest(name, names)
 }

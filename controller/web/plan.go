@@ -3,9 +3,8 @@ package web
 import (
 	"errors"
 	"io"
+	"kicker/controller/api"
 	"net/http"
-
-	"kicker/controller"
 )
 
 const (
@@ -25,10 +24,10 @@ func (s *server) plan(w http.ResponseWriter, r *http.Request) {
 	}
 	p, err := s.Plan(r.Context(), text)
 	switch {
-	case errors.Is(err, controller.ErrNotSynced):
+	case errors.Is(err, api.ErrNotSynced):
 		s.fail(w, http.StatusServiceUnavailable, notSynced(s.View().Sync.Why))
 	case err != nil:
-		s.fail(w, http.StatusBadRequest, Error{Error: err.Error(), Remedy: "the controller would refuse it; kicker config validate checks a file"})
+		s.fail(w, http.StatusBadRequest, api.Error{Error: err.Error(), Remedy: "the controller would refuse it; kicker config validate checks a file"})
 	default:
 		s.answer(w, p)
 	}

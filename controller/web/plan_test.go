@@ -4,24 +4,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"kicker/controller/api"
 	"net/http"
 	"strings"
 	"testing"
-
-	"kicker/controller"
 )
 
 func TestPlanIsOfTheTextThatCame(t *testing.T) {
 	cfg := showing(cluster(t))
 	var got string
-	cfg.Plan = func(_ context.Context, text []byte) (controller.Plan, error) {
+	cfg.Plan = func(_ context.Context, text []byte) (api.Plan, error) {
 		got = string(text)
 		v := cluster(t)
 		then := v.Roles[1]
-		then.Held = &controller.Held{Nodes: []string{"web1.example.org"}, Since: noon, Why: "it would be empty, and nobody said goodbye"}
-		return controller.Plan{
-			Actions: []controller.PlannedAction{{Node: "lb1.example.org", Action: "reload", BecomesStale: true, Now: v.Verdicts[0], Then: v.Verdicts[1]}},
-			Roles:   []controller.PlannedRole{{Name: "web", Now: &v.Roles[1], Then: &then}, {Name: "db", Then: &controller.Role{Name: "db"}, Added: []string{"db1"}}},
+		then.Held = &api.Held{Nodes: []string{"web1.example.org"}, Since: noon, Why: "it would be empty, and nobody said goodbye"}
+		return api.Plan{
+			Actions: []api.PlannedAction{{Node: "lb1.example.org", Action: "reload", BecomesStale: true, Now: v.Verdicts[0], Then: v.Verdicts[1]}},
+			Roles:   []api.PlannedRole{{Name: "web", Now: &v.Roles[1], Then: &then}, {Name: "db", Then: &api.Role{Name: "db"}, Added: []string{"db1"}}},
 		}, nil
 	}
 	w := ask(Handler(cfg), "POST", "/v1/plan", "settle: 2s\n")
@@ -38,11 +37,11 @@ func TestPlanErrorsHaveTheirCode(t *testing.T) {
 		want int
 	}{
 		{"roles: 7", errors.New("roles: want a list"), http.StatusBadRequest},
-		{"", fmt.Errorf("plan: %w", controller.ErrNotSynced), http.StatusServiceUnavailable},
+		{"", fmt.Errorf("plan: %w", api.ErrNotSynced), http.StatusServiceUnavailable},
 		{strings.Repeat("#", maxConfig+1), nil, http.StatusRequestEntityTooLarge},
 	} {
 		cfg := showing(cluster(t))
-		cfg.Plan = func(context.Context, []byte) (controller.Plan, error) { return controller.Plan{}, test.err }
+		cfg.Plan = func(context.Context, []byte) (api.Plan, error) { return api.Plan{}, test.err }
 		if w := ask(Handler(cfg), "POST", "/v1/plan", test.body); w.Code != test.want {
 			t.Errorf("%.20q, %v: %d %s, want %d", test.body, test.err, w.Code, w.Body, test.want)
 		}
@@ -54,7 +53,7 @@ func TestFailedReloadIsAProblem(t *testing.T) {
 	before := len(newStatus(v).Problems)
 	v.Loaded.Failed = "kicker.yaml:3: settle: 7 has no unit"
 	st := newStatus(v)
-	if len(st.Problems) != before+1 || !strings.Contains(st.Problems[0], v.Loaded.Failed) {
+	if len(st.Problems) != before+1 || !strings.Contains(st.Problems[0].Text, v.Loaded.Failed) {
 		t.Errorf("the problems are %q, want one that says why the configuration was not reloaded", st.Problems)
 	}
 	if w := ask(Handler(showing(v)), "GET", "/metrics", ""); !strings.Contains(w.Body.String(), "\nkicker_config_last_reload_successful 0\n") {

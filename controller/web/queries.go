@@ -7,69 +7,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
-	"kicker/controller"
+	"kicker/controller/api"
 	"kicker/inventory"
 	"kicker/inventory/query"
 	"kicker/kick"
 )
-
-// Status says whether all is well, and if not, what.
-type Status struct {
-	Well      bool                     `json:"well"`
-	Problems  []string                 `json:"problems"` // for people; none when all is well
-	At        time.Time                `json:"at"`
-	Identity  controller.Identity      `json:"controller"`
-	Leader    string                   `json:"leader,omitempty"` // another controller, of which this one is the standby
-	Sync      controller.Sync          `json:"sync"`
-	Nodes     map[inventory.Life]int   `json:"nodes"` // how many, by life
-	Roles     []RoleStatus             `json:"roles"`
-	Actions   map[controller.State]int `json:"actions"`             // how many, by state
-	Stale     []controller.Verdict     `json:"stale"`               // the actions that are not converged
-	Conflicts []controller.Conflict    `json:"conflicts,omitempty"` // names that two machines claim
-	Circles   []controller.Circle      `json:"circles,omitempty"`   // of roles that depend on each other: no problem
-	Refused   int64                    `json:"refused"`             // messages that were refused since the start
-}
-
-// RoleStatus is a role in numbers.
-type RoleStatus struct {
-	Name       string           `json:"name"`
-	Members    int              `json:"members"`
-	Nodes      int              `json:"nodes"`
-	Absent     []string         `json:"absent,omitempty"` // nodes that bear the role and are no members
-	Dependents int              `json:"dependents"`
-	Unknown    bool             `json:"unknown,omitempty"`
-	Sync       controller.Sync  `json:"sync"`
-	Held       *controller.Held `json:"held,omitempty"`
-}
-
-// Node is a node that is heard, with the roles it bears.
-type Node struct {
-	*inventory.Node
-	Serving bool     `json:"serving"` // a member of its roles
-	Roles   []string `json:"roles"`
-}
-
-// Explanation says why a node and its actions are as they are.
-type Explanation struct {
-	Node
-	Why     string     `json:"why,omitempty"` // not serving: why not
-	Held    []HeldRole `json:"held,omitempty"`
-	Actions []Action   `json:"actions"`
-}
-
-// HeldRole is a role whose guard holds removals: that of the node in question, or of members that its actions are configured from.
-type HeldRole struct {
-	Role string `json:"role"`
-	controller.Held
-}
-
-// Action is what the controller thinks of an action, and the newest run it knows of.
-type Action struct {
-	controller.Verdict
-	LastRun *controller.Run `json:"last_run,omitempty"`
-}
 
 func (s *server) status(w http.ResponseWriter, r *http.Request) {
 	if s.knownQuery(w, r) {
@@ -77,32 +20,33 @@ func (s *server) status(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func newStatus(v *controller.View) Status {
-	st := Status{
-		Problems:  []string{},
-		At:        v.At,
-		Identity:  v.Identity,
-		Leader:    v.Leader,
-		Sync:      v.Sync,
-		Nodes:     lives(v.Nodes),
-		Roles:     []RoleStatus{},
-		Actions:   states(v.Verdicts),
-		Stale:     []controller.Verdict{},
-		Conflicts: v.Conflicts,
-		Circles:   v.Circles,
-		Refused:   v.Counts.Refused,
+func newStatus(v *api.View) api.Status {
+	st := api.Status{
+		Problems:        []api.Problem{},
+		At:              v.At,
+		Identity:        v.Identity,
+		Leader:          v.Leader,
+		Sync:            v.Sync,
+		Nodes:           lives(v.Nodes),
+		Roles:           []api.RoleStatus{},
+		Actions:         states(v.Verdicts),
+		Stale:           []api.Verdict{},
+		Conflicts:       v.Conflicts,
+		Cycles:          v.Cycles,
+		InvalidMessages: v.Counts.InvalidMessages,
 	}
+	problem := func(text string) { st.Problems = append(st.Problems, api.Problem{Text: text}) }
 	if !v.Sync.Open {
-		st.Problems = append(st.Problems, "not synced: "+v.Sync.Why)
+		problem("not synced: " + v.Sync.Why)
 	}
 	if v.Loaded.Failed != "" {
-		st.Problems = append(st.Problems, "the configuration was not reloaded, the old one stays: "+v.Loaded.Failed)
+		problem("the configuration was not reloaded, the old one stays: " + v.Loaded.Failed)
 	}
-	if v.Deaf != "" {
-		st.Problems = append(st.Problems, "bus.system_url: "+v.Deaf)
+	if v.DisconnectsLost != "" {
+		problem("bus.system_url: " + v.DisconnectsLost)
 	}
 	for _, conflict := range v.Conflicts {
-		st.Problems = append(st.Problems, fmt.Sprintf("node/%s: %s", conflict.Node, conflict))
+		problem(fmt.Sprintf("node/%s: %s", conflict.Node, conflict))
 	}
 	for _, role := range v.Roles {
 		members := make(map[string]bool, len(role.Members))
@@ -110,33 +54,33 @@ func newStatus(v *controller.View) Status {
 			members[m.Node] = true
 		}
 		absent := slices.DeleteFunc(slices.Clone(role.Nodes), func(node string) bool { return members[node] })
-		st.Roles = append(st.Roles, RoleStatus{
-			Name: role.Name, Members: len(role.Members), Nodes: len(role.Nodes), Absent: absent,
+		st.Roles = append(st.Roles, api.RoleStatus{
+			Name: role.Name, Members: len(role.Members), Nodes: len(role.Nodes), NotMembers: absent,
 			Dependents: len(role.Dependents), Unknown: role.Unknown, Sync: role.Sync, Held: role.Held,
 		})
 		if !role.Sync.Open && v.Sync.Open && role.Sync.Why != "" {
-			st.Problems = append(st.Problems, fmt.Sprintf("role/%s: not synced: %s", role.Name, role.Sync.Why))
+			problem(fmt.Sprintf("role/%s: not synced: %s", role.Name, role.Sync.Why))
 		}
 		if role.Held != nil && v.Leader == "" { // else only who leads can do something about it, and may have done it
-			st.Problems = append(st.Problems, heldText(role.Name, *role.Held))
+			problem(heldText(role.Name, *role.Held))
 		}
 		if role.Unknown && v.Sync.Open { // before, it may only not have been heard of
-			st.Problems = append(st.Problems, fmt.Sprintf("role/%s: %s depends on it, but nothing declares it and nobody has ever borne it",
+			problem(fmt.Sprintf("role/%s: %s depends on it, but nothing declares it and nobody has ever borne it",
 				role.Name, list(role.Dependents, 3)))
 		}
 	}
 	for n := range v.Nodes.All() {
-		if !n.Serving() && n.Life != inventory.Left {
-			st.Problems = append(st.Problems, fmt.Sprintf("node/%s: %s", n.Name, whyAbsent(n)))
+		if !n.Eligible() && n.Life != inventory.Left {
+			problem(fmt.Sprintf("node/%s: %s", n.Name, whyAbsent(n)))
 		}
 	}
 	for _, verdict := range v.Verdicts {
-		if verdict.State == controller.Converged {
+		if verdict.State == api.Converged {
 			continue
 		}
 		st.Stale = append(st.Stale, verdict)
-		if verdict.State == controller.Failing {
-			st.Problems = append(st.Problems, fmt.Sprintf("node/%s: action %s fails: %s", verdict.Node, verdict.Action, lastFailure(v, verdict)))
+		if verdict.State == api.Failing {
+			problem(fmt.Sprintf("node/%s: action %s fails: %s", verdict.Node, verdict.Action, lastFailure(v, verdict)))
 		}
 	}
 	st.Well = len(st.Problems) == 0
@@ -144,14 +88,14 @@ func newStatus(v *controller.View) Status {
 }
 
 // heldText says what is held, why, and what an operator can do about it.
-func heldText(role string, h controller.Held) string {
+func heldText(role string, h api.Held) string {
 	verb := "is held"
 	if h.Shadow {
 		verb = "would be held, were the guard no shadow"
 	}
 	text := fmt.Sprintf("role/%s: the removal of %s %s: %s", role, list(h.Nodes, 3), verb, h.Why)
-	if h.Opinion != "" {
-		text += "; " + h.Opinion
+	if h.Probe != "" {
+		text += "; " + h.Probe
 	}
 	if h.Shadow {
 		return text
@@ -171,15 +115,15 @@ func shellWord(word string) string {
 }
 
 func lives(nodes *inventory.Snapshot) map[inventory.Life]int {
-	n := map[inventory.Life]int{inventory.Alive: 0, inventory.Suspect: 0, inventory.BackSoon: 0, inventory.Left: 0}
+	n := map[inventory.Life]int{inventory.Alive: 0, inventory.Suspect: 0, inventory.Restarting: 0, inventory.Left: 0}
 	for node := range nodes.All() {
 		n[node.Life]++
 	}
 	return n
 }
 
-func states(verdicts []controller.Verdict) map[controller.State]int {
-	n := map[controller.State]int{controller.Converged: 0, controller.Wanted: 0, controller.Failing: 0}
+func states(verdicts []api.Verdict) map[api.State]int {
+	n := map[api.State]int{api.Converged: 0, api.Pending: 0, api.Failing: 0}
 	for _, v := range verdicts {
 		n[v.State]++
 	}
@@ -188,7 +132,7 @@ func states(verdicts []controller.Verdict) map[controller.State]int {
 
 func whyAbsent(n *inventory.Node) string {
 	switch {
-	case n.Serving():
+	case n.Eligible():
 		return ""
 	case n.Life == inventory.Left:
 		return "it said goodbye"
@@ -200,7 +144,7 @@ func whyAbsent(n *inventory.Node) string {
 	return "not ready"
 }
 
-func lastFailure(v *controller.View, verdict controller.Verdict) string {
+func lastFailure(v *api.View, verdict api.Verdict) string {
 	if verdict.Last == nil {
 		return "no run is known"
 	}
@@ -218,7 +162,7 @@ func lastFailure(v *controller.View, verdict controller.Verdict) string {
 }
 
 // lastRun is the newest run that ended.
-func lastRun(runs []controller.Run, node, action string) *controller.Run {
+func lastRun(runs []api.Run, node, action string) *api.Run {
 	for i := len(runs) - 1; i >= 0; i-- {
 		if r := &runs[i]; r.Node == node && r.Action == action && !r.Ended.IsZero() {
 			return r
@@ -244,13 +188,13 @@ func (s *server) nodes(w http.ResponseWriter, r *http.Request) {
 	for _, text := range r.URL.Query()["selector"] {
 		term, err := query.Parse(text)
 		if err != nil {
-			s.fail(w, http.StatusBadRequest, Error{Error: err.Error()})
+			s.fail(w, http.StatusBadRequest, api.Error{Error: err.Error()})
 			return
 		}
 		selector = selector.And(term)
 	}
 	roles := rolesByNode(v.Roles)
-	nodes := []Node{}
+	nodes := []api.Node{}
 	for n := range v.Nodes.All() {
 		if selector.Matches(n.Facts) {
 			nodes = append(nodes, newNode(n, roles[n.Name]))
@@ -259,14 +203,14 @@ func (s *server) nodes(w http.ResponseWriter, r *http.Request) {
 	s.answer(w, nodes)
 }
 
-func newNode(n *inventory.Node, roles []string) Node {
+func newNode(n *inventory.Node, roles []string) api.Node {
 	if roles == nil {
 		roles = []string{}
 	}
-	return Node{Node: n, Serving: n.Serving(), Roles: roles}
+	return api.Node{Node: n, Member: n.Eligible(), Roles: roles}
 }
 
-func rolesByNode(roles []controller.Role) map[string][]string {
+func rolesByNode(roles []api.Role) map[string][]string {
 	by := map[string][]string{}
 	for _, role := range roles {
 		for _, node := range role.Nodes {
@@ -284,7 +228,7 @@ func (s *server) node(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (s *server) findNode(w http.ResponseWriter, v *controller.View, name string) (Node, bool) {
+func (s *server) findNode(w http.ResponseWriter, v *api.View, name string) (api.Node, bool) {
 	if n := v.Nodes.Node(name); n != nil {
 		return newNode(n, rolesByNode(v.Roles)[name]), true
 	}
@@ -293,11 +237,11 @@ func (s *server) findNode(w http.ResponseWriter, v *controller.View, name string
 		names = append(names, n.Name)
 	}
 	text := fmt.Sprintf("no node %.100q is heard", name)
-	for _, h := range heldRoles(v.Roles, func(r controller.Role) bool { return !r.Held.Shadow && slices.Contains(r.Held.Nodes, name) }) {
+	for _, h := range heldRoles(v.Roles, func(r api.Role) bool { return !r.Held.Shadow && slices.Contains(r.Held.Nodes, name) }) {
 		text += fmt.Sprintf("; it is still a member of role/%s, as its removal is held: %s", h.Role, h.Why)
 	}
-	s.fail(w, http.StatusNotFound, Error{Error: text, Near: controller.Near(name, names)})
-	return Node{}, false
+	s.fail(w, http.StatusNotFound, api.Error{Error: text, Suggestions: api.Suggest(name, names)})
+	return api.Node{}, false
 }
 
 func (s *server) explain(w http.ResponseWriter, r *http.Request) {
@@ -309,25 +253,25 @@ func (s *server) explain(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	e := Explanation{Node: n, Why: whyAbsent(n.Node), Actions: []Action{}}
-	e.Held = heldRoles(v.Roles, func(r controller.Role) bool {
+	e := api.Explanation{Node: n, Why: whyAbsent(n.Node), Actions: []api.Action{}}
+	e.Held = heldRoles(v.Roles, func(r api.Role) bool {
 		isOurs := func(dependent string) bool { return strings.HasPrefix(dependent, n.Name+"/") }
 		return slices.Contains(r.Held.Nodes, n.Name) || slices.ContainsFunc(r.Dependents, isOurs)
 	})
 	for _, verdict := range v.Verdicts {
 		if verdict.Node == n.Name {
-			e.Actions = append(e.Actions, Action{verdict, lastRun(v.Runs, verdict.Node, verdict.Action)})
+			e.Actions = append(e.Actions, api.Action{verdict, lastRun(v.Runs, verdict.Node, verdict.Action)})
 		}
 	}
 	s.answer(w, e)
 }
 
 // heldRoles is those of the roles with held removals that are wanted.
-func heldRoles(roles []controller.Role, wanted func(controller.Role) bool) []HeldRole {
-	var held []HeldRole
+func heldRoles(roles []api.Role, wanted func(api.Role) bool) []api.HeldRole {
+	var held []api.HeldRole
 	for _, r := range roles {
 		if r.Held != nil && wanted(r) {
-			held = append(held, HeldRole{r.Name, *r.Held})
+			held = append(held, api.HeldRole{r.Name, *r.Held})
 		}
 	}
 	return held
@@ -335,7 +279,7 @@ func heldRoles(roles []controller.Role, wanted func(controller.Role) bool) []Hel
 
 func (s *server) roles(w http.ResponseWriter, r *http.Request) {
 	if v, ok := s.synced(w); ok && s.knownQuery(w, r) {
-		shown := []controller.Role{}
+		shown := []api.Role{}
 		for _, role := range v.Roles {
 			shown = append(shown, whole(role))
 		}
@@ -357,7 +301,7 @@ func (s *server) role(w http.ResponseWriter, r *http.Request) {
 }
 
 // whole gives a role empty lists for those that it lacks: in JSON a list is a list.
-func whole(role controller.Role) controller.Role {
+func whole(role api.Role) api.Role {
 	for _, names := range []*[]string{&role.MemberFacts, &role.Nodes, &role.Dependents} {
 		if *names == nil {
 			*names = []string{}
@@ -369,7 +313,7 @@ func whole(role controller.Role) controller.Role {
 	return role
 }
 
-func (s *server) findRole(w http.ResponseWriter, v *controller.View, name string) (controller.Role, bool) {
+func (s *server) findRole(w http.ResponseWriter, v *api.View, name string) (api.Role, bool) {
 	var names []string
 	for _, role := range v.Roles {
 		if role.Name == name {
@@ -377,8 +321,8 @@ func (s *server) findRole(w http.ResponseWriter, v *controller.View, name string
 		}
 		names = append(names, role.Name)
 	}
-	s.fail(w, http.StatusNotFound, Error{Error: fmt.Sprintf("no role %.100q is known", name), Near: controller.Near(name, names)})
-	return controller.Role{}, false
+	s.fail(w, http.StatusNotFound, api.Error{Error: fmt.Sprintf("no role %.100q is known", name), Suggestions: api.Suggest(name, names)})
+	return api.Role{}, false
 }
 
 func (s *server) runs(w http.ResponseWriter, r *http.Request) {
@@ -388,7 +332,7 @@ func (s *server) runs(w http.ResponseWriter, r *http.Request) {
 	v, q := s.View(), r.URL.Query()
 	limit, err := number(q, "limit", int64(len(v.Runs)))
 	if err != nil {
-		s.fail(w, http.StatusBadRequest, Error{Error: err.Error()})
+		s.fail(w, http.StatusBadRequest, api.Error{Error: err.Error()})
 		return
 	}
 	var bearers []string
@@ -399,7 +343,7 @@ func (s *server) runs(w http.ResponseWriter, r *http.Request) {
 		}
 		bearers = role.Nodes
 	}
-	runs := []controller.Run{}
+	runs := []api.Run{}
 	for _, run := range v.Runs {
 		if q.Has("role") && !slices.Contains(bearers, run.Node) ||
 			q.Has("node") && run.Node != q.Get("node") ||

@@ -1,13 +1,12 @@
 package web
 
 import (
+	"kicker/controller/api"
 	"os"
 	"reflect"
 	"regexp"
 	"strings"
 	"testing"
-
-	"kicker/controller"
 )
 
 func reference(t *testing.T) string {
@@ -54,9 +53,9 @@ func TestReferenceNamesEveryMetric(t *testing.T) {
 
 func TestReferenceNamesEveryKey(t *testing.T) {
 	text := reference(t)
-	for _, of := range []any{Error{}, Status{}, controller.Conflict{}, controller.Circle{}, RoleStatus{}, Explanation{}, HeldRole{}, controller.Held{}, Action{}, controller.Identity{}, controller.Sync{}, controller.Role{}, controller.Verdict{},
-		controller.Need{}, controller.Gate{}, controller.Run{}, controller.Event{}, controller.KickOrder{}, controller.Kicked{}, controller.LossOrder{},
-		controller.Plan{}, controller.PlannedAction{}, controller.PlannedRole{}} {
+	for _, of := range []any{api.Error{}, api.Status{}, api.Conflict{}, api.Cycle{}, api.RoleStatus{}, api.Explanation{}, api.HeldRole{}, api.Held{}, api.Action{}, api.Identity{}, api.Sync{}, api.Role{}, api.Verdict{},
+		api.Need{}, api.Gate{}, api.Run{}, api.Event{}, api.KickOrder{}, api.Kicked{}, api.LossOrder{},
+		api.Plan{}, api.PlannedAction{}, api.PlannedRole{}} {
 		for _, f := range reflect.VisibleFields(reflect.TypeOf(of)) {
 			key, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 			if key != "" && !strings.Contains(text, "`"+key+"`") {

@@ -6,22 +6,21 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"kicker/controller/api"
 	"log/slog"
 	"net"
 	"net/http"
 	"slices"
 	"strings"
 	"time"
-
-	"kicker/controller"
 )
 
 // Config is what a handler shows, and to whom.
 type Config struct {
-	View func() *controller.View // never nil
-	Kick func(context.Context, controller.KickOrder) (controller.Kicked, error)
-	Lose func(context.Context, controller.LossOrder) error
-	Plan func(ctx context.Context, text []byte) (controller.Plan, error) // of the text of a configuration
+	View func() *api.View // never nil
+	Kick func(context.Context, api.KickOrder) (api.Kicked, error)
+	Lose func(context.Context, api.LossOrder) error
+	Plan func(ctx context.Context, text []byte) (api.Plan, error) // of the text of a configuration
 	// Token is what a request must bear to be let in. Empty: no request bears it.
 	Token string
 	// OpenReads is for a loopback listener: reading needs no token. What comes in over loopback must name a loopback Host.
@@ -38,13 +37,6 @@ const (
 	maxTime    = 30 * time.Second
 	staleAfter = 15 * time.Second // the loop publishes a view every 5 s at least
 )
-
-// Error is the body of every answer that is none.
-type Error struct {
-	Error  string   `json:"error"`
-	Remedy string   `json:"remedy,omitempty"`
-	Near   []string `json:"near,omitempty"` // names that exist and look like the one asked for
-}
 
 type server struct{ Config }
 
@@ -111,7 +103,7 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler) error {
 
 func (s *server) health(w http.ResponseWriter, r *http.Request) {
 	if age := time.Since(s.View().At); age > staleAfter {
-		s.fail(w, http.StatusServiceUnavailable, Error{Error: fmt.Sprintf("the controller's loop has not turned for %s", age.Round(time.Second))})
+		s.fail(w, http.StatusServiceUnavailable, api.Error{Error: fmt.Sprintf("the controller's loop has not turned for %s", age.Round(time.Second))})
 		return
 	}
 	s.answer(w, map[string]bool{"ok": true})
@@ -124,7 +116,7 @@ func (s *server) ready(w http.ResponseWriter, r *http.Request) {
 }
 
 // synced gives the view, or says that there is none yet that could be believed: half the truth is worse than none.
-func (s *server) synced(w http.ResponseWriter) (*controller.View, bool) {
+func (s *server) synced(w http.ResponseWriter) (*api.View, bool) {
 	v := s.View()
 	if !v.Sync.Open {
 		s.fail(w, http.StatusServiceUnavailable, notSynced(v.Sync.Why))
@@ -132,8 +124,8 @@ func (s *server) synced(w http.ResponseWriter) (*controller.View, bool) {
 	return v, v.Sync.Open
 }
 
-func notSynced(why string) Error {
-	return Error{
+func notSynced(why string) api.Error {
+	return api.Error{
 		Error:  "the controller does not know the nodes yet: " + why,
 		Remedy: "wait a little and ask again; `kicker status` says what it waits for",
 	}
@@ -145,11 +137,11 @@ func (s *server) noSuchPath(mux *http.ServeMux, w http.ResponseWriter, r *http.R
 		other.Method = method
 		if _, pattern := mux.Handler(other); pattern != "/" {
 			w.Header().Set("Allow", method)
-			s.fail(w, http.StatusMethodNotAllowed, Error{Error: fmt.Sprintf("%s: only %s is possible", r.URL.Path, method)})
+			s.fail(w, http.StatusMethodNotAllowed, api.Error{Error: fmt.Sprintf("%s: only %s is possible", r.URL.Path, method)})
 			return
 		}
 	}
-	s.fail(w, http.StatusNotFound, Error{Error: fmt.Sprintf("no such path: %.100q", r.URL.Path), Remedy: "the API is below /v1/, see docs/reference/api.md"})
+	s.fail(w, http.StatusNotFound, api.Error{Error: fmt.Sprintf("no such path: %.100q", r.URL.Path), Remedy: "the API is below /v1/, see docs/reference/api.md"})
 }
 
 // knownQuery refuses a query with other keys than these: a filter that is misspelled must not answer everything.
@@ -160,7 +152,7 @@ func (s *server) knownQuery(w http.ResponseWriter, r *http.Request, keys ...stri
 			if len(keys) > 0 {
 				remedy = "it takes " + strings.Join(keys, ", ")
 			}
-			s.fail(w, http.StatusBadRequest, Error{Error: fmt.Sprintf("%s: unknown query key %.100q", r.URL.Path, key), Remedy: remedy})
+			s.fail(w, http.StatusBadRequest, api.Error{Error: fmt.Sprintf("%s: unknown query key %.100q", r.URL.Path, key), Remedy: remedy})
 			return false
 		}
 	}
@@ -169,7 +161,7 @@ func (s *server) knownQuery(w http.ResponseWriter, r *http.Request, keys ...stri
 
 func (s *server) answer(w http.ResponseWriter, body any) { s.send(w, http.StatusOK, body) }
 
-func (s *server) fail(w http.ResponseWriter, code int, e Error) { s.send(w, code, e) }
+func (s *server) fail(w http.ResponseWriter, code int, e api.Error) { s.send(w, code, e) }
 
 func (s *server) send(w http.ResponseWriter, code int, body any) {
 	b, err := json.MarshalIndent(body, "", "  ")

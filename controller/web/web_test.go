@@ -17,7 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"kicker/controller"
+	"kicker/controller/api"
 	"kicker/inventory"
 )
 
@@ -48,21 +48,21 @@ func ask(h http.Handler, method, target, body string) *httptest.ResponseRecorder
 
 func TestAnswersAreAsDocumented(t *testing.T) {
 	unsynced := *cluster(t)
-	unsynced.Sync = controller.Sync{Why: "5 s of quiet, heard 2 nodes", Until: noon.Add(5 * time.Second)}
+	unsynced.Sync = api.Sync{Why: "5 s of quiet, heard 2 nodes", Until: noon.Add(5 * time.Second)}
 	standby := *holding(t)
 	standby.Leader = "c2"
 	conflict := *cluster(t)
-	conflict.Conflicts = []controller.Conflict{{Node: "web1.example.org", Bears: "i-web1.example.org", Claims: "i-clone", Since: ago(time.Minute)}}
+	conflict.Conflicts = []api.Conflict{{Node: "web1.example.org", Accepted: "i-web1.example.org", Rejected: "i-clone", Since: ago(time.Minute)}}
 	circle := *cluster(t)
-	circle.Circles = []controller.Circle{{Roles: []string{"lb", "web"}, Since: ago(time.Minute)}}
+	circle.Cycles = []api.Cycle{{Roles: []string{"lb", "web"}, Since: ago(time.Minute)}}
 	shadow := *holding(t)
 	shadow.Roles[1].Held.Shadow = true
 	odd := *cluster(t)
 	odd.Nodes = nodes(t, node{name: "odd1.example.org", ready: true, facts: inventory.Facts{"ipaddress": "10.0.0.99"}})
-	odd.Roles = []controller.Role{{Name: "db", Selector: "role=db", Sync: controller.Sync{Open: true}}}
+	odd.Roles = []api.Role{{Name: "db", Selector: "role=db", Sync: api.Sync{Open: true}}}
 	for _, test := range []struct {
 		name   string
-		view   *controller.View
+		view   *api.View
 		target string
 	}{
 		{"status-circle", &circle, "/v1/status"},
@@ -150,7 +150,7 @@ func TestReadyWhenSynced(t *testing.T) {
 	if w := ask(Handler(showing(v)), "GET", "/readyz", ""); w.Code != http.StatusOK {
 		t.Errorf("synced: readyz says %d", w.Code)
 	}
-	v.Sync = controller.Sync{Why: "quiet"}
+	v.Sync = api.Sync{Why: "quiet"}
 	if w := ask(Handler(showing(v)), "GET", "/readyz", ""); w.Code != http.StatusServiceUnavailable || !json.Valid(w.Body.Bytes()) {
 		t.Errorf("not synced: readyz says %d %s", w.Code, w.Body)
 	}
@@ -158,13 +158,13 @@ func TestReadyWhenSynced(t *testing.T) {
 
 func TestKickIsHandedOver(t *testing.T) {
 	cfg := showing(cluster(t))
-	var got controller.KickOrder
-	cfg.Kick = func(_ context.Context, o controller.KickOrder) (controller.Kicked, error) {
+	var got api.KickOrder
+	cfg.Kick = func(_ context.Context, o api.KickOrder) (api.Kicked, error) {
 		got = o
-		return controller.Kicked{Actions: cluster(t).Verdicts[:1], After: 3}, nil
+		return api.Kicked{Actions: cluster(t).Verdicts[:1], After: 3}, nil
 	}
 	w := ask(Handler(cfg), "POST", "/v1/kicks", `{"object":"node/lb1.example.org","action":"reload","dry_run":true,"by":"me"}`)
-	want := controller.KickOrder{Object: "node/lb1.example.org", Action: "reload", DryRun: true, By: "me"}
+	want := api.KickOrder{Object: "node/lb1.example.org", Action: "reload", DryRun: true, By: "me"}
 	if got != want {
 		t.Errorf("the controller was asked for %+v, want %+v", got, want)
 	}
@@ -176,9 +176,9 @@ func TestKickAnswersWhenItCanBeFollowed(t *testing.T) {
 	cfg := showing(nil)
 	cfg.View = l.view.Load
 	told := make(chan struct{})
-	cfg.Kick = func(context.Context, controller.KickOrder) (controller.Kicked, error) {
+	cfg.Kick = func(context.Context, api.KickOrder) (api.Kicked, error) {
 		go func() { l.tell(4, "the view is published after the answer was given"); close(told) }()
-		return controller.Kicked{After: 4}, nil
+		return api.Kicked{After: 4}, nil
 	}
 	h := Handler(cfg)
 	if w := ask(h, "POST", "/v1/kicks", `{"object":"role/lb"}`); w.Code != http.StatusOK {
@@ -195,13 +195,13 @@ func TestKickErrorsHaveTheirCode(t *testing.T) {
 		err  error
 		code int
 	}{
-		{fmt.Errorf("kick node/lb: %w", controller.ErrNotFound), http.StatusNotFound},
-		{fmt.Errorf("kick node/lb: %w", controller.ErrNotSynced), http.StatusServiceUnavailable},
+		{fmt.Errorf("kick node/lb: %w", api.ErrNotFound), http.StatusNotFound},
+		{fmt.Errorf("kick node/lb: %w", api.ErrNotSynced), http.StatusServiceUnavailable},
 		{errors.New("kick node/lb: broken"), http.StatusInternalServerError},
 	} {
 		cfg := showing(cluster(t))
-		cfg.Kick = func(context.Context, controller.KickOrder) (controller.Kicked, error) {
-			return controller.Kicked{}, test.err
+		cfg.Kick = func(context.Context, api.KickOrder) (api.Kicked, error) {
+			return api.Kicked{}, test.err
 		}
 		if w := ask(Handler(cfg), "POST", "/v1/kicks", `{"object":"node/lb"}`); w.Code != test.code {
 			t.Errorf("%v: %d, want %d", test.err, w.Code, test.code)
@@ -221,25 +221,25 @@ func TestOrdersTakeNoQuery(t *testing.T) {
 
 func TestLossIsHandedOver(t *testing.T) {
 	cfg := showing(cluster(t))
-	var got controller.LossOrder
-	cfg.Lose = func(_ context.Context, o controller.LossOrder) error {
+	var got api.LossOrder
+	cfg.Lose = func(_ context.Context, o api.LossOrder) error {
 		got = o
 		return nil
 	}
 	for _, test := range []struct {
 		body string
-		want controller.LossOrder
+		want api.LossOrder
 	}{
-		{`{"object":"role/web","by":"me"}`, controller.LossOrder{Object: "role/web", By: "me"}},
-		{`{"object":"role/web","expect_percent":50,"for_ns":900000000000}`, controller.LossOrder{Object: "role/web", Expect: 50, For: 15 * time.Minute}},
+		{`{"object":"role/web","by":"me"}`, api.LossOrder{Object: "role/web", By: "me"}},
+		{`{"object":"role/web","expect_percent":50,"for_ns":900000000000}`, api.LossOrder{Object: "role/web", Expect: 50, For: 15 * time.Minute}},
 	} {
 		w := ask(Handler(cfg), "POST", "/v1/losses", test.body)
 		if w.Code != http.StatusOK || w.Body.String() != "{}\n" || got != test.want {
 			t.Errorf("%s: %d %q, the controller was asked for %+v, want %+v", test.body, w.Code, w.Body, got, test.want)
 		}
 	}
-	cfg.Lose = func(context.Context, controller.LossOrder) error {
-		return fmt.Errorf("loss of role/wbe: %w", controller.ErrNotFound)
+	cfg.Lose = func(context.Context, api.LossOrder) error {
+		return fmt.Errorf("loss of role/wbe: %w", api.ErrNotFound)
 	}
 	w := ask(Handler(cfg), "POST", "/v1/losses", `{"object":"role/wbe"}`)
 	if w.Code != http.StatusNotFound || !strings.Contains(w.Body.String(), `"web"`) {
@@ -249,7 +249,7 @@ func TestLossIsHandedOver(t *testing.T) {
 
 func TestLossOrderIsReadStrictly(t *testing.T) {
 	cfg := showing(cluster(t))
-	cfg.Lose = func(context.Context, controller.LossOrder) error {
+	cfg.Lose = func(context.Context, api.LossOrder) error {
 		t.Error("the controller was asked")
 		return nil
 	}
@@ -320,9 +320,9 @@ func TestRemedyCanBeTyped(t *testing.T) {
 
 func TestKickOrderIsReadStrictly(t *testing.T) {
 	cfg := showing(cluster(t))
-	cfg.Kick = func(context.Context, controller.KickOrder) (controller.Kicked, error) {
+	cfg.Kick = func(context.Context, api.KickOrder) (api.Kicked, error) {
 		t.Error("the controller was asked")
-		return controller.Kicked{}, nil
+		return api.Kicked{}, nil
 	}
 	for _, test := range []struct {
 		body string
@@ -365,12 +365,12 @@ func FuzzKickOrder(f *testing.F) {
 }
 
 func FuzzSelectorAnswersOrSaysWhy(f *testing.F) {
-	h := Handler(showing(&controller.View{Sync: controller.Sync{Open: true}, Nodes: nodes(&testing.T{}, node{name: "web1", facts: webFacts("10.0.0.1")})}))
+	h := Handler(showing(&api.View{Sync: api.Sync{Open: true}, Nodes: nodes(&testing.T{}, node{name: "web1", facts: webFacts("10.0.0.1")})}))
 	f.Add("role=web", "ipaddress!='10.0.0.2'")
 	f.Fuzz(func(t *testing.T, a, b string) {
 		w := ask(h, "GET", "/v1/nodes?"+url.Values{"selector": {a, b}}.Encode(), "")
-		var list []Node
-		var e Error
+		var list []api.Node
+		var e api.Error
 		switch w.Code {
 		case http.StatusOK:
 			if err := json.Unmarshal(w.Body.Bytes(), &list); err != nil {

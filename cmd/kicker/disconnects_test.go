@@ -10,7 +10,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 
 	"kicker/config"
-	"kicker/controller"
+	"kicker/controller/api"
 	"kicker/controller/bus"
 	"kicker/inventory"
 )
@@ -32,15 +32,15 @@ func (c *cluster) death(n *node) (suspected, gone time.Duration) {
 	time.Sleep(500 * time.Millisecond) // after its last beat
 	killed := time.Now()
 	c.kill(n)
-	c.until("gone", time.Minute, func(v *controller.View) bool { return v.Nodes.Node(n.self.Node) == nil })
-	return c.told(controller.EventSuspect, n.self.Node, killed), c.told(controller.EventGone, n.self.Node, killed)
+	c.until("gone", time.Minute, func(v *api.View) bool { return v.Nodes.Node(n.self.Node) == nil })
+	return c.told(api.EventSuspect, n.self.Node, killed), c.told(api.EventGone, n.self.Node, killed)
 }
 
 func TestDeathAtANATSElsewhereIsSeenAtOnceWithItsSystemAccount(t *testing.T) {
 	atANATSElsewhere(t, true, func(c *cluster, webs []*node) {
 		suspected, gone := c.death(webs[0])
-		if suspected > 100*time.Millisecond || gone < inventory.ClosedGrace || gone > inventory.ClosedGrace+inventory.CanaryEvery+100*time.Millisecond {
-			t.Errorf("suspected after %s and gone after %s, want at once and %s", suspected, gone, inventory.ClosedGrace)
+		if suspected > 100*time.Millisecond || gone < inventory.DisconnectGrace || gone > inventory.DisconnectGrace+inventory.CanaryEvery+100*time.Millisecond {
+			t.Errorf("suspected after %s and gone after %s, want at once and %s", suspected, gone, inventory.DisconnectGrace)
 		}
 	})
 }
@@ -57,7 +57,7 @@ func TestDeathIsSilenceWhileTheSystemAccountIsNotHeard(t *testing.T) {
 	atANATSElsewhere(t, true, func(c *cluster, webs []*node) {
 		ear := c.wiresOf("controller")[2] // after that which listens and that which speaks
 		ear.cut()
-		c.until("deaf", time.Second, func(v *controller.View) bool { return strings.Contains(v.Deaf, "a death is seen by silence alone") })
+		c.until("deaf", time.Second, func(v *api.View) bool { return strings.Contains(v.DisconnectsLost, "a death is seen by silence alone") })
 		if suspected, gone := c.death(webs[0]); suspected < 1500*time.Millisecond || gone < 9*time.Second {
 			t.Errorf("suspected after %s and gone after %s: who told?", suspected, gone)
 		}
@@ -73,7 +73,7 @@ func TestBrokerThatStopsClosesNobodysConnection(t *testing.T) {
 		time.Sleep(3 * time.Second)
 		c.openBroker()
 		time.Sleep(time.Minute)
-		for _, kind := range []string{controller.EventSuspect, controller.EventGone} {
+		for _, kind := range []string{api.EventSuspect, api.EventGone} {
 			if texts := c.events(kind); len(texts) > 0 {
 				t.Errorf("%s: %q, want nothing", kind, texts)
 			}
@@ -81,16 +81,16 @@ func TestBrokerThatStopsClosesNobodysConnection(t *testing.T) {
 		if !members("web", len(webs))(c.control.View()) {
 			t.Errorf("roles %+v, want all of them", c.control.View().Roles)
 		}
-		if why := c.control.View().Deaf; why != "" {
+		if why := c.control.View().DisconnectsLost; why != "" {
 			t.Errorf("a minute after the broker is back: %s", why)
 		}
-		for kind, want := range map[string]string{controller.EventDeaf: "closed connections are not heard", controller.EventDeafOver: "are heard"} {
+		for kind, want := range map[string]string{api.EventDisconnectsLost: "closed connections are not heard", api.EventDisconnectsRestored: "are heard"} {
 			if told := c.events(kind); len(told) != 1 || !strings.Contains(told[0], want) {
 				t.Errorf("%s is told as %q, want once, with %q", kind, told, want)
 			}
 		}
 		c.death(webs[0])
-		if texts := c.events(controller.EventSuspect); !slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(text, "its connection closed") }) {
+		if texts := c.events(api.EventSuspect); !slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(text, "its connection closed") }) {
 			t.Errorf("suspects: %q, want one by its connection: it must be heard again", texts)
 		}
 	})
@@ -138,7 +138,7 @@ func TestConfiguredSystemAccountIsHeardOrRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer stop()
-	nc, err := bus.Visit([]string{cfg.Bus.URL}, "", "a node")
+	nc, err := bus.Connect([]string{cfg.Bus.URL}, "", "a node")
 	if err != nil {
 		t.Fatal(err)
 	}

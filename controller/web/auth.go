@@ -5,6 +5,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"kicker/controller/api"
 	"net"
 	"net/http"
 	"net/netip"
@@ -25,12 +26,12 @@ func (s *server) guard(next http.Handler) http.Handler {
 			return
 		}
 		if err := sites.Check(r); err != nil {
-			s.fail(w, http.StatusForbidden, Error{Error: err.Error()})
+			s.fail(w, http.StatusForbidden, api.Error{Error: err.Error()})
 			return
 		}
 		if err := s.admit(r); err != nil {
 			s.Log.Warn("a request was refused", "from", r.RemoteAddr, "method", r.Method, "path", r.URL.Path, "err", err)
-			e, code := Error{Error: err.Error()}, http.StatusForbidden
+			e, code := api.Error{Error: err.Error()}, http.StatusForbidden
 			if errors.Is(err, errToken) {
 				code = http.StatusUnauthorized
 				w.Header().Set("WWW-Authenticate", "Bearer")

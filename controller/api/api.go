@@ -1,4 +1,4 @@
-package controller
+package api
 
 import (
 	"errors"
@@ -10,32 +10,30 @@ import (
 
 // View is everything a controller knows at one moment. It is never changed after it was published; Run owns what it was made from.
 type View struct {
-	At        time.Time           `json:"at"`
-	Identity  Identity            `json:"controller"`
-	Leader    string              `json:"leader,omitempty"` // another controller, which leads while this one watches
-	Sync      Sync                `json:"sync"`
-	Roles     []Role              `json:"roles"`               // by name
-	Verdicts  []Verdict           `json:"verdicts"`            // by node, then in the node's order of actions
-	Deaf      string              `json:"deaf,omitempty"`      // why closed connections are not heard, though they should be
-	Conflicts []Conflict          `json:"conflicts,omitempty"` // by node
-	Circles   []Circle            `json:"circles,omitempty"`   // by their first roles
-	Runs      []Run               `json:"runs"`                // oldest first, the last 1 000
-	Events    []Event             `json:"events"`              // oldest first, the last 4 096
-	Nodes     *inventory.Snapshot `json:"-"`
-	Counts    Counts              `json:"counts"`
-	Loaded    Loaded              `json:"loaded"`
+	At              time.Time           `json:"at"`
+	Identity        Identity            `json:"controller"`
+	Leader          string              `json:"leader,omitempty"` // another controller, which leads while this one watches
+	Sync            Sync                `json:"sync"`
+	Roles           []Role              `json:"roles"`                      // by name
+	Verdicts        []Verdict           `json:"verdicts"`                   // by node, then in the node's order of actions
+	DisconnectsLost string              `json:"disconnects_lost,omitempty"` // why closed connections are not heard, though they should be
+	Conflicts       []Conflict          `json:"conflicts,omitempty"`        // by node
+	Cycles          []Cycle             `json:"cycles,omitempty"`           // by their first roles
+	Runs            []Run               `json:"runs"`                       // oldest first, the last 1 000
+	Events          []Event             `json:"events"`                     // oldest first, the last 4 096
+	Nodes           *inventory.Snapshot `json:"-"`
+	Counts          Counts              `json:"counts"`
+	Loaded          Loaded              `json:"loaded"`
 	// Next is closed when a newer view is published.
 	Next <-chan struct{} `json:"-"`
-
-	next chan struct{}
 }
 
 // Counts is how often things happened since the start, where Runs and Events forget.
 type Counts struct {
-	Events  map[string]int64       `json:"events"`  // by kind
-	Kicks   map[kick.Answer]int64  `json:"kicks"`   // by answer; "" for those that got none
-	Runs    map[kick.Outcome]int64 `json:"runs"`    // that ended, by outcome
-	Refused int64                  `json:"refused"` // messages that were no good
+	Events          map[string]int64       `json:"events"`           // by kind
+	Kicks           map[kick.Answer]int64  `json:"kicks"`            // by answer; "" for those that got none
+	Runs            map[kick.Outcome]int64 `json:"runs"`             // that ended, by outcome
+	InvalidMessages int64                  `json:"invalid_messages"` // messages that were no good
 }
 
 // Identity says which run of which controller speaks.
@@ -76,26 +74,24 @@ type Role struct {
 
 // Held is removals that the guard of a role does not believe: the nodes are still members, unless the guard is only a shadow.
 type Held struct {
-	Nodes   []string  `json:"nodes"`
-	Since   time.Time `json:"since"`
-	Why     string    `json:"why"`
-	Opinion string    `json:"opinion,omitempty"` // what dependents that were asked say
-	Shadow  bool      `json:"shadow,omitempty"`
+	Nodes  []string  `json:"nodes"`
+	Since  time.Time `json:"since"`
+	Why    string    `json:"why"`
+	Probe  string    `json:"probe,omitempty"` // what dependents that were asked say
+	Shadow bool      `json:"shadow,omitempty"`
 }
 
 // Conflict is two machines that claim one name: one is the node, the other is not listened to.
 type Conflict struct {
-	Node   string    `json:"node"`
-	Bears  string    `json:"bears"`  // the instance that is the node
-	Claims string    `json:"claims"` // the instance whose heartbeats are refused; of several the last
-	Since  time.Time `json:"since"`
-
-	heard time.Time // the refused one was, last
+	Node     string    `json:"node"`
+	Accepted string    `json:"accepted"` // the instance that is the node
+	Rejected string    `json:"rejected"` // the instance whose heartbeats are refused; of several the last
+	Since    time.Time `json:"since"`
 }
 
 // Circle is roles that depend on each other. Kicks change no membership, and so nothing loops by itself. Of circles that have roles in
 // common one is shown.
-type Circle struct {
+type Cycle struct {
 	Roles []string  `json:"roles"` // each depends on the next one, and the last one on the first
 	Since time.Time `json:"since"`
 }
@@ -106,7 +102,7 @@ type State string
 // The states of an action.
 const (
 	Converged State = "converged" // applied is current
-	Wanted    State = "wanted"    // stale, and to be kicked when no gate is closed
+	Pending   State = "pending"   // stale, and to be kicked when no gate is closed
 	Failing   State = "failing"   // wanted, and the last run failed
 )
 
@@ -143,12 +139,12 @@ type Gate struct {
 
 // The gates a wanted action can wait for.
 const (
-	GateLeading    = "leading"
-	GateObserving  = "observing"
+	GateLeader     = "leader"
+	GateObserve    = "observe"
 	GateSynced     = "synced"
 	GateUnknown    = "unknown role"
 	GateMinMembers = "min_members"
-	GateSettling   = "settling"
+	GateSettle     = "settle"
 	GateRunning    = "running"
 	GateBudget     = "budget"
 	GateRollout    = "rollout"
@@ -184,40 +180,40 @@ type Event struct {
 
 // The kinds of events.
 const (
-	EventStarted   = "started"   // the controller
-	EventFollows   = "follows"   // another controller leads
-	EventLeads     = "leads"     // this one leads, after another one
-	EventSynced    = "synced"    // the sync gate opened
-	EventBlind     = "blind"     // the sync gate closed again
-	EventDeaf      = "deaf"      // closed connections are not heard any more
-	EventDeafOver  = "deaf over" //
-	EventJoined    = "joined"    // a node was heard for the first time
-	EventReady     = "ready"     // a node's service
-	EventNotReady  = "not ready" //
-	EventSuspect   = "suspect"   // a node's connection closed
-	EventBackSoon  = "back soon" // a node's agent stops, and means to be back
-	EventBack      = "back"      // a suspect, or a node that was back soon, was heard again
-	EventGone      = "gone"      // a node was not heard any more
-	EventLeft      = "left"      // a node said goodbye
-	EventReplaced  = "replaced"  // a newer boot, or another instance, bears the name
-	EventConflict  = "conflict"  // two machines claim one name
-	EventRole      = "role"      // a role's membership changed
-	EventHeld      = "held"      // the guard does not believe a loss
-	EventHoldOver  = "hold over" //
-	EventExpected  = "expected"  // an operator announced a loss
-	EventKicked    = "kicked"    // a kick was accepted
-	EventUnkicked  = "unkicked"  // a kick was not accepted
-	EventSucceeded = "succeeded" // a run
-	EventFailed    = "failed"    // a run
-	EventRefused   = "refused"   // a message from the bus was no good
+	EventStarted             = "started"              // the controller
+	EventFollows             = "follows"              // another controller leads
+	EventLeads               = "leads"                // this one leads, after another one
+	EventSynced              = "synced"               // the sync gate opened
+	EventBusLost             = "bus lost"             // the sync gate closed again
+	EventDisconnectsLost     = "disconnects lost"     // closed connections are not heard any more
+	EventDisconnectsRestored = "disconnects restored" //
+	EventJoined              = "joined"               // a node was heard for the first time
+	EventReady               = "ready"                // a node's service
+	EventNotReady            = "not ready"            //
+	EventSuspect             = "suspect"              // a node's connection closed
+	EventRestarting          = "restarting"           // a node's agent stops, and means to be back
+	EventBack                = "back"                 // a suspect, or a node that was back soon, was heard again
+	EventGone                = "gone"                 // a node was not heard any more
+	EventLeft                = "left"                 // a node said goodbye
+	EventReplaced            = "replaced"             // a newer boot, or another instance, bears the name
+	EventConflictBegan       = "conflict began"       // two machines claim one name
+	EventRoleChanged         = "role changed"         // a role's membership changed
+	EventHoldBegan           = "hold began"           // the guard does not believe a loss
+	EventHoldEnded           = "hold ended"           //
+	EventLossExpected        = "loss expected"        // an operator announced a loss
+	EventKicked              = "kicked"               // a kick was accepted
+	EventKickRejected        = "kick rejected"        // a kick was not accepted
+	EventSucceeded           = "succeeded"            // a run
+	EventFailed              = "failed"               // a run
+	EventInvalidMessage      = "invalid message"      // a message from the bus was no good
 
-	EventCycle        = "cycle"         // roles depend on each other in a circle
-	EventCycleOver    = "cycle over"    //
-	EventDamped       = "damped"        // an action is kicked more often than changes from outside explain
-	EventDampedOver   = "damped over"   //
-	EventConflictOver = "conflict over" // one of them does
-	EventReloaded     = "reloaded"      // another configuration is in force
-	EventReloadFailed = "reload failed" // there is another configuration, which is no good
+	EventCycleBegan     = "cycle began"     // roles depend on each other in a circle
+	EventCycleEnded     = "cycle ended"     //
+	EventDampingBegan   = "damping began"   // an action is kicked more often than changes from outside explain
+	EventDampingEnded   = "damping ended"   //
+	EventConflictEnded  = "conflict ended"  // one of them does
+	EventReloaded       = "reloaded"        // another configuration is in force
+	EventReloadRejected = "reload rejected" // there is another configuration, which is no good
 )
 
 // KickOrder is an operator's wish: run these actions now, applied or not. Neither settling nor the failures before it delay it; it

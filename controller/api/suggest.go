@@ -1,4 +1,4 @@
-package controller
+package api
 
 import (
 	"cmp"
@@ -7,7 +7,7 @@ import (
 )
 
 // Near gives at most three of names that look like name, the likeliest first: it is a part of them, or few letters differ.
-func Near(name string, names []string) []string {
+func Suggest(name string, names []string) []string {
 	type candidate struct {
 		name string
 		far  int
@@ -36,7 +36,7 @@ func Near(name string, names []string) []string {
 }
 
 // Meant is the one of names that name is a typo of, "" if it is none: a letter or two differ, of three times as many.
-func Meant(name string, names []string) string {
+func LikelyMeant(name string, names []string) string {
 	best, least := "", 3
 	for _, n := range names {
 		if len(name) > 64 || len(n) > 64 {

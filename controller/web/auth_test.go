@@ -2,6 +2,7 @@ package web
 
 import (
 	"context"
+	"kicker/controller/api"
 	"maps"
 	"net"
 	"net/http"
@@ -9,8 +10,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"kicker/controller"
 )
 
 func TestWhoMayDoWhat(t *testing.T) {
@@ -98,18 +97,18 @@ func TestWhoMayDoWhat(t *testing.T) {
 		cfg := showing(cluster(t))
 		cfg.Trusted, cfg.Token, cfg.OpenReads = test.cfg.Trusted, test.cfg.Token, test.cfg.OpenReads
 		kicked := false
-		cfg.Kick = func(context.Context, controller.KickOrder) (controller.Kicked, error) {
+		cfg.Kick = func(context.Context, api.KickOrder) (api.Kicked, error) {
 			kicked = true
-			return controller.Kicked{}, nil
+			return api.Kicked{}, nil
 		}
-		cfg.Lose = func(context.Context, controller.LossOrder) error {
+		cfg.Lose = func(context.Context, api.LossOrder) error {
 			kicked = true
 			return nil
 		}
-		cfg.Plan = func(context.Context, []byte) (controller.Plan, error) { return controller.Plan{}, nil }
+		cfg.Plan = func(context.Context, []byte) (api.Plan, error) { return api.Plan{}, nil }
 		fresh := *cfg.View()
 		fresh.At = time.Now()
-		cfg.View = func() *controller.View { return &fresh }
+		cfg.View = func() *api.View { return &fresh }
 
 		method, path, _ := strings.Cut(test.request, " ")
 		r := httptest.NewRequest(method, path, strings.NewReader(`{"object":"role/lb"}`))

@@ -29,7 +29,7 @@ const (
 var clientsEnd = []string{server.ClientClosed.String(), server.ReadError.String(), server.WriteError.String()}
 
 // Closings calls closed, from one goroutine, for each connection that its client's end closed. It returns what ends it.
-func (b *Bus) Closings(closed func(server string, client uint64, why string)) (stop func(), err error) {
+func (b *Bus) Disconnects(closed func(server string, client uint64, why string)) (stop func(), err error) {
 	nc, err := b.join(closingsName, systemUser)
 	if err != nil {
 		return nil, fmt.Errorf("bus: join as %s: %w", systemUser, err)
@@ -48,7 +48,7 @@ func (b *Bus) Closings(closed func(server string, client uint64, why string)) (s
 // Closings is Bus.Closings of a NATS elsewhere: the URLs of its servers name a user of its system account. It fails if that user is
 // refused, or hears nothing. While no server is reached it goes on trying: what closes meanwhile is not heard, now or later. deaf is called,
 // from any goroutine, when that begins, with why, and with "" when it is over.
-func Closings(servers []string, log *slog.Logger, closed func(server string, client uint64, why string), deaf func(why string), more ...nats.Option) (stop func(), err error) {
+func Disconnects(servers []string, log *slog.Logger, closed func(server string, client uint64, why string), deaf func(why string), more ...nats.Option) (stop func(), err error) {
 	err = overhear(servers, more...)
 	if refusal(err) {
 		return nil, fmt.Errorf("%w: %s", err, systemRemedy)

@@ -1,4 +1,4 @@
-package controller
+package api
 
 import (
 	"slices"
@@ -17,7 +17,7 @@ func TestNearNames(t *testing.T) {
 		{"lb2", []string{"lb1"}},
 		{"database", nil},
 	} {
-		if got := Near(test.name, names); !slices.Equal(got, test.want) {
+		if got := Suggest(test.name, names); !slices.Equal(got, test.want) {
 			t.Errorf("Near(%q) = %q, want %q", test.name, got, test.want)
 		}
 	}
@@ -27,7 +27,7 @@ func TestWhatWasMeantIsATypoApart(t *testing.T) {
 	for _, tc := range []struct{ s, want string }{
 		{"wbe", "web"}, {"weeb", "web"}, {"db", ""}, {"we", "web"}, {"web", ""}, {"haproyx", "haproxy"}, {"hapro", "haproxy"}, {"cache", ""},
 	} {
-		if got := Meant(tc.s, []string{"web", "haproxy"}); got != tc.want {
+		if got := LikelyMeant(tc.s, []string{"web", "haproxy"}); got != tc.want {
 			t.Errorf("Meant(%q) = %q, want %q", tc.s, got, tc.want)
 		}
 	}

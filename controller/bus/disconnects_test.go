@@ -96,7 +96,7 @@ func node(t *testing.T, s *server.Server, options ...nats.Option) (nc *nats.Conn
 func closingsOf(t *testing.T, log *slog.Logger, urls ...string) <-chan closing {
 	t.Helper()
 	told := make(chan closing, 100)
-	stop, err := Closings(urls, log, func(server string, client uint64, why string) { told <- closing{server, client, why} }, func(string) {})
+	stop, err := Disconnects(urls, log, func(server string, client uint64, why string) { told <- closing{server, client, why} }, func(string) {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +188,7 @@ func TestWhoDoesNotHearClosingsIsToldSoAndWhatToDo(t *testing.T) {
 		"deaf:secret": "Permissions Violation",
 	} {
 		t.Run(user, func(t *testing.T) {
-			stop, err := Closings([]string{as(user, s)}, silent, func(string, uint64, string) {}, func(string) {})
+			stop, err := Disconnects([]string{as(user, s)}, silent, func(string, uint64, string) {}, func(string) {})
 			if err == nil {
 				stop()
 				t.Fatal("it is taken for a user of the system account")
@@ -210,7 +210,7 @@ func TestClosingsAreHeardWhenTheServerIsBackAndSaidNotToBeMeanwhile(t *testing.T
 	stopServer(first)
 	var log lines
 	told, changes := make(chan closing, 100), make(chan string, 100)
-	stop, err := Closings([]string{fmt.Sprintf("nats://sys:secret@%s", where)}, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	stop, err := Disconnects([]string{fmt.Sprintf("nats://sys:secret@%s", where)}, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		func(server string, client uint64, why string) { told <- closing{server, client, why} }, func(why string) { changes <- why })
 	if err != nil {
 		t.Fatal(err)

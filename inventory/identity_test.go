@@ -20,11 +20,11 @@ func TestDetectFillsInWhatIsNotConfigured(t *testing.T) {
 		"etc/machine-id":                 machine + "\n",
 		"proc/sys/kernel/random/boot_id": bootID + "\n",
 	})
-	got, err := detect(Self{Cluster: "main"}, root, named("web1", "web1.example.com"))
-	if want := (Self{"main", "web1.example.com", uuid, bootID}); err != nil || got != want {
+	got, err := detect(Identity{Cluster: "main"}, root, named("web1", "web1.example.com"))
+	if want := (Identity{"main", "web1.example.com", uuid, bootID}); err != nil || got != want {
 		t.Errorf("detect = %+v, %v, want %+v", got, err, want)
 	}
-	configured := Self{"main", "other", "i-1", "boot-1"}
+	configured := Identity{"main", "other", "i-1", "boot-1"}
 	if got, err := detect(configured, root, named("web1", "web1.example.com")); err != nil || got != configured {
 		t.Errorf("detect = %+v, %v, want what was configured", got, err)
 	}
@@ -53,13 +53,13 @@ func TestInstanceIsTheFirstIdentityThatIsOne(t *testing.T) {
 
 func TestDetectSaysWhatToConfigure(t *testing.T) {
 	whole := machineRoot(t, map[string]string{"etc/machine-id": machine, "proc/sys/kernel/random/boot_id": bootID})
-	for want, detected := range map[string]func() (Self, error){
-		"set agent.name":     func() (Self, error) { return detect(Self{Cluster: "main"}, whole, named("web 1", "web 1")) },
-		`node: name "web/1"`: func() (Self, error) { return detect(Self{Cluster: "main", Node: "web/1"}, whole, nameless) },
-		"no name configured": func() (Self, error) { return detect(Self{Cluster: "main"}, whole, nameless) },
-		"cluster: name":      func() (Self, error) { return detect(Self{}, whole, nameless) },
-		"is /proc mounted?":  func() (Self, error) { return detect(Self{Cluster: "main"}, t.TempDir(), named("web1", "web1")) },
-		"set agent.instance": func() (Self, error) { return detect(Self{Cluster: "main", Node: "web1"}, t.TempDir(), nameless) },
+	for want, detected := range map[string]func() (Identity, error){
+		"set agent.name":     func() (Identity, error) { return detect(Identity{Cluster: "main"}, whole, named("web 1", "web 1")) },
+		`node: name "web/1"`: func() (Identity, error) { return detect(Identity{Cluster: "main", Node: "web/1"}, whole, nameless) },
+		"no name configured": func() (Identity, error) { return detect(Identity{Cluster: "main"}, whole, nameless) },
+		"cluster: name":      func() (Identity, error) { return detect(Identity{}, whole, nameless) },
+		"is /proc mounted?":  func() (Identity, error) { return detect(Identity{Cluster: "main"}, t.TempDir(), named("web1", "web1")) },
+		"set agent.instance": func() (Identity, error) { return detect(Identity{Cluster: "main", Node: "web1"}, t.TempDir(), nameless) },
 	} {
 		if got, err := detected(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("detect = %+v, %v, want an error with %q", got, err, want)

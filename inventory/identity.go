@@ -13,7 +13,7 @@ import (
 )
 
 // Self is who a node is on the bus.
-type Self struct {
+type Identity struct {
 	Cluster  string
 	Node     string
 	Instance string // which machine bears the name
@@ -22,36 +22,36 @@ type Self struct {
 
 // Detect fills in what known leaves empty: Node is the lower-cased FQDN, Instance the machine's DMI product UUID, else its
 // machine id, else its host name. Cluster has to be known. It takes a second at most, however dead the resolver is.
-func Detect(known Self) (Self, error) {
+func Detect(known Identity) (Identity, error) {
 	return detect(known, "/", hostName)
 }
 
-func detect(self Self, root string, hostName func() (host, error)) (Self, error) {
+func detect(self Identity, root string, hostName func() (host, error)) (Identity, error) {
 	if err := CheckName(self.Cluster); err != nil {
-		return Self{}, fmt.Errorf("cluster: %w", err)
+		return Identity{}, fmt.Errorf("cluster: %w", err)
 	}
 	name, err := hostName()
 	if self.Node == "" {
 		if err != nil {
-			return Self{}, fmt.Errorf("node: no name configured, and the machine's is not known: %w", err)
+			return Identity{}, fmt.Errorf("node: no name configured, and the machine's is not known: %w", err)
 		}
 		self.Node = name.fqdn
 		if err := CheckName(self.Node); err != nil {
-			return Self{}, fmt.Errorf("node: the machine's host name can't be the node's (set agent.name or --name): %w", err)
+			return Identity{}, fmt.Errorf("node: the machine's host name can't be the node's (set agent.name or --name): %w", err)
 		}
 	}
 	if err := CheckName(self.Node); err != nil {
-		return Self{}, fmt.Errorf("node: %w", err)
+		return Identity{}, fmt.Errorf("node: %w", err)
 	}
 	if self.Instance == "" {
 		self.Instance = instance(root, name.short)
 	}
 	if self.Instance == "" {
-		return Self{}, errors.New("instance: the machine has neither product UUID, machine id nor host name: set agent.instance")
+		return Identity{}, errors.New("instance: the machine has neither product UUID, machine id nor host name: set agent.instance")
 	}
 	if self.Boot == "" {
 		if self.Boot = readLine(root, "proc/sys/kernel/random/boot_id"); self.Boot == "" {
-			return Self{}, errors.New("boot: /proc/sys/kernel/random/boot_id cannot be read: is /proc mounted?")
+			return Identity{}, errors.New("boot: /proc/sys/kernel/random/boot_id cannot be read: is /proc mounted?")
 		}
 	}
 	return self, nil

@@ -17,10 +17,10 @@ import (
 func asking(t *testing.T, reaches func(string) bool, others []string) (reached []string, err error) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		n := startNode(t, func(a *Announcer) { a.Reach = reaches })
+		n := startNode(t, func(a *Announcer) { a.Probe = reaches })
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
-		reached, err = AskReach(ctx, n.bus.connect(t), "main", web1Self.Node, others)
+		reached, err = Probe(ctx, n.bus.connect(t), "main", web1Self.Node, others)
 	})
 	return reached, err
 }
@@ -34,7 +34,7 @@ func addresses(n int) []string {
 }
 
 func TestSecondOpinionIsWhomANodeReaches(t *testing.T) {
-	others := addresses(MaxReach)
+	others := addresses(MaxTargets)
 	even := func(address string) bool { return slices.Index(others, address)%2 == 0 }
 	reached, err := asking(t, even, others)
 	want := slices.DeleteFunc(slices.Clone(others), func(a string) bool { return !even(a) })
@@ -54,13 +54,13 @@ func TestNodeTriesTheConnectionsAllAtOnce(t *testing.T) {
 	var took time.Duration
 	synctest.Test(t, func(t *testing.T) {
 		n := startNode(t, func(a *Announcer) {
-			a.Reach = func(string) bool { time.Sleep(2 * time.Second); return true }
+			a.Probe = func(string) bool { time.Sleep(2 * time.Second); return true }
 		})
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
 		began := time.Now()
-		reached, err := AskReach(ctx, n.bus.connect(t), "main", web1Self.Node, addresses(MaxReach))
-		if took = time.Since(began); err != nil || len(reached) != MaxReach {
+		reached, err := Probe(ctx, n.bus.connect(t), "main", web1Self.Node, addresses(MaxTargets))
+		if took = time.Since(began); err != nil || len(reached) != MaxTargets {
 			t.Errorf("reached %d, %v", len(reached), err)
 		}
 		if beats := n.beats(t); len(beats) < 2 {
@@ -68,15 +68,15 @@ func TestNodeTriesTheConnectionsAllAtOnce(t *testing.T) {
 		}
 	})
 	if took != 2*time.Second {
-		t.Errorf("%d connections took %s, want the time of one", MaxReach, took)
+		t.Errorf("%d connections took %s, want the time of one", MaxTargets, took)
 	}
 }
 
 func TestTooManyAreNotTried(t *testing.T) {
 	tried := false
-	_, err := asking(t, func(string) bool { tried = true; return true }, addresses(MaxReach+1))
+	_, err := asking(t, func(string) bool { tried = true; return true }, addresses(MaxTargets+1))
 	if !errors.Is(err, context.DeadlineExceeded) || tried {
-		t.Errorf("asked to reach %d: error %v, tried: %t; want no answer", MaxReach+1, err, tried)
+		t.Errorf("asked to reach %d: error %v, tried: %t; want no answer", MaxTargets+1, err, tried)
 	}
 }
 
@@ -86,7 +86,7 @@ func TestNobodyIsAskedInVain(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
 		began := time.Now()
-		_, err := AskReach(ctx, n.bus.connect(t), "main", "web9", addresses(1))
+		_, err := Probe(ctx, n.bus.connect(t), "main", "web9", addresses(1))
 		if !errors.Is(err, nats.ErrNoResponders) || !strings.Contains(err.Error(), "web9") || time.Since(began) > time.Second {
 			t.Errorf("error %v after %s, want at once that nobody is there", err, time.Since(began))
 		}
@@ -108,7 +108,7 @@ func TestOpinionThatIsNoneIsAnError(t *testing.T) {
 			synctest.Wait()
 			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 			defer cancel()
-			if reached, err := AskReach(ctx, b.connect(t), "main", "web1", addresses(1)); err == nil {
+			if reached, err := Probe(ctx, b.connect(t), "main", "web1", addresses(1)); err == nil {
 				t.Errorf("%q was taken for the opinion %q", answer, reached)
 			}
 		})

@@ -1,0 +1,51 @@
+package api
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"kicker/kick"
+)
+
+// Count is a number of things in words: "1 member", "3 members".
+func Count(n int, singular string) string {
+	if n == 1 {
+		return "1 " + singular
+	}
+	return fmt.Sprintf("%d %ss", n, singular)
+}
+
+// List joins names with commas. Of more than most it gives the first ones and how many more there are.
+func List(names []string, most int) string {
+	if rest := len(names) - most; rest > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), rest)
+	}
+	return strings.Join(names, ", ")
+}
+
+// Duration is a duration for people, rounded to what matters: "74ms", "1.8s", "90s", "15m", "2h", "4d". It is never below 0.
+func Duration(d time.Duration) string {
+	d = max(d, 0)
+	switch {
+	case d < time.Second:
+		return fmt.Sprintf("%dms", d.Round(time.Millisecond).Milliseconds())
+	case d < 10*time.Second && d%time.Second >= 50*time.Millisecond:
+		return fmt.Sprintf("%.1fs", d.Seconds())
+	case d < 2*time.Minute:
+		return fmt.Sprintf("%ds", d/time.Second)
+	case d < 2*time.Hour:
+		return fmt.Sprintf("%dm", d/time.Minute)
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh", d/time.Hour)
+	}
+	return fmt.Sprintf("%dd", d/(24*time.Hour))
+}
+
+// Outcome says how a run ended: "succeeded", "failed with exit code 2", "timed out".
+func Outcome(outcome kick.Outcome, exit int) string {
+	if outcome == kick.Failed && exit >= 0 {
+		return fmt.Sprintf("failed with exit code %d", exit)
+	}
+	return string(outcome)
+}
