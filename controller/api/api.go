@@ -52,9 +52,10 @@ type Loaded struct {
 
 // Sync says whether the controller knows enough to act. While it is not open nobody is kicked.
 type Sync struct {
-	Open  bool      `json:"open"`
-	Why   string    `json:"why,omitempty"` // what it waits for
-	Until time.Time `json:"until,omitzero"`
+	Open    bool      `json:"open"`
+	Why     string    `json:"why,omitempty"` // what it waits for
+	Until   time.Time `json:"until,omitzero"`
+	BusLost bool      `json:"bus_lost,omitempty"`
 }
 
 // Role is a named set of nodes and its membership now.
@@ -134,7 +135,7 @@ type Need struct {
 type Gate struct {
 	Name  string    `json:"name"` // one of the Gate constants
 	Why   string    `json:"why"`
-	Until time.Time `json:"until,omitzero"` // zero: until something happens
+	Until time.Time `json:"until,omitzero"`
 }
 
 // The gates a wanted action can wait for.

@@ -49,3 +49,14 @@ func Outcome(outcome kick.Outcome, exit int) string {
 	}
 	return string(outcome)
 }
+
+// Soonest is the earliest of times that is not zero; zero if all are.
+func Soonest(times ...time.Time) time.Time {
+	var soonest time.Time
+	for _, t := range times {
+		if soonest.IsZero() || !t.IsZero() && t.Before(soonest) {
+			soonest = t
+		}
+	}
+	return soonest
+}
