@@ -20,7 +20,7 @@ func TestConflictIsToldOnceAndShownForAsLongAsItLasts(t *testing.T) {
 			for range seconds {
 				l.says("web1", "web", kick.Status{})
 				if also != "" {
-					l.heard <- inventory.Received{At: time.Now(), Beat: &inventory.Beat{
+					l.received <- inventory.Received{At: time.Now(), Beat: &inventory.Beat{
 						Node: "web1", Instance: also, Boot: "b", Conn: inventory.Conn{Server: "web1", Client: 9}, Ready: true, NextIn: 1000,
 					}}
 				}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -17,18 +18,26 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"kicker/controller/api"
+	"kicker/controller/membership"
 	"kicker/inventory"
 	"kicker/kick"
 )
 
+var noon = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+
+func ago(d time.Duration) time.Time { return noon.Add(-d) }
+func in(d time.Duration) time.Time  { return noon.Add(d) }
+
+var silent = slog.New(slog.DiscardHandler)
+
 // loop is a controller whose nodes are the test: it says what is heard, and answers the kicks.
 type loop struct {
 	*Controller
-	heard   chan inventory.Received
-	results chan kick.Result
-	deaf    atomic.Bool
-	sending atomic.Int64 // kicks under way
-	conns   uint64       // a node that was gone is back over another connection
+	received chan inventory.Received
+	results  chan kick.Result
+	deaf     atomic.Bool
+	sending  atomic.Int64 // kicks under way
+	conns    uint64       // a node that was gone is back over another connection
 
 	mu      sync.Mutex
 	kicks   []kick.Kick
@@ -45,7 +54,7 @@ type loop struct {
 func inLoop(t *testing.T, cfg Config, story func(*loop)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		l := &loop{heard: make(chan inventory.Received, 1024), results: make(chan kick.Result)}
+		l := &loop{received: make(chan inventory.Received, 1024), results: make(chan kick.Result)}
 		c, err := New(cfg, "me", inventory.New(), Bus{
 			Send: l.send, Roster: l.roster, Probe: l.reach, Ask: func(node, do string) { l.asked = append(l.asked, do+" "+node) },
 			Beacon:         func(_ string, epoch int64, _ time.Duration) { l.beacons = append(l.beacons, epoch) },
@@ -59,7 +68,7 @@ func inLoop(t *testing.T, cfg Config, story func(*loop)) {
 		ctx, stop := context.WithCancel(context.Background())
 		var daemon sync.WaitGroup
 		daemon.Go(func() {
-			if err := c.Run(ctx, l.heard, l.results); err != nil {
+			if err := c.Run(ctx, l.received, l.results); err != nil {
 				t.Errorf("run: %v", err)
 			}
 			if n := l.sending.Load(); n != 0 {
@@ -81,7 +90,7 @@ func (l *loop) canaries(ctx context.Context) {
 			return
 		case <-tick:
 			if !l.deaf.Load() {
-				l.heard <- inventory.Received{At: time.Now(), Canary: true}
+				l.received <- inventory.Received{At: time.Now(), Canary: true}
 			}
 		}
 	}
@@ -145,22 +154,26 @@ func (l *loop) ends(res kick.Result) {
 func (l *loop) passes(d time.Duration) {
 	time.Sleep(d)
 	l.says("web1", "web", kick.Status{})
-	l.heard <- inventory.Received{At: time.Now(), Canary: true}
+	l.received <- inventory.Received{At: time.Now(), Canary: true}
 }
 
 func (l *loop) closes(node string) {
-	l.heard <- inventory.Received{At: time.Now(), Disconnect: &inventory.Disconnect{Conn: inventory.Conn{Server: node, Client: 1 + l.conns}}}
+	l.received <- inventory.Received{At: time.Now(), Disconnect: &inventory.Disconnect{Conn: inventory.Conn{Server: node, Client: 1 + l.conns}}}
 }
 
 // says is a beat, and the facts that it announces, of a node with a status.
 func (l *loop) says(name, role string, status kick.Status) {
-	facts := inventory.Facts{"role": role}
+	l.reports(name, inventory.Facts{"role": role}, status)
+}
+
+// reports is a beat of a node with facts.
+func (l *loop) reports(name string, facts inventory.Facts, status kick.Status) {
 	data, err := json.Marshal(status)
 	if err != nil {
 		panic(err)
 	}
-	l.heard <- inventory.Received{At: time.Now(), Facts: &inventory.FactsMessage{Node: name, Instance: "m", Boot: "b", Facts: facts}}
-	l.heard <- inventory.Received{At: time.Now(), Beat: &inventory.Beat{
+	l.received <- inventory.Received{At: time.Now(), Facts: &inventory.FactsMessage{Node: name, Instance: "m", Boot: "b", Facts: facts}}
+	l.received <- inventory.Received{At: time.Now(), Beat: &inventory.Beat{
 		Node: name, Instance: "m", Boot: "b", Conn: inventory.Conn{Server: name, Client: 1 + l.conns}, Facts: facts.Digest(), Ready: true, NextIn: 1000, Kick: data,
 	}}
 }
@@ -257,8 +270,8 @@ func TestWhatFailedAndIsNeededAgainIsNotTriedSoonerForWhatWasNeededMeanwhile(t *
 		before := len(l.kicked())
 		web2 := func(ready bool) {
 			facts := inventory.Facts{"role": "web"}
-			l.heard <- inventory.Received{At: time.Now(), Facts: &inventory.FactsMessage{Node: "web2", Instance: "m", Boot: "b", Facts: facts}}
-			l.heard <- inventory.Received{At: time.Now(), Beat: &inventory.Beat{
+			l.received <- inventory.Received{At: time.Now(), Facts: &inventory.FactsMessage{Node: "web2", Instance: "m", Boot: "b", Facts: facts}}
+			l.received <- inventory.Received{At: time.Now(), Beat: &inventory.Beat{
 				Node: "web2", Instance: "m", Boot: "b", Conn: inventory.Conn{Server: "web2", Client: 1}, Facts: facts.Digest(), Ready: ready, Leaving: !ready, NextIn: 1000,
 			}}
 		}
@@ -324,7 +337,7 @@ func TestHeartbeatThatCannotBeUnderstoodInPartKeepsWhatWasKnown(t *testing.T) {
 		l.says("lb1", "lb", reload(func(a *kick.ActionStatus) { a.Applied = applied }))
 		l.sync(t)
 		before := len(l.kicked())
-		l.heard <- inventory.Received{At: time.Now(), Beat: &inventory.Beat{
+		l.received <- inventory.Received{At: time.Now(), Beat: &inventory.Beat{
 			Node: "lb1", Instance: "m", Boot: "b", Conn: inventory.Conn{Server: "lb1", Client: 1 + l.conns},
 			Facts: inventory.Facts{"role": "lb"}.Digest(), Ready: true, NextIn: 1000, Kick: json.RawMessage(`{"actions": 7}`),
 		}}
@@ -461,7 +474,7 @@ func TestBlindControllerKicksNobodyUntilItHasListenedAnew(t *testing.T) {
 		l.says("web1", "web", kick.Status{})
 		l.sync(t)
 		rolls := l.rolls
-		l.heard <- inventory.Received{At: time.Now(), Missed: "the bus was away"}
+		l.received <- inventory.Received{At: time.Now(), Missed: "the bus was away"}
 		l.says("lb1", "lb", reload())
 		synctest.Wait()
 		if s := l.View().Sync; s.Open {
@@ -503,13 +516,13 @@ func TestHigherEpochIsOutdone(t *testing.T) {
 func TestLateGoodbyeIsAnsweredAndRememberedByNobody(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		conn := inventory.Conn{Server: "s", Client: 9}
-		l.heard <- inventory.Received{At: time.Now(), Disconnect: &inventory.Disconnect{Conn: conn}}
-		l.heard <- inventory.Received{At: time.Now(), Reply: "inbox", Beat: &inventory.Beat{
+		l.received <- inventory.Received{At: time.Now(), Disconnect: &inventory.Disconnect{Conn: conn}}
+		l.received <- inventory.Received{At: time.Now(), Reply: "inbox", Beat: &inventory.Beat{
 			Node: "late", Instance: "m", Boot: "b", Conn: conn, NextIn: 1000, Leaving: true,
 		}}
 		l.says("web1", "web", kick.Status{})
 		l.closes("web1")
-		l.heard <- inventory.Received{At: time.Now(), Reply: "inbox", Beat: &inventory.Beat{
+		l.received <- inventory.Received{At: time.Now(), Reply: "inbox", Beat: &inventory.Beat{
 			Node: "web1", Instance: "m", Boot: "b", Conn: inventory.Conn{Server: "web1", Client: 1}, NextIn: 1000, Leaving: true,
 		}}
 		synctest.Wait()
@@ -535,7 +548,7 @@ func TestLeavingNodeIsToldHowFarItIsWhenThatChangesAndNotOtherwise(t *testing.T)
 			l.ends(kick.Result{Node: "lb1", Action: "reload", Run: k.ID, Outcome: kick.Succeeded, Applied: map[string]kick.Revision{"web": revision()}})
 		}
 		succeeds()
-		l.heard <- inventory.Received{At: time.Now(), Reply: "inbox", Beat: &inventory.Beat{
+		l.received <- inventory.Received{At: time.Now(), Reply: "inbox", Beat: &inventory.Beat{
 			Node: "web2", Instance: "m", Boot: "b", Conn: inventory.Conn{Server: "web2", Client: 1}, Facts: inventory.Facts{"role": "web"}.Digest(),
 			Ready: true, NextIn: 1000, Leaving: true,
 		}}
@@ -555,7 +568,7 @@ func TestLeavingNodeIsToldHowFarItIsWhenThatChangesAndNotOtherwise(t *testing.T)
 // unbudgeted is a configuration in which only in_flight bounds the runs of lb.
 func unbudgeted() Config {
 	cfg := patient()
-	cfg.Roles = []RoleConfig{{Name: "lb", Budget: "100%"}}
+	cfg.Roles = []membership.RoleConfig{{Name: "lb", Budget: "100%"}}
 	return cfg
 }
 
@@ -611,7 +624,7 @@ func TestControllerStopsWhateverIsOnItsWay(t *testing.T) {
 // oneAtATime is two balancers that may run one at a time, and what the first of them says of itself.
 func oneAtATime(t *testing.T, lb1 kick.Status, story func(l *loop)) {
 	cfg := patient()
-	cfg.Roles = []RoleConfig{{Name: "lb", Budget: "1"}}
+	cfg.Roles = []membership.RoleConfig{{Name: "lb", Budget: "1"}}
 	inLoop(t, cfg, func(l *loop) {
 		l.says("web1", "web", kick.Status{})
 		l.says("lb1", "lb", lb1)
@@ -652,7 +665,7 @@ func (l *loop) returns(name, role string, status kick.Status) {
 
 func TestRunOnANodeThatIsGoneKeepsItsPlaceUntilItsDeadline(t *testing.T) {
 	oneGone(t, func(l *loop, k kick.Kick) {
-		want := api.Gate{Name: api.GateBudget, Why: "something runs on 1 of 2 nodes of role lb (on lb1 perhaps: not heard any more), as many as its budget 1 allows"}
+		want := api.Gate{Name: api.GateBudget, Why: "runs on 1 of 2 nodes of role lb (perhaps on lb1, which is gone), as many as its budget 1 allows"}
 		if v := l.View(); len(v.Verdicts) != 1 || len(v.Verdicts[0].Gates) != 1 || v.Verdicts[0].Gates[0] != want {
 			t.Errorf("the verdicts are %+v, want lb2 to wait for %+v", v.Verdicts, want)
 		}
@@ -792,14 +805,14 @@ func TestEndlessChurnLeavesNothing(t *testing.T) {
 		}
 		synctest.Wait()
 		for what, n := range map[string]int{
-			"actions of": len(l.byNode), "memories": len(l.memories), "flights": len(l.flights), "leaving": len(l.leaving),
+			"actions": len(l.fleet.actions), "retries": len(l.fleet.retries), "flights": len(l.fleet.flights), "leaving": len(l.leaving),
 		} {
 			if n != 0 {
 				t.Errorf("%s: %d are left", what, n)
 			}
 		}
-		if len(l.Controller.status) != 1 || len(l.roles.byName) > 2_000 || len(l.journal.events) > 2*keepEvents {
-			t.Errorf("%d statuses, %d roles, %d events are kept", len(l.Controller.status), len(l.roles.byName), len(l.journal.events))
+		if len(l.fleet.status) != 1 || len(l.table.Roles()) > 2_000 || len(l.journal.events) > 2*keepEvents {
+			t.Errorf("%d statuses, %d roles, %d events are kept", len(l.fleet.status), len(l.table.Roles()), len(l.journal.events))
 		}
 	})
 }
@@ -816,7 +829,7 @@ func TestOneNodeCannotFillTheMemory(t *testing.T) {
 		time.Sleep(2 * tidyEvery)
 		l.says("mad", "mad", kick.Status{})
 		synctest.Wait()
-		if n := len(l.memories); n > 1 {
+		if n := len(l.fleet.retries); n > 1 {
 			t.Errorf("%d actions are remembered of one node that has one", n)
 		}
 	})
@@ -858,9 +871,9 @@ func TestEachChangeOfANodeIsToldOnce(t *testing.T) {
 		{is(inventory.Alive), is(inventory.Suspect), api.EventSuspect, "node web1 is suspect: for a reason"},
 		{is(inventory.Suspect), is(inventory.Suspect), "", ""},
 		{is(inventory.Suspect), is(inventory.Alive), api.EventBack, "node web1 is back"},
-		{is(inventory.Alive), is(inventory.Restarting), api.EventRestarting, "node web1 is back soon: its agent stopped"},
+		{is(inventory.Alive), is(inventory.Restarting), api.EventRestarting, "node web1 is restarting: its agent stopped"},
 		{is(inventory.Restarting), is(inventory.Alive), api.EventBack, "node web1 is back"},
-		{is(inventory.Alive), is(inventory.Left), api.EventLeft, "node web1 said goodbye"},
+		{is(inventory.Alive), is(inventory.Left), api.EventLeft, "node web1 left"},
 		{is(inventory.Left), is(inventory.Alive), api.EventBack, "node web1 is back"},
 		{is(inventory.Suspect), is(inventory.Alive, boots), api.EventReplaced, "node web1 was replaced: for a reason"},
 		{is(inventory.Alive), is(inventory.Alive, another), api.EventReplaced, "node web1 was replaced: for a reason"},
@@ -868,7 +881,7 @@ func TestEachChangeOfANodeIsToldOnce(t *testing.T) {
 		{is(inventory.Left), nil, "", ""},
 	} {
 		told := &Controller{journal: newJournal(), log: silent}
-		told.tell(inventory.Change{Before: c.before, After: c.after, Why: "for a reason"}, noon)
+		told.recordChange(inventory.Change{Before: c.before, After: c.after, Why: "for a reason"}, noon)
 		want := []api.Event{{Seq: 1, Time: noon, Kind: c.kind, Node: "web1", Text: c.text}}
 		if c.kind == "" {
 			want = nil

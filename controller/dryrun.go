@@ -24,7 +24,7 @@ func (c *Controller) Plan(ctx context.Context, cfg Config) (p api.Plan, err erro
 	return p, err
 }
 
-// dryRun takes the first turn of a copy of this controller under another configuration, without carrying anything out.
+// dryRun compares with the first turn of a copy of this controller under another configuration. The copy carries nothing out.
 func (c *Controller) dryRun(cfg Config, now time.Time) (api.Plan, error) {
 	if !c.listening.sync.Open {
 		return api.Plan{}, fmt.Errorf("plan: %w: %s", api.ErrNotSynced, c.listening.sync.Why)
@@ -33,10 +33,18 @@ func (c *Controller) dryRun(cfg Config, now time.Time) (api.Plan, error) {
 	if err != nil {
 		return api.Plan{}, err
 	}
-	next.table.Recover(next.inv.Snapshot(), next.reports(), now)
-	next.publish(now)
-	next.track(now)
-	return compare(c.View(), plan.Make(next.situation(), now), next.viewRoles()), nil
+	verdicts := next.firstTurn(now)
+	return compare(c.View(), verdicts, next.viewRoles()), nil
+}
+
+// firstTurn is the verdicts of a copy's first turn.
+func (c *Controller) firstTurn(now time.Time) []api.Verdict {
+	if c.listening.sync.Open {
+		c.table.Recover(c.inv.Snapshot(), c.reports(), now)
+		c.publish(now)
+	}
+	c.track(now)
+	return plan.Make(c.situation(), now)
 }
 
 // compare is what differs between a view and the verdicts and roles of a dry run.

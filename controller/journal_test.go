@@ -3,7 +3,6 @@ package controller
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -12,8 +11,6 @@ import (
 	"kicker/controller/api"
 	"kicker/kick"
 )
-
-var silent = slog.New(slog.DiscardHandler)
 
 func TestJournalKeepsTheLastOfEach(t *testing.T) {
 	j := newJournal()
@@ -121,7 +118,7 @@ func TestRunOfAFormerControllerIsTakenUp(t *testing.T) {
 func TestRefusalsMakeAnEventASecondAtMost(t *testing.T) {
 	j := newJournal()
 	for i := range 10_000 {
-		j.refuse(errors.New("garbage"), in(time.Duration(i)*time.Millisecond), silent)
+		j.invalid(errors.New("garbage"), in(time.Duration(i)*time.Millisecond), silent)
 	}
 	if j.counts.InvalidMessages != 10_000 || len(j.events) != 10 {
 		t.Errorf("10 000 refusals in 10 s: %d counted, %d events; want all and 10", j.counts.InvalidMessages, len(j.events))
@@ -154,7 +151,7 @@ func TestEventsSpeakOfOneAsOne(t *testing.T) {
 			texts = append(texts, e.Text)
 		}
 		all := strings.Join(texts, "\n")
-		for _, want := range []string{"s: 1 node heard", "role web has 1 member"} {
+		for _, want := range []string{"s with 1 node", "role web: 1 member"} {
 			if !strings.Contains(all+"\n", want+"\n") {
 				t.Errorf("no event says %q:\n%s", want, all)
 			}

@@ -6,27 +6,64 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"kicker/controller/api"
 	"kicker/inventory"
 	"kicker/kick"
 )
 
-// asked is a controller whose role web is held, six of ten being lost, and which lb1 to lb3 depend on.
-func asked(t *testing.T) *Controller {
+// losesSix plays a role web of ten members, of which six die at once, and some dependents. Then probe answers for the dependents.
+func losesSix(t *testing.T, dependents int, probe func(node string, targets []string) ([]string, error), story func(l *loop)) {
 	t.Helper()
-	c, err := New(DefaultConfig(), "me", inventory.New(), Bus{
-		Probe: func(context.Context, string, []string) ([]string, error) { return nil, errors.New("no answer") },
-	}, silent)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.roles = held(t).roles
-	return c
+	inLoop(t, patient(), func(l *loop) {
+		l.reaches = probe
+		beat := func(from, to int) {
+			for i := from; i < to; i++ {
+				l.reports(fmt.Sprint("web", i), inventory.Facts{"role": "web", "ipaddress": fmt.Sprint("10.0.0.", i), "port": 8080.0}, kick.Status{})
+			}
+		}
+		beat(0, 10)
+		ctx, stop := context.WithCancel(context.Background())
+		defer stop()
+		go func() { // whatever else happens, those that stay alive report every second
+			for {
+				beat(6, 10)
+				for i := range dependents {
+					l.says(fmt.Sprint("lb", i), "lb", reload())
+				}
+				select {
+				case <-ctx.Done():
+					return
+				case <-time.After(time.Second):
+				}
+			}
+		}()
+		l.sync(t)
+		beat(0, 6)
+		time.Sleep(time.Second)
+		for i := range 6 {
+			l.closes(fmt.Sprint("web", i))
+		}
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		if l.web().Held == nil {
+			t.Fatal("nothing is held")
+		}
+		story(l)
+	})
 }
 
-func TestLastOpinionOfARoundDecides(t *testing.T) {
+func (l *loop) web() api.Role {
+	synctest.Wait()
+	roles := l.View().Roles
+	return roles[slices.IndexFunc(roles, func(r api.Role) bool { return r.Name == "web" })]
+}
+
+func TestLastAnswerOfAProbeDecides(t *testing.T) {
 	type answer struct {
 		reached []string
 		err     error
@@ -36,157 +73,84 @@ func TestLastOpinionOfARoundDecides(t *testing.T) {
 	for _, c := range []struct {
 		claim    string
 		answers  []answer
-		given    func(*Controller)
-		released bool
-		opinion  string
+		accepted bool
+		text     string
 	}{
-		{"all agree", []answer{none, none}, nil, true, "lb1, lb2 can't reach them either"},
-		{"who is silent is not counted", []answer{none, silence}, nil, true, "lb1 can't reach them either"},
-		{"nobody answers", []answer{silence, silence}, nil, false, "2 dependents asked, and none answered"},
-		{"one disagrees", []answer{none, reaches}, nil, false, "lb2 reaches 10.0.0.3:8080: it is our link that died"},
-		{"nothing would be left", []answer{none, none}, func(c *Controller) {
-			for i := 6; i < 10; i++ {
-				_ = c.roles.move(serving(fmt.Sprint("web", i), inventory.Facts{"role": "web"}), nil, noon)
-			}
-			h := c.roles.byName["web"].guard.hold
-			published(c.roles)
-			if c.roles.byName["web"].guard.hold != h {
-				t.Error("the hold is another one")
-			}
-		}, false, "lb1, lb2 can't reach them either, but nothing would be left: an operator has to say that this is true"},
-		{"nothing that is not suspect would be left", []answer{none, none}, func(c *Controller) {
-			for i := 6; i < 10; i++ {
-				was := serving(fmt.Sprint("web", i), inventory.Facts{"role": "web"})
-				is := *was
-				is.Life = inventory.Suspect
-				_ = c.roles.move(was, &is, noon)
-			}
-		}, false, "lb1, lb2 can't reach them either, but nothing would be left: an operator has to say that this is true"},
+		{"all agree", []answer{none, none}, true, "role web: the loss of 6 members is accepted: lb0, lb1 cannot reach them either"},
+		{"a dependent that is silent does not count", []answer{none, silence}, true, "role web: the loss of 6 members is accepted: lb0 cannot reach them either"},
+		{"none answers", []answer{silence, silence}, false, "role web: removals are still held: 2 dependents asked, none answered"},
+		{"one disagrees", []answer{none, reaches}, false,
+			"role web: removals are still held: lb1 reaches 10.0.0.3:8080 and the controller does not: the network between them is broken"},
 	} {
 		t.Run(c.claim, func(t *testing.T) {
-			ctl := asked(t)
-			r := ctl.roles.byName["web"]
-			if c.given != nil {
-				c.given(ctl)
+			answer := func(node string, _ []string) ([]string, error) {
+				time.Sleep(time.Duration(node[2]-'0') * time.Second) // one after the other
+				a := c.answers[node[2]-'0']
+				return a.reached, a.err
 			}
-			round := &opinions{hold: r.guard.hold, asked: sortedKeys(r.guard.missing), waiting: len(c.answers)}
-			h, missing := r.guard.hold, len(r.guard.missing)
-			for i, a := range c.answers {
-				if len(r.guard.missing) != missing || h.opinion != "" {
-					t.Fatalf("decided after %d of %d answers", i, len(c.answers))
+			losesSix(t, len(c.answers), answer, func(l *loop) {
+				time.Sleep(3*time.Minute - 3*time.Second)
+				if l.web().Held == nil || l.web().Held.Probe != "" {
+					t.Fatalf("before the last answer the hold is %+v", l.web().Held)
 				}
-				ctl.opinion("web", round, fmt.Sprint("lb", i+1), a.reached, a.err, noon)
-			}
-			if released := r.guard.hold == nil && len(r.guard.missing) == 0; released != c.released || h.opinion != c.opinion {
-				t.Errorf("released: %t (%q), want %t (%q)", released, h.opinion, c.released, c.opinion)
-			}
+				time.Sleep(5 * time.Second)
+				if accepted := l.web().Held == nil; accepted != c.accepted {
+					t.Errorf("accepted: %t, want %t", accepted, c.accepted)
+				}
+				events := l.View().Events
+				if !slices.ContainsFunc(events, func(e api.Event) bool { return e.Text == c.text }) {
+					t.Errorf("no event says %q", c.text)
+				}
+			})
 		})
 	}
 }
 
-func TestOpinionOnSomeOfTheLostDecidesNothingOnOthers(t *testing.T) {
-	c := asked(t)
-	r := c.roles.byName["web"]
-	round := &opinions{hold: r.guard.hold, asked: sortedKeys(r.guard.missing), waiting: 1}
-	_ = c.roles.move(serving("web6", inventory.Facts{"role": "web"}), nil, noon)
-	c.opinion("web", round, "lb1", nil, nil, in(time.Minute))
-	if r.guard.hold == nil || len(r.guard.missing) != 7 {
-		t.Fatal("the loss of one that nobody was asked about was believed")
+func TestProbesAreAskedTwiceAMinuteByTheLeader(t *testing.T) {
+	var mu sync.Mutex
+	asked := map[string]int{}
+	count := func(node string, targets []string) ([]string, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		asked[node]++
+		if len(targets) != 6 || !slices.Contains(targets, "10.0.0.3:8080") {
+			t.Errorf("%s is asked about %q, want the six lost members", node, targets)
+		}
+		return nil, errors.New("no answer")
 	}
-	if r.guard.hold.ask.After(in(time.Minute)) {
-		t.Errorf("they are asked about it %s, want at once", r.guard.hold.ask)
-	}
+	losesSix(t, 2*maxProbers, count, func(l *loop) {
+		time.Sleep(4*time.Minute + 10*time.Second)
+		synctest.Wait()
+		if got := fmt.Sprint(asked); got != "map[lb0:3 lb1:3 lb2:3 lb3:3 lb4:3]" {
+			t.Errorf("in the minute after the first three the probes were %s, want five dependents every 30 s", got)
+		}
+	})
 }
 
-func TestOpinionOnAHoldThatEndedMeanwhileIsNothing(t *testing.T) {
-	c := asked(t)
-	r := c.roles.byName["web"]
-	round := &opinions{hold: r.guard.hold, asked: []string{"web9"}, waiting: 1}
-	r.guard.accept(noon, 4)
-	r.guard.lost("web9", loss{at: noon})
-	events := c.journal.seq
-	c.opinion("web", round, "lb1", nil, nil, noon)
-	if len(r.guard.missing) != 1 || c.journal.seq != events {
-		t.Error("an opinion on a former hold decided on a new loss")
-	}
-	delete(c.roles.byName, "web")
-	round.waiting = 1
-	c.opinion("web", round, "lb1", nil, nil, noon)
-}
-
-func TestAddressesOfTheLost(t *testing.T) {
-	var g guard
-	for i := range 2 * inventory.MaxTargets {
-		g.lost(fmt.Sprintf("a%03d", i), loss{facts: inventory.Facts{"ipaddress": fmt.Sprintf("10.0.0.%d", i), "port": 80.0}})
-	}
-	if got := g.addresses(); len(got) != inventory.MaxTargets {
-		t.Errorf("%d are asked about at once, want %d", len(got), inventory.MaxTargets)
-	}
-	g = guard{}
-	g.lost("b", loss{facts: inventory.Facts{"ipaddress": "fd00::1", "port": "8080"}})
-	g.lost("c", loss{facts: inventory.Facts{"ipaddress": "10.0.0.1"}})
-	g.lost("d", loss{member: kick.Member{Facts: map[string]any{"ipaddress": "10.0.0.2", "port": 80.0}}}) // of a former controller
-	if got, want := g.addresses(), []string{"[fd00::1]:8080", "10.0.0.2:80"}; !slices.Equal(got, want) {
-		t.Errorf("the addresses are %q, want %q", got, want)
-	}
-}
-
-func TestWhoIsLostIsNoWitness(t *testing.T) {
+func TestProbersAreAliveAndNotLost(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
-		beat := func() {
+		var probers string
+		beat := func(ready bool) {
 			for i := range 4 {
 				l.says(fmt.Sprint("peer", i), "web", reload())
 			}
 			l.says("lb1", "lb", reload())
 		}
-		beat()
+		beat(true)
 		l.sync(t)
-		beat()
-		l.kicked()
-		r := l.roles.byName["web"]
-		r.guard.lost("peer1", loss{at: time.Now()}) // it is alive, and not ready any more
+		beat(true)
+		for _, k := range l.kicked() {
+			l.ends(success(k))
+		}
+		l.says("peer1", "db", reload()) // alive, and no longer what it was
 		l.closes("peer2")
-		l.kicked()
-		if got := strings.Join(l.witnesses(r), " "); got != "lb1 peer0 peer3" {
-			t.Errorf("the witnesses are %q, want all but the lost peer1 and the suspect peer2", got)
+		synctest.Wait()
+		_ = l.inLoop(context.Background(), func(context.Context, time.Time) bool {
+			probers = strings.Join(l.probers(l.table.Role("web")), " ")
+			return false
+		})
+		if probers != "lb1 peer0 peer3" {
+			t.Errorf("the probers are %q, want all but the lost peer1 and the suspect peer2", probers)
 		}
 	})
-}
-
-func TestOpinionsAreSoughtTwiceAMinuteByWhoLeadsAndKnowsTheRole(t *testing.T) {
-	for _, c := range []struct {
-		claim  string
-		given  func(*Controller)
-		sought bool
-	}{
-		{"it leads", func(*Controller) {}, true},
-		{"another one leads", func(c *Controller) { c.rival.id = "z" }, false},
-		{"the role is not accounted for", func(c *Controller) { c.roles.byName["web"].gate.open = false }, false},
-	} {
-		t.Run(c.claim, func(t *testing.T) {
-			ctl := asked(t)
-			h := ctl.roles.byName["web"].guard.hold
-			c.given(ctl)
-			now := h.ask
-			ctl.seekOpinions(t.Context(), now)
-			if sought := h.opinion != ""; sought != c.sought || sought && h.ask != now.Add(30*time.Second) {
-				t.Errorf("sought: %t, again %s; want %t, and every 30 s", sought, h.ask, c.sought)
-			}
-		})
-	}
-}
-
-func TestFewDependentsAreWitnessesEachOnce(t *testing.T) {
-	c := asked(t)
-	for i := range 2 * witnesses {
-		name := fmt.Sprint("lb", i)
-		hears(t, c, name, true)
-		c.byNode[name] = []*action{
-			{node: name, name: "reload", needs: needing(c.roles, "web")}, {node: name, name: "restart", needs: needing(c.roles, "web")},
-		}
-	}
-	c.actions = nil
-	if got := fmt.Sprint(c.witnesses(c.roles.byName["web"])); got != "[lb0 lb1 lb2 lb3 lb4]" {
-		t.Errorf("the witnesses are %s, want five nodes", got)
-	}
 }
