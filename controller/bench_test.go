@@ -24,7 +24,7 @@ func newBench(b *testing.B) (c *Controller, beat func(i, epoch int) inventory.Re
 	role := func(i int) string { return fmt.Sprintf("role%d", i%benchRoles) }
 	c, err := New(DefaultConfig(), "bench", inventory.New(), Bus{
 		Send: func(context.Context, kick.Kick) (kick.Reply, error) {
-			b.Error("all is applied, and somebody was kicked")
+			b.Error("all is applied, and a node was kicked")
 			return kick.Reply{}, nil
 		},
 		Ask: func(string, string) {}, RequestReports: func(time.Duration) {}, Beacon: func(string, int64, time.Duration) {},

@@ -10,7 +10,7 @@ import (
 	"kicker/kick"
 )
 
-func TestConflictIsToldOnceAndShownForAsLongAsItLasts(t *testing.T) {
+func TestNameConflictIsRecordedOnceAndShownWhileItLasts(t *testing.T) {
 	cfg := DefaultConfig()
 	cfg.GoneAfter = time.Minute
 	inLoop(t, cfg, func(l *loop) {
@@ -37,12 +37,12 @@ func TestConflictIsToldOnceAndShownForAsLongAsItLasts(t *testing.T) {
 		if n := v.Counts.Events; n[api.EventConflictBegan] != 1 || n[api.EventInvalidMessage] != 0 || v.Counts.InvalidMessages != 90 {
 			t.Errorf("the events are %v, and %d messages were refused; want one conflict, and 90", n, v.Counts.InvalidMessages)
 		}
-		l.deaf.Store(true)
+		l.mute.Store(true)
 		time.Sleep(2 * time.Minute)
-		l.deaf.Store(false)
+		l.mute.Store(false)
 		beats(30, "m2")
 		if v := l.View(); len(v.Conflicts) != 1 || v.Counts.Events[api.EventConflictBegan] != 1 {
-			t.Errorf("after it heard nobody for a while the conflicts are %+v, and the events %v; want what there was before", v.Conflicts, v.Counts.Events)
+			t.Errorf("after a time without messages the conflicts are %+v, and the events %v; want what there was before", v.Conflicts, v.Counts.Events)
 		}
 		beats(50, "")
 		if len(l.View().Conflicts) != 1 {
@@ -50,7 +50,7 @@ func TestConflictIsToldOnceAndShownForAsLongAsItLasts(t *testing.T) {
 		}
 		beats(20, "")
 		if v := l.View(); len(v.Conflicts) != 0 || v.Counts.Events[api.EventConflictEnded] != 1 {
-			t.Errorf("when one machine is heard the conflicts are %+v, and the events %v; want it over", v.Conflicts, v.Counts.Events)
+			t.Errorf("when one machine reports the conflicts are %+v, and the events %v; want it over", v.Conflicts, v.Counts.Events)
 		}
 	})
 }

@@ -30,23 +30,23 @@ func in(d time.Duration) time.Time  { return noon.Add(d) }
 
 var silent = slog.New(slog.DiscardHandler)
 
-// loop is a controller whose nodes are the test: it says what is heard, and answers the kicks.
+// loop is a controller whose nodes are the test: it reports for them, and answers the kicks.
 type loop struct {
 	*Controller
 	received chan inventory.Received
 	results  chan kick.Result
-	deaf     atomic.Bool
+	mute     atomic.Bool  // no canary comes back
 	sending  atomic.Int64 // kicks under way
 	conns    uint64       // a node that was gone is back over another connection
 
 	mu      sync.Mutex
 	kicks   []kick.Kick
 	rolls   int
-	told    []inventory.LeaveStatus
+	leavers []inventory.LeaveStatus                              // answers to nodes that leave
 	asked   []string                                             // "beat web1"
 	beacons []int64                                              // their epochs
 	rosters map[string][]kick.Member                             // by holder; none: the holder does not answer
-	reaches func(node string, others []string) ([]string, error) // nil: nobody answers
+	reaches func(node string, others []string) ([]string, error) // nil: none answers
 	answer  func(context.Context, kick.Kick) (kick.Reply, error) // nil: accepted
 }
 
@@ -59,7 +59,7 @@ func inLoop(t *testing.T, cfg Config, story func(*loop)) {
 			Send: l.send, Roster: l.roster, Probe: l.reach, Ask: func(node, do string) { l.asked = append(l.asked, do+" "+node) },
 			Beacon:         func(_ string, epoch int64, _ time.Duration) { l.beacons = append(l.beacons, epoch) },
 			RequestReports: func(time.Duration) { l.rolls++ },
-			TellLeaving:    func(_ string, f inventory.LeaveStatus) { l.told = append(l.told, f) },
+			TellLeaving:    func(_ string, f inventory.LeaveStatus) { l.leavers = append(l.leavers, f) },
 		}, silent)
 		if err != nil {
 			t.Fatal(err)
@@ -82,14 +82,14 @@ func inLoop(t *testing.T, cfg Config, story func(*loop)) {
 	})
 }
 
-// canaries come back as long as the listener is not deaf.
+// canaries come back unless the bus is mute.
 func (l *loop) canaries(ctx context.Context) {
 	for tick := time.Tick(inventory.CanaryEvery); ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick:
-			if !l.deaf.Load() {
+			if !l.mute.Load() {
 				l.received <- inventory.Received{At: time.Now(), Canary: true}
 			}
 		}
@@ -143,14 +143,14 @@ func (l *loop) kicked() []kick.Kick {
 	return l.kicks
 }
 
-// ends is the message that says how a run ended, after all that was heard.
+// ends is the message that says how a run ended, after all that was received.
 func (l *loop) ends(res kick.Result) {
 	synctest.Wait()
 	l.results <- res
 	synctest.Wait()
 }
 
-// passes lets time go by, in which nobody but web1 beats.
+// passes lets time go by, in which only web1 beats.
 func (l *loop) passes(d time.Duration) {
 	time.Sleep(d)
 	l.says("web1", "web", kick.Status{})
@@ -195,16 +195,16 @@ func reload(changes ...func(*kick.ActionStatus)) kick.Status {
 	return kick.Status{Actions: []kick.ActionStatus{a}}
 }
 
-func TestKickThatIsNotAcceptedIsTriedAgainAtABoundedRate(t *testing.T) {
+func TestRejectedKickIsRetriedAtABoundedRate(t *testing.T) {
 	for _, ordered := range []bool{false, true} {
 		for claim, c := range map[string]struct {
 			answer func(context.Context, kick.Kick) (kick.Reply, error)
 			most   int // in ten minutes
 		}{
-			"busy":     {replying(kick.Busy), 10*60 + 1},
-			"disabled": {replying(kick.Disabled), 10},
-			"made up":  {replying("made up"), 10},
-			"nobody":   {func(context.Context, kick.Kick) (kick.Reply, error) { return kick.Reply{}, nats.ErrNoResponders }, 10*60 + 1},
+			"busy":       {replying(kick.Busy), 10*60 + 1},
+			"disabled":   {replying(kick.Disabled), 10},
+			"made up":    {replying("made up"), 10},
+			"unanswered": {func(context.Context, kick.Kick) (kick.Reply, error) { return kick.Reply{}, nats.ErrNoResponders }, 10*60 + 1},
 		} {
 			t.Run(fmt.Sprintf("%s, ordered %t", claim, ordered), func(t *testing.T) {
 				inLoop(t, patient(), func(l *loop) {
@@ -234,7 +234,7 @@ func replying(a kick.Answer) func(context.Context, kick.Kick) (kick.Reply, error
 	}
 }
 
-func TestEndWaitsForTheKicksThatAreUnderWay(t *testing.T) {
+func TestRunWaitsForTheKicksThatItSent(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		l.answer = func(ctx context.Context, k kick.Kick) (kick.Reply, error) {
 			<-ctx.Done()
@@ -250,7 +250,7 @@ func TestEndWaitsForTheKicksThatAreUnderWay(t *testing.T) {
 	})
 }
 
-func TestWhatFailedAndIsNeededAgainIsNotTriedSoonerForWhatWasNeededMeanwhile(t *testing.T) {
+func TestRetryKeepsItsBackoffWhenOthersIntervene(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		l.says("web1", "web", kick.Status{})
 		l.says("lb1", "lb", reload())
@@ -294,7 +294,7 @@ func TestWhatFailedAndIsNeededAgainIsNotTriedSoonerForWhatWasNeededMeanwhile(t *
 	})
 }
 
-func TestDryRunChangesNothing(t *testing.T) {
+func TestDryRunOfAnOrderChangesNothing(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		l.answer = replying(kick.Disabled)
 		l.says("web1", "web", kick.Status{})
@@ -312,7 +312,7 @@ func TestDryRunChangesNothing(t *testing.T) {
 	})
 }
 
-func TestOrderThatCannotBeCarriedOutIsRefused(t *testing.T) {
+func TestImpossibleOrderIsRejected(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		if _, err := l.Kick(context.Background(), api.KickOrder{Object: "node/lb1"}); !errors.Is(err, api.ErrNotSynced) {
 			t.Errorf("before it is synced: %v", err)
@@ -321,7 +321,7 @@ func TestOrderThatCannotBeCarriedOutIsRefused(t *testing.T) {
 		l.says("lb1", "lb", reload())
 		l.sync(t)
 		for _, o := range []api.KickOrder{
-			{Object: "node/nobody"}, {Object: "role/nobody"}, {Object: "lb1"}, {Object: "node/web1"}, {Object: "node/lb1", Action: "other"},
+			{Object: "node/none"}, {Object: "role/none"}, {Object: "lb1"}, {Object: "node/web1"}, {Object: "node/lb1", Action: "other"},
 		} {
 			if _, err := l.Kick(context.Background(), o); !errors.Is(err, api.ErrNotFound) {
 				t.Errorf("%+v: %v, want not found", o, err)
@@ -330,7 +330,7 @@ func TestOrderThatCannotBeCarriedOutIsRefused(t *testing.T) {
 	})
 }
 
-func TestHeartbeatThatCannotBeUnderstoodInPartKeepsWhatWasKnown(t *testing.T) {
+func TestPartlyInvalidHeartbeatKeepsWhatWasKnown(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		l.says("web1", "web", kick.Status{})
 		applied := map[string]kick.Revision{"web": {Epoch: 1, N: 1, Hash: "1-old"}}
@@ -353,7 +353,7 @@ func TestHeartbeatThatCannotBeUnderstoodInPartKeepsWhatWasKnown(t *testing.T) {
 	})
 }
 
-func TestResultOfARunThatNobodyAskedForIsNotBelieved(t *testing.T) {
+func TestResultOfAnUnknownRunIsIgnored(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		l.says("web1", "web", kick.Status{})
 		l.sync(t)
@@ -376,7 +376,7 @@ func success(k kick.Kick) kick.Result {
 	}
 }
 
-func TestRunIsOverWhenTheFirstOfMessageAndHeartbeatSaysSo(t *testing.T) {
+func TestFirstReportOfAnEndEndsTheRun(t *testing.T) {
 	heartbeat := func(l *loop, k kick.Kick) {
 		l.says("lb1", "lb", reload(func(a *kick.ActionStatus) {
 			a.Applied = map[string]kick.Revision{"web": k.Needs[0].Revision}
@@ -410,7 +410,7 @@ func TestRunIsOverWhenTheFirstOfMessageAndHeartbeatSaysSo(t *testing.T) {
 	}
 }
 
-func TestReplyThatComesAfterTheEndIsNoSecondRun(t *testing.T) {
+func TestReplyAfterTheEndIsNoSecondRun(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		l.answer = func(_ context.Context, k kick.Kick) (kick.Reply, error) {
 			l.results <- success(k)
@@ -429,7 +429,7 @@ func TestReplyThatComesAfterTheEndIsNoSecondRun(t *testing.T) {
 	})
 }
 
-func TestRunThatIsNotHeardOfByItsDeadlineIsLost(t *testing.T) {
+func TestRunWithoutAReportByItsDeadlineIsLost(t *testing.T) {
 	for claim, vanished := range map[string]bool{"its action is still there": false, "its action is not": true} {
 		t.Run(claim, func(t *testing.T) {
 			inLoop(t, patient(), func(l *loop) {
@@ -449,7 +449,7 @@ func TestRunThatIsNotHeardOfByItsDeadlineIsLost(t *testing.T) {
 	}
 }
 
-func TestKickWithoutAReplyIsTheSameKickAgain(t *testing.T) {
+func TestUnansweredKickIsSentAgainWithItsID(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		lost := 2
 		l.answer = func(_ context.Context, k kick.Kick) (kick.Reply, error) {
@@ -469,7 +469,7 @@ func TestKickWithoutAReplyIsTheSameKickAgain(t *testing.T) {
 	})
 }
 
-func TestBlindControllerKicksNobodyUntilItHasListenedAnew(t *testing.T) {
+func TestMissedMessagesStopKicksUntilNodesReport(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		l.says("web1", "web", kick.Status{})
 		l.sync(t)
@@ -478,7 +478,7 @@ func TestBlindControllerKicksNobodyUntilItHasListenedAnew(t *testing.T) {
 		l.says("lb1", "lb", reload())
 		synctest.Wait()
 		if s := l.View().Sync; s.Open {
-			t.Error("the sync gate is open right after it was blind")
+			t.Error("the sync gate is open right after messages were missed")
 		}
 		time.Sleep(3 * time.Second)
 		if n := len(l.kicked()); n != 0 {
@@ -508,12 +508,12 @@ func TestHigherEpochIsOutdone(t *testing.T) {
 		l.says("lb1", "lb", status)
 		synctest.Wait()
 		if got := l.View().Identity.Epoch; got != other+1 {
-			t.Errorf("its own epoch, heard back, made it %d", got)
+			t.Errorf("its own epoch, received back, made it %d", got)
 		}
 	})
 }
 
-func TestLateGoodbyeIsAnsweredAndRememberedByNobody(t *testing.T) {
+func TestLateLeaveIsNeitherAnsweredNorKept(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		conn := inventory.Conn{Server: "s", Client: 9}
 		l.received <- inventory.Received{At: time.Now(), Disconnect: &inventory.Disconnect{Conn: conn}}
@@ -526,13 +526,13 @@ func TestLateGoodbyeIsAnsweredAndRememberedByNobody(t *testing.T) {
 			Node: "web1", Instance: "m", Boot: "b", Conn: inventory.Conn{Server: "web1", Client: 1}, NextIn: 1000, Leaving: true,
 		}}
 		synctest.Wait()
-		if len(l.leaving) != 0 || len(l.told) != 0 {
-			t.Errorf("%d nodes are leaving, %d were answered", len(l.leaving), len(l.told))
+		if len(l.leaving) != 0 || len(l.leavers) != 0 {
+			t.Errorf("%d nodes are leaving, %d were answered", len(l.leaving), len(l.leavers))
 		}
 	})
 }
 
-func TestLeavingNodeIsToldHowFarItIsWhenThatChangesAndNotOtherwise(t *testing.T) {
+func TestLeavingNodeIsAnsweredWhenItsStateChanges(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		l.says("web1", "web", kick.Status{})
 		l.says("web2", "web", kick.Status{})
@@ -559,8 +559,8 @@ func TestLeavingNodeIsToldHowFarItIsWhenThatChangesAndNotOtherwise(t *testing.T)
 		for range 10 {
 			l.passes(time.Second)
 		}
-		if len(l.told) != 2 || l.told[0].Released || fmt.Sprint(l.told[0].Waiting) != "[lb1/reload]" || !l.told[1].Released || len(l.told[1].Waiting) != 0 {
-			t.Errorf("web2 was told %+v, want once for whom it waits, and once that it is released", l.told)
+		if len(l.leavers) != 2 || l.leavers[0].Released || fmt.Sprint(l.leavers[0].Waiting) != "[lb1/reload]" || !l.leavers[1].Released || len(l.leavers[1].Waiting) != 0 {
+			t.Errorf("web2 was answered %+v, want once what it waits for, and once that it is released", l.leavers)
 		}
 	})
 }
@@ -574,7 +574,7 @@ func unbudgeted() Config {
 
 var atOnce = DefaultConfig().InFlight
 
-func TestAsManyRunsAsMayBeAreInProgress(t *testing.T) {
+func TestBudgetIsUsedFully(t *testing.T) {
 	inLoop(t, unbudgeted(), func(l *loop) {
 		l.says("web1", "web", kick.Status{})
 		for i := range 3 * atOnce {
@@ -594,7 +594,7 @@ func TestAsManyRunsAsMayBeAreInProgress(t *testing.T) {
 	})
 }
 
-func TestControllerStopsWhateverIsOnItsWay(t *testing.T) {
+func TestControllerStopsInAnySituation(t *testing.T) {
 	inLoop(t, unbudgeted(), func(l *loop) {
 		l.answer = func(ctx context.Context, _ kick.Kick) (kick.Reply, error) {
 			<-ctx.Done()
@@ -663,7 +663,7 @@ func (l *loop) returns(name, role string, status kick.Status) {
 	synctest.Wait()
 }
 
-func TestRunOnANodeThatIsGoneKeepsItsPlaceUntilItsDeadline(t *testing.T) {
+func TestRunOfAGoneNodeKeepsItsPlaceUntilItsDeadline(t *testing.T) {
 	oneGone(t, func(l *loop, k kick.Kick) {
 		want := api.Gate{Name: api.GateBudget, Why: "runs on 1 of 2 nodes of role lb (perhaps on lb1, which is gone), as many as its budget 1 allows"}
 		if v := l.View(); len(v.Verdicts) != 1 || len(v.Verdicts[0].Gates) != 1 || v.Verdicts[0].Gates[0] != want {
@@ -680,7 +680,7 @@ func TestRunOnANodeThatIsGoneKeepsItsPlaceUntilItsDeadline(t *testing.T) {
 	})
 }
 
-func TestNodeThatIsBackSaysWhatBecameOfItsRun(t *testing.T) {
+func TestReturningNodeReportsItsRun(t *testing.T) {
 	applied := func(k kick.Kick) kick.Status {
 		return reload(func(a *kick.ActionStatus) {
 			a.Applied = map[string]kick.Revision{"web": k.Needs[0].Revision}
@@ -720,7 +720,7 @@ func TestNodeThatIsBackSaysWhatBecameOfItsRun(t *testing.T) {
 		oneGone(t, func(l *loop, k kick.Kick) {
 			l.returns("lb1", "lb", reload())
 			if v := l.View(); v.Runs[0].Outcome != kick.Lost || len(l.kicked()) != 2 {
-				t.Errorf("%d kicks, and the run is %+v; want it lost, and somebody kicked", len(l.kicked()), v.Runs[0])
+				t.Errorf("%d kicks, and the run is %+v; want it lost, and a node kicked", len(l.kicked()), v.Runs[0])
 			}
 		})
 	})
@@ -734,7 +734,7 @@ func TestNodeThatIsBackSaysWhatBecameOfItsRun(t *testing.T) {
 	})
 }
 
-func TestRunOfAFormerControllerKeepsItsPlaceTooWhenItsNodeIsGone(t *testing.T) {
+func TestFormerControllersRunKeepsItsPlace(t *testing.T) {
 	runs := reload()
 	runs.Running = &kick.Running{Run: "former-1", Action: "reload"}
 	oneAtATime(t, runs, func(l *loop) {
@@ -768,7 +768,7 @@ func TestRunOnANodeWithoutActionsTakesAPlace(t *testing.T) {
 	})
 }
 
-func TestNodeThatComesAndGoesDoesNotEscapeItsBackoff(t *testing.T) {
+func TestFlappingNodeKeepsItsBackoff(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		l.answer = replying(kick.Disabled)
 		l.says("web1", "web", kick.Status{})
@@ -835,7 +835,7 @@ func TestOneNodeCannotFillTheMemory(t *testing.T) {
 	})
 }
 
-func TestWhoJoinsIsToldAsItIs(t *testing.T) {
+func TestJoinEventSaysWhetherTheNodeIsReady(t *testing.T) {
 	for want, n := range map[string]inventory.Node{
 		"":                               {Life: inventory.Alive, Ready: true},
 		", leaving":                      {Life: inventory.Left, Ready: true},
@@ -848,7 +848,7 @@ func TestWhoJoinsIsToldAsItIs(t *testing.T) {
 	}
 }
 
-func TestEachChangeOfANodeIsToldOnce(t *testing.T) {
+func TestEachChangeOfANodeIsOneEvent(t *testing.T) {
 	is := func(life inventory.Life, changes ...func(*inventory.Node)) *inventory.Node {
 		n := &inventory.Node{Name: "web1", Instance: "m", Boot: "b", Life: life, Ready: true}
 		for _, change := range changes {
@@ -880,13 +880,13 @@ func TestEachChangeOfANodeIsToldOnce(t *testing.T) {
 		{is(inventory.Suspect), nil, api.EventGone, "node web1 is gone: for a reason"},
 		{is(inventory.Left), nil, "", ""},
 	} {
-		told := &Controller{journal: newJournal(), log: silent}
-		told.recordChange(inventory.Change{Before: c.before, After: c.after, Why: "for a reason"}, noon)
+		c2 := &Controller{journal: newJournal(), log: silent}
+		c2.recordChange(inventory.Change{Before: c.before, After: c.after, Why: "for a reason"}, noon)
 		want := []api.Event{{Seq: 1, Time: noon, Kind: c.kind, Node: "web1", Text: c.text}}
 		if c.kind == "" {
 			want = nil
 		}
-		if diff := cmp.Diff(want, told.journal.events); diff != "" {
+		if diff := cmp.Diff(want, c2.journal.events); diff != "" {
 			t.Errorf("from %+v to %+v (-want +got):\n%s", c.before, c.after, diff)
 		}
 	}

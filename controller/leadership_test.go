@@ -315,7 +315,7 @@ func TestTakeoverRecoversFromWhatDependentsHold(t *testing.T) {
 			for _, m := range members[:4] {
 				l.says(m.Node, "web", kick.Status{})
 			}
-			l.says("lb1", "lb", reload(appliedBefore(members[:4]))) // the leader was told to accept the loss
+			l.says("lb1", "lb", reload(appliedBefore(members[:4]))) // an operator had the leader accept the loss
 			time.Sleep(time.Second)
 		}
 		l.mu.Lock()

@@ -66,7 +66,7 @@ func (w *smallWorld) config(when string) Config {
 			Name:        name,
 			Selector:    draw(w, name+" selector", "", "", "role="+name, "role=wbe", "env=prod"),
 			MemberFacts: draw(w, name+" member_facts", nil, []string{"port"}, []string{"port", "env"}),
-			DependsOn:   draw(w, name+" depends_on", nil, []string{"web"}, []string{"db", "env=prod"}, []string{"web same=env"}, []string{"nobody"}),
+			DependsOn:   draw(w, name+" depends_on", nil, []string{"web"}, []string{"db", "env=prod"}, []string{"web same=env"}, []string{"none"}),
 			MinMembers:  draw(w, name+" min_members", 0, 0, 2),
 			Budget:      draw[membership.Budget](w, name+" budget", "", "1", "100%"),
 			Mode:        draw(w, name+" mode", "", plan.ModeAct, plan.ModeObserve),
@@ -215,7 +215,7 @@ func TestSameConfigurationKeepsTheRoles(t *testing.T) {
 		w.passes(10 * time.Second)
 		w.lives()
 		w.passes(2 * time.Second) // losses that wait for others are published
-		w.passes(tidyEvery)       // else it has roles that nobody needs any more
+		w.passes(tidyEvery)       // otherwise it has roles that are no longer needed
 		next, err := w.with(w.cfg, w.now)
 		if err != nil {
 			t.Fatal(err)

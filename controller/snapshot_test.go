@@ -7,7 +7,7 @@ import (
 	"kicker/kick"
 )
 
-func TestDependentsAreShownAsTheNodesSayThemNow(t *testing.T) {
+func TestDependentsFollowTheNodesReports(t *testing.T) {
 	inLoop(t, DefaultConfig(), func(l *loop) {
 		needs := func(roles ...string) kick.Status {
 			return kick.Status{Actions: []kick.ActionStatus{{Name: "reload", DependsOn: roles}}}
