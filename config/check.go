@@ -250,7 +250,7 @@ func (k *checker) agent(a AgentConfig) {
 	}
 	k.ready(a.Ready)
 	k.actions(a)
-	k.oneOf("agent.goodbye", a.LeaveOnStop, LeaveAuto, LeaveAlways, LeaveNever)
+	k.oneOf("agent.leave_on_stop", a.LeaveOnStop, LeaveAuto, LeaveAlways, LeaveNever)
 }
 
 func (k *checker) ready(r ReadyConfig) {

@@ -84,7 +84,7 @@ func TestMistakesNamePlaceKeyAndRemedy(t *testing.T) {
 		{"no node name", "agent: {name: Web1}\n", `kicker.yaml:1: agent.name: name "Web1": 'W' is not allowed, only a-z 0-9 _ - and dots between`},
 		{"no cluster name", "cluster: _x\n", `kicker.yaml:1: cluster: name "_x": names that start with _ are reserved`},
 		{"no server", "agent: {server: ['a:b']}\n", `kicker.yaml:1: agent.server[0]: "a:b": port "b": want a number from 0 to 65535`},
-		{"no goodbye", "agent: {goodbye: maybe}\n", `kicker.yaml:1: agent.goodbye: "maybe": want auto, always, never`},
+		{"no goodbye", "agent: {leave_on_stop: maybe}\n", `kicker.yaml:1: agent.leave_on_stop: "maybe": want auto, always, never`},
 		{"no level", "log: {level: loud}\n", `kicker.yaml:1: log.level: "loud": want debug, info, warn, error`},
 		{"no bus", "bus: {url: 'http://a'}\n", `kicker.yaml:1: bus.url: "http://a": write nats://HOST:PORT or tls://HOST:PORT or ws://HOST:PORT or wss://HOST:PORT`},
 		{"a system account of the embedded bus", "bus: {system_url: 'nats://sys:secret@a'}\n", `kicker.yaml:1: bus.system_url: without bus.url there is no other NATS, and the embedded one needs none to tell which connections close: remove it, or set bus.url`},
