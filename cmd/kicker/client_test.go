@@ -114,18 +114,19 @@ func cliReference(root *cobra.Command) string {
 	var b strings.Builder
 	b.WriteString(`# The command line
 
-Made from the program itself. Data goes to stdout, all else to stderr. Objects are always ` + "`node/N` and `role/R`" + `.
+` + "`kicker COMMAND --help`" + ` prints the same texts. Data goes to stdout, everything else to stderr. Write objects as
+` + "`node/N` or `role/R`" + `.
 
 | exit code | meaning |
 |---|---|
-| 0 | ok |
-| 1 | failed |
-| 2 | usage |
-| 3 | the controller is unreachable, refuses the token, or is not synced |
-| 4 | nothing found, with ` + "`--fail-empty`" + ` |
-| 5 | timed out |
+| 0 | success |
+| 1 | failure, or ` + "`--check`" + ` found something |
+| 2 | wrong usage |
+| 3 | the controller does not answer, rejects the token, or is not synced |
+| 4 | no result, with ` + "`--fail-empty`" + ` |
+| 5 | timeout |
 
-Every command takes these:
+Every command has this flag:
 
 ` + flagTable(root.PersistentFlags()))
 	describe(&b, root)

@@ -118,14 +118,14 @@ func TestConfiguredSystemAccountIsHeardOrRefused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if b.where != "nats://"+s.Addr().String() {
+		if b.where != "nats://xxxxx@"+s.Addr().String() {
 			t.Errorf("the bus is shown as %s, want it without user and password", b.where)
 		}
 		closed = make(chan inventory.Conn, 100)
 		stop, err = b.closings(func(server string, client uint64, _ string) { closed <- inventory.Conn{Server: server, Client: client} }, func(string) {})
 		return closed, stop, err
 	}
-	if _, _, err := open("nats://sys:wrong@" + s.Addr().String()); err == nil || !strings.HasPrefix(err.Error(), "bus.system_url: nats://127.0.0.1:") {
+	if _, _, err := open("nats://sys:wrong@" + s.Addr().String()); err == nil || !strings.HasPrefix(err.Error(), "bus.system_url: nats://xxxxx@127.0.0.1:") {
 		t.Errorf("a wrong password: %v, want an error that names key and place", err)
 	}
 	_, stop, err := open("")

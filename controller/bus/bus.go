@@ -10,6 +10,7 @@ import (
 	mathrand "math/rand/v2"
 	"net"
 	"net/netip"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -275,17 +276,11 @@ func connect(servers []string, token string, options ...nats.Option) (*nats.Conn
 	return nc, nil
 }
 
-// Redacted is URLs, with commas between, without their users and passwords.
-func Redacted(urls string) string {
-	list := strings.Split(urls, ",")
-	for i, u := range list {
-		scheme, rest, _ := strings.Cut(u, "://")
-		if at := strings.LastIndexByte(rest, '@'); at >= 0 {
-			list[i] = scheme + "://" + rest[at+1:]
-		}
-	}
-	return strings.Join(list, ",")
-}
+// userInfo matches what stands in a URL before its host. It reaches to the last @, because a password may contain @ and /.
+var userInfo = regexp.MustCompile(`://[^\s,]*@`)
+
+// Redacted is a text with xxxxx in place of the users and passwords in its URLs. Spaces or commas separate URLs.
+func Redacted(text string) string { return userInfo.ReplaceAllString(text, "://xxxxx@") }
 
 // reconnectDelay is the wait before the n-th round through the servers.
 func reconnectDelay(n int) time.Duration {

@@ -290,8 +290,9 @@ func TestLoopback(t *testing.T) {
 
 func TestPasswordsAreNotShown(t *testing.T) {
 	for urls, want := range map[string]string{
-		"nats://user:secret@a:1,tls://token@[::1]": "nats://a:1,tls://[::1]",
-		"nats://user:p@ss@a":                       "nats://a",
+		"nats://user:secret@a:1,tls://token@[::1]": "nats://xxxxx@a:1,tls://xxxxx@[::1]",
+		"nats://user:p@ss@a":                       "nats://xxxxx@a",
+		"nats://user:p/ss@a nats://b":              "nats://xxxxx@a nats://b",
 		"nats://a:1":                               "nats://a:1",
 		"127.0.0.1:7422":                           "127.0.0.1:7422",
 		"":                                         "",
