@@ -1,5 +1,7 @@
 package api
 
+import "slices"
+
 // Plan is what another configuration would change. It leaves out the actions and roles that would stay as they are.
 type Plan struct {
 	Actions []PlannedAction `json:"actions"` // by node, then in the node's order
@@ -34,4 +36,12 @@ func (p Plan) Stale() int {
 		}
 	}
 	return n
+}
+
+// HoldsMore reports whether the guard would hold removals that it does not hold now.
+func (r PlannedRole) HoldsMore() bool {
+	if r.Then == nil || r.Then.Held == nil {
+		return false
+	}
+	return r.Now == nil || r.Now.Held == nil || !slices.Equal(r.Now.Held.Nodes, r.Then.Held.Nodes)
 }

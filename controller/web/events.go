@@ -13,7 +13,7 @@ import (
 
 const (
 	streamBeat  = 15 * time.Second // between two blank lines of a stream without events
-	slowAfter   = 10 * time.Second // a reader that takes no byte for so long is cut off
+	slowAfter   = 10 * time.Second // a reader that takes no byte for so long is disconnected
 	followParam = "follow"
 )
 
