@@ -5,6 +5,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kballard/go-shellquote"
+
 	"kicker/kick"
 )
 
@@ -55,13 +57,16 @@ func Outcome(outcome kick.Outcome, exit int) string {
 	return string(outcome)
 }
 
-// AcceptLoss is the command that accepts the loss which the guard of a role holds.
-func AcceptLoss(role string) string { return "kicker accept-loss " + ShellWord("role/"+role) }
+// AcceptLoss is the command that accepts the loss which the guard of a role holds, quoted for a shell.
+func AcceptLoss(role string) string { return "kicker accept-loss " + shellquote.Join("role/"+role) }
 
-// ShellWord is a word as a person types it into a shell: in quotes if it needs them.
-func ShellWord(word string) string {
-	if strings.ContainsAny(word, " \"'$`\\;&|<>(){}[]*?#~!\t\n") {
-		return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+// Soonest is the earliest of times that is not zero; zero if all are.
+func Soonest(times ...time.Time) time.Time {
+	var soonest time.Time
+	for _, t := range times {
+		if soonest.IsZero() || !t.IsZero() && t.Before(soonest) {
+			soonest = t
+		}
 	}
-	return word
+	return soonest
 }

@@ -8,15 +8,25 @@ import (
 )
 
 func TestRemedyCanBeTyped(t *testing.T) {
-	for _, test := range []struct{ word, want string }{
-		{"role/web", "role/web"},
-		{"role/role=web,os.family=Debian", "role/role=web,os.family=Debian"},
-		{`role/web where site="a b"`, `'role/web where site="a b"'`},
-		{"role/a'b", `'role/a'\''b'`},
+	for _, test := range []struct{ role, want string }{
+		{"web", "kicker accept-loss role/web"},
+		{"role=web,os.family=Debian", "kicker accept-loss role/role=web,os.family=Debian"},
+		{`web where site="a b"`, `kicker accept-loss 'role/web where site="a b"'`},
+		{"a'b", `kicker accept-loss role/a\'b`},
 	} {
-		if got := ShellWord(test.word); got != test.want {
-			t.Errorf("ShellWord(%s) = %s, want %s", test.word, got, test.want)
+		if got := AcceptLoss(test.role); got != test.want {
+			t.Errorf("AcceptLoss(%s) = %s, want %s", test.role, got, test.want)
 		}
+	}
+}
+
+func TestSoonestTimeIsNotZeroIfOneIsNot(t *testing.T) {
+	now := time.Now()
+	if got := Soonest(time.Time{}, now.Add(time.Second), now); !got.Equal(now) {
+		t.Errorf("the soonest is %v, want %v", got, now)
+	}
+	if got := Soonest(time.Time{}, time.Time{}); !got.IsZero() {
+		t.Errorf("the soonest of none is %v", got)
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kballard/go-shellquote"
+
 	"kicker/controller/api"
 	"kicker/inventory"
 	"kicker/kick"
@@ -217,12 +219,12 @@ func notMember(n *inventory.Node) (what, why string) {
 }
 
 func actionFailing(v *api.View, verdict api.Verdict) api.Problem {
-	node := api.ShellWord("node/" + verdict.Node)
+	node := shellquote.Join("node/" + verdict.Node)
 	p := api.Problem{
 		Code: api.ProblemActionFailing, Severity: api.Note, Object: "node/" + verdict.Node + "/" + verdict.Action,
 		Since: verdict.Since, Next: nextTry(verdict, v.At),
 		Do: fmt.Sprintf("kicker explain %s shows its output; when the cause is gone: kicker kick %s --action %s",
-			node, node, api.ShellWord(verdict.Action)),
+			node, node, shellquote.Join(verdict.Action)),
 	}
 	for _, need := range verdict.Needs {
 		if need.Applied == nil || need.Applied.Hash != need.Current.Hash {
