@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"kicker/controller/api"
-	"kicker/controller/web"
 	"kicker/kick"
 )
 
@@ -102,7 +101,7 @@ func explainHeld(line func(string, ...any), role string, h api.Held, now time.Ti
 		line("  second opinions: %s.", h.Probe)
 	}
 	if !h.Shadow {
-		line("  if they are lost: %s", web.AcceptLoss(role))
+		line("  if they are lost: %s", api.AcceptLoss(role))
 	}
 }
 
