@@ -23,7 +23,7 @@ func (c *Controller) nameConflict(with *inventory.Conflict, now time.Time) (chan
 	if lasts {
 		is.Since = was.Since
 	} else {
-		c.event(api.Event{Time: now, Kind: api.EventConflictBegan, Node: is.Node, Text: fmt.Sprintf("node %s: %s", is.Node, is)})
+		c.event(api.Event{Time: now, Kind: api.EventConflictBegan, Node: is.Node, Text: is.String()})
 	}
 	c.conflicts[with.Node] = is
 	return is.Accepted != was.Accepted || is.Rejected != was.Rejected
