@@ -79,7 +79,7 @@ const (
 	Stale          Answer = "stale controller" // a higher epoch has been seen
 	Older          Answer = "older revision"   // a newer revision is known
 	Incomplete     Answer = "incomplete"       // the members did not arrive whole
-	Invalid      Answer = "invalid"
+	Invalid        Answer = "invalid"
 )
 
 // Reply answers a Kick.

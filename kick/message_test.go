@@ -152,7 +152,7 @@ func TestHashIdentifiesMembersWhateverTheirOrder(t *testing.T) {
 func TestKickThatMakesNoSenseIsRefused(t *testing.T) {
 	web := membership("web", 1000, 1, "web1")
 	for name, spoil := range map[string]func(*Kick){
-		"version":          func(k *Kick) { k.V = 2 },
+		"version":          func(k *Kick) { k.V = Version - 1 },
 		"another node":     func(k *Kick) { k.Node = "lb2" },
 		"no id":            func(k *Kick) { k.ID = "" },
 		"id is a path":     func(k *Kick) { k.ID = "../x" },
@@ -209,7 +209,7 @@ func TestKickAtTheLimitsIsTaken(t *testing.T) {
 func TestAnswerThatMakesNoSenseIsRefused(t *testing.T) {
 	result := exampleMessages()["result"].(Result)
 	for name, spoil := range map[string]func(*Result){
-		"version":            func(r *Result) { r.V = 2 },
+		"version":            func(r *Result) { r.V = Version - 1 },
 		"another node":       func(r *Result) { r.Node = "web1" },
 		"action is a path":   func(r *Result) { r.Action = "../x" },
 		"run is a path":      func(r *Result) { r.Run = "../x" },
@@ -232,7 +232,7 @@ func TestAnswerThatMakesNoSenseIsRefused(t *testing.T) {
 	}
 	reply := exampleMessages()["reply"].(Reply)
 	for name, spoil := range map[string]func(*Reply){
-		"version":               func(r *Reply) { r.V = 2 },
+		"version":               func(r *Reply) { r.V = Version - 1 },
 		"no answer":             func(r *Reply) { r.Answer = "" },
 		"negative deadline":     func(r *Reply) { r.Deadline = -1 },
 		"deadline in a century": func(r *Reply) { r.Deadline = (100 * 365 * 24 * time.Hour).Milliseconds() },

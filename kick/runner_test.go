@@ -158,7 +158,7 @@ func TestKickRunsTheActionAndItsSuccessIsApplied(t *testing.T) {
 
 		web := membership("web", 1000, 1, "web1", "web2")
 		reply := n.kick(t, kickOf("r1", web))
-		if diff := cmp.Diff(Reply{V: 1, Answer: Accepted, Run: "r1", Deadline: 75000}, reply); diff != "" {
+		if diff := cmp.Diff(Reply{V: Version, Answer: Accepted, Run: "r1", Deadline: 75000}, reply); diff != "" {
 			t.Errorf("reply (-want +got):\n%s", diff)
 		}
 		want.Epoch, want.Controller = 1000, "ctl1-a"
@@ -177,7 +177,7 @@ func TestKickRunsTheActionAndItsSuccessIsApplied(t *testing.T) {
 		if diff := cmp.Diff(want, n.status()); diff != "" {
 			t.Errorf("after the run (-want +got):\n%s", diff)
 		}
-		wantResult := Result{V: 1, Node: lb1, Action: "reload", Run: "r1", Outcome: Succeeded, Duration: 1234, Output: "done\n", Applied: applied}
+		wantResult := Result{V: Version, Node: lb1, Action: "reload", Run: "r1", Outcome: Succeeded, Duration: 1234, Output: "done\n", Applied: applied}
 		if diff := cmp.Diff([]Result{wantResult}, *got); diff != "" {
 			t.Errorf("results (-want +got):\n%s", diff)
 		}
@@ -272,11 +272,11 @@ func TestKickDuringARunIsBusyWithTheTimeLeft(t *testing.T) {
 		n.kick(t, kickOf("r1", membership("web", 1000, 1, "web1")))
 		time.Sleep(20 * time.Second)
 		reply := n.kick(t, kickOf("r2", membership("web", 1000, 2, "web2")))
-		if diff := cmp.Diff(Reply{V: 1, Answer: Busy, Run: "r1", Deadline: 55000}, reply); diff != "" {
+		if diff := cmp.Diff(Reply{V: Version, Answer: Busy, Run: "r1", Deadline: 55000}, reply); diff != "" {
 			t.Errorf("another kick (-want +got):\n%s", diff)
 		}
 		reply = n.kick(t, kickOf("r1", membership("web", 1000, 1, "web1")))
-		if diff := cmp.Diff(Reply{V: 1, Answer: Accepted, Run: "r1", Deadline: 55000}, reply); diff != "" {
+		if diff := cmp.Diff(Reply{V: Version, Answer: Accepted, Run: "r1", Deadline: 55000}, reply); diff != "" {
 			t.Errorf("the same kick (-want +got):\n%s", diff)
 		}
 		n.end(Ending{})
@@ -565,7 +565,7 @@ func TestNodeThatCannotKeepStateRunsNothing(t *testing.T) {
 }
 
 func TestCorruptStateIsPutAsideAndNothingIsKnown(t *testing.T) {
-	for _, content := range []string{"", "{", `{"v":9,"instance":"i-1"}`, `{"v":1,"instance":"i-1","epoch":-4}`, `{"v":1,"instance":"i-1","run":{"id":"../x","action":"a"}}`} {
+	for _, content := range []string{"", "{", `{"v":9,"instance":"i-1"}`, `{"v":2,"instance":"i-1","epoch":-4}`, `{"v":2,"instance":"i-1","run":{"id":"../x","action":"a"}}`} {
 		cfg := configFor(t.TempDir())
 		if err := os.WriteFile(statePath(cfg.Dir), []byte(content), 0o644); err != nil {
 			t.Fatal(err)
