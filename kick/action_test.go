@@ -57,7 +57,7 @@ func TestInvalidActionIsReportedByItsKey(t *testing.T) {
 		"actions[1].name: \"first\"":    func(a *Action) { a.Name = "first" },
 		"actions[1].command:":           func(a *Action) { a.Command = nil },
 		"actions[1].timeout:":           func(a *Action) { a.Timeout = -1 },
-		"actions[1].grace:":             func(a *Action) { a.Grace = 2 * maxGrace },
+		"actions[1].grace: 2h, want":    func(a *Action) { a.Grace = 2 * maxGrace },
 		"actions[1].success:":           func(a *Action) { a.Success = []int{256} },
 		"actions[1].env[0]: \"A\"":      func(a *Action) { a.Env = []string{"A"} },
 		"actions[1].env[0]: KICKER_RUN": func(a *Action) { a.Env = []string{"KICKER_RUN=x"} },

@@ -11,7 +11,7 @@ var runEnv = []string{
 	"KICKER_REASON", "KICKER_REVISION", "KICKER_ADDED", "KICKER_REMOVED",
 }
 
-// environment returns runEnv with values. before is what the action applied last, after is what the kick brings.
+// environment returns runEnv with its values. before is what the action applied last, after is what the kick brings.
 func environment(k Kick, membersFile string, before, after MembersFile) []string {
 	var revisions, added, removed []string
 	for _, need := range k.Needs {
@@ -24,15 +24,16 @@ func environment(k Kick, membersFile string, before, after MembersFile) []string
 		added = append(added, missing(new, old, prefix)...)
 		removed = append(removed, missing(old, new, prefix)...)
 	}
-	values := []string{
-		k.Node, k.Action, k.ID, membersFile,
-		k.Reason, joinBounded(revisions), joinBounded(added), joinBounded(removed),
+	return []string{
+		"KICKER_NODE=" + k.Node,
+		"KICKER_ACTION=" + k.Action,
+		"KICKER_RUN=" + k.ID,
+		"KICKER_MEMBERS_FILE=" + membersFile,
+		"KICKER_REASON=" + k.Reason,
+		"KICKER_REVISION=" + joinBounded(revisions),
+		"KICKER_ADDED=" + joinBounded(added),
+		"KICKER_REMOVED=" + joinBounded(removed),
 	}
-	env := make([]string, len(values))
-	for i, value := range values {
-		env[i] = runEnv[i] + "=" + value
-	}
-	return env
 }
 
 // missing returns the names of the members of list that are not in other.

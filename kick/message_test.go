@@ -197,6 +197,13 @@ func TestInvalidKickIsRejected(t *testing.T) {
 	}
 }
 
+func TestValueOfTheWrongTypeIsNamedByItsPath(t *testing.T) {
+	_, err := decodeKick(lb1, []byte(`{"needs":[{"revision":{"epoch":"x"}}]}`))
+	if want := "JSON string at .needs.revision.epoch has the wrong type"; fmt.Sprint(err) != want {
+		t.Errorf("got the error %v, want %s", err, want)
+	}
+}
+
 func TestKickAtTheLimitsIsAccepted(t *testing.T) {
 	k := kickOf(strings.Repeat("r", 64))
 	k.Epoch, k.Action = MaxEpoch, strings.Repeat("a", 64)

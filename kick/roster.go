@@ -40,11 +40,9 @@ func Roster(ctx context.Context, nc *nats.Conn, cluster, node, action, role stri
 	return members, hash, nil
 }
 
-func requestRoster(ctx context.Context, nc *nats.Conn, subject string, q RosterRequest) ([]Member, string, error) {
-	var (
-		members []Member
-		hash    string
-	)
+func requestRoster(
+	ctx context.Context, nc *nats.Conn, subject string, q RosterRequest,
+) (members []Member, hash string, err error) {
 	for {
 		data, err := json.Marshal(q)
 		if err != nil {

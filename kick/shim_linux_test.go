@@ -327,6 +327,16 @@ func TestRunOfADeadShimIsLostAndItsRestIsKilled(t *testing.T) {
 	}
 }
 
+func TestRunThatWasNotStartedIsLost(t *testing.T) {
+	l := launchOf(t, t.TempDir(), "r1", "exit 0")
+	l.Adopt = true
+	e := runToEnd(t, l)
+	want := "the agent or the machine stopped while the run was starting"
+	if e.outcome([]int{0}) != Lost || e.Error != want {
+		t.Errorf("got %+v, want it lost with the error %q", e, want)
+	}
+}
+
 func TestSecondRunAtTheSameTimeFails(t *testing.T) {
 	dir := t.TempDir()
 	l := launchOf(t, dir, "r1", fmt.Sprintf("echo $$ >%s/pid; %s", dir, waitForGo(dir)))
