@@ -68,11 +68,9 @@ func encodeKick(k Kick) ([][]byte, error) {
 	return append(messages, data), err
 }
 
-// ListenResults calls result with the result of every run in the cluster, one after the other. It calls invalid for
-// each invalid message instead.
-func ListenResults(
-	nc *nats.Conn, cluster string, result func(Result), invalid func(error),
-) (*nats.Subscription, error) {
+// ListenResults calls each with the result of every run in the cluster, one after the other. It calls invalid with the
+// error of an invalid message.
+func ListenResults(nc *nats.Conn, cluster string, each func(Result), invalid func(error)) (*nats.Subscription, error) {
 	prefix := resultSubject(cluster, "")
 	sub, err := nc.Subscribe(prefix+">", func(m *nats.Msg) {
 		node := strings.TrimPrefix(m.Subject, prefix)
@@ -81,7 +79,7 @@ func ListenResults(
 			invalid(fmt.Errorf("result of %s: %w", node, err))
 			return
 		}
-		result(r)
+		each(r)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("listen for results: %w", err)
