@@ -38,7 +38,7 @@ var owners = []struct {
 	{"github.com/hashicorp/go-memdb", []string{"inventory"}, "no transaction leaves the inventory"},
 	{"github.com/nats-io/nats-server/v2", []string{"controller/bus"}, "only the bus knows whether the broker is embedded"},
 	{"github.com/nats-io/nats.go", []string{"controller/bus", "inventory", "kick", "cmd/kicker"}, "the controller is given functions to send with"},
-	{"github.com/prometheus", []string{"controller/web"}, "metrics are computed from a view, when they are asked for"},
+	{"github.com/prometheus/client_golang", []string{"controller/web"}, "metrics are computed from a view, when they are asked for"},
 }
 
 // top is what the top level holds, beside names that start with a dot and what .gitignore names.

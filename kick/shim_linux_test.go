@@ -15,12 +15,24 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"golang.org/x/sys/unix"
 )
 
-// These tests start real processes: the shim, and where it is to be killed the agent, are this very binary, see TestMain.
+// These tests start real processes. The test binary is also the shim and the agent that they start.
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 2 && os.Args[1] == "shim" {
+		os.Exit(ShimMain(os.Args[2]))
+	}
+	if len(os.Args) > 3 && os.Args[1] == "agent" {
+		os.Exit(agentMain(os.Args[2], os.Args[3]))
+	}
+	os.Setenv("GORACE", "atexit_sleep_ms=0") // or every shim takes a second to exit
+	os.Exit(m.Run())
+}
 
 func shimExecute(t *testing.T) Execute {
 	t.Helper()
@@ -71,12 +83,12 @@ func start(t *testing.T, l Launch) <-chan Ending {
 	return ended
 }
 
-// eventually waits for something that another process does.
+// eventually waits until another process has done something.
 func eventually(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); !done(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("waited in vain: %s", what)
+			t.Fatalf("did not happen in 20 s: %s", what)
 		}
 	}
 }
@@ -84,7 +96,7 @@ func eventually(t *testing.T, what string, done func() bool) {
 func readPid(t *testing.T, path string) int {
 	t.Helper()
 	var pid int
-	eventually(t, path, func() bool {
+	eventually(t, "a pid in "+path, func() bool {
 		data, err := os.ReadFile(path)
 		if err != nil || !strings.HasSuffix(string(data), "\n") {
 			return false
@@ -97,10 +109,10 @@ func readPid(t *testing.T, path string) int {
 
 func alive(pid int) bool {
 	p, err := readProcess(pid)
-	return err == nil && !p.over
+	return err == nil && !p.ended
 }
 
-func TestEndOfACommandIsToldAsItWas(t *testing.T) {
+func TestEndingIsThatOfTheCommand(t *testing.T) {
 	dir := t.TempDir()
 	for i, c := range []struct {
 		command []string
@@ -111,46 +123,55 @@ func TestEndOfACommandIsToldAsItWas(t *testing.T) {
 		{[]string{"/bin/sh", "-c", "exit 0"}, Succeeded, 0, ""},
 		{[]string{"/bin/sh", "-c", "exit 2"}, Succeeded, 2, ""},
 		{[]string{"/bin/sh", "-c", "exit 4"}, Failed, 4, ""},
-		{[]string{"/bin/sh", "-c", "kill -KILL $$"}, Killed, -1, ""},
-		{[]string{"/nonexistent/reload-lb"}, Failed, -1, "no such file"},
-		{[]string{"/etc/passwd"}, Failed, -1, "permission denied"},
+		{[]string{"/bin/sh", "-c", "kill -KILL $$"}, Killed, -1, "the command received SIGKILL"},
+		{[]string{"/nonexistent/lb"}, Failed, -1, "could not start /nonexistent/lb: no such file or directory"},
+		{[]string{"/etc/passwd"}, Failed, -1, "could not start /etc/passwd: permission denied"},
+		{[]string{"no-such-lb"}, Failed, -1, "could not start no-such-lb: executable file not found in $PATH"},
 	} {
 		l := launchOf(t, dir, fmt.Sprint("r", i), "")
 		l.Command = c.command
 		e := runToEnd(t, l)
-		if got := e.outcome([]int{0, 2}); got != c.outcome || e.Exit != c.exit || !strings.Contains(e.Error, c.err) || (c.err == "") != (e.Error == "") {
-			t.Errorf("%q: %s, %+v, want %s, exit %d, %q", c.command, got, e, c.outcome, c.exit, c.err)
+		if got := e.outcome([]int{0, 2}); got != c.outcome || e.Exit != c.exit || e.Error != c.err {
+			t.Errorf("%q: got %s, %+v, want %s, exit %d, error %q", c.command, got, e, c.outcome, c.exit, c.err)
 		}
 	}
 }
 
-func TestCommandGetsItsEnvironmentAndNothingElse(t *testing.T) {
-	l := launchOf(t, t.TempDir(), "r1", `echo "$KICKER_NODE $PWD $(cat)"; ls -l /proc/$$/fd 2>/dev/null | grep -c run.lock; trap - TERM; kill -TERM $$`)
+func TestCommandInheritsNothingButItsEnvironment(t *testing.T) {
+	l := launchOf(t, t.TempDir(), "r1",
+		`echo "$KICKER_NODE $PWD $(cat)"; ls -l /proc/$$/fd 2>/dev/null | grep -c run.lock; trap - TERM; kill -TERM $$`)
 	l.Env = []string{"KICKER_NODE=lb1"}
 	e := runToEnd(t, l)
 	if e.Output != "lb1 / \n0\n" {
 		t.Errorf("output %q, want its environment, / and no lock", e.Output)
 	}
 	if e.Signal != "SIGTERM" {
-		t.Errorf("%+v, want it to die of TERM: it must not be ignored for the command", e)
+		t.Errorf("got %+v, want SIGTERM: the command must not ignore it", e)
 	}
 }
 
 func TestDeadlineReachesGrandchildren(t *testing.T) {
 	for _, c := range []struct{ name, script, output string }{
-		{"polite, with a deaf child", `trap 'echo bye; exit 0' TERM; (trap '' TERM; exec sleep 1000) & echo $! >%[1]s.tmp; mv %[1]s.tmp %[1]s; wait`, "bye\n"},
-		{"deaf", `trap '' TERM; sleep 1000 & echo $! >%[1]s.tmp; mv %[1]s.tmp %[1]s; wait; sleep 1000`, ""},
-		{"in another group", `trap '' TERM; (set -m; sleep 1000 & echo $! >%[1]s.tmp; mv %[1]s.tmp %[1]s); sleep 1000`, ""},
+		{
+			"TERM ends the command but not its child",
+			`trap 'echo bye; exit 0' TERM; (trap '' TERM; exec sleep 1000) & WRITE; wait`, "bye\n",
+		},
+		{"TERM is ignored", `trap '' TERM; sleep 1000 & WRITE; wait; sleep 1000`, ""},
+		{"child in another group", `trap '' TERM; (set -m; sleep 1000 & WRITE); sleep 1000`, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			t.Parallel() // they mostly wait
+			t.Parallel() // it mostly waits
 			dir := t.TempDir()
 			pidFile := filepath.Join(dir, "pid")
-			l := launchOf(t, dir, "r1", fmt.Sprintf(c.script, pidFile))
+			write := fmt.Sprintf("echo $! >%[1]s.tmp; mv %[1]s.tmp %[1]s", pidFile)
+			l := launchOf(t, dir, "r1", strings.ReplaceAll(c.script, "WRITE", write))
 			l.Timeout, l.Grace = 2*time.Second, time.Second
 			e := runToEnd(t, l)
 			if e.outcome([]int{0}) != TimedOut || e.Output != c.output || e.Duration < 2000 {
-				t.Errorf("%+v, want it timed out with output %q", e, c.output)
+				t.Errorf("got %+v, want it timed out with the output %q", e, c.output)
+			}
+			if want := "still running after 2s, stopped at its deadline"; e.Error != want {
+				t.Errorf("got the error %q, want %q", e.Error, want)
 			}
 			if pid := readPid(t, pidFile); alive(pid) {
 				t.Errorf("grandchild %d is alive", pid)
@@ -160,101 +181,96 @@ func TestDeadlineReachesGrandchildren(t *testing.T) {
 	}
 }
 
-func TestDaemonLeftBehindNeitherDelaysTheEndNorHoldsTheLock(t *testing.T) {
+func TestDaemonNeitherDelaysTheEndNorHoldsTheLock(t *testing.T) {
 	dir := t.TempDir()
 	pidFile := filepath.Join(dir, "pid")
-	l := launchOf(t, dir, "r1", fmt.Sprintf(`setsid sh -c 'echo $$ >%[1]s; while [ -e %[1]s ] && echo still here; do sleep 0.05; done' & while ! [ -s %[1]s ]; do sleep 0.01; done`, pidFile))
+	daemon := fmt.Sprintf("echo $$ >%[1]s; while [ -e %[1]s ] && echo still here; do sleep 0.05; done", pidFile)
+	script := fmt.Sprintf("setsid sh -c '%s' & while ! [ -s %s ]; do sleep 0.01; done", daemon, pidFile)
+	l := launchOf(t, dir, "r1", script)
 	began := time.Now()
 	e := runToEnd(t, l)
 	if e.outcome([]int{0}) != Succeeded || time.Since(began) > 10*time.Second {
-		t.Errorf("%+v after %v", e, time.Since(began))
+		t.Errorf("got %+v after %v, want success at once", e, time.Since(began))
 	}
 	pid := readPid(t, pidFile)
 	defer unix.Kill(pid, unix.SIGKILL)
 	if e := runToEnd(t, launchOf(t, dir, "r2", "exit 0")); e.outcome([]int{0}) != Succeeded {
-		t.Errorf("the next run: %+v", e)
+		t.Errorf("the next run: got %+v, want success", e)
 	}
-	info, err := os.Stat(filepath.Join(l.runDir(), outputFile))
+	info, err := os.Stat(l.outputFile())
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the daemon writes on", func() bool {
-		now, err := os.Stat(filepath.Join(l.runDir(), outputFile))
+	eventually(t, "the daemon writes more", func() bool {
+		now, err := os.Stat(l.outputFile())
 		return err == nil && now.Size() > info.Size()
 	})
 	if !alive(pid) {
-		t.Error("the daemon is dead")
+		t.Error("the daemon was killed")
 	}
 }
 
 func TestOutputIsBoundedAndItsEndIsKept(t *testing.T) {
-	l := launchOf(t, t.TempDir(), "r1", `head -c 20000000 /dev/zero | tr '\0' x; echo; printf 'ü%.0s' $(seq 3000); echo ' the end'`)
+	l := launchOf(t, t.TempDir(), "r1",
+		`head -c 20000000 /dev/zero | tr '\0' x; echo; printf 'ü%.0s' $(seq 3000); echo ' the end'`)
 	e := runToEnd(t, l)
-	if !strings.HasSuffix(e.Output, "ü the end\n") || !strings.HasPrefix(e.Output, "ü") || len(e.Output) > tailOutput {
-		t.Errorf("%d bytes, %.10q … %q", len(e.Output), e.Output, e.Output[len(e.Output)-20:])
+	complete := strings.HasPrefix(e.Output, "ü") && strings.HasSuffix(e.Output, "ü the end\n")
+	if !complete || len(e.Output) > tailOutput {
+		t.Errorf("got %d bytes of output, %.10q … %q", len(e.Output), e.Output, e.Output[len(e.Output)-20:])
 	}
-	data, err := os.ReadFile(filepath.Join(l.runDir(), outputFile))
-	if err != nil || len(data) > maxOutput || !strings.HasPrefix(string(data), "[kicker: ") {
-		t.Errorf("file of %d bytes, %.30q, %v", len(data), data, err)
+	data, err := os.ReadFile(l.outputFile())
+	if err != nil || len(data) > maxOutput || !strings.Contains(string(data), "[kicker: ") {
+		t.Errorf("the file has %d bytes, %.30q…, error %v; want a note that output was dropped", len(data), data, err)
 	}
 }
 
-func TestOutputOfARunThatGoesOnIsBounded(t *testing.T) {
+func TestOutputIsBoundedDuringTheRun(t *testing.T) {
 	dir := t.TempDir()
-	l := launchOf(t, dir, "r1", fmt.Sprintf(`head -c 20000000 /dev/zero; echo 1 >%[1]s/written; while ! [ -e %[1]s/go ]; do sleep 0.01; done`, dir))
+	l := launchOf(t, dir, "r1", fmt.Sprintf("head -c 20000000 /dev/zero; echo 1 >%s/written; %s", dir, waitForGo(dir)))
 	run := start(t, l)
 	readPid(t, filepath.Join(dir, "written"))
 	eventually(t, "the output is bounded", func() bool {
-		info, err := os.Stat(filepath.Join(l.runDir(), outputFile))
+		info, err := os.Stat(l.outputFile())
 		return err == nil && info.Size() <= maxOutput
 	})
 	if len(run) > 0 {
-		t.Error("it has ended")
+		t.Error("the run has ended")
 	}
-	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	touch(t, dir, "go")
 	if e := next(t, run); e.outcome([]int{0}) != Succeeded {
-		t.Errorf("%+v", e)
+		t.Errorf("got %+v, want success", e)
 	}
 }
 
-// A number that came to another process after the shim's end is not the shim's, whatever session it leads.
-func TestSessionOfAProcessWithAReusedNumberIsSpared(t *testing.T) {
+// After the shim has ended, another process can have its pid and lead a session of its own.
+func TestSessionOfAReusedPidIsNotKilled(t *testing.T) {
 	dir := t.TempDir()
 	cmd := exec.Command("sh", "-c", fmt.Sprintf(`sleep 1000 & echo $! >%s/child; wait; exit 7`, dir))
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	startSession(t, cmd)
 	child := readPid(t, filepath.Join(dir, "child"))
-	defer func() {
-		unix.Kill(child, unix.SIGKILL)
-		cmd.Process.Kill()
-		cmd.Wait()
-	}()
+	defer unix.Kill(child, unix.SIGKILL)
 	leader, err := readProcess(cmd.Process.Pid)
 	if err != nil {
 		t.Fatal(err)
 	}
-	former := leader
-	former.Start -= 100
-	killSession(former)
+	earlier := leader
+	earlier.Start -= 100
+	killSession(earlier)
 	if !alive(child) {
-		t.Fatal("a process of another's session was killed")
+		t.Fatal("a process of the other session was killed")
 	}
 	killSession(leader)
 	if alive(child) {
-		t.Error("a process of the session is alive")
+		t.Error("a process of the session is still alive")
 	}
 	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 7 {
-		t.Errorf("the leader: %v, want it to have seen its child's end", err)
+		t.Errorf("the leader ended with %v, want exit status 7, after its child", err)
 	}
 }
 
-func TestSignalsToTheShimDoNotTouchTheRun(t *testing.T) {
+func TestRunGoesOnWhenItsShimReceivesSignals(t *testing.T) {
 	dir := t.TempDir()
-	l := launchOf(t, dir, "r1", fmt.Sprintf(`echo $PPID >%[1]s/shim; while ! [ -e %[1]s/go ]; do sleep 0.01; done; echo whole`, dir))
+	l := launchOf(t, dir, "r1", fmt.Sprintf("echo $PPID >%s/shim; %s; echo done", dir, waitForGo(dir)))
 	ending := start(t, l)
 	shim := readPid(t, filepath.Join(dir, "shim"))
 	for _, sig := range []syscall.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP} {
@@ -262,25 +278,25 @@ func TestSignalsToTheShimDoNotTouchTheRun(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if e := next(t, ending); e.outcome([]int{0}) != Succeeded || e.Output != "whole\n" {
-		t.Errorf("%+v", e)
+	touch(t, dir, "go")
+	if e := next(t, ending); e.outcome([]int{0}) != Succeeded || e.Output != "done\n" {
+		t.Errorf("got %+v, want success", e)
 	}
 }
 
-func TestRunOfAShimThatDiedIsLostAndItsProcessesAreKilled(t *testing.T) {
+func TestRunOfADeadShimIsLostAndItsRestIsKilled(t *testing.T) {
 	for _, c := range []struct {
 		name, boot string
-		spared     bool
+		err        string
+		survives   bool
 	}{
-		{"same boot", "b-1", false},
-		{"after a reboot the number is another's", "b-2", true},
+		{"in the same boot", "b-1", "(its shim) died", false},
+		{"after a reboot", "b-2", "the machine rebooted", true}, // the pid can be another process's
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
-			l := launchOf(t, dir, "r1", fmt.Sprintf(`echo words; sleep 1000 & echo $! >%[1]s/child; echo $PPID >%[1]s/shim; wait`, dir))
+			script := fmt.Sprintf("echo words; sleep 1000 & echo $! >%[1]s/child; echo $PPID >%[1]s/shim; wait", dir)
+			l := launchOf(t, dir, "r1", script)
 			ctx, cancel := context.WithCancel(t.Context())
 			agent := make(chan error)
 			go func() {
@@ -291,62 +307,111 @@ func TestRunOfAShimThatDiedIsLostAndItsProcessesAreKilled(t *testing.T) {
 			defer unix.Kill(child, unix.SIGKILL)
 			cancel()
 			if err := <-agent; err == nil {
-				t.Fatal("the agent saw the end of a run that goes on")
+				t.Fatal("Execute returned an ending of a run in progress")
 			}
 			unix.Kill(shim, unix.SIGKILL)
 
 			adopted := Launch{Dir: dir, Run: "r1", Action: "reload", Boot: c.boot, Adopt: true}
 			e := runToEnd(t, adopted)
-			if e.outcome([]int{0}) != Lost || e.Exit != -1 || e.Output != "words\n" {
-				t.Errorf("%+v, want it lost", e)
+			lost := e.outcome([]int{0}) == Lost && e.Exit == -1 && strings.Contains(e.Error, c.err)
+			if !lost || e.Output != "words\n" {
+				t.Errorf("got %+v, want it lost with the error %q", e, c.err)
 			}
-			if alive(child) != c.spared {
-				t.Errorf("grandchild alive: %v, want %v", !c.spared, c.spared)
+			if alive(child) != c.survives {
+				t.Errorf("grandchild alive: %v, want %v", !c.survives, c.survives)
 			}
 			if e := runToEnd(t, launchOf(t, dir, "r2", "exit 0")); e.outcome([]int{0}) != Succeeded {
-				t.Errorf("the next run: %+v", e)
+				t.Errorf("the next run: got %+v, want success", e)
 			}
 		})
 	}
 }
 
-func TestSecondShimDoesNotRun(t *testing.T) {
+func TestRunThatWasNotStartedIsLost(t *testing.T) {
+	l := launchOf(t, t.TempDir(), "r1", "exit 0")
+	l.Adopt = true
+	e := runToEnd(t, l)
+	want := "the agent or the machine stopped while the run was starting"
+	if e.outcome([]int{0}) != Lost || e.Error != want {
+		t.Errorf("got %+v, want it lost with the error %q", e, want)
+	}
+}
+
+func TestSecondRunAtTheSameTimeFails(t *testing.T) {
 	dir := t.TempDir()
-	l := launchOf(t, dir, "r1", fmt.Sprintf(`echo $$ >%[1]s/pid; while ! [ -e %[1]s/go ]; do sleep 0.01; done`, dir))
+	l := launchOf(t, dir, "r1", fmt.Sprintf("echo $$ >%s/pid; %s", dir, waitForGo(dir)))
 	first := start(t, l)
 	readPid(t, filepath.Join(dir, "pid"))
 	ran := filepath.Join(dir, "ran")
-	if e := runToEnd(t, launchOf(t, dir, "r2", "touch "+ran)); e.outcome([]int{0}) != Failed || !strings.Contains(e.Error, "another run holds") {
-		t.Errorf("%+v", e)
+	e := runToEnd(t, launchOf(t, dir, "r2", "touch "+ran))
+	if e.outcome([]int{0}) != Failed || !strings.Contains(e.Error, "another run holds") {
+		t.Errorf("the second run: got %+v, want an error that another run holds the lock", e)
 	}
 	if _, err := os.Stat(ran); err == nil {
-		t.Error("it ran")
+		t.Error("the second command ran")
 	}
-	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o644); err != nil {
+	touch(t, dir, "go")
+	if e := next(t, first); e.outcome([]int{0}) != Succeeded {
+		t.Errorf("the first run: got %+v, want success", e)
+	}
+}
+
+func TestProcessWithAnOddNameIsRead(t *testing.T) {
+	sleep, err := exec.LookPath("sleep")
+	if err != nil {
 		t.Fatal(err)
 	}
-	if e := next(t, first); e.outcome([]int{0}) != Succeeded {
-		t.Errorf("the first: %+v", e)
+	odd := filepath.Join(t.TempDir(), "a) b (c")
+	if err := os.Symlink(sleep, odd); err != nil {
+		t.Fatal(err)
+	}
+	cmd := &exec.Cmd{Path: odd, Args: []string{"sleep", "1000"}}
+	startSession(t, cmd)
+	self, err := readProcess(os.Getpid())
+	if err != nil || self.Start == 0 || self.ended {
+		t.Errorf("this process: got %+v, error %v", self, err)
+	}
+	p, err := readProcess(cmd.Process.Pid)
+	if err != nil || p.session != cmd.Process.Pid || p.Start < self.Start || p.ended {
+		t.Errorf("the process with an odd name: got %+v, error %v", p, err)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the process is a zombie", func() bool {
+		p, err := readProcess(cmd.Process.Pid)
+		return err == nil && p.ended
+	})
+}
+
+// startSession starts a command in a session of its own, for as long as the test takes.
+func startSession(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+}
+
+// waitForGo is a script that waits for the file go in dir.
+func waitForGo(dir string) string {
+	return fmt.Sprintf("while ! [ -e %s/go ]; do sleep 0.01; done", dir)
+}
+
+func touch(t *testing.T, dir, name string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(dir, name), nil, 0o644); err != nil {
+		t.Fatal(err)
 	}
 }
 
-func TestStatOfAProcessWithAnOddName(t *testing.T) {
-	stat := "77 (a) b (c) S 1 70 60 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 98765 1 2 3"
-	p, err := parseStat(77, stat)
-	if want := (process{Pid: 77, Start: 98765, session: 60}); err != nil || p != want {
-		t.Errorf("parseStat = %+v, %v, want %+v", p, err, want)
-	}
-	if _, err := parseStat(77, "77 (x) S 1"); err == nil {
-		t.Error("a short line is not refused")
-	}
-	if self, err := readProcess(os.Getpid()); err != nil || self.Start == 0 || self.over {
-		t.Errorf("this process: %+v, %v", self, err)
-	}
-}
-
-// agentMain is an agent with one action that runs a script, until it is killed.
+// agentMain runs an agent until it is killed. It has one action, which runs a script.
 func agentMain(url, dir string) int {
-	// It goes with the test's bus, should the test be cut short.
+	// It ends with the test's bus, even if the test is interrupted.
 	nc, err := nats.Connect(url, nats.NoReconnect(), nats.ClosedHandler(func(*nats.Conn) { os.Exit(1) }))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -401,14 +466,17 @@ func newRealNode(t *testing.T, script string) *realNode {
 	s.Start()
 	t.Cleanup(s.Shutdown)
 	if !s.ReadyForConnections(10 * time.Second) {
-		t.Fatal("no bus")
+		t.Fatal("the bus did not start in 10 s")
 	}
-	n := &realNode{url: s.ClientURL(), dir: t.TempDir(), results: make(chan Result, 16), statuses: make(chan Status, 64)}
+	n := &realNode{
+		url: s.ClientURL(), dir: t.TempDir(), results: make(chan Result, 16), statuses: make(chan Status, 64),
+	}
 	if n.nc, err = nats.Connect(n.url); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(n.nc.Close)
-	if _, err := ListenResults(n.nc, "main", func(r Result) { n.results <- r }, func(err error) { t.Error(err) }); err != nil {
+	onResult, onInvalid := func(r Result) { n.results <- r }, func(err error) { t.Error(err) }
+	if _, err := ListenResults(n.nc, "main", onResult, onInvalid); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := n.nc.Subscribe("test.status", func(m *nats.Msg) {
@@ -427,7 +495,7 @@ func newRealNode(t *testing.T, script string) *realNode {
 	return n
 }
 
-// start starts the agent and returns what it says first.
+// start starts the agent and returns its first status.
 func (n *realNode) start(t *testing.T) Status {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -473,25 +541,18 @@ func (n *realNode) kick(t *testing.T, k Kick) Reply {
 	return reply
 }
 
-func (n *realNode) touch(t *testing.T, name string) {
-	t.Helper()
-	if err := os.WriteFile(filepath.Join(n.dir, name), nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func next[T any](t *testing.T, c <-chan T) T {
 	t.Helper()
 	select {
 	case v := <-c:
 		return v
 	case <-time.After(20 * time.Second):
-		t.Fatal("waited in vain")
+		t.Fatal("received nothing in 20 s")
 		panic("unreachable")
 	}
 }
 
-// Each run says so if another one is in progress.
+// exclusiveScript reports if another run is in progress.
 const exclusiveScript = `
 mkdir $D/in-progress || echo overlap >>$D/overlaps
 echo "start $KICKER_RUN" >>$D/journal
@@ -503,63 +564,68 @@ rmdir $D/in-progress
 exit 2
 `
 
-func TestRunSurvivesTheKillingOfItsAgent(t *testing.T) {
+func TestRunGoesOnWhenItsAgentIsKilled(t *testing.T) {
 	for _, c := range []struct {
 		name       string
 		endsBefore bool // the next agent starts
-	}{{"ends under the next agent", false}, {"ends while there is no agent", true}} {
+	}{{"it ends under the next agent", false}, {"it ends while there is no agent", true}} {
 		t.Run(c.name, func(t *testing.T) {
 			n := newRealNode(t, exclusiveScript)
 			n.start(t)
 			web := membership("web", 1000, 1, "web1", "web2")
 			if reply := n.kick(t, kickOf("r1", web)); reply.Answer != Accepted {
-				t.Fatalf("%+v", reply)
+				t.Fatalf("got %+v, want %s", reply, Accepted)
 			}
 			readPid(t, filepath.Join(n.dir, "pid"))
 			n.kill(t)
 
 			if c.endsBefore {
-				n.touch(t, "go")
+				touch(t, n.dir, "go")
 				eventually(t, "the run ends", func() bool {
-					_, err := os.Stat(filepath.Join(n.dir, "runs", "r1", endingFile))
+					_, err := os.Stat(Launch{Dir: n.dir, Run: "r1"}.endingFile())
 					return err == nil
 				})
 			}
 			first := n.start(t)
 			if first.Running == nil || first.Running.Run != "r1" || !first.Actions[0].Dirty {
-				t.Errorf("the next agent says first: %+v", first)
+				t.Errorf("the next agent's first status is %+v, want r1 in progress", first)
 			}
 			if !c.endsBefore {
-				if reply := n.kick(t, kickOf("r2", membership("web", 1000, 2, "web1"))); reply.Answer != Busy || reply.Run != "r1" {
-					t.Errorf("a kick during the adopted run: %+v", reply)
+				if reply := n.kick(t, webKick("r2", 2, "web1")); reply.Answer != Busy || reply.Run != "r1" {
+					t.Errorf("a kick during the adopted run: got %+v, want %s", reply, Busy)
 				}
-				n.touch(t, "go")
+				touch(t, n.dir, "go")
 			}
-			r := next(t, n.results)
-			if r.Run != "r1" || r.Outcome != Succeeded || r.Exit != 2 || r.Output != "members of r1: 2\n" || r.Applied["web"] != web.Revision || r.Dirty {
-				t.Errorf("the result is %+v", r)
+			want := Result{
+				V: Version, Node: lb1, Action: "reload", Run: "r1", Outcome: Succeeded, Exit: 2,
+				Output: "members of r1: 2\n", Applied: map[string]Revision{"web": web.Revision},
 			}
-			if reply := n.kick(t, kickOf("r3", membership("web", 1000, 3, "web3"))); reply.Answer != Accepted {
-				t.Errorf("the next kick: %+v", reply)
+			got := next(t, n.results)
+			want.Duration = got.Duration
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("the result of the adopted run (-want +got):\n%s", diff)
+			}
+			if reply := n.kick(t, webKick("r3", 3, "web3")); reply.Answer != Accepted {
+				t.Errorf("the next kick: got %+v, want %s", reply, Accepted)
 			}
 			if r := next(t, n.results); r.Run != "r3" || r.Outcome != Succeeded {
-				t.Errorf("the next result: %+v", r)
+				t.Errorf("the next result: got %+v, want r3 succeeded", r)
 			}
 			journal, err := os.ReadFile(filepath.Join(n.dir, "journal"))
 			if want := "start r1\nend r1\nstart r3\nend r3\n"; err != nil || string(journal) != want {
-				t.Errorf("journal %q, %v, want %q", journal, err, want)
+				t.Errorf("got the journal %q, error %v, want %q", journal, err, want)
 			}
 			if _, err := os.Stat(filepath.Join(n.dir, "overlaps")); err == nil {
-				t.Error("two runs at once")
+				t.Error("two runs were in progress at the same time")
 			}
 		})
 	}
 }
 
-func TestRunWithoutAgentAndShimIsLostAndLeavesTheActionDirty(t *testing.T) {
+func TestRunWithoutAgentAndShimLeavesTheActionDirty(t *testing.T) {
 	n := newRealNode(t, exclusiveScript)
 	n.start(t)
-	n.kick(t, kickOf("r1", membership("web", 1000, 1, "web1")))
+	n.kick(t, webKick("r1", 1, "web1"))
 	command := readPid(t, filepath.Join(n.dir, "pid"))
 	p, err := readProcess(command)
 	if err != nil {
@@ -571,9 +637,9 @@ func TestRunWithoutAgentAndShimIsLostAndLeavesTheActionDirty(t *testing.T) {
 	}
 	n.start(t)
 	if r := next(t, n.results); r.Run != "r1" || r.Outcome != Lost || !r.Dirty || len(r.Applied) > 0 {
-		t.Errorf("the result is %+v, want it lost and dirty", r)
+		t.Errorf("got the result %+v, want it lost and dirty", r)
 	}
 	if alive(command) {
-		t.Error("the command is alive")
+		t.Error("the command is still alive")
 	}
 }
