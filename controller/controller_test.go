@@ -124,14 +124,14 @@ func (l *loop) roster(_ context.Context, node, action, _ string) ([]kick.Member,
 	defer l.mu.Unlock()
 	members, ok := l.rosters[node+"/"+action]
 	if !ok {
-		return nil, "", nats.ErrNoResponders
+		return nil, "", kick.ErrNoAgent
 	}
 	return members, kick.Hash(members), nil
 }
 
 func (l *loop) reach(_ context.Context, node string, others []string) ([]string, error) {
 	if l.reaches == nil {
-		return nil, nats.ErrNoResponders
+		return nil, inventory.ErrNoAgent
 	}
 	return l.reaches(node, others)
 }
@@ -204,7 +204,7 @@ func TestRejectedKickIsRetriedAtABoundedRate(t *testing.T) {
 			"busy":       {replying(kick.Busy), 10*60 + 1},
 			"disabled":   {replying(kick.Disabled), 10},
 			"made up":    {replying("made up"), 10},
-			"unanswered": {func(context.Context, kick.Kick) (kick.Reply, error) { return kick.Reply{}, nats.ErrNoResponders }, 10*60 + 1},
+			"unanswered": {func(context.Context, kick.Kick) (kick.Reply, error) { return kick.Reply{}, kick.ErrNoAgent }, 10*60 + 1},
 		} {
 			t.Run(fmt.Sprintf("%s, ordered %t", claim, ordered), func(t *testing.T) {
 				inLoop(t, patient(), func(l *loop) {

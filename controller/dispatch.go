@@ -44,7 +44,7 @@ func (c *Controller) replied(f *plan.Flight, r kick.Reply, err error, now time.T
 	}
 	retry := a.Retry
 	later := func(why string) { retry.NotBefore, retry.Why = now.Add(askAgain), why }
-	kind, text := api.EventKickUnanswered, "kick of %s got no reply: %s"
+	kind, text := api.EventKickUnanswered, "kick of %s unanswered: %s"
 	switch {
 	case err == nil && r.Answer == kick.AlreadyApplied:
 		a.Order = nil
@@ -55,7 +55,9 @@ func (c *Controller) replied(f *plan.Flight, r kick.Reply, err error, now time.T
 		return
 	case errors.Is(err, context.DeadlineExceeded):
 		retry.SendAgain = f.ID // it may have been accepted
-		later("no reply to the last kick")
+		later("the node gave no answer within 3s")
+	case errors.Is(err, kick.ErrNoAgent):
+		later(kick.ErrNoAgent.Error())
 	case err != nil:
 		later(err.Error())
 	default:

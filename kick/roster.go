@@ -48,7 +48,7 @@ func requestRoster(
 		if err != nil {
 			return nil, "", err
 		}
-		answer, err := nc.RequestWithContext(ctx, subject, data)
+		answer, err := request(ctx, nc, subject, data)
 		if err != nil {
 			return nil, "", err
 		}

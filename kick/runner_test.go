@@ -713,8 +713,8 @@ func TestKickOfAnAbsentNodeHasNoResponders(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		_, err := Send(ctx, connect(t), "main", kickOf("r1"))
-		if !errors.Is(err, nats.ErrNoResponders) || !strings.HasPrefix(err.Error(), "kick lb1.example.org/reload: ") {
-			t.Errorf("got the error %v, want kick lb1.example.org/reload: %v", err, nats.ErrNoResponders)
+		if !errors.Is(err, ErrNoAgent) || !strings.HasPrefix(err.Error(), "kick lb1.example.org/reload: ") {
+			t.Errorf("got the error %v, want kick lb1.example.org/reload: %v", err, ErrNoAgent)
 		}
 	})
 }

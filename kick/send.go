@@ -3,15 +3,18 @@ package kick
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/nats-io/nats.go"
 )
 
-// Send sends a kick to its node and returns the node's reply, waiting until ctx ends. The error is
-// nats.ErrNoResponders if no agent of the node is on the bus. Members that make the kick larger than maxInline go
-// before it, in parts.
+// ErrNoAgent is the error for a request to a node that has no agent on the bus.
+var ErrNoAgent = errors.New("no agent of that name is on the bus")
+
+// Send sends a kick to its node and returns the node's reply, waiting until ctx ends. The error wraps ErrNoAgent if no
+// agent of the node is on the bus. Members that make the kick larger than maxInline go before it, in parts.
 func Send(ctx context.Context, nc *nats.Conn, cluster string, k Kick) (Reply, error) {
 	reply, err := send(ctx, nc, cluster, k)
 	if err != nil {
@@ -35,7 +38,7 @@ func send(ctx context.Context, nc *nats.Conn, cluster string, k Kick) (Reply, er
 			return Reply{}, err
 		}
 	}
-	answer, err := nc.RequestWithContext(ctx, subject, messages[last])
+	answer, err := request(ctx, nc, subject, messages[last])
 	if err != nil {
 		return Reply{}, err
 	}
@@ -44,6 +47,15 @@ func send(ctx context.Context, nc *nats.Conn, cluster string, k Kick) (Reply, er
 		return Reply{}, fmt.Errorf("invalid reply: %w", err)
 	}
 	return reply, nil
+}
+
+// request sends a message and waits for its reply until ctx ends.
+func request(ctx context.Context, nc *nats.Conn, subject string, data []byte) (*nats.Msg, error) {
+	reply, err := nc.RequestWithContext(ctx, subject, data)
+	if errors.Is(err, nats.ErrNoResponders) {
+		err = ErrNoAgent
+	}
+	return reply, err
 }
 
 // encodeKick returns the messages of a kick in the order to send them: the parts, if any, and the kick.
