@@ -31,9 +31,9 @@ const (
 // Announcer says on the bus that a node is alive and what it is. Its methods may be called from any goroutine, before, during and
 // after Run; the newest of what they say is announced as soon as there is a connection. Set its fields before Run.
 type Announcer struct {
-	OnBeacon func(Beacon)              // hears every sound beacon, in Run's goroutine
-	LeaveOnStop  func() bool               // asked when Run ends: true says goodbye, false, as no function, "back soon"
-	Probe    func(address string) bool // whether HOST:PORT takes a connection; unless set it tries
+	OnBeacon    func(Beacon)              // hears every sound beacon, in Run's goroutine
+	LeaveOnStop func() bool               // asked when Run ends: true says goodbye, false, as no function, "back soon"
+	Probe       func(address string) bool // whether HOST:PORT takes a connection; unless set it tries
 
 	nc   *nats.Conn
 	self Identity
@@ -177,7 +177,7 @@ type voice struct {
 	told     string // digest of the facts that were sent last
 	factsDue bool   // they were asked for
 
-	inbox    string   // where a leaving node's beats are answered
+	inbox    string      // where a leaving node's beats are answered
 	farewell LeaveStatus // the newest answer
 }
 

@@ -181,8 +181,8 @@ func TestSoundBeaconsArePassedOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := startNode(t, nil)
 		sound := []Beacon{
-			{V: 1, ID: "controller-1", Epoch: 10, Pace: 1000},
-			{V: 1, ID: "controller-0", Epoch: 9, Pace: 1000}, // of interest to who obeys the highest
+			{V: Version, ID: "controller-1", Epoch: 10, Pace: 1000},
+			{V: Version, ID: "controller-0", Epoch: 9, Pace: 1000}, // of interest to who obeys the highest
 		}
 		for _, b := range append(slices.Clone(sound), Beacon{ID: "x", Epoch: maxEpoch + 1, Pace: 1000}, Beacon{Epoch: 11, Pace: 1000}) {
 			n.do(t, SendBeacon(n.nc, "main", b))
@@ -264,7 +264,7 @@ func TestGarbageChangesNothing(t *testing.T) {
 		n.restAfterBeat(t)
 		before := len(n.heard(t))
 		for _, subject := range []string{reportSubject("main"), beaconSubject("main"), nodeSubject("main", n.self.Node)} {
-			for _, garbage := range []string{"", "null", "{", "[1]", `{"v":2,"do":"beat"}`, `{"v":1,"do":"dance"}`, strings.Repeat(" ", MaxBeat) + "{}"} {
+			for _, garbage := range []string{"", "null", "{", "[1]", `{"v":1,"do":"beat"}`, `{"v":2,"do":"dance"}`, strings.Repeat(" ", MaxBeat) + "{}"} {
 				if subject == reportSubject("main") && strings.Contains(garbage, "dance") {
 					continue // a sound roll call: unknown keys are ignored
 				}
@@ -420,7 +420,7 @@ func TestLeavingNodeAsksUntilItIsReleased(t *testing.T) {
 		if b := leaving.beat(t); !b.Leaving || b.NextIn != leavingPace.Milliseconds() || leaving.reply == "" {
 			t.Fatalf("the heartbeat is %s, reply to %q, want one that leaves and can be answered", leaving.data, leaving.reply)
 		}
-		waiting := LeaveStatus{V: 1, Received: true, Waiting: []string{"lb1/reload"}}
+		waiting := LeaveStatus{V: Version, Received: true, Waiting: []string{"lb1/reload"}}
 		n.do(t, n.spy.nc.Publish(leaving.reply, encode(waiting)))
 		n.do(t, n.spy.nc.Publish(leaving.reply, []byte("garbage")))
 		synctest.Wait()
@@ -432,7 +432,7 @@ func TestLeavingNodeAsksUntilItIsReleased(t *testing.T) {
 		if got := len(n.beats(t)) - before; got != 40 {
 			t.Errorf("%d beats in 10 s of leaving, want 40", got)
 		}
-		released := LeaveStatus{V: 1, Received: true, Released: true}
+		released := LeaveStatus{V: Version, Received: true, Released: true}
 		n.do(t, n.spy.nc.Publish(leaving.reply, encode(released)))
 		n.do(t, n.spy.nc.Publish(leaving.reply, encode(waiting))) // late
 		time.Sleep(2 * time.Second)
@@ -461,9 +461,9 @@ func TestRequestLeaveSaysWhyNot(t *testing.T) {
 			!strings.Contains(err.Error(), "leave web9: no agent of that name is on the bus") {
 			t.Errorf("RequestLeave of nobody = %v", err)
 		}
-		reply, err := n.spy.nc.RequestWithContext(ctx, nodeSubject("main", n.self.Node), []byte(`{"v":2,"do":"leave"}`))
+		reply, err := n.spy.nc.RequestWithContext(ctx, nodeSubject("main", n.self.Node), []byte(`{"v":1,"do":"leave"}`))
 		n.do(t, err)
-		if got, want := string(reply.Data), `{"v":1,"heard":false,"released":false,"refused":"version 2, want 1"}`; got != want {
+		if got, want := string(reply.Data), `{"v":2,"received":false,"released":false,"rejected":"version 1, want 2"}`; got != want {
 			t.Errorf("an order of another version is answered by %s, want %s", got, want)
 		}
 	})
@@ -496,20 +496,20 @@ func TestMessagesAreAsDocumented(t *testing.T) {
 	checking.NotReady, checking.Checking = "tcp:8080: not checked yet", true
 	leaving := beat
 	leaving.Leaving, leaving.NextIn = true, leavingPace.Milliseconds()
-	backSoon := beat
-	backSoon.RestartWithin = MaxRestart.Milliseconds()
+	restarting := beat
+	restarting.RestartWithin = MaxRestart.Milliseconds()
 	for name, message := range map[string]any{
-		"heartbeat":           beat,
-		"heartbeat-not-ready": notReady,
-		"heartbeat-checking":  checking,
-		"heartbeat-leaving":   leaving,
-		"heartbeat-back-soon": backSoon,
-		"facts":               json.RawMessage(v.said.facts),
-		"beacon":              Beacon{V: Version, ID: "c0ffee", Epoch: 1_700_000_000_000, Pace: 1000, API: "http://127.0.0.1:7423"},
-		"rollcall":            ReportRequest{V: Version, Splay: 2000},
-		"order":               Order{V: Version, Do: DoLeave},
-		"farewell":            LeaveStatus{V: Version, Received: true, Waiting: []string{"lb1/reload"}},
-		"farewell-refused":    LeaveStatus{V: Version, Rejected: "version 2, want 1"},
+		"heartbeat":             beat,
+		"heartbeat-not-ready":   notReady,
+		"heartbeat-checking":    checking,
+		"heartbeat-leaving":     leaving,
+		"heartbeat-restarting":  restarting,
+		"facts":                 json.RawMessage(v.said.facts),
+		"beacon":                Beacon{V: Version, ID: "c0ffee", Epoch: 1_700_000_000_000, Pace: 1000, API: "http://127.0.0.1:7423"},
+		"report-request":        ReportRequest{V: Version, Splay: 2000},
+		"order":                 Order{V: Version, Do: DoLeave},
+		"leave-status":          LeaveStatus{V: Version, Received: true, Waiting: []string{"lb1/reload"}},
+		"leave-status-rejected": LeaveStatus{V: Version, Rejected: "version 1, want 2"},
 	} {
 		golden(t, name+".json", append(encode(message), '\n'))
 	}
@@ -517,7 +517,7 @@ func TestMessagesAreAsDocumented(t *testing.T) {
 
 func FuzzHear(f *testing.F) {
 	for _, text := range []string{
-		"", "{", `{"v":1,"do":"leave"}`, `{"v":1,"splay_ms":9e18}`, `{"v":1,"id":"c","epoch":1,"pace_ms":9223372036854775807}`, `{"v":1,"released":true}`,
+		"", "{", `{"v":2,"do":"leave"}`, `{"v":2,"splay_ms":9e18}`, `{"v":2,"id":"c","epoch":1,"pace_ms":9223372036854775807}`, `{"v":2,"released":true}`,
 	} {
 		f.Add([]byte(text))
 	}

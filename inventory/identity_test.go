@@ -59,7 +59,9 @@ func TestDetectSaysWhatToConfigure(t *testing.T) {
 		"no name configured": func() (Identity, error) { return detect(Identity{Cluster: "main"}, whole, nameless) },
 		"cluster: name":      func() (Identity, error) { return detect(Identity{}, whole, nameless) },
 		"is /proc mounted?":  func() (Identity, error) { return detect(Identity{Cluster: "main"}, t.TempDir(), named("web1", "web1")) },
-		"set agent.instance": func() (Identity, error) { return detect(Identity{Cluster: "main", Node: "web1"}, t.TempDir(), nameless) },
+		"set agent.instance": func() (Identity, error) {
+			return detect(Identity{Cluster: "main", Node: "web1"}, t.TempDir(), nameless)
+		},
 	} {
 		if got, err := detected(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("detect = %+v, %v, want an error with %q", got, err, want)

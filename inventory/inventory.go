@@ -19,17 +19,17 @@ type Life string
 
 // The lives of a node. Alive, Suspect and BackSoon are members of their roles.
 const (
-	Alive    Life = "alive"
-	Suspect  Life = "suspect"   // its connection closed, or it missed beats; it has a moment to come back
+	Alive      Life = "alive"
+	Suspect    Life = "suspect"    // its connection closed, or it missed beats; it has a moment to come back
 	Restarting Life = "restarting" // its agent stopped and means to be back
-	Left     Life = "left"      // it said goodbye; its agent may still be heard
+	Left       Life = "left"       // it said goodbye; its agent may still be heard
 )
 
 // Bounds of liveness, by canary time.
 const (
 	DefaultGoneAfter = 10 * time.Second        // silence after which a node is gone
-	DisconnectGrace      = 1500 * time.Millisecond // for a closed connection to be back
-	MaxRestart      = time.Minute             // the longest "back soon" that is believed
+	DisconnectGrace  = 1500 * time.Millisecond // for a closed connection to be back
+	MaxRestart       = time.Minute             // the longest "back soon" that is believed
 
 	cloneAfter   = 10 * time.Second // of a boot, one that it followed is another machine: /etc/machine-id was copied
 	closedMemory = time.Minute      // a beat of a closed connection can't be later than this

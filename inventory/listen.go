@@ -15,7 +15,7 @@ import (
 // How the listener watches itself.
 const (
 	CanaryEvery = 250 * time.Millisecond // between two beats of its own
-	MissedAfter  = 2 * time.Second        // without one of them coming back: it may have missed anybody's
+	MissedAfter = 2 * time.Second        // without one of them coming back: it may have missed anybody's
 
 	maxSlept = time.Second // of suspension, which the monotonic clock leaves out
 
@@ -26,17 +26,17 @@ const (
 
 // Heard is one thing that the listener heard; exactly one of its fields says what.
 type Received struct {
-	At      time.Time
-	Beat    *Beat  // one that says something new
-	Reply   string // where the answer to a leaving node's beat goes
-	Facts   *FactsMessage
-	Disconnect  *Disconnect
-	Beacon  *Beacon // of a controller, perhaps this one
-	Rival   string  // another listener's own beat came by: its id
-	Canary  bool    // the listener's own beat came back: whatever was sent before it was heard before it
-	DisconnectsLost    *string // why closed connections are not heard from now on, "" if they are again
-	Missed   string  // why somebody may have spoken without being heard; "" otherwise
-	Invalid error   // a message that was no good, for whatever reason
+	At              time.Time
+	Beat            *Beat  // one that says something new
+	Reply           string // where the answer to a leaving node's beat goes
+	Facts           *FactsMessage
+	Disconnect      *Disconnect
+	Beacon          *Beacon // of a controller, perhaps this one
+	Rival           string  // another listener's own beat came by: its id
+	Canary          bool    // the listener's own beat came back: whatever was sent before it was heard before it
+	DisconnectsLost *string // why closed connections are not heard from now on, "" if they are again
+	Missed          string  // why somebody may have spoken without being heard; "" otherwise
+	Invalid         error   // a message that was no good, for whatever reason
 
 	raw []byte
 }

@@ -40,7 +40,7 @@ type Beat struct {
 	Leaving bool `json:"leaving,omitempty"`
 	// BackWithin is "back soon": the agent stops, and means to be back within this many milliseconds.
 	RestartWithin int64 `json:"restart_within_ms,omitempty"`
-	NextIn     int64 `json:"next_in_ms"` // milliseconds until the next beat
+	NextIn        int64 `json:"next_in_ms"` // milliseconds until the next beat
 	// Kick is what the node says of its actions, see kick.Status. This package only carries it.
 	Kick json.RawMessage `json:"kick,omitempty"`
 }
@@ -84,8 +84,8 @@ type ReportRequest struct {
 
 // Order is what is asked of one node: by the controller on kicker.CLUSTER.node.NODE, by its own command line on kicker.CLUSTER.leave.NODE.
 type Order struct {
-	V     int      `json:"v"`
-	Do    string   `json:"do"`              // one of the Do constants
+	V       int      `json:"v"`
+	Do      string   `json:"do"`                // one of the Do constants
 	Targets []string `json:"targets,omitempty"` // DoReach: HOST:PORT
 }
 
@@ -100,10 +100,10 @@ const (
 // Farewell says how far a goodbye has come: the controller's answer to the beat of a leaving node, and the node's answer to DoLeave.
 type LeaveStatus struct {
 	V        int      `json:"v"`
-	Received    bool     `json:"received"`             // the controller knows that the node leaves
-	Released bool     `json:"released"`          // every dependent has applied a membership without the node
-	Waiting  []string `json:"waiting,omitempty"` // NODE/ACTION of those that have not
-	Rejected  string   `json:"rejected,omitempty"` // why the order was refused
+	Received bool     `json:"received"`           // the controller knows that the node leaves
+	Released bool     `json:"released"`           // every dependent has applied a membership without the node
+	Waiting  []string `json:"waiting,omitempty"`  // NODE/ACTION of those that have not
+	Rejected string   `json:"rejected,omitempty"` // why the order was refused
 }
 
 // Opinion is what a node says of others: which of those that it was asked about it can connect to.
@@ -118,7 +118,7 @@ const MaxTargets = 32
 // Subjects of this package in a cluster.
 func heartbeatSubject(cluster, node string) string { return "kicker." + cluster + ".heartbeat." + node }
 func factsSubject(cluster, node string) string     { return "kicker." + cluster + ".facts." + node }
-func reportSubject(cluster string) string        { return "kicker." + cluster + ".report" }
+func reportSubject(cluster string) string          { return "kicker." + cluster + ".report" }
 func nodeSubject(cluster, node string) string      { return "kicker." + cluster + ".node." + node }
 func leaveSubject(cluster, node string) string     { return "kicker." + cluster + ".leave." + node }
 func beaconSubject(cluster string) string          { return "kicker." + cluster + ".controller" }

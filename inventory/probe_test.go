@@ -94,7 +94,7 @@ func TestNobodyIsAskedInVain(t *testing.T) {
 }
 
 func TestOpinionThatIsNoneIsAnError(t *testing.T) {
-	for _, answer := range []string{"", "x", `{"v":2,"reached":[]}`, `{"v":1,"reached":"all"}`} {
+	for _, answer := range []string{"", "x", `{"v":1,"reached":[]}`, `{"v":2,"reached":"all"}`} {
 		synctest.Test(t, func(t *testing.T) {
 			var b bus
 			b.start(t)

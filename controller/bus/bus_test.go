@@ -99,7 +99,7 @@ func TestNodeCannotSayWhatIsTheControllersOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	flushed(t, controller)
-	own := []string{"kicker.main.kick.lb1.example.com", "kicker.main.node.lb1", "kicker.main.controller", "kicker.main.rollcall", "kicker.main.heartbeat._canary.me"}
+	own := []string{"kicker.main.kick.lb1.example.com", "kicker.main.node.lb1", "kicker.main.controller", "kicker.main.report", "kicker.main.heartbeat._canary.me"}
 	allowed := []string{"kicker.main.heartbeat.lb1.example.com", "kicker.main.facts.lb1", "kicker.main.result.lb1", "kicker.main.leave.lb1"}
 	heard := func(n int) (subjects []string) {
 		t.Helper()
