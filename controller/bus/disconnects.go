@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -19,9 +18,6 @@ const (
 	// disconnects is where a NATS tells its system account which connection closed. All accounts: the controller may be in another
 	// one than the nodes.
 	disconnects = "$SYS.ACCOUNT.*.DISCONNECT"
-
-	overhearTries = 2 // the news of who listens takes a moment from one server of a NATS to another
-	overhearWait  = time.Second
 )
 
 // clientsEnd is why a connection closes that its client's end closed. A server that stops, goes lame, or gives a connection up as stale,
@@ -45,32 +41,21 @@ func (b *Bus) Disconnects(closed func(server string, client uint64, why string))
 	return nc.Close, nil
 }
 
-// Closings is Bus.Closings of a NATS elsewhere: the URLs of its servers name a user of its system account. It fails if that user is
-// refused, or hears nothing. While no server is reached it goes on trying: what closes meanwhile is not heard, now or later. deaf is called,
-// from any goroutine, when that begins, with why, and with "" when it is over.
-func Disconnects(servers []string, log *slog.Logger, closed func(server string, client uint64, why string), deaf func(why string), more ...nats.Option) (stop func(), err error) {
-	err = overhear(servers, more...)
-	if refusal(err) {
-		return nil, fmt.Errorf("%w: %s", err, systemRemedy)
-	}
-	const unheard = "closed connections are not heard, so a death is seen by silence alone"
-	f := &failures{log: log, refused: unheard + ": " + systemRemedy, unreached: unheard, once: true, changed: deaf}
-	reached := err == nil
-	checked := reached // from here on the handlers' own, which come one at a time
-	heard := func(nc *nats.Conn) {
-		if !checked {
-			if err := overhear(servers, more...); err != nil {
-				f.tell(err)
-				return
-			}
-			checked = true
+// Disconnects is Bus.Disconnects of a NATS elsewhere: the URLs of its servers name a user of its system account. It tries for ever, and what
+// closes while it has no connection is not reported, now or later. lost is called, from any goroutine, when that begins, with why, and with
+// "" when it is over.
+func Disconnects(servers []string, log *slog.Logger, closed func(server string, client uint64, why string), lost func(why string), more ...nats.Option) (stop func(), err error) {
+	f := &failures{log: log, refused: systemRefused, unreached: systemUnreached, once: true, changed: lost}
+	restored := func(nc *nats.Conn) {
+		if flush(nc) != nil || nc.LastError() != nil {
+			return // it is lost again, or may not subscribe: handlers are told
 		}
-		log.Info("closed connections are heard", "server", nc.ConnectedUrlRedacted())
+		log.Info("disconnects are received", "server", nc.ConnectedUrlRedacted())
 		f.over()
 	}
 	options := []nats.Option{
-		nats.ConnectHandler(heard),
-		nats.ReconnectHandler(heard),
+		nats.ConnectHandler(restored),
+		nats.ReconnectHandler(restored),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { f.tell(err) }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			if refusal(err) {
@@ -88,81 +73,22 @@ func Disconnects(servers []string, log *slog.Logger, closed func(server string, 
 		nc.Close()
 		return nil, fmt.Errorf("bus: listen for closed connections: %w", err)
 	}
-	if reached {
+	if nc.IsConnected() {
 		_ = flush(nc) // from here on none is missed; fails if the server has gone, and whoever reconnects subscribes
 	}
 	return nc.Close, nil
 }
 
-const systemRemedy = "the URL must name a user of its system account, with the password (system_account in the configuration of nats-server)"
-
-var errDeaf = errors.New("its user does not hear which connections close")
+// Why disconnects are not received.
+const (
+	systemUnreached = "bus.system_url: no server can be reached; the controller notices dead nodes by their silence alone"
+	systemRefused   = "bus.system_url: the server rejects its user; the controller notices dead nodes by their silence alone. " +
+		"Name a user of the server's system account, with its password (system_account in the configuration of nats-server)"
+)
 
 // refusal reports whether it is the user that is wrong. All else may pass.
 func refusal(err error) bool {
-	return errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrPermissionViolation) || errors.Is(err, errDeaf)
-}
-
-// overhear is why the user in the servers' URLs does not hear of closed connections.
-func overhear(servers []string, more ...nats.Option) error {
-	options := append([]nats.Option{
-		nats.Name(closingsName), nats.Timeout(connectTimeout), nats.PermissionErrOnSubscribe(true),
-		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), // the subscription says it too
-	}, more...)
-	ear, err := nats.Connect(strings.Join(servers, ","), options...)
-	if err == nil {
-		defer ear.Close()
-		err = overhearOne(ear, options)
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", Redacted(strings.Join(servers, ",")), err)
-	}
-	return nil
-}
-
-// overhearOne closes a connection, and waits until the ear hears of it.
-func overhearOne(ear *nats.Conn, options []nats.Option) error {
-	told, err := ear.SubscribeSync(disconnects)
-	if err != nil {
-		return err
-	}
-	if err := flush(ear); err != nil {
-		return err
-	}
-	for range overhearTries {
-		one, err := nats.Connect(ear.ConnectedUrl(), options...)
-		if err != nil {
-			return err
-		}
-		server := one.ConnectedServerId()
-		client, err := one.GetClientID()
-		one.Close()
-		if err != nil {
-			return err
-		}
-		switch err := await(told, server, client); {
-		case err == nil:
-			return nil
-		case !errors.Is(err, context.DeadlineExceeded):
-			return err
-		}
-	}
-	return errDeaf
-}
-
-// await waits until that connection is reported closed.
-func await(told *nats.Subscription, server string, client uint64) error {
-	ctx, cancel := context.WithTimeout(context.Background(), overhearWait)
-	defer cancel()
-	for {
-		m, err := told.NextMsgWithContext(ctx)
-		if err != nil {
-			return err
-		}
-		if e, ok := decodeClosing(m); ok && e.Server.ID == server && e.Client.ID == client {
-			return nil
-		}
-	}
+	return errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrPermissionViolation)
 }
 
 func eachClosing(closed func(server string, client uint64, why string)) nats.MsgHandler {

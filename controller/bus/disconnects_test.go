@@ -179,25 +179,28 @@ func TestClosingInAClusterNamesTheServer(t *testing.T) {
 	}
 }
 
-func TestWhoDoesNotHearClosingsIsToldSoAndWhatToDo(t *testing.T) {
+func TestRejectedSystemUserIsReportedWithTheRemedy(t *testing.T) {
 	s := elsewhere(t, "a")
-	for user, want := range map[string]string{
-		"sys:wrong":   "Authorization Violation",
-		"nobody:x":    "Authorization Violation",
-		"node:pw":     "its user does not hear which connections close",
-		"deaf:secret": "Permissions Violation",
-	} {
+	for _, user := range []string{"sys:wrong", "nobody:x", "deaf:secret"} {
 		t.Run(user, func(t *testing.T) {
-			stop, err := Disconnects([]string{as(user, s)}, silent, func(string, uint64, string) {}, func(string) {})
-			if err == nil {
-				stop()
-				t.Fatal("it is taken for a user of the system account")
+			var log lines
+			lost := make(chan string, 100)
+			stop, err := Disconnects([]string{as(user, s)}, slog.New(slog.NewTextHandler(&log, nil)), func(string, uint64, string) {}, func(why string) { lost <- why })
+			if err != nil {
+				t.Fatal(err)
 			}
-			if !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), systemRemedy) || !strings.Contains(err.Error(), s.Addr().String()) {
-				t.Errorf("%v: want %q, the place and the remedy", err, want)
+			defer stop()
+			select {
+			case why := <-lost:
+				if why != systemRefused || !strings.HasPrefix(why, "bus.system_url: ") || !strings.Contains(why, "system_account") {
+					t.Errorf("lost because %q, want the key and the remedy", why)
+				}
+			case <-time.After(patience):
+				t.Fatal("the rejected user is not reported")
 			}
-			if _, password, _ := strings.Cut(user, ":"); strings.Contains(err.Error(), ":"+password) {
-				t.Errorf("%v: the password is told", err)
+			log.wait(t, "level=WARN")
+			if _, password, _ := strings.Cut(user, ":"); strings.Contains(log.String(), ":"+password) {
+				t.Errorf("the log has the password:\n%s", &log)
 			}
 		})
 	}
@@ -216,7 +219,7 @@ func TestClosingsAreHeardWhenTheServerIsBackAndSaidNotToBeMeanwhile(t *testing.T
 		t.Fatal(err)
 	}
 	defer stop()
-	const deaf, heard = "closed connections are not heard", "closed connections are heard"
+	const deaf, heard = systemUnreached, "disconnects are received"
 	for round := range 3 {
 		log.wait(t, deaf)
 		log.wait(t, "level=DEBUG") // another try, in vain
@@ -239,22 +242,34 @@ func TestClosingsAreHeardWhenTheServerIsBackAndSaidNotToBeMeanwhile(t *testing.T
 	}
 }
 
-func TestUserWhoTurnsOutToBeDeafIsSaidToBe(t *testing.T) {
+func TestUserThatMayNotSubscribeIsNotReportedAsRestored(t *testing.T) {
 	first := elsewhere(t, "a")
 	where := first.Addr().(*net.TCPAddr)
-	first.Shutdown()
-	first.WaitForShutdown()
-	var log lines
-	closingsOf(t, slog.New(slog.NewTextHandler(&log, nil)), fmt.Sprintf("nats://node:pw@%s", where))
-	for range 2 { // nor is it forgotten when the server is restarted
-		log.forget()
-		s := elsewhereAt(t, "a", where.Port)
-		log.wait(t, errDeaf.Error())
-		s.Shutdown()
-		s.WaitForShutdown()
+	stopServer := func(s *server.Server) { s.Shutdown(); s.WaitForShutdown() }
+	stopServer(first)
+	changes := make(chan string, 100)
+	stop, err := Disconnects([]string{fmt.Sprintf("nats://deaf:secret@%s", where)}, silent, func(string, uint64, string) {}, func(why string) { changes <- why })
+	if err != nil {
+		t.Fatal(err)
 	}
-	if got := log.String(); strings.Contains(got, "closed connections are heard") || strings.Contains(got, "pw@") {
-		t.Errorf("the log says\n%s", got)
+	defer stop()
+	expect := func(want string) {
+		t.Helper()
+		select {
+		case got := <-changes:
+			if got != want {
+				t.Fatalf("lost because %q, want %q", got, want)
+			}
+		case <-time.After(patience):
+			t.Fatalf("it is not reported that %q", want)
+		}
+	}
+	expect(systemUnreached)
+	for range 2 {
+		s := elsewhereAt(t, "a", where.Port)
+		expect(systemRefused)
+		stopServer(s)
+		expect(systemUnreached)
 	}
 }
 
