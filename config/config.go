@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"kicker/controller"
+	"kicker/controller/bus"
 	"kicker/inventory"
 	"kicker/kick"
 )
@@ -188,7 +189,7 @@ func serverURL(s string) (string, error) {
 
 func checkURL(s string, schemes ...string) error {
 	u, err := url.Parse(s)
-	s = secret.ReplaceAllString(s, hidden)
+	s = bus.Redacted(s)
 	if wrong := (*url.Error)(nil); errors.As(err, &wrong) {
 		return fmt.Errorf("%q: %w", s, wrong.Err) // the whole error would tell the password
 	}

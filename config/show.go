@@ -3,11 +3,12 @@ package config
 import (
 	"io"
 	"reflect"
-	"regexp"
 	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"kicker/controller/bus"
 )
 
 // Show writes the settings that hold, as a file that Load would read, each with where it comes from. Secrets in URLs are
@@ -32,7 +33,7 @@ func (src *sources) node(path string, v reflect.Value) *yaml.Node {
 	}
 	switch v.Kind() {
 	case reflect.String:
-		return scalar(secret.ReplaceAllString(v.String(), hidden))
+		return scalar(bus.Redacted(v.String()))
 	case reflect.Slice:
 		list := &yaml.Node{Kind: yaml.SequenceNode}
 		if !isEntries(v.Type()) || v.Len() == 0 {
@@ -79,11 +80,6 @@ func scalar(v any) *yaml.Node {
 	_ = n.Encode(v) // fails for what is no text, number or bool
 	return &n
 }
-
-// secret is what stands before the host in a URL, and hidden is what is shown of it.
-var secret = regexp.MustCompile(`://[^/@\s]*@`)
-
-const hidden = "://xxxxx@"
 
 // short is how a person writes d.
 func short(d time.Duration) string {

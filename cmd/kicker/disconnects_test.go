@@ -57,7 +57,9 @@ func TestDeathIsSilenceWhileTheSystemAccountIsNotHeard(t *testing.T) {
 	atANATSElsewhere(t, true, func(c *cluster, webs []*node) {
 		ear := c.wiresOf("controller")[2] // after that which listens and that which speaks
 		ear.cut()
-		c.until("deaf", time.Second, func(v *api.View) bool { return strings.Contains(v.DisconnectsLost, "bus.system_url: no server can be reached") })
+		c.until("deaf", time.Second, func(v *api.View) bool {
+			return strings.Contains(v.DisconnectsLost, "bus.system_url: no server can be reached")
+		})
 		if suspected, gone := c.death(webs[0]); suspected < 1500*time.Millisecond || gone < 9*time.Second {
 			t.Errorf("suspected after %s and gone after %s: who told?", suspected, gone)
 		}
@@ -119,7 +121,7 @@ func TestConfiguredSystemAccountIsHeardOrRefused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if b.where != "nats://"+s.Addr().String() {
+		if b.where != "nats://xxxxx@"+s.Addr().String() {
 			t.Errorf("the bus is shown as %s, want it without user and password", b.where)
 		}
 		closed = make(chan inventory.Conn, 100)
