@@ -12,6 +12,8 @@ import (
 	"kicker/controller"
 	"kicker/controller/api"
 	"kicker/controller/bus"
+	"kicker/controller/membership"
+	"kicker/controller/plan"
 	"kicker/inventory"
 	"kicker/inventory/query"
 	"kicker/kick"
@@ -125,7 +127,7 @@ func (k *checker) busURLs(path, urls string) {
 func (k *checker) controller(c Config) {
 	k.goneAfter("gone_after", c.GoneAfter)
 	k.oneOf("guard", c.Guard, controller.GuardOn, controller.GuardShadow)
-	k.oneOf("mode", c.Mode, controller.ModeAct, controller.ModeObserve)
+	k.oneOf("mode", c.Mode, plan.ModeAct, plan.ModeObserve)
 	k.atLeast("in_flight", c.InFlight, 1)
 	if c.Standby && c.Bus.URL == "" {
 		k.wrong("standby", "the embedded NATS server stops with its controller: set bus.url to another NATS")
@@ -145,7 +147,7 @@ func (k *checker) goneAfter(path string, d time.Duration) {
 	}
 }
 
-func (k *checker) roleEntries(roles []controller.RoleConfig) {
+func (k *checker) roleEntries(roles []membership.RoleConfig) {
 	first := map[string]int{}
 	for i, role := range roles {
 		at := fmt.Sprintf("roles[%d]", i)
@@ -161,10 +163,10 @@ func (k *checker) roleEntries(roles []controller.RoleConfig) {
 		}
 		k.atLeast(at+".min_members", role.MinMembers, 0)
 		if role.Mode != "" {
-			k.oneOf(at+".mode", role.Mode, controller.ModeAct, controller.ModeObserve)
+			k.oneOf(at+".mode", role.Mode, plan.ModeAct, plan.ModeObserve)
 		}
 		if role.Budget != "" {
-			_, err := controller.ParseBudget(role.Budget, 1)
+			_, err := role.Budget.Of(1)
 			k.error(at+".budget", err)
 		}
 		for j, fact := range role.MemberFacts {
@@ -194,7 +196,7 @@ func (k *checker) dependsOn(path string, needs []string) {
 	seen := map[string]bool{}
 	for i, text := range needs {
 		at := fmt.Sprintf("%s[%d]", path, i)
-		need, same, err := controller.ParseNeed(text)
+		need, same, err := membership.ParseNeed(text)
 		if err != nil {
 			k.error(at, err)
 			continue
@@ -304,7 +306,7 @@ func (k *checker) listen(path, address string) {
 		k.wrong(path, "%q is not an address: write HOST:PORT, or :PORT for all addresses", address)
 	} else if err := checkPort(address, port); err != nil {
 		k.error(path, err)
-	} else if k.needToken && !bus.Loopback(address) {
+	} else if k.needToken && !api.IsLoopback(address) {
 		k.wrong(path, "%s is beyond loopback and needs a token: "+
 			"set token_file (created if missing; copy it to the agents), or --insecure", address)
 	}
@@ -323,7 +325,7 @@ func checkRoleName(name string) error {
 	if name == "" {
 		return errors.New("a role needs a name")
 	}
-	return controller.CheckRole(name)
+	return membership.CheckRole(name)
 }
 
 // typoOf returns the declared role of which an undeclared name is likely a typo, or an empty string. Names that differ

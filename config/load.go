@@ -19,7 +19,7 @@ import (
 	"github.com/spf13/pflag"
 	"github.com/spf13/viper"
 
-	"kicker/controller"
+	"kicker/controller/membership"
 	"kicker/kick"
 )
 
@@ -174,7 +174,7 @@ func find(o Options, uid int) (string, error) {
 
 var (
 	actionType = reflect.TypeFor[kick.Action]()
-	budgetType = reflect.TypeFor[controller.Budget]()
+	budgetType = reflect.TypeFor[membership.Budget]()
 	wordsType  = reflect.TypeFor[[]string]()
 )
 

@@ -11,7 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/spf13/pflag"
 
-	"kicker/controller"
+	"kicker/controller/membership"
+	"kicker/controller/plan"
 	"kicker/kick"
 )
 
@@ -87,7 +88,7 @@ agent:
     - {name: note, command: say 'two words', depends_on: db}
     - once=/bin/once "a b"
 `))
-	if diff := cmp.Diff([]controller.RoleConfig{
+	if diff := cmp.Diff([]membership.RoleConfig{
 		{
 			Name: "WebFront", Selector: "role=web,os.family=Debian", MemberFacts: []string{"IPAddress", "net.port"},
 			GoneAfter: 5 * time.Second, MinMembers: 2, Budget: "3",
@@ -147,7 +148,7 @@ func TestEnvironmentSetsScalarsAndLists(t *testing.T) {
 		c.Agent.Facts, c.Agent.Ready.Fall, c.Agent.Ready.Interval, c.Log.Level,
 	}
 	want := []any{
-		true, "nats://bus:4222", controller.BackoffConfig{Initial: 3 * time.Second, Max: 10 * time.Minute},
+		true, "nats://bus:4222", plan.BackoffConfig{Initial: 3 * time.Second, Max: 10 * time.Minute},
 		"web1.example", []string{"a", "b:1"}, []string{"rack=7", "motto=two words"}, 7, 2 * time.Second, "info",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

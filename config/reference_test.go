@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"kicker/controller"
+	"kicker/controller/membership"
 	"kicker/kick"
 )
 
@@ -86,9 +86,9 @@ func TestTableHasEveryKeyWithItsDefault(t *testing.T) {
 // defaultsByKey returns the defaults as the reference writes them. Entries of lists have theirs in other packages.
 func defaultsByKey() map[string]string {
 	text := map[string]string{
-		"roles[].member_facts":    "[" + strings.Join(controller.DefaultMemberFacts, ", ") + "]",
+		"roles[].member_facts":    "[" + strings.Join(membership.DefaultMemberFacts, ", ") + "]",
 		"roles[].min_members":     "0",
-		"roles[].budget":          string(controller.DefaultBudget),
+		"roles[].budget":          string(membership.DefaultBudget),
 		"agent.actions[].timeout": shortDuration(kick.DefaultTimeout),
 		"agent.actions[].grace":   shortDuration(kick.DefaultGrace),
 		"agent.actions[].success": "[0]",

@@ -29,11 +29,11 @@ func TestDetectFillsInWhatIsNotConfigured(t *testing.T) {
 		t.Errorf("detect = %+v, %v, want what was configured", got, err)
 	}
 	if got, err := detect(configured, root, nameless); err != nil || got != configured {
-		t.Errorf("detect = %+v, %v on a machine without name, want what was configured", got, err)
+		t.Errorf("detect = %+v, %v on a machine without a name, want what was configured", got, err)
 	}
 }
 
-func TestInstanceIsTheFirstIdentityThatIsOne(t *testing.T) {
+func TestInstanceIsTheFirstUniqueIdentifier(t *testing.T) {
 	for _, tt := range []struct{ uuid, machineID, want string }{
 		{uuid, machine, uuid},
 		{"", machine, machine},
@@ -54,12 +54,14 @@ func TestInstanceIsTheFirstIdentityThatIsOne(t *testing.T) {
 func TestDetectSaysWhatToConfigure(t *testing.T) {
 	whole := machineRoot(t, map[string]string{"etc/machine-id": machine, "proc/sys/kernel/random/boot_id": bootID})
 	for want, detected := range map[string]func() (Identity, error){
-		"set agent.name":     func() (Identity, error) { return detect(Identity{Cluster: "main"}, whole, named("web 1", "web 1")) },
-		`node: name "web/1"`: func() (Identity, error) { return detect(Identity{Cluster: "main", Node: "web/1"}, whole, nameless) },
-		"no name configured": func() (Identity, error) { return detect(Identity{Cluster: "main"}, whole, nameless) },
-		"cluster: name":      func() (Identity, error) { return detect(Identity{}, whole, nameless) },
-		"is /proc mounted?":  func() (Identity, error) { return detect(Identity{Cluster: "main"}, t.TempDir(), named("web1", "web1")) },
-		"set agent.instance": func() (Identity, error) { return detect(Identity{Cluster: "main", Node: "web1"}, t.TempDir(), nameless) },
+		"set agent.name":       func() (Identity, error) { return detect(Identity{Cluster: "main"}, whole, named("web 1", "web 1")) },
+		`node: name "web/1"`:   func() (Identity, error) { return detect(Identity{Cluster: "main", Node: "web/1"}, whole, nameless) },
+		"host name is unknown": func() (Identity, error) { return detect(Identity{Cluster: "main"}, whole, nameless) },
+		"cluster: name":        func() (Identity, error) { return detect(Identity{}, whole, nameless) },
+		"is /proc mounted?":    func() (Identity, error) { return detect(Identity{Cluster: "main"}, t.TempDir(), named("web1", "web1")) },
+		"set agent.instance": func() (Identity, error) {
+			return detect(Identity{Cluster: "main", Node: "web1"}, t.TempDir(), nameless)
+		},
 	} {
 		if got, err := detected(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("detect = %+v, %v, want an error with %q", got, err, want)
@@ -67,7 +69,7 @@ func TestDetectSaysWhatToConfigure(t *testing.T) {
 	}
 }
 
-func TestQualifyBelievesOnlyTheSameNameWithADomain(t *testing.T) {
+func TestQualifyTakesOnlyTheDomainOfTheName(t *testing.T) {
 	for _, tt := range []struct{ name, canonical, want string }{
 		{"Web1", "WEB1.Example.com.", "web1.example.com"},
 		{"web1.example.com", "", "web1.example.com"},

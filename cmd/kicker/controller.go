@@ -22,6 +22,7 @@ import (
 
 	"kicker/config"
 	"kicker/controller"
+	"kicker/controller/api"
 	"kicker/controller/bus"
 	"kicker/controller/web"
 	"kicker/inventory"
@@ -97,11 +98,11 @@ func runController(ctx context.Context, cfg config.Config, r *reloader, log *slo
 	if err != nil {
 		return err
 	}
-	api, err := net.Listen("tcp", cfg.API.Listen)
+	listener, err := net.Listen("tcp", cfg.API.Listen)
 	if err != nil {
 		return fmt.Errorf("api: %w", err)
 	}
-	defer api.Close()
+	defer listener.Close()
 	socket, err := web.ListenUnix(filepath.Join(cfg.StateDir, "api.sock"))
 	if err != nil {
 		return fmt.Errorf("api: %w", err)
@@ -112,15 +113,15 @@ func runController(ctx context.Context, cfg config.Config, r *reloader, log *slo
 		return err
 	}
 	defer b.close()
-	log.Info("listening", "bus", b.where, "api", api.Addr(), "socket", socket.Addr())
+	log.Info("listening", "bus", b.where, "api", listener.Addr(), "socket", socket.Addr())
 
-	open := web.Config{Token: token, OpenReads: bus.Loopback(cfg.API.Listen) || cfg.Insecure, Version: version, Log: log}
+	open := web.Config{Token: token, OpenReads: api.IsLoopback(cfg.API.Listen) || cfg.Insecure, Version: version, Log: log}
 	trusted := web.Config{Trusted: true, Version: version, Log: log}
 	return control(ctx, cfg.Config, b, log, func(ctx context.Context, c *controller.Controller) error {
 		r.control = c
 		group, ctx := errgroup.WithContext(ctx)
 		group.Go(func() error { return r.run(ctx, told) })
-		for ln, shown := range map[net.Listener]web.Config{api: open, socket: trusted} {
+		for ln, shown := range map[net.Listener]web.Config{listener: open, socket: trusted} {
 			shown.View, shown.Kick, shown.Lose, shown.Plan = c.View, c.Kick, c.Lose, r.plan
 			group.Go(func() error { return web.Serve(ctx, ln, web.Handler(shown)) })
 		}

@@ -37,7 +37,7 @@ func TestBusBeyondLoopbackNeedsAToken(t *testing.T) {
 	s.agent("member", "--role", "web", "--token-file", s.path("secret"))
 	for _, d := range strangers {
 		s.until(d.name+" is refused, and tries again", func() string {
-			return unlike(d.log, func(log string) bool { return strings.Count(log, "the bus refuses this node: token_file") > 2 })
+			return unlike(d.log, func(log string) bool { return strings.Count(log, "the bus rejects this node: token_file") > 2 })
 		})
 		if !d.running() {
 			t.Errorf("%s gave up", d.name)

@@ -48,7 +48,7 @@ The goodbye holds until the agent is restarted.`,
 			switch {
 			case errors.Is(err, context.DeadlineExceeded):
 				return exitError{exitTimeout, err}
-			case errors.Is(err, nats.ErrNoResponders), errors.Is(err, nats.ErrNoServers), errors.Is(err, nats.ErrAuthorization):
+			case errors.Is(err, inventory.ErrNoAgent), errors.Is(err, bus.ErrUnreachable), errors.Is(err, bus.ErrRejected):
 				return exitError{exitUnreachable, err}
 			}
 			return err

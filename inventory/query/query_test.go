@@ -63,7 +63,7 @@ func TestNumbersCompareAsNumbersOnlyIfBothLookLikeNumbers(t *testing.T) {
 	}
 }
 
-func TestUnequalIsTheOppositeOfEqualForAListToo(t *testing.T) {
+func TestUnequalIsTheOppositeOfEqualAlsoForLists(t *testing.T) {
 	check(t, "role!=web", false)
 	check(t, "role!=db", true)
 	check(t, "disks!=sda", true)
@@ -84,7 +84,7 @@ func TestLookupTriesTheLongestKeyFirst(t *testing.T) {
 		}
 	}
 	if got, ok := Lookup(map[string]any{"a": map[string]any{"b": 1.0, "b.c": "inner"}}, "a.b.c"); !ok || got != "inner" {
-		t.Errorf("Lookup(a.b.c) = %v, %v, want inner: what leads nowhere is passed by", got, ok)
+		t.Errorf("Lookup(a.b.c) = %v, %v, want inner: a longer key must lead to a fact", got, ok)
 	}
 	if got, ok := Lookup(web1, "os.release.minor"); ok {
 		t.Errorf("Lookup(os.release.minor) = %v, want nothing", got)
@@ -142,7 +142,7 @@ func TestAndMatchesWhatBothMatch(t *testing.T) {
 	}
 }
 
-// TestSelectorAgreesWithModel compares with a model that spreads facts out into path=text pairs and looks for the pair.
+// TestSelectorAgreesWithModel compares with a model that turns facts into path=text pairs and looks for the pair.
 func TestSelectorAgreesWithModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		facts := drawFacts(t, 2)
@@ -216,7 +216,7 @@ func TestMatchesDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// leaves are facts, and leafTexts the values that may or may not equal them.
+// leaves are facts, leafTexts are values to compare them with.
 var (
 	leaves    = []any{"web", "8", 8.0, 8.5, true, "", []any{"web", "db"}, []any{8.0}, []any{}, nil}
 	leafTexts = []string{"web", "db", "8", "8.0", "8.50", "true", ""}
