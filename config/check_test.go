@@ -31,7 +31,7 @@ func TestMistakesNamePlaceKeyAndRemedy(t *testing.T) {
 		{"unknown key without a value", "frob:\nlog:\n",
 			`kicker.yaml:1: frob: unknown key: use one of cluster, roles, gone_after, settle, settle_min, ` +
 				`settle_max, ` +
-				`backoff, standby, in_flight, guard, mode, state_dir, token_file, insecure, log, bus, api, agent`},
+				`backoff, in_flight, mode, standby, guard, state_dir, token_file, insecure, log, bus, api, agent`},
 		{"unknown key through an alias", "roles:\n- &w {name: web}\nlog: *w\n",
 			`log.name: unknown key: use one of level, format`},
 		{"unknown key with an anchor", "x: &x\n", `kicker.yaml:1: x: unknown key: use one of cluster, roles`},
@@ -128,7 +128,7 @@ func TestMistakesNamePlaceKeyAndRemedy(t *testing.T) {
 			`kicker.yaml:2: roles[0].depends_on[1]: "web" is listed twice: remove one`},
 		{"no fact after same=", "roles:\n- {name: lb, depends_on: ['web same=']}\n",
 			`kicker.yaml:2: roles[0].depends_on[0]: depends_on "web same=": ` +
-				`after same= come names of facts, as in web same=environment,site`},
+				`write names of facts after same=, as in web same=environment,site`},
 		{"invalid fact after same=", "roles:\n- {name: lb, depends_on: ['web same=a..b']}\n",
 			`kicker.yaml:2: roles[0].depends_on[0]: `},
 		{"role and same= split into two words", "agent:\n  depends_on: web same=site\n  actions: [a=b]\n",
