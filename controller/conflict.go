@@ -29,14 +29,47 @@ func (c *Controller) nameConflict(with *inventory.Conflict, now time.Time) (chan
 	return is.Accepted != was.Accepted || is.Rejected != was.Rejected
 }
 
-// endConflicts ends those whose rejected machine no longer reports, as far as messages are received.
-func (c *Controller) endConflicts(now time.Time) (changed bool) {
+// version is a node whose messages have another version, for as long as it sends them.
+type version struct {
+	api.VersionMismatch
+	last time.Time
+}
+
+// maxVersions bounds how many such nodes are remembered.
+const maxVersions = 1000
+
+// wrongVersion notes that a message has another version. It is recorded once, and shown for as long as such messages come.
+func (c *Controller) wrongVersion(e *inventory.VersionError, now time.Time) (changed bool) {
+	c.journal.counts.InvalidMessages++
+	is, lasts := c.versions[e.Node]
+	if !lasts && len(c.versions) >= maxVersions {
+		return false
+	}
+	if !lasts {
+		is.VersionMismatch = api.VersionMismatch{Node: e.Node, Since: now}
+		c.event(api.Event{Time: now, Kind: api.EventWrongVersion, Node: e.Node, Text: fmt.Sprintf("node %s: %s", e.Node, e)})
+	}
+	changed = is.Version != e.Version
+	is.Version, is.last = e.Version, now
+	c.versions[e.Node] = is
+	return changed
+}
+
+// endReports ends the conflicts and the wrong versions that no message shows any more, as far as messages are received.
+func (c *Controller) endReports(now time.Time) (changed bool) {
 	if !c.listening.sync.Open {
 		return false
 	}
+	silence := max(c.cfg.GoneAfter, 4*c.listening.pace)
 	for node, k := range c.conflicts {
-		if now.Sub(k.last) >= max(c.cfg.GoneAfter, 4*c.listening.pace) {
+		if now.Sub(k.last) >= silence {
 			c.conflictEnded(node, "instance "+k.Rejected+" no longer reports", now)
+			changed = true
+		}
+	}
+	for node, v := range c.versions {
+		if now.Sub(v.last) >= silence {
+			delete(c.versions, node)
 			changed = true
 		}
 	}

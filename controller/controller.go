@@ -51,6 +51,7 @@ type Controller struct {
 	fleet      *fleet
 	leaving    map[string]*leaving // by node
 	conflicts  map[string]conflict // by node
+	versions   map[string]version  // by node
 
 	// What it says.
 	journal journal
@@ -82,7 +83,7 @@ func New(cfg Config, id string, inv *inventory.Inventory, bus Bus, log *slog.Log
 	c := &Controller{
 		cfg: cfg, bus: bus, log: log, inv: inv, table: table, fleet: newFleet(),
 		leadership: newLeadership(cfg.Cluster, id, cfg.GoneAfter, now), listening: newListening(now),
-		leaving: map[string]*leaving{}, conflicts: map[string]conflict{}, journal: newJournal(), loaded: api.Loaded{At: now},
+		leaving: map[string]*leaving{}, conflicts: map[string]conflict{}, versions: map[string]version{}, journal: newJournal(), loaded: api.Loaded{At: now},
 		requests: make(chan request), answers: make(chan func(time.Time) bool),
 	}
 	inv.GoneAfter = func(n *inventory.Node) time.Duration { return c.table.GoneAfter(n.Name) }
@@ -176,7 +177,7 @@ func (c *Controller) turn(ctx context.Context, changed bool, now time.Time) {
 		c.bus.Ask(node, inventory.DoBeat)
 	}
 	changed = c.expire(now) || changed
-	changed = c.endConflicts(now) || changed
+	changed = c.endReports(now) || changed
 	changed = c.carryOut(c.listening.tick(now), now) || changed
 	if !changed && now.Before(c.due) {
 		return

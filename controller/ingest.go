@@ -44,6 +44,9 @@ func (c *Controller) ingestError(err error, now time.Time) (changed bool) {
 	if conflict, ok := errors.AsType[*inventory.Conflict](err); ok {
 		return c.nameConflict(conflict, now)
 	}
+	if other, ok := errors.AsType[*inventory.VersionError](err); ok {
+		return c.wrongVersion(other, now)
+	}
 	if err != nil {
 		c.invalid(err, now)
 	}
@@ -58,6 +61,9 @@ func (c *Controller) ingestChange(change inventory.Change, now time.Time) {
 	before, after := change.Before, change.After
 	if before == nil {
 		c.listening.joined = now
+	}
+	if after != nil {
+		delete(c.versions, after.Name) // it was upgraded
 	}
 	c.recordChange(change, now)
 	from := now

@@ -12,7 +12,7 @@ func (c *Controller) publishView(verdicts []api.Verdict, now time.Time) {
 	c.next = make(chan struct{})
 	c.view.Store(&api.View{
 		At: now, Identity: c.identity(), Leader: c.leadership.rival.id, Sync: c.listening.sync, DisconnectsLost: c.listening.disconnects,
-		Verdicts: verdicts, Roles: c.viewRoles(), Conflicts: c.viewConflicts(), Cycles: c.fleet.cycles.Found,
+		Verdicts: verdicts, Roles: c.viewRoles(), Conflicts: c.viewConflicts(), WrongVersion: c.viewVersions(), Cycles: c.fleet.cycles.Found,
 		Runs: last(c.journal.runs, keepRuns), Events: last(c.journal.events, keepEvents), Counts: cloneCounts(c.journal.counts),
 		Loaded: c.loaded, Nodes: c.inv.Snapshot(), Next: c.next,
 	})
@@ -44,6 +44,14 @@ func (c *Controller) viewConflicts() []api.Conflict {
 	var views []api.Conflict
 	for _, node := range sortedKeys(c.conflicts) {
 		views = append(views, c.conflicts[node].Conflict)
+	}
+	return views
+}
+
+func (c *Controller) viewVersions() []api.VersionMismatch {
+	var views []api.VersionMismatch
+	for _, node := range sortedKeys(c.versions) {
+		views = append(views, c.versions[node].VersionMismatch)
 	}
 	return views
 }
