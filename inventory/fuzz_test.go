@@ -35,7 +35,7 @@ func FuzzApply(f *testing.F) {
 		}
 		h.after(5 * time.Minute)
 		h.canary()
-		if h.Snapshot().Len()+h.leases.len()+len(h.byConn)+len(h.deadlines)+len(h.missingFacts)+len(h.earlyFacts) != 0 {
+		if count(h.Snapshot())+h.leases.len()+len(h.byConn)+len(h.deadlines)+len(h.missingFacts)+len(h.earlyFacts) != 0 {
 			t.Errorf("entries are left after %q, %q", first, second)
 		}
 	})

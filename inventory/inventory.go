@@ -440,12 +440,3 @@ func (s *Snapshot) All() iter.Seq[*Node] {
 		}
 	}
 }
-
-// Len is the number of nodes.
-func (s *Snapshot) Len() int {
-	n := 0
-	for range s.All() {
-		n++
-	}
-	return n
-}

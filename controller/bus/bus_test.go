@@ -266,7 +266,7 @@ func TestListenErrorsNameTheAddress(t *testing.T) {
 	for listen, want := range map[string]string{
 		used:             "address already in use",
 		"127.0.0.1":      "want HOST:PORT",
-		"127.0.0.1:http": "the port must be a number",
+		"127.0.0.1:http": "a number as port",
 	} {
 		other, err := Start(Config{Listen: listen}, noLog)
 		if err == nil {
