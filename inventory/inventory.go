@@ -230,7 +230,9 @@ func (inv *Inventory) attachFacts(n, before *Node) {
 		delete(inv.earlyFacts, n.Name)
 		delete(inv.missingFacts, n.Name)
 	default:
-		inv.missingFacts[n.Name] = inv.missingFacts[n.Name] // zero, unless they were requested
+		if _, missing := inv.missingFacts[n.Name]; !missing {
+			inv.missingFacts[n.Name] = time.Time{} // not requested yet
+		}
 	}
 }
 
