@@ -33,7 +33,7 @@ const (
 type Announcer struct {
 	OnBeacon    func(Beacon)              // receives every valid beacon, on Run's goroutine
 	LeaveOnStop func() bool               // called when Run ends: whether to leave; nil: restart
-	Probe       func(address string) bool // whether HOST:PORT accepts a connection; by default it connects
+	Probe       func(address string) bool // whether HOST:PORT accepts a connection
 
 	nc       *nats.Conn
 	identity Identity
@@ -59,7 +59,9 @@ type content struct {
 // NewAnnouncer returns an Announcer of a node that is ready and has no facts. nc should have no reconnect buffer: a
 // heartbeat must not arrive late.
 func NewAnnouncer(nc *nats.Conn, identity Identity, log *slog.Logger) *Announcer {
-	a := &Announcer{nc: nc, identity: identity, log: log, wake: make(chan struct{}, 1), next: content{ready: true}}
+	a := &Announcer{
+		Probe: accepts, nc: nc, identity: identity, log: log, wake: make(chan struct{}, 1), next: content{ready: true},
+	}
 	if err := a.SetFacts(nil); err != nil {
 		panic(err) // no facts are not too many
 	}
@@ -230,7 +232,7 @@ func (s *session) send(beat []byte, reply string) {
 	s.publish(heartbeatSubject(s.identity.Cluster, s.identity.Node), reply, beat)
 }
 
-// replyTo is where a leaving node expects to be told how far it is, "" for any other node.
+// replyTo is where a leaving node expects a LeaveStatus, "" for any other node.
 func (s *session) replyTo() string {
 	if !s.current.leaving || s.leaveStatus.Released {
 		return ""
@@ -389,14 +391,10 @@ func (s *session) reply(m *nats.Msg, answer any) {
 
 // probe returns the targets that accept a connection. It connects to all at once.
 func (s *session) probe(targets []string) []string {
-	try := s.Probe
-	if try == nil {
-		try = accepts
-	}
 	accepted := make([]bool, len(targets))
 	var tries sync.WaitGroup
 	for i, target := range targets {
-		tries.Go(func() { accepted[i] = try(target) })
+		tries.Go(func() { accepted[i] = s.Probe(target) })
 	}
 	tries.Wait()
 	reached := []string{} // not null in JSON

@@ -25,7 +25,8 @@ const (
 func BenchmarkUnchangedHeartbeats(b *testing.B) {
 	for _, size := range []int{64, 300} {
 		b.Run(fmt.Sprintf("bytes=%d", size), func(b *testing.B) {
-			srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true})
+			srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true,
+				NoSigs: true})
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -142,7 +143,8 @@ func publishHeartbeats(b *testing.B, url string, listener *nats.Conn, size int, 
 }
 
 func benchConnect(b *testing.B, url string) *nats.Conn {
-	nc, err := nats.Connect(url, nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { b.Error(err) }))
+	fail := func(_ *nats.Conn, _ *nats.Subscription, err error) { b.Error(err) }
+	nc, err := nats.Connect(url, nats.ErrorHandler(fail))
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -154,8 +156,8 @@ func benchName(i int) string { return fmt.Sprintf("web%04d.example.com", i) }
 // benchBeat is a heartbeat of that size; a small one is cut off.
 func benchBeat(name string, size int) []byte {
 	beat := Beat{
-		V: Version, Node: name, Instance: "4c4c4544-0042-3510-8051-b4c04f4d3632", Boot: "b10c0de5-0f59-4c23-b5d6-7ef5d0a0a5b2",
-		Conn: Conn{Server: "NSERVER", Client: 42}, Facts: "4d7fde67f16e56b09f05a758", Ready: true, NextIn: 1000, Kick: json.RawMessage(`""`),
+		V: Version, Node: name, Instance: uuid, Boot: bootID, Conn: Conn{Server: "NSERVER", Client: 42},
+		Facts: "4d7fde67f16e56b09f05a758", Ready: true, NextIn: 1000, Kick: json.RawMessage(`""`),
 	}
 	if missing := size - len(encode(beat)); missing > 0 {
 		beat.Kick = json.RawMessage(`"` + strings.Repeat("k", missing) + `"`)
@@ -175,8 +177,8 @@ func BenchmarkChangedHeartbeat(b *testing.B) {
 			inv := New()
 			apply := func(i int, ready bool) {
 				beat := Beat{
-					V: Version, Node: benchName(i), Instance: "bench", Boot: "bench", Conn: Conn{Server: "bench", Client: uint64(i)},
-					Ready: ready, NextIn: 1000,
+					V: Version, Node: benchName(i), Instance: "bench", Boot: "bench",
+					Conn: Conn{Server: "bench", Client: uint64(i)}, Ready: ready, NextIn: 1000,
 				}
 				if _, err := inv.Apply(Received{At: time.Now(), Beat: &beat}); err != nil {
 					b.Fatal(err)

@@ -11,7 +11,8 @@ func FuzzApply(f *testing.F) {
 	f.Add(encode(web1()), encode(web1(ofInstance("m2"))))
 	f.Add(encode(web1(restartWithin(time.Minute))), encode(web1(leaving, onConn(2))))
 	f.Add(encode(FactsMessage{V: Version, Node: "web1", Instance: "m1", Boot: "b1", Facts: isWeb}), encode(web1()))
-	f.Add([]byte(`{"v":2,"node":"web1","instance":"i","boot":"b","next_in_ms":1,"restart_within_ms":9223372036854775807,"kick":[[[[]]]]}`), []byte("{}"))
+	f.Add([]byte(`{"v":2,"node":"web1","instance":"i","boot":"b","next_in_ms":1,`+
+		`"restart_within_ms":9223372036854775807,"kick":[[[[]]]]}`), []byte("{}"))
 	f.Fuzz(func(t *testing.T, first, second []byte) {
 		h := newTimeline(t)
 		for _, data := range [][]byte{first, second} {
@@ -34,7 +35,7 @@ func FuzzApply(f *testing.F) {
 		}
 		h.after(5 * time.Minute)
 		h.canary()
-		if h.Snapshot().Len()+h.leases.len()+len(h.byConn)+len(h.deadlines)+len(h.missingFacts)+len(h.earlyFacts) != 0 {
+		if count(h.Snapshot())+h.leases.len()+len(h.byConn)+len(h.deadlines)+len(h.missingFacts)+len(h.earlyFacts) != 0 {
 			t.Errorf("entries are left after %q, %q", first, second)
 		}
 	})

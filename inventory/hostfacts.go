@@ -1,6 +1,7 @@
 package inventory
 
 import (
+	"cmp"
 	"errors"
 	"net"
 	"net/netip"
@@ -47,13 +48,7 @@ func address(towards string) netip.Addr {
 	if source.IsValid() && !source.IsLoopback() {
 		return source
 	}
-	if global := globalAddress(); global.IsValid() {
-		return global
-	}
-	if source.IsValid() {
-		return source
-	}
-	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	return cmp.Or(globalAddress(), source, netip.AddrFrom4([4]byte{127, 0, 0, 1}))
 }
 
 // sourceAddress takes the source address of a connected UDP socket, which sends nothing.

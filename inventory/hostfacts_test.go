@@ -12,10 +12,11 @@ import (
 
 func TestHostFactsAreNamedAsInFacter(t *testing.T) {
 	root := machineRoot(t, map[string]string{
-		"etc/os-release":            "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nNAME=\"Debian GNU/Linux\"\nVERSION_ID=\"12\"\nID=debian\n",
+		"etc/os-release":            "NAME=\"Debian GNU/Linux\"\nVERSION_ID=\"12\"\nID=debian\n",
 		"proc/sys/kernel/ostype":    "Linux\n",
 		"proc/sys/kernel/osrelease": "6.1.0-18-amd64\n",
-		"proc/stat":                 "cpu 1 2 3\nintr " + strings.Repeat("0 ", 100_000) + "\nbtime 1700000000\nprocesses 9\n",
+		"proc/stat": "cpu 1 2 3\nintr " + strings.Repeat("0 ", 100_000) +
+			"\nbtime 1700000000\nprocesses 9\n",
 	})
 	got := hostFacts(root, "")
 	want := Facts{
@@ -110,7 +111,8 @@ func TestParseFact(t *testing.T) {
 
 func TestSetNestsAndReplacesNoOtherFacts(t *testing.T) {
 	facts := Facts{"ipaddress": "10.0.0.1"}
-	for _, set := range [][2]string{{"site.room", "5"}, {"site.hall.side", "east"}, {"ipaddress", "10.0.0.2"}, {"site.room", "6"}} {
+	for _, set := range [][2]string{{"site.room", "5"}, {"site.hall.side", "east"}, {"ipaddress", "10.0.0.2"},
+		{"site.room", "6"}} {
 		if err := facts.Set(set[0], set[1]); err != nil {
 			t.Errorf("Set(%s) = %v", set[0], err)
 		}

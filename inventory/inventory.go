@@ -230,7 +230,9 @@ func (inv *Inventory) attachFacts(n, before *Node) {
 		delete(inv.earlyFacts, n.Name)
 		delete(inv.missingFacts, n.Name)
 	default:
-		inv.missingFacts[n.Name] = inv.missingFacts[n.Name] // zero, unless they were requested
+		if _, missing := inv.missingFacts[n.Name]; !missing {
+			inv.missingFacts[n.Name] = time.Time{} // not requested yet
+		}
 	}
 }
 
@@ -439,13 +441,4 @@ func (s *Snapshot) All() iter.Seq[*Node] {
 			}
 		}
 	}
-}
-
-// Len is the number of nodes.
-func (s *Snapshot) Len() int {
-	n := 0
-	for range s.All() {
-		n++
-	}
-	return n
 }

@@ -107,32 +107,31 @@ type listener struct {
 
 // receive turns a message into what the owner of the inventory must know, if anything.
 func (l *listener) receive(m *nats.Msg, now time.Time) (Received, bool) {
-	if node, ok := strings.CutPrefix(m.Subject, l.beats); ok {
-		if m.Reply == "" && l.leases.renewSame(node, m.Data, now) {
-			return Received{}, false
+	r := Received{At: now}
+	node, isBeat := strings.CutPrefix(m.Subject, l.beats)
+	switch {
+	case isBeat && m.Reply == "" && l.leases.renewSame(node, m.Data, now):
+		return r, false
+	case isBeat && strings.HasPrefix(node, "_"):
+		return l.receiveCanary(node, now)
+	case isBeat:
+		var b Beat
+		if b, r.Invalid = decodeBeat(node, m.Data); r.Invalid == nil {
+			l.leases.forgetBeat(node) // until this one is applied, one like the last says something new too
+			r.Beat, r.Reply, r.raw = &b, m.Reply, m.Data
 		}
-		if strings.HasPrefix(node, "_") {
-			return l.receiveCanary(node, now)
+	case m.Subject == l.beacon:
+		var b Beacon
+		if b, r.Invalid = decodeBeacon(m.Data); r.Invalid == nil {
+			r.Beacon = &b
 		}
-		b, err := decodeBeat(node, m.Data)
-		if err != nil {
-			return Received{At: now, Invalid: err}, true
+	default:
+		var f FactsMessage
+		if f, r.Invalid = decodeFacts(strings.TrimPrefix(m.Subject, l.facts), m.Data); r.Invalid == nil {
+			r.Facts = &f
 		}
-		l.leases.forgetBeat(node) // until this one is applied, another like the last one says something new too
-		return Received{At: now, Beat: &b, Reply: m.Reply, raw: m.Data}, true
 	}
-	if m.Subject == l.beacon {
-		b, err := decodeBeacon(m.Data)
-		if err != nil {
-			return Received{At: now, Invalid: err}, true
-		}
-		return Received{At: now, Beacon: &b}, true
-	}
-	f, err := decodeFacts(strings.TrimPrefix(m.Subject, l.facts), m.Data)
-	if err != nil {
-		return Received{At: now, Invalid: err}, true
-	}
-	return Received{At: now, Facts: &f}, true
+	return r, true
 }
 
 // receiveCanary receives a canary: the listener's own, or that of another listener.

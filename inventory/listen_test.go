@@ -19,7 +19,9 @@ func TestListenerKeepsTheOrderOfTheWire(t *testing.T) {
 		for i := range 500 {
 			b := web1(ofNode(fmt.Sprint("n", i%7)), func(b *Beat) { b.NotReady = fmt.Sprint(i) })
 			if i%3 == 0 {
-				l.send(factsSubject("main", b.Node), "", encode(FactsMessage{V: Version, Node: b.Node, Instance: b.Instance, Boot: b.Boot, Facts: Facts{"i": float64(i)}}))
+				facts := FactsMessage{V: Version, Node: b.Node, Instance: b.Instance, Boot: b.Boot}
+				facts.Facts = Facts{"i": float64(i)}
+				l.send(factsSubject("main", b.Node), "", encode(facts))
 				want = append(want, fmt.Sprint("facts ", i))
 			}
 			l.send(heartbeatSubject("main", b.Node), "", encode(b))
@@ -36,7 +38,8 @@ func TestListenerKeepsTheOrderOfTheWire(t *testing.T) {
 			}
 		}
 		if !slices.Equal(got, want) {
-			t.Errorf("received %d in another order than the %d that were sent: %.300q, want %.300q", len(got), len(want), got, want)
+			t.Errorf("received %d in another order than the %d that were sent: %.300q, want %.300q", len(got),
+				len(want), got, want)
 		}
 	})
 }
@@ -110,7 +113,9 @@ func TestHeartbeatThatExpectsAnAnswerIsPassedOn(t *testing.T) {
 }
 
 func TestLateCanaryMeansMissedMessages(t *testing.T) {
-	for gap, want := range map[time.Duration]int{MissedAfter - time.Second: 0, MissedAfter + time.Second: 1, time.Hour: 1} {
+	for gap, want := range map[time.Duration]int{
+		MissedAfter - time.Second: 0, MissedAfter + time.Second: 1, time.Hour: 1,
+	} {
 		t.Run(gap.String(), func(t *testing.T) {
 			inBubble(t, func(l *listening) {
 				time.Sleep(time.Second)
@@ -206,27 +211,39 @@ func TestInvalidMessagesHaveAReason(t *testing.T) {
 		{"too large", heartbeatSubject("main", "web1"), make([]byte, maxMessage+1), "65537 bytes"},
 		{"another's name", heartbeatSubject("main", "web1"), encode(web1(ofNode("web2"))), `it names node "web2"`},
 		{"an invalid name", heartbeatSubject("main", "Web"), encode(web1(ofNode("Web"))), "not allowed"},
-		{"another version", heartbeatSubject("main", "web1"), encode(web1(func(b *Beat) { b.V = 1 })), "heartbeat of web1: message version 1, this program speaks version 2: upgrade kicker on web1"},
-		{"no instance", heartbeatSubject("main", "web1"), encode(web1(func(b *Beat) { b.Instance = "" })), "no instance"},
+		{"another version", heartbeatSubject("main", "web1"), encode(web1(func(b *Beat) { b.V = 1 })),
+			"heartbeat of web1: message version 1, this program speaks version 2: upgrade kicker on web1"},
+		{"no instance", heartbeatSubject("main", "web1"), encode(web1(func(b *Beat) { b.Instance = "" })),
+			"no instance"},
 		{"no pace", heartbeatSubject("main", "web1"), encode(web1(every(0))), "next_in_ms 0"},
-		{"too slow a pace", heartbeatSubject("main", "web1"), encode(web1(every(maxPace + time.Millisecond))), "next_in_ms 60001"},
-		{"a restart in the past", heartbeatSubject("main", "web1"), encode(web1(restartWithin(-time.Second))), "restart_within_ms -1000"},
-		{"facts that are no JSON", factsSubject("main", "web1"), []byte("x"), "facts of web1: not valid JSON: invalid character"},
-		{"facts of another", factsSubject("main", "web1"), encode(FactsMessage{V: Version, Node: "web2", Instance: "m", Boot: "b"}), `it names node "web2"`},
-		{"facts of kicker's own", factsSubject("main", "_canary.x"), encode(FactsMessage{V: Version, Node: "_canary.x", Instance: "m", Boot: "b"}), "reserved"},
+		{"too slow a pace", heartbeatSubject("main", "web1"), encode(web1(every(maxPace + time.Millisecond))),
+			"next_in_ms 60001"},
+		{"a restart in the past", heartbeatSubject("main", "web1"), encode(web1(restartWithin(-time.Second))),
+			"restart_within_ms -1000"},
+		{"facts that are no JSON", factsSubject("main", "web1"), []byte("x"),
+			"facts of web1: not valid JSON: invalid character"},
+		{"facts of another", factsSubject("main", "web1"),
+			encode(FactsMessage{V: Version, Node: "web2", Instance: "m", Boot: "b"}), `it names node "web2"`},
+		{"facts of kicker's own", factsSubject("main", "_canary.x"),
+			encode(FactsMessage{V: Version, Node: "_canary.x", Instance: "m", Boot: "b"}), "reserved"},
 		{"a beacon that is no JSON", beaconSubject("main"), []byte("x"), "invalid character"},
-		{"a beacon of another version", beaconSubject("main"), encode(Beacon{V: 1, ID: "ctl2", Epoch: 1}), "beacon: message version 1, this program speaks version 2"},
+		{"a beacon of another version", beaconSubject("main"), encode(Beacon{V: 1, ID: "ctl2", Epoch: 1}),
+			"beacon: message version 1, this program speaks version 2"},
 		{"a beacon without an id", beaconSubject("main"), encode(Beacon{V: Version, Epoch: 1}), "epoch 1"},
-		{"a beacon before all epochs", beaconSubject("main"), encode(Beacon{V: Version, ID: "ctl2", Epoch: -1}), "epoch -1"},
-		{"a beacon after all epochs", beaconSubject("main"), encode(Beacon{V: Version, ID: "ctl2", Epoch: maxEpoch + 1}), "epoch "},
-		{"facts without a boot", factsSubject("main", "web1"), encode(FactsMessage{V: Version, Node: "web1", Instance: "m"}), "no boot"},
+		{"a beacon before all epochs", beaconSubject("main"), encode(Beacon{V: Version, ID: "ctl2", Epoch: -1}),
+			"epoch -1"},
+		{"a beacon after all epochs", beaconSubject("main"),
+			encode(Beacon{V: Version, ID: "ctl2", Epoch: maxEpoch + 1}), "epoch "},
+		{"facts without a boot", factsSubject("main", "web1"),
+			encode(FactsMessage{V: Version, Node: "web1", Instance: "m"}), "no boot"},
 	} {
 		t.Run(c.claim, func(t *testing.T) {
 			inBubble(t, func(l *listening) {
 				l.send(c.subject, "", c.data)
 				synctest.Wait()
 				received := l.all()
-				if len(received) != 1 || received[0].Invalid == nil || !strings.Contains(received[0].Invalid.Error(), c.want) {
+				if len(received) != 1 || received[0].Invalid == nil ||
+					!strings.Contains(received[0].Invalid.Error(), c.want) {
 					t.Errorf("received %+v, want an invalid message with %q", received, c.want)
 				}
 			})
@@ -270,7 +287,8 @@ func TestSuspendedMachineMissedMessages(t *testing.T) {
 		{5 * time.Second, "the machine was suspended for 5.0s"},
 	} {
 		now := time.Now()
-		l := &listener{nc: new(nats.Conn), canary: canaryPrefix + "me", canaryAt: now, suspended: suspended() - c.suspension}
+		l := &listener{nc: new(nats.Conn), canary: canaryPrefix + "me", canaryAt: now,
+			suspended: suspended() - c.suspension}
 		r, ok := l.receiveCanary(canaryPrefix+"me", now.Add(CanaryEvery))
 		if !ok || r.Missed != c.want || r.Canary != (c.want == "") {
 			t.Errorf("after a suspension of %s it received %+v, want missed messages: %q", c.suspension, r, c.want)
@@ -289,7 +307,8 @@ func TestLateJoinMeansMissedMessages(t *testing.T) {
 	} {
 		now := time.Now()
 		l := &listener{nc: new(nats.Conn), canary: canaryPrefix + "me", canaryAt: now, suspended: suspended()}
-		if r, ok := l.receiveCanary(canaryPrefix+"me", now.Add(late)); !ok || r.Missed != want || r.Canary != (want == "") {
+		if r, ok := l.receiveCanary(canaryPrefix+"me", now.Add(late)); !ok || r.Missed != want ||
+			r.Canary != (want == "") {
 			t.Errorf("its first canary came after %s, and it received %+v, want missed messages: %q", late, r, want)
 		}
 	}

@@ -14,13 +14,14 @@ func TestMessageOfAnotherVersionNamesTheNodeToUpgrade(t *testing.T) {
 		version int
 		want    string
 	}{
-		{beat(`{"v":1,"node":"web1","conn":7}`), 1, "heartbeat of web1: message version 1, this program speaks version 2: upgrade kicker on web1"},
-		{facts(`{"v":1,"node":"web1","facts":[]}`), 1, "facts of web1: message version 1, this program speaks version 2: upgrade kicker on web1"},
-		{beat(`{"v":3,"node":"another"}`), 3, "heartbeat of web1: message version 3, this program speaks version 2: upgrade this program"},
+		{beat(`{"v":1,"node":"web1","conn":7}`), 1, "heartbeat of web1: message version 1, ... upgrade kicker on web1"},
+		{facts(`{"v":1,"node":"web1","facts":[]}`), 1, "facts of web1: message version 1, ... upgrade kicker on web1"},
+		{beat(`{"v":3,"node":"another"}`), 3, "heartbeat of web1: message version 3, ... upgrade this program"},
 	} {
 		var version *VersionError
-		if !errors.As(c.err, &version) || *version != (VersionError{"web1", c.version}) || c.err.Error() != c.want {
-			t.Errorf("error %q, want a VersionError of web1: %q", c.err, c.want)
+		want := strings.Replace(c.want, "...", "this program speaks version 2:", 1)
+		if !errors.As(c.err, &version) || *version != (VersionError{"web1", c.version}) || c.err.Error() != want {
+			t.Errorf("error %q, want a VersionError of web1: %q", c.err, want)
 		}
 	}
 }

@@ -67,7 +67,8 @@ func TestStreakAgreesWithModel(t *testing.T) {
 				ready, known = false, true
 			}
 			if s.ready != ready || s.known != known {
-				t.Fatalf("after %s with rise %d, fall %d: ready %v, known %v, want %v, %v", results, s.rise, s.fall, s.ready, s.known, ready, known)
+				t.Fatalf("after %s with rise %d, fall %d: ready %v, known %v, want %v, %v", results, s.rise, s.fall,
+					s.ready, s.known, ready, known)
 			}
 		}
 	})
@@ -134,11 +135,13 @@ func TestCheckThatHangsFailsAfterItsTimeout(t *testing.T) {
 
 func TestWatchRejectsSettingsThatAreZero(t *testing.T) {
 	for _, spoil := range []func(*Check){
-		func(c *Check) { c.Interval = 0 }, func(c *Check) { c.Timeout = -1 }, func(c *Check) { c.Rise = 0 }, func(c *Check) { c.Fall = 0 },
+		func(c *Check) { c.Interval = 0 }, func(c *Check) { c.Timeout = -1 },
+		func(c *Check) { c.Rise = 0 }, func(c *Check) { c.Fall = 0 },
 	} {
 		c := parseCheck(t, "tcp:8080")
 		spoil(&c)
-		if err := c.Watch(t.Context(), func(bool, string) {}, func(string) {}); err == nil || !strings.Contains(err.Error(), "all must be more than 0") {
+		if err := c.Watch(t.Context(), func(bool, string) {}, func(string) {}); err == nil ||
+			!strings.Contains(err.Error(), "all must be more than 0") {
 			t.Errorf("Watch of %+v = %v, want an error", c, err)
 		}
 	}
@@ -295,8 +298,10 @@ func TestParseCheckErrorsNameTheRemedy(t *testing.T) {
 			t.Errorf("ParseCheck(%q) = %v, want an error with %s", text, err, want)
 		}
 	}
-	for _, text := range []string{"tcp:80", "tcp:[::1]:80", "tcp:web1:80", "https://web1/", "http:https://web1/", "exec:true"} {
-		if c := parseCheck(t, text); c.String() != text || c.Interval != time.Second || c.Timeout != time.Second || c.Rise != 1 || c.Fall != 3 {
+	for _, text := range []string{"tcp:80", "tcp:[::1]:80", "tcp:web1:80", "https://web1/", "http:https://web1/",
+		"exec:true"} {
+		if c := parseCheck(t, text); c.String() != text || c.Interval != time.Second || c.Timeout != time.Second ||
+			c.Rise != 1 || c.Fall != 3 {
 			t.Errorf("ParseCheck(%q) = %+v, want the defaults", text, c)
 		}
 	}

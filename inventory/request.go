@@ -15,33 +15,27 @@ var ErrNoAgent = errors.New("no agent of that name is on the bus")
 // SendBeacon announces a controller to a cluster.
 func SendBeacon(nc *nats.Conn, cluster string, b Beacon) error {
 	b.V = Version
-	if err := nc.Publish(beaconSubject(cluster), encode(b)); err != nil {
-		return fmt.Errorf("send beacon: %w", err)
-	}
-	return nil
+	return publish(nc, beaconSubject(cluster), b)
 }
 
 // RequestReports asks every node of a cluster for a heartbeat within splay.
 func RequestReports(nc *nats.Conn, cluster string, splay time.Duration) error {
-	request := ReportRequest{V: Version, Splay: splay.Milliseconds()}
-	if err := nc.Publish(reportSubject(cluster), encode(request)); err != nil {
-		return fmt.Errorf("request reports: %w", err)
-	}
-	return nil
+	return publish(nc, reportSubject(cluster), ReportRequest{V: Version, Splay: splay.Milliseconds()})
 }
 
 // Ask asks one node for a heartbeat (DoBeat) or its facts (DoFacts).
 func Ask(nc *nats.Conn, cluster, node, do string) error {
-	if err := nc.Publish(nodeSubject(cluster, node), encode(Order{V: Version, Do: do})); err != nil {
-		return fmt.Errorf("ask %s for %s: %w", node, do, err)
-	}
-	return nil
+	return publish(nc, nodeSubject(cluster, node), Order{V: Version, Do: do})
 }
 
 // AnswerLeave tells a leaving node how far it is; reply is Received.Reply.
 func AnswerLeave(nc *nats.Conn, reply string, status LeaveStatus) error {
-	if err := nc.Publish(reply, encode(status)); err != nil {
-		return fmt.Errorf("answer a leaving node: %w", err)
+	return publish(nc, reply, status)
+}
+
+func publish(nc *nats.Conn, subject string, message any) error {
+	if err := nc.Publish(subject, encode(message)); err != nil {
+		return fmt.Errorf("send to %s: %w", subject, err)
 	}
 	return nil
 }

@@ -23,14 +23,11 @@ func newSchedule(now time.Time, every time.Duration) schedule {
 }
 
 func (s *schedule) due() time.Time {
-	if s.requested.IsZero() {
-		return s.next
-	}
 	at := s.requested
 	if soonest := s.last.Add(minGap); at.Before(soonest) {
 		at = soonest
 	}
-	if s.next.Before(at) {
+	if s.requested.IsZero() || s.next.Before(at) {
 		return s.next
 	}
 	return at

@@ -19,7 +19,8 @@ func TestNextHeartbeatIsNeitherLateNorTooSoon(t *testing.T) {
 				if latest := now.Add(s.every); due.After(latest) {
 					t.Fatalf("due in %s, want at most %s", due.Sub(now), s.every)
 				}
-				if latest := requested.Add(minGap); !requested.IsZero() && due.After(latest) && due.After(last.Add(minGap)) {
+				if latest := requested.Add(minGap); !requested.IsZero() && due.After(latest) &&
+					due.After(last.Add(minGap)) {
 					t.Fatalf("due %s after it was requested", due.Sub(requested))
 				}
 				if soonest := last.Add(minGap); due.Before(soonest) && due.Before(s.next) {

@@ -7,6 +7,7 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -98,16 +99,11 @@ func Start(cfg Config, log *slog.Logger) (*Bus, error) {
 	}
 	if cfg.Listen != "" {
 		host, port, err := net.SplitHostPort(cfg.Listen)
-		if err != nil {
-			return nil, fmt.Errorf("bus: listen %q: want HOST:PORT", cfg.Listen)
+		number, notNumber := strconv.Atoi(port)
+		if err != nil || notNumber != nil {
+			return nil, fmt.Errorf("bus: listen %q: want HOST:PORT with a number as port", cfg.Listen)
 		}
-		if opts.Port, err = strconv.Atoi(port); err != nil {
-			return nil, fmt.Errorf("bus: listen %q: the port must be a number", cfg.Listen)
-		}
-		opts.Host = host
-		if opts.Port == 0 {
-			opts.Port = server.RANDOM_PORT
-		}
+		opts.Host, opts.Port = host, cmp.Or(number, server.RANDOM_PORT)
 		// The server would report a port that is in use only in its log, and never be ready.
 		try, err := net.Listen("tcp", cfg.Listen)
 		if errno, ok := errors.AsType[syscall.Errno](err); ok {
@@ -315,8 +311,7 @@ func Redacted(text string) string { return userInfo.ReplaceAllString(text, "://x
 
 // reconnectDelay is the delay before the n-th round of all servers.
 func reconnectDelay(n int) time.Duration {
-	most := min(reconnectFirst<<min(n, 10), reconnectMost)
-	return reconnectFirst/2 + mathrand.N(most)
+	return reconnectFirst/2 + mathrand.N(min(reconnectFirst<<min(n, 10), reconnectMost))
 }
 
 // natsLog writes the embedded server's log into ours. What it says about its clients is for debugging.
@@ -331,9 +326,9 @@ func (l natsLog) Warnf(format string, v ...any)   { l.Debugf(format, v...) }
 func (l natsLog) Debugf(format string, v ...any) {
 	l.log.Debug("nats-server", "text", fmt.Sprintf(format, v...))
 }
-func (l natsLog) Errorf(format string, v ...any) {
-	l.warn.Do(func() { l.log.Warn("nats-server error", "err", fmt.Sprintf(format, v...)) })
-}
 func (l natsLog) Fatalf(format string, v ...any) {
-	l.log.Error("nats-server failed", "err", fmt.Sprintf(format, v...))
+	l.log.Error("nats-server", "err", fmt.Sprintf(format, v...))
+}
+func (l natsLog) Errorf(format string, v ...any) {
+	l.warn.Do(func() { l.log.Warn("nats-server", "err", fmt.Sprintf(format, v...)) })
 }

@@ -99,8 +99,10 @@ func TestNodeCannotPublishOnControllerSubjects(t *testing.T) {
 		t.Fatal(err)
 	}
 	flushed(t, controller)
-	own := []string{"kicker.main.kick.lb1.example.com", "kicker.main.node.lb1", "kicker.main.controller", "kicker.main.report", "kicker.main.heartbeat._canary.me"}
-	allowed := []string{"kicker.main.heartbeat.lb1.example.com", "kicker.main.facts.lb1", "kicker.main.result.lb1", "kicker.main.leave.lb1"}
+	own := []string{"kicker.main.kick.lb1.example.com", "kicker.main.node.lb1", "kicker.main.controller",
+		"kicker.main.report", "kicker.main.heartbeat._canary.me"}
+	allowed := []string{"kicker.main.heartbeat.lb1.example.com", "kicker.main.facts.lb1", "kicker.main.result.lb1",
+		"kicker.main.leave.lb1"}
 	received := func(n int) (subjects []string) {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -156,15 +158,24 @@ type disconnect struct {
 	why    string
 }
 
+// of reports whether both are of the same connection.
+func (d disconnect) of(other disconnect) bool {
+	return d.server == other.server && d.client == other.client
+}
+
 func disconnects(t *testing.T, b *Bus) <-chan disconnect {
 	t.Helper()
 	disconnected := make(chan disconnect, 100)
-	stop, err := b.Disconnects(func(server string, client uint64, why string) { disconnected <- disconnect{server, client, why} })
+	stop, err := b.Disconnects(sendTo(disconnected))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(stop)
 	return disconnected
+}
+
+func sendTo(c chan<- disconnect) func(server string, client uint64, why string) {
+	return func(server string, client uint64, why string) { c <- disconnect{server, client, why} }
 }
 
 func next(t *testing.T, disconnected <-chan disconnect) disconnect {
@@ -184,7 +195,7 @@ func TestDisconnectNamesTheConnection(t *testing.T) {
 	connected(t, b, "") // which stays open
 	for claim, end := range map[string]func(*nats.Conn, net.Conn){
 		"closed by the client": func(nc *nats.Conn, _ net.Conn) { nc.Close() },
-		"reset":                func(_ *nats.Conn, tcp net.Conn) { _ = tcp.(*net.TCPConn).SetLinger(0); _ = tcp.Close() },
+		"reset":                func(_ *nats.Conn, tcp net.Conn) { reset(tcp) },
 	} {
 		t.Run(claim, func(t *testing.T) {
 			dial := &dialer{}
@@ -204,6 +215,11 @@ func TestDisconnectNamesTheConnection(t *testing.T) {
 			}
 		})
 	}
+}
+
+func reset(tcp net.Conn) {
+	_ = tcp.(*net.TCPConn).SetLinger(0)
+	_ = tcp.Close()
 }
 
 type dialer struct{ conn net.Conn }
@@ -250,7 +266,7 @@ func TestListenErrorsNameTheAddress(t *testing.T) {
 	for listen, want := range map[string]string{
 		used:             "address already in use",
 		"127.0.0.1":      "want HOST:PORT",
-		"127.0.0.1:http": "the port must be a number",
+		"127.0.0.1:http": "a number as port",
 	} {
 		other, err := Start(Config{Listen: listen}, noLog)
 		if err == nil {
@@ -378,13 +394,14 @@ func TestJoinRetriesWithAWrongToken(t *testing.T) {
 	rounds := make(chan int)
 	done := make(chan struct{})
 	defer close(done)
-	nc, err := Join([]string{b.Addr().String()}, "old", "a node", noLog, func() {}, nats.CustomReconnectDelay(func(n int) time.Duration {
-		select {
-		case rounds <- n:
-		case <-done:
-		}
-		return time.Millisecond
-	}))
+	nc, err := Join([]string{b.Addr().String()}, "old", "a node", noLog, func() {},
+		nats.CustomReconnectDelay(func(n int) time.Duration {
+			select {
+			case rounds <- n:
+			case <-done:
+			}
+			return time.Millisecond
+		}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -403,7 +420,8 @@ func TestBusyServerHasTimeForTheHandshake(t *testing.T) {
 		b := start(t, Config{Token: "secret"})
 		busy := &busyServer{Bus: b}
 		joined := make(chan struct{}, 1)
-		nc, err := Join([]string{""}, "secret", "a node", noLog, func() { joined <- struct{}{} }, nats.InProcessServer(busy))
+		nc, err := Join([]string{""}, "secret", "a node", noLog, func() { joined <- struct{}{} },
+			nats.InProcessServer(busy))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -448,7 +466,8 @@ func TestConnectionOfAFailedHandshakeIsClosed(t *testing.T) {
 	}
 	defer mute.Close()
 	nc, err := Join([]string{mute.Addr().String()}, "", "a node", noLog, func() {},
-		nats.Timeout(10*time.Millisecond), nats.CustomReconnectDelay(func(int) time.Duration { return time.Millisecond }))
+		nats.Timeout(10*time.Millisecond),
+		nats.CustomReconnectDelay(func(int) time.Duration { return time.Millisecond }))
 	if err != nil {
 		t.Fatal(err)
 	}

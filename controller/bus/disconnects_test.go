@@ -46,10 +46,12 @@ func elsewhereAt(t *testing.T, name string, port int, peers ...*server.Server) *
 	t.Helper()
 	nodes, system := server.NewAccount("KICKER"), server.NewAccount("SYS")
 	only := func(subjects ...string) *server.Permissions {
-		return &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{">"}}, Subscribe: &server.SubjectPermission{Allow: subjects}}
+		return &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{">"}},
+			Subscribe: &server.SubjectPermission{Allow: subjects}}
 	}
 	opts := &server.Options{
-		ServerName: name, Host: "127.0.0.1", Port: port, NoSigs: true, NoLog: true, Accounts: []*server.Account{nodes, system}, SystemAccount: system.Name,
+		ServerName: name, Host: "127.0.0.1", Port: port, NoSigs: true, NoLog: true,
+		Accounts: []*server.Account{nodes, system}, SystemAccount: system.Name,
 		Users: []*server.User{
 			{Username: "node", Password: "pw", Account: nodes},
 			{Username: "sys", Password: "secret", Account: system},
@@ -95,39 +97,39 @@ func node(t *testing.T, s *server.Server, options ...nats.Option) (nc *nats.Conn
 // disconnectsAt are the disconnects that another NATS reports.
 func disconnectsAt(t *testing.T, log *slog.Logger, urls ...string) <-chan disconnect {
 	t.Helper()
-	told := make(chan disconnect, 100)
-	stop, err := Disconnects(urls, log, func(server string, client uint64, why string) { told <- disconnect{server, client, why} }, func(string) {})
+	disconnected := make(chan disconnect, 100)
+	stop, err := Disconnects(urls, log, sendTo(disconnected), func(string) {})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(stop)
-	return told
+	return disconnected
 }
 
 func TestDisconnectOfAnotherNATSNamesTheConnection(t *testing.T) {
 	for _, user := range []string{"sys:secret", "listener:secret"} {
 		s := elsewhere(t, "a")
-		told := disconnectsAt(t, noLog, as(user, s))
+		disconnected := disconnectsAt(t, noLog, as(user, s))
 		for claim, end := range map[string]func(*nats.Conn, net.Conn){
 			"closed by the client": func(nc *nats.Conn, _ net.Conn) { nc.Close() },
-			"reset":                func(_ *nats.Conn, tcp net.Conn) { _ = tcp.(*net.TCPConn).SetLinger(0); _ = tcp.Close() },
+			"reset":                func(_ *nats.Conn, tcp net.Conn) { reset(tcp) },
 		} {
 			t.Run(user+" "+claim, func(t *testing.T) {
 				dial := &dialer{}
 				nc, id := node(t, s, nats.SetCustomDialer(dial))
 				end(nc, dial.conn)
-				expect(t, told, id)
+				expect(t, disconnected, id)
 			})
 		}
 	}
 }
 
 // expect waits until that connection is reported, and no newer one before it.
-func expect(t *testing.T, told <-chan disconnect, want disconnect) {
+func expect(t *testing.T, disconnected <-chan disconnect, want disconnect) {
 	t.Helper()
 	for {
-		got := next(t, told)
-		if got.server == want.server && got.client == want.client && got.why != "" {
+		got := next(t, disconnected)
+		if got.of(want) && got.why != "" {
 			return
 		}
 		if got.client >= want.client || got.server != want.server {
@@ -139,7 +141,7 @@ func expect(t *testing.T, told <-chan disconnect, want disconnect) {
 func TestDisconnectInAClusterNamesTheServer(t *testing.T) {
 	a := elsewhere(t, "a")
 	b := elsewhere(t, "b", a)
-	told := disconnectsAt(t, noLog, as("sys:secret", a))
+	disconnected := disconnectsAt(t, noLog, as("sys:secret", a))
 	started := time.Now()
 	for reported := false; !reported; { // until the servers have found each other
 		if time.Since(started) > patience {
@@ -148,7 +150,7 @@ func TestDisconnectInAClusterNamesTheServer(t *testing.T) {
 		nc, id := node(t, b)
 		nc.Close()
 		select {
-		case got := <-told:
+		case got := <-disconnected:
 			reported = got.server == id.server
 		case <-time.After(50 * time.Millisecond):
 		}
@@ -163,7 +165,7 @@ func TestDisconnectInAClusterNamesTheServer(t *testing.T) {
 		}
 	}
 	onB.Close()
-	for got := next(t, told); got.server != idB.server || got.client != idB.client; got = next(t, told) {
+	for got := next(t, disconnected); !got.of(idB); got = next(t, disconnected) {
 		if got.client == idA.client {
 			t.Fatalf("%+v was reported, want the connection of that number on the other server, %s", got, idB.server)
 		}
@@ -172,8 +174,8 @@ func TestDisconnectInAClusterNamesTheServer(t *testing.T) {
 	b.Shutdown()
 	b.WaitForShutdown()
 	onA.Close()
-	for got := next(t, told); got.server != idA.server || got.client != idA.client; got = next(t, told) {
-		if got.server == last.server && got.client == last.client {
+	for got := next(t, disconnected); !got.of(idA); got = next(t, disconnected) {
+		if got.of(last) {
 			t.Errorf("a server that stopped reported %+v", got)
 		}
 	}
@@ -185,14 +187,16 @@ func TestRejectedSystemUserIsReportedWithTheRemedy(t *testing.T) {
 		t.Run(user, func(t *testing.T) {
 			var log lines
 			lost := make(chan string, 100)
-			stop, err := Disconnects([]string{as(user, s)}, slog.New(slog.NewTextHandler(&log, nil)), func(string, uint64, string) {}, func(why string) { lost <- why })
+			stop, err := Disconnects([]string{as(user, s)}, slog.New(slog.NewTextHandler(&log, nil)),
+				func(string, uint64, string) {}, func(why string) { lost <- why })
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer stop()
 			select {
 			case why := <-lost:
-				if why != systemRejected || !strings.HasPrefix(why, "bus.system_url: ") || !strings.Contains(why, "system_account") {
+				if why != systemRejected || !strings.HasPrefix(why, "bus.system_url: ") ||
+					!strings.Contains(why, "system_account") {
 					t.Errorf("lost because %q, want the key and the remedy", why)
 				}
 			case <-time.After(patience):
@@ -212,9 +216,10 @@ func TestDisconnectsAreLostWhileTheServerIsDown(t *testing.T) {
 	stopServer := func(s *server.Server) { s.Shutdown(); s.WaitForShutdown() }
 	stopServer(first)
 	var log lines
-	told, changes := make(chan disconnect, 100), make(chan string, 100)
-	stop, err := Disconnects([]string{fmt.Sprintf("nats://sys:secret@%s", where)}, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		func(server string, client uint64, why string) { told <- disconnect{server, client, why} }, func(why string) { changes <- why })
+	disconnected, changes := make(chan disconnect, 100), make(chan string, 100)
+	stop, err := Disconnects([]string{fmt.Sprintf("nats://sys:secret@%s", where)},
+		slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		sendTo(disconnected), func(why string) { changes <- why })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -233,7 +238,7 @@ func TestDisconnectsAreLostWhileTheServerIsDown(t *testing.T) {
 		}
 		nc, id := node(t, s)
 		nc.Close()
-		expect(t, told, id)
+		expect(t, disconnected, id)
 		log.forget()
 		if round == 2 {
 			break
@@ -248,7 +253,8 @@ func TestUserThatMayNotSubscribeIsNotReportedAsRestored(t *testing.T) {
 	stopServer := func(s *server.Server) { s.Shutdown(); s.WaitForShutdown() }
 	stopServer(first)
 	changes := make(chan string, 100)
-	stop, err := Disconnects([]string{fmt.Sprintf("nats://denied:secret@%s", where)}, noLog, func(string, uint64, string) {}, func(why string) { changes <- why })
+	stop, err := Disconnects([]string{fmt.Sprintf("nats://denied:secret@%s", where)}, noLog,
+		func(string, uint64, string) {}, func(why string) { changes <- why })
 	if err != nil {
 		t.Fatal(err)
 	}
