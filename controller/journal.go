@@ -96,7 +96,7 @@ func (j *journal) end(id string, now time.Time, res kick.Result) bool {
 	r := j.runs[i]
 	known := r.Outcome != ""
 	if r.Outcome == kick.Lost && res.Outcome != kick.Lost {
-		known = false // its node was not heard for a while, and now tells the truth
+		known = false // its node did not report for a while, and now says how it ended
 		j.counts.Runs[kick.Lost]--
 	}
 	if known && (r.Error+r.Output != "" || res.Error+res.Output == "") {
