@@ -116,10 +116,7 @@ func runAgent(ctx context.Context, cfg config.Config, execute kick.Execute, log 
 		return err
 	}
 	log.Info("agent started", "node", self.Node, "cluster", self.Cluster, "servers", bus.Redacted(strings.Join(cfg.Agent.Servers(), ",")))
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return attend(ctx, cfg, self, nc, announcer, poke, execute, log) })
-	group.Go(func() error { return lean(ctx, log) })
-	return group.Wait()
+	return attend(ctx, cfg, self, nc, announcer, poke, execute, log)
 }
 
 // self is who this node is, as configured and as its machine says.

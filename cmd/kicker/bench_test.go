@@ -142,6 +142,21 @@ func (s *site) reportMemory(b *testing.B, d *daemon, suffix string) {
 	}
 }
 
+// resident is a line of a process's status, in kB.
+func resident(t testing.TB, pid int, line string) int {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(status), "\n"+line+":")
+	var kB int
+	if _, err := fmt.Sscan(after, &kB); err != nil {
+		t.Fatalf("%s of process %d: %v", line, pid, err)
+	}
+	return kB
+}
+
 // Each node is in one of 50 roles and depends on the next one; all of them beat once a second, over one connection.
 func BenchmarkController(b *testing.B) {
 	for _, nodes := range []int{1000, 10_000} {
