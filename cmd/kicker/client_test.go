@@ -10,7 +10,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
@@ -55,38 +54,6 @@ func TestEventsAreFollowedAsTheyHappen(t *testing.T) {
 		if err := <-ended; err != nil {
 			t.Errorf("-o %s: interrupted: %v, want no error", format, err)
 		}
-	}
-}
-
-func TestAgesAreShort(t *testing.T) {
-	for _, test := range []struct {
-		d    time.Duration
-		want string
-	}{
-		{-time.Second, "0s"},
-		{5 * time.Second, "5s"},
-		{119 * time.Second, "119s"},
-		{3*time.Minute + 59*time.Second, "3m"},
-		{119 * time.Minute, "119m"},
-		{2 * time.Hour, "2h"},
-		{47 * time.Hour, "47h"},
-		{49 * time.Hour, "2d"},
-		{1000 * 24 * time.Hour, "1000d"},
-	} {
-		if got := age(test.d); got != test.want {
-			t.Errorf("age(%s) = %s, want %s", test.d, got, test.want)
-		}
-	}
-}
-
-func TestTablesKeepTheirColumnsWhateverNodesSay(t *testing.T) {
-	var b strings.Builder
-	if err := table(&b, []string{"NODE", "WHY", "AGE"}, []string{"web1", "a\tb\nc\x1b[2J\u009b", "5s"}, []string{"web2", "", ""}); err != nil {
-		t.Fatal(err)
-	}
-	want := "NODE  WHY         AGE\nweb1  a b c [2J   5s\nweb2\n"
-	if diff := cmp.Diff(want, b.String()); diff != "" {
-		t.Errorf("table (-want +got):\n%s", diff)
 	}
 }
 

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"kicker/cmd/kicker/internal/demo"
 )
 
 func TestDemoOnceSeesEachStepHaveItsEffect(t *testing.T) {
@@ -39,7 +41,7 @@ func TestDemoOnceSeesEachStepHaveItsEffect(t *testing.T) {
 
 func TestDemoOnceFailsAtTheStepThatHasNoEffect(t *testing.T) {
 	t.Parallel()
-	haproxy, err := findHAProxy("")
+	haproxy, err := demo.FindHAProxy("")
 	if err != nil || haproxy == "" {
 		t.Fatalf("haproxy: %q, %v: make setup installs it", haproxy, err)
 	}
@@ -119,7 +121,7 @@ func TestNothingOutlivesADemo(t *testing.T) {
 	t.Run("terminated in the middle of a run", func(t *testing.T) {
 		d := startDemo(t)
 		d.await(t, "Ctrl-C here")
-		if err := os.WriteFile(filepath.Join(d.home(t), demoLinger), []byte("1m"), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(d.home(t), "linger"), []byte("1m"), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		kicked := strings.Count(d.stdout.String(), "kicked")
@@ -169,7 +171,7 @@ type demoRun struct {
 func startDemo(t *testing.T, flags ...string) *demoRun {
 	t.Helper()
 	t.Parallel()
-	program, err := builtKicker()
+	program, err := exec.LookPath("kicker") // this binary, see TestMain
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,7 +211,8 @@ func (d *demoRun) await(t *testing.T, text string) string {
 
 func (d *demoRun) awaitThat(t *testing.T, what string, so func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !so(); time.Sleep(lookEvery) {
+	const patience = time.Minute // only for the case that it does not come
+	for deadline := time.Now().Add(patience); !so(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%s: not within %s\n%s\n%s", what, patience, &d.stdout, &d.stderr)
 		}

@@ -52,3 +52,11 @@ func (p Plan) Stale() int {
 	}
 	return n
 }
+
+// HoldsMore reports whether the guard would hold removals that it does not hold now.
+func (r PlannedRole) HoldsMore() bool {
+	if r.Then == nil || r.Then.Held == nil {
+		return false
+	}
+	return r.Now == nil || r.Now.Held == nil || !slices.Equal(r.Now.Held.Nodes, r.Then.Held.Nodes)
+}

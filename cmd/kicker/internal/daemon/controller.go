@@ -1,0 +1,240 @@
+package daemon
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
+
+	"kicker/config"
+	"kicker/controller"
+	"kicker/controller/bus"
+	"kicker/controller/web"
+	"kicker/inventory"
+	"kicker/kick"
+)
+
+// RunController is the daemon: its bus, its loop, its API. It logs to stderr.
+func RunController(ctx context.Context, o config.Options, version string, stderr io.Writer) error {
+	o.Daemon, o.Listens = true, true
+	r := newReloader(o)
+	cfg, err := config.Load(o)
+	if err != nil {
+		return err
+	}
+	log := NewLogger(cfg.Log, stderr)
+	r.running, r.log = cfg, log
+	told := make(chan os.Signal, 1)
+	signal.Notify(told, syscall.SIGHUP)
+	defer signal.Stop(told)
+	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
+		return fmt.Errorf("state_dir: %w", err)
+	}
+	token, err := ensureToken(cfg.TokenPath())
+	if err != nil {
+		return err
+	}
+	api, err := net.Listen("tcp", cfg.API.Listen)
+	if err != nil {
+		return fmt.Errorf("api: %w", err)
+	}
+	defer api.Close()
+	socket, err := web.ListenUnix(filepath.Join(cfg.StateDir, "api.sock"))
+	if err != nil {
+		return fmt.Errorf("api: %w", err)
+	}
+	defer socket.Close()
+	b, err := openBus(cfg, token, log)
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	log.Info("listening", "bus", b.where, "api", api.Addr(), "socket", socket.Addr())
+
+	open := web.Config{Token: token, OpenReads: bus.Loopback(cfg.API.Listen) || cfg.Insecure, Version: version, Log: log}
+	trusted := web.Config{Trusted: true, Version: version, Log: log}
+	return control(ctx, cfg.Config, b, log, func(ctx context.Context, c *controller.Controller) error {
+		r.control = c
+		group, ctx := errgroup.WithContext(ctx)
+		group.Go(func() error { return r.run(ctx, told) })
+		for ln, shown := range map[net.Listener]web.Config{api: open, socket: trusted} {
+			shown.View, shown.Kick, shown.Lose, shown.Plan = c.View, c.Kick, c.Lose, r.plan
+			group.Go(func() error { return web.Serve(ctx, ln, web.Handler(shown)) })
+		}
+		return group.Wait()
+	})
+}
+
+// controllerBus is a bus as a controller needs it.
+type controllerBus struct {
+	where    string
+	join     func(name string) (*nats.Conn, error)
+	closings func(closed func(server string, client uint64, why string), deaf func(why string)) (stop func(), err error)
+	close    func()
+}
+
+// openBus starts the embedded server, or goes to the bus that was configured.
+func openBus(cfg config.Config, token string, log *slog.Logger) (controllerBus, error) {
+	if cfg.Bus.URL != "" {
+		return controllerBus{
+			where: bus.Redacted(cfg.Bus.URL),
+			join: func(name string) (*nats.Conn, error) {
+				return bus.Join([]string{cfg.Bus.URL}, "", name, log, func() {})
+			},
+			closings: func(closed func(string, uint64, string), deaf func(string)) (func(), error) {
+				if cfg.Bus.SystemURL == "" {
+					log.Info("closed connections are not heard, so a death is seen by silence alone: bus.system_url is not set")
+					return func() {}, nil
+				}
+				stop, err := bus.Disconnects([]string{cfg.Bus.SystemURL}, log, closed, deaf)
+				if err != nil {
+					return nil, fmt.Errorf("bus.system_url: %w", err)
+				}
+				return stop, nil
+			},
+			close: func() {},
+		}, nil
+	}
+	if cfg.TokenFile == "" {
+		token = "" // it guards the API alone
+	}
+	embedded, err := bus.Start(bus.Config{Listen: cfg.Bus.Listen, Token: token}, log)
+	if err != nil {
+		return controllerBus{}, err
+	}
+	return controllerBus{
+		where: embedded.Addr().String(),
+		join:  func(name string) (*nats.Conn, error) { return embedded.Join(name) },
+		closings: func(closed func(string, uint64, string), _ func(string)) (func(), error) {
+			return embedded.Disconnects(closed) // in this process: there is no being deaf
+		},
+		close: embedded.Close,
+	}, nil
+}
+
+// control wires a controller to its bus and runs both, and serve beside them, until ctx ends.
+func control(ctx context.Context, cfg controller.Config, b controllerBus, log *slog.Logger, serve func(context.Context, *controller.Controller) error) error {
+	id := rand.Text()[:12]
+	hearing, err := b.join("kicker listener") // of its own, so that no flood of heartbeats delays a kick
+	if err != nil {
+		return err
+	}
+	defer hearing.Close()
+	speaking, err := b.join("kicker controller")
+	if err != nil {
+		return err
+	}
+	defer speaking.Close()
+
+	inv := inventory.New()
+	c, err := controller.New(cfg, id, inv, speaker(speaking, cfg.Cluster, log), log)
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	heard := make(chan inventory.Received, 1024)
+	results := make(chan kick.Result, 1024)
+	hear := func(h inventory.Received) {
+		select {
+		case heard <- h:
+		case <-ctx.Done():
+		}
+	}
+	sub, err := kick.ListenResults(speaking, cfg.Cluster, func(r kick.Result) {
+		select {
+		case results <- r:
+		case <-ctx.Done():
+		}
+	}, func(err error) { hear(inventory.Received{At: time.Now(), Invalid: err}) })
+	if err != nil {
+		return err
+	}
+	defer func() { _ = sub.Unsubscribe() }() // fails only when the connection is closed
+	stop, err := b.closings(func(server string, client uint64, why string) {
+		hear(inventory.Received{At: time.Now(), Disconnect: &inventory.Disconnect{Conn: inventory.Conn{Server: server, Client: client}, Why: why}})
+	}, func(why string) {
+		hear(inventory.Received{At: time.Now(), DisconnectsLost: &why})
+	})
+	if err != nil {
+		return err
+	}
+	defer stop()
+
+	group.Go(func() error { return inventory.Listen(ctx, hearing, cfg.Cluster, id, inv, heard) })
+	group.Go(func() error { return c.Run(ctx, heard, results) })
+	group.Go(func() error { return serve(ctx, c) })
+	return group.Wait()
+}
+
+// speaker is what a controller says, on a connection to the bus.
+func speaker(nc *nats.Conn, cluster string, log *slog.Logger) controller.Bus {
+	say := func(what string, err error) {
+		if err != nil {
+			log.Warn("not said", "what", what, "err", err)
+		}
+	}
+	return controller.Bus{
+		Send: func(ctx context.Context, k kick.Kick) (kick.Reply, error) { return kick.Send(ctx, nc, cluster, k) },
+		Roster: func(ctx context.Context, node, action, role string) ([]kick.Member, string, error) {
+			return kick.Roster(ctx, nc, cluster, node, action, role)
+		},
+		Probe: func(ctx context.Context, node string, others []string) ([]string, error) {
+			return inventory.Probe(ctx, nc, cluster, node, others)
+		},
+		Ask: func(node, do string) { say("order", inventory.Ask(nc, cluster, node, do)) },
+		RequestReports: func(splay time.Duration) {
+			say("roll call", inventory.RequestReports(nc, cluster, splay))
+		},
+		Beacon: func(id string, epoch int64, pace time.Duration) {
+			say("beacon", inventory.SendBeacon(nc, cluster, inventory.Beacon{V: inventory.Version, ID: id, Epoch: epoch, Pace: pace.Milliseconds()}))
+		},
+		TellLeaving: func(reply string, farewell inventory.LeaveStatus) {
+			say("farewell", inventory.AnswerLeave(nc, reply, farewell))
+		},
+	}
+}
+
+// ensureToken reads the token, and makes it first if it is missing.
+func ensureToken(path string) (string, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return "", fmt.Errorf("token: %w", err)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return readToken(path)
+	}
+	if err != nil {
+		return "", fmt.Errorf("token: %w", err)
+	}
+	token := rand.Text()
+	_, err = f.WriteString(token + "\n")
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return "", fmt.Errorf("token: %w", err)
+	}
+	return token, nil
+}
+
+func readToken(path string) (string, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("token: %w", err)
+	}
+	token := strings.TrimSpace(string(data))
+	if token == "" {
+		return "", fmt.Errorf("token: %s is empty: remove it and the controller makes a new one", path)
+	}
+	return token, nil
+}
