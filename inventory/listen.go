@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"golang.org/x/sys/unix"
 )
 
 // How the listener watches itself.
@@ -159,15 +158,6 @@ func (l *listener) ownBeat(name string, now time.Time) (Received, bool) {
 		return Received{At: now, Missed: fmt.Sprintf("nothing came back from the bus for %.1f s", gap.Seconds())}, true
 	}
 	return Received{At: now, Canary: true}, true
-}
-
-// suspended is for how long the machine has been suspended since it was booted: its boot clock goes on meanwhile.
-func suspended() time.Duration {
-	var boot, mono unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot) != nil || unix.ClockGettime(unix.CLOCK_MONOTONIC, &mono) != nil {
-		return 0 // then only a late canary tells
-	}
-	return time.Duration(boot.Nano() - mono.Nano())
 }
 
 func (l *listener) send(ctx context.Context, h Received) error {

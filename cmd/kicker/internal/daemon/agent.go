@@ -51,11 +51,8 @@ func RunAgent(ctx context.Context, cfg config.Config, log *slog.Logger) error {
 		return err
 	}
 	log.Info("agent started", "node", self.Node, "cluster", self.Cluster, "servers", bus.Redacted(strings.Join(cfg.Agent.Servers(), ",")))
-	return attend(ctx, cfg, self, nc, announcer, poke, kick.Shim(exe, "shim"), log)
+	return attend(ctx, cfg, self, nc, announcer, poke, shim(exe), log)
 }
-
-// RunShim is what the agent starts for each run, see kick.Shim. It returns what to exit with.
-func RunShim(dir string) (code int) { return kick.ShimMain(dir) }
 
 // self is who this node is, as configured and as its machine says.
 func self(cfg config.Config) (inventory.Identity, error) {
