@@ -116,8 +116,8 @@ func finish(cmd *cobra.Command) {
 		finish(sub)
 	}
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
-		if f.Value.Type() == "duration" {
-			f.DefValue = strings.TrimSuffix(f.DefValue, "0s") // 5m0s is 5m in the help, and 10s stays
+		if short, ok := strings.CutSuffix(f.DefValue, "m0s"); ok { // 5m0s is 5m in the help
+			f.DefValue = short + "m"
 		}
 	})
 	if cmd.HasSubCommands() && !cmd.Runnable() {

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"syscall"
 	"time"
 
 	"kicker/controller/api"
@@ -133,12 +134,15 @@ func (c *Client) unreachable(err error) error {
 	}
 	kind := Unreachable
 	switch {
+	case errors.Is(err, context.Canceled):
+		return &Error{Failed, "interrupted"}
 	case errors.Is(err, context.DeadlineExceeded):
 		kind, err = TimedOut, errors.New("no answer in time")
-	case errors.Is(err, context.Canceled):
-		kind, err = Failed, errors.New("interrupted")
 	}
-	return &Error{kind, fmt.Sprintf("ask the controller at %s: %v. Does kicker controller run there? --api URL names another address", c.name, err)}
+	if errno := syscall.Errno(0); errors.As(err, &errno) {
+		err = errno // without "dial tcp" and such
+	}
+	return &Error{kind, fmt.Sprintf("can't reach the controller at %s: %v. Is kicker controller running there? --api URL asks another one", c.name, err)}
 }
 
 // rejected is the error that an answer other than 200 is.

@@ -65,7 +65,7 @@ func notMember(e api.Explanation) string {
 	if len(names) == 0 {
 		return "not a member"
 	}
-	return "still a member of " + roles(names) + " alone, because its removal is held"
+	return "still a member of " + roles(names) + ", because its removal is held"
 }
 
 // held says which removals the guard of a role holds, why, and what a person can do about it.

@@ -188,7 +188,12 @@ func cell(value any) string {
 }
 
 // age is the time from one moment to another as a person glances at it: in whole seconds.
-func age(from, to time.Time) string { return api.Duration(to.Sub(from).Truncate(time.Second)) }
+func age(from, to time.Time) string {
+	if d := to.Sub(from).Truncate(time.Second); d > 0 {
+		return api.Duration(d)
+	}
+	return "0s"
+}
 
 func yesNo(b bool) string {
 	if b {

@@ -37,4 +37,3 @@ func TestTablesKeepTheirColumnsWhateverNodesSay(t *testing.T) {
 		t.Errorf("table (-want +got):\n%s", diff)
 	}
 }
-

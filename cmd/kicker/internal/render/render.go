@@ -122,7 +122,7 @@ func (j *Job) replace(ctx context.Context, path, mark string, content []byte) er
 	}
 	if j.Check != "" {
 		// The name that the check sees ends as path does, since programs go by that. It begins with a dot: no *.cfg matches it.
-		seen := filepath.Join(dir, ".kicker-"+rand.Text()+"-"+filepath.Base(path))
+		seen := dir + "/.kicker-" + rand.Text() + "-" + filepath.Base(path)
 		if err := os.Link(f.Name(), seen); err != nil {
 			return err
 		}
