@@ -20,7 +20,8 @@ import (
 
 // clientFlags gives a command what newClient reads.
 func clientFlags(cmd *cobra.Command) {
-	cmd.Flags().String("api", "", "`URL` of the controller, or unix:///PATH (KICKER_API; default: its socket in state_dir, else api.url of the configuration)")
+	cmd.Flags().String("api", "", "`URL` of the controller, or unix:///PATH "+
+		"(KICKER_API; default: its socket in state_dir, else api.url of the configuration)")
 	cmd.Flags().String("token-file", "", "`file` with the controller's token (default: as configured)")
 	bindFlag(cmd, "api", "api.url")
 	bindFlag(cmd, "token-file", "token_file")

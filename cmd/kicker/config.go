@@ -52,8 +52,8 @@ func configCommand() *cobra.Command {
 
 const configKey = "kicker/config-key"
 
-// bindFlag makes a flag of cmd set a key of the configuration, as in bindFlag(cmd, "listen", "bus.listen"). The flag's own
-// default is for its help only.
+// bindFlag makes a flag of cmd set a key of the configuration, as in bindFlag(cmd, "listen", "bus.listen"). The flag's
+// own default is for its help only.
 func bindFlag(cmd *cobra.Command, flag, key string) {
 	if err := cmd.Flags().SetAnnotation(flag, configKey, []string{key}); err != nil {
 		panic(err) // there is no such flag

@@ -33,9 +33,9 @@ func controllerCommand() *cobra.Command {
 	f.Var(new(shadowFlag), "shadow", "only report removals that the guard would hold (guard: shadow, not enforced)")
 	f.Lookup("shadow").NoOptDefVal = "true"
 	for flag, key := range map[string]string{
-		"cluster": "cluster", "listen": "bus.listen", "bus-url": "bus.url", "api-listen": "api.listen", "state-dir": "state_dir",
-		"token-file": "token_file", "insecure": "insecure", "settle": "settle", "gone-after": "gone_after",
-		"standby": "standby", "shadow": "guard",
+		"cluster": "cluster", "listen": "bus.listen", "bus-url": "bus.url", "api-listen": "api.listen",
+		"state-dir": "state_dir", "token-file": "token_file", "insecure": "insecure", "settle": "settle",
+		"gone-after": "gone_after", "standby": "standby", "shadow": "guard",
 	} {
 		bindFlag(cmd, flag, key)
 	}

@@ -10,11 +10,12 @@ import (
 	"kicker/cmd/kicker/internal/demo"
 )
 
-const demoHelp = `Starts a controller, a load balancer and three web servers on this machine, each a process of its own, and prints
-what happens to them. If HAProxy is installed, a real one follows; otherwise the demo shows the file that it would read.
+const demoHelp = `Starts a controller, a load balancer and three web servers on this machine, each a process of its
+own, and prints what happens to them. If HAProxy is installed, a real one follows; otherwise the demo shows the file
+that it would read.
 
-Then it runs until it is interrupted, and prints commands that start one more web server, kill one, and list what is there.
-With --once it plays a whole story by itself instead, and fails if a step has no effect.
+Then it runs until it is interrupted, and prints commands that start one more web server, kill one, and list what is
+there. With --once it plays a whole story by itself instead, and fails if a step has no effect.
 
 All its files are in one temporary directory and its ports on 127.0.0.1. It removes everything when it ends.`
 
@@ -26,7 +27,8 @@ func demoCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 	}
 	once := cmd.Flags().Bool("once", false, "play a story, check that each step has its effect, and end")
-	haproxy := cmd.Flags().String("haproxy", "", "HAProxy's program `FILE`, or none (default: the installed one, if any)")
+	haproxy := cmd.Flags().String("haproxy", "",
+		"HAProxy's program `FILE`, or none (default: the installed one, if any)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		// Its terminal or pipe may close first.
 		ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGHUP, syscall.SIGPIPE)

@@ -29,7 +29,8 @@ func demoNodeCommand() *cobra.Command {
 		}
 		defer web.Close()
 		for flag, value := range map[string]string{
-			"name": web.Name, "role": "web", "ready": fmt.Sprintf("http://%s/healthz", web.Addr()), "leave-on-stop": config.LeaveAlways,
+			"name": web.Name, "role": "web", "leave-on-stop": config.LeaveAlways,
+			"ready": fmt.Sprintf("http://%s/healthz", web.Addr()),
 		} {
 			if err := cmd.Flags().Set(flag, value); err != nil {
 				return fmt.Errorf("--%s: %w", flag, err)
@@ -47,7 +48,9 @@ func demoNodeCommand() *cobra.Command {
 			return err
 		}
 		log := daemon.NewLogger(cfg.Log, cmd.ErrOrStderr())
-		return web.Run(cmd.Context(), cfg.StateDir, log, func(ctx context.Context) error { return daemon.RunAgent(ctx, cfg, log) })
+		return web.Run(cmd.Context(), cfg.StateDir, log, func(ctx context.Context) error {
+			return daemon.RunAgent(ctx, cfg, log)
+		})
 	}
 	return cmd
 }

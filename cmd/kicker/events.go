@@ -31,10 +31,13 @@ With -f it prints new events as they happen, until it is interrupted. With -o js
 		}
 		print := func(line []byte, e api.Event) error { return show(cmd, append(line, '\n'), print.Event(e)) }
 		if *follow {
-			return c.Follow(cmd.Context(), int64(*since), func(line []byte, e api.Event) (bool, error) { return false, print(line, e) })
+			return c.Follow(cmd.Context(), int64(*since), func(line []byte, e api.Event) (bool, error) {
+				return false, print(line, e)
+			})
 		}
 		var events []api.Event
-		if _, err := c.Get(cmd.Context(), "/v1/events", url.Values{"since": {strconv.FormatUint(*since, 10)}}, &events); err != nil {
+		query := url.Values{"since": {strconv.FormatUint(*since, 10)}}
+		if _, err := c.Get(cmd.Context(), "/v1/events", query, &events); err != nil {
 			return err
 		}
 		for _, e := range events {

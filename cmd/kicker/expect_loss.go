@@ -17,7 +17,8 @@ func expectLossCommand() *cobra.Command {
 		Short: "Announce that members of a role will go, so that the guard does not hold them",
 		Long: `Announce that up to PERCENT of a role's members will go, so that the guard does not hold their removal.
 
-It is valid from now on, for the time of --for. The last member is held all the same. Nodes that leave with kicker leave need no announcement.`,
+It is valid from now on, for the time of --for. The last member is held all the same. Nodes that leave with kicker
+leave need no announcement.`,
 		Example: "  kicker expect-loss role/web=50 --for 15m",
 		Args:    cobra.ExactArgs(1),
 	}
@@ -34,7 +35,8 @@ It is valid from now on, for the time of --for. The last member is held all the 
 		if err := orderLoss(cmd, api.LossOrder{Object: role, Expect: percent, For: *within}); err != nil {
 			return err
 		}
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: up to %d %% may go within %s\n", role, percent, api.Duration(*within))
+		d := api.Duration(*within)
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: up to %d %% may go within %s\n", role, percent, d)
 		return err
 	}
 	return cmd

@@ -18,7 +18,7 @@ func inventoryCommand() *cobra.Command {
 		Short: "List the nodes, selected by their facts",
 		Long: `List the nodes, selected by their facts.
 
-A selector compares facts with values: role=web, os.family=Debian,role!=db. A node is listed if all selectors match it.`,
+A selector compares facts with values: role=web, os.family=Debian,role!=db. A node is listed if all selectors match.`,
 		Example: "  kicker inventory role=web os.family=Debian\n  kicker inventory -o name role=web --fail-empty",
 		Args:    cobra.ArbitraryArgs,
 	}

@@ -24,9 +24,9 @@ func kickCommand() *cobra.Command {
 		Short: "Run the actions of a node, or of all nodes of a role, even if they are converged",
 		Long: `Run the actions of a node, or of all nodes of a role, even if they are converged.
 
-The controller kicks each action as soon as a run in progress there has ended. With --wait the command waits until each action
-has had such a run. The controller repeats a kick that a node rejects.
-It exits with 1 if a run failed or a node is gone, and with 5 if the runs have not ended in time.`,
+The controller kicks each action as soon as a run in progress there has ended, and repeats a kick that a node rejects.
+With --wait the command waits until each action has had such a run. It exits with 1 if a run failed or a node is gone,
+and with 5 if the runs have not ended in time.`,
 		Example: "  kicker kick node/lb1.example.org --action reload --wait\n  kicker kick role/haproxy --dry-run",
 		Args:    cobra.ExactArgs(1),
 	}
@@ -81,7 +81,8 @@ func awaitRuns(ctx context.Context, cmd *cobra.Command, c *client.Client, kicked
 	case a.failed > 0:
 		return exitError{exitFailed, fmt.Errorf("%d of %s failed", a.failed, api.Count(len(kicked.Actions), "action"))}
 	case len(a.runs) > 0 && errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return exitError{exitTimeout, fmt.Errorf("timed out waiting for %s. The order stands: kicker explain node/N says what it waits for", a)}
+		const remedy = "The order stands: kicker explain node/N says what it waits for"
+		return exitError{exitTimeout, fmt.Errorf("timed out waiting for %s. %s", a, remedy)}
 	case len(a.runs) > 0:
 		return errors.New("interrupted. The order stands: the controller kicks the actions all the same")
 	}

@@ -15,10 +15,11 @@ func leaveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "leave",
 		Short: "Make this node leave: it stops being a member of its roles",
-		Long: `Make this node leave: it stops being a member of its roles at once, and their dependents are kicked. Its agent keeps running.
+		Long: `Make this node leave: it stops being a member of its roles at once, and their dependents are kicked. Its agent
+keeps running, and the node stays away until the agent is restarted.
 
-It returns when the controller has received that the node leaves. With --wait it returns when every dependent has applied a membership
-without this node: then it is safe to stop the services here. The node stays away until its agent is restarted.`,
+The command returns when the controller has received that the node leaves. With --wait it returns when every dependent
+has applied a membership without this node: then it is safe to stop the services here.`,
 		Args: cobra.NoArgs,
 	}
 	f := cmd.Flags()
@@ -28,7 +29,9 @@ without this node: then it is safe to stop the services here. The node stays awa
 	f.String("cluster", "main", "`name` of the cluster")
 	f.String("name", "", "`name` of this node (default: its lower-cased FQDN)")
 	f.String("token-file", "", "`file` with the token that the bus asks for")
-	for flag, key := range map[string]string{"server": "agent.server", "cluster": "cluster", "name": "agent.name", "token-file": "token_file"} {
+	for flag, key := range map[string]string{
+		"server": "agent.server", "cluster": "cluster", "name": "agent.name", "token-file": "token_file",
+	} {
 		bindFlag(cmd, flag, key)
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

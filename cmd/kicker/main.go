@@ -1,4 +1,4 @@
-// Command kicker watches which machines are alive, and runs an action on those whose configuration depends on the others.
+// Command kicker watches which machines are alive, and runs actions on the machines that depend on them.
 package main
 
 import (
@@ -64,7 +64,8 @@ func main() {
 	os.Exit(exit.code)
 }
 
-// newRoot is the whole command line. To add a command, write `func xxxCommand() *cobra.Command` in xxx.go and add a line here.
+// newRoot is the whole command line. To add a command, write `func xxxCommand() *cobra.Command` in xxx.go and add a
+// line here.
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "kicker",
@@ -72,7 +73,8 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true, // main prints them
 		SilenceUsage:  true,
 	}
-	root.PersistentFlags().String("config", "", "configuration `file` (default: KICKER_CONFIG, ./kicker.yaml, /etc/kicker/kicker.yaml)")
+	const files = "configuration `file` (default: KICKER_CONFIG, ./kicker.yaml, /etc/kicker/kicker.yaml)"
+	root.PersistentFlags().String("config", "", files)
 	root.AddCommand(
 		acceptLossCommand(),
 		onLinux(runtime.GOOS, agentCommand()),
@@ -109,8 +111,8 @@ func onLinux(system string, cmd *cobra.Command) *cobra.Command {
 	return cmd
 }
 
-// finish gives the errors of every command their exit codes, and makes a command that only groups others reject what it does not
-// know: cobra would print its help and exit with 0.
+// finish gives the errors of every command their exit codes, and makes a command that only groups others reject what it
+// does not know: cobra would print its help and exit with 0.
 func finish(cmd *cobra.Command) {
 	for _, sub := range cmd.Commands() {
 		finish(sub)

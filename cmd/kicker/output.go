@@ -18,7 +18,8 @@ func outputFlag(cmd *cobra.Command, formats ...string) {
 		}
 		return args(cmd, given)
 	}
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)) // the flag exists
+	complete := cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)
+	_ = cmd.RegisterFlagCompletionFunc("output", complete) // the flag exists
 }
 
 func output(cmd *cobra.Command) string { return cmd.Flag("output").Value.String() }

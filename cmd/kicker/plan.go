@@ -18,11 +18,12 @@ func planCommand() *cobra.Command {
 		Short: "Show what another configuration of the controller would change, and change nothing",
 		Long: `Show what another configuration of the controller would change, and change nothing.
 
-The running controller reads NEW as it would read its own file, with its own flags and environment. It answers what would happen
-to each role, which removals the guard would hold, and which actions would become stale and so be kicked. The exit code is 0 in
-all these cases. With --check it is 1 if an action would become stale or a removal would be held.`,
-		Example: "  kicker plan --config new.yaml\n  kicker plan --config new.yaml --check && mv new.yaml /etc/kicker/kicker.yaml",
-		Args:    cobra.NoArgs,
+The running controller reads NEW as it would read its own file, with its own flags and environment. It answers what
+would happen to each role, which removals the guard would hold, and which actions would become stale and be kicked.
+The exit code is 0 in all these cases. With --check it is 1 if an action would become stale or a removal be held.`,
+		Example: `  kicker plan --config new.yaml
+  kicker plan --config new.yaml --check && mv new.yaml /etc/kicker/kicker.yaml`,
+		Args: cobra.NoArgs,
 	}
 	check := cmd.Flags().Bool("check", false, "exit with 1 if an action would become stale or a removal would be held")
 	clientFlags(cmd)

@@ -8,8 +8,8 @@ import (
 	"kicker/cmd/kicker/internal/render"
 )
 
-const renderHelp = `Renders a Go text/template from the members file of a kick, and replaces FILE only if that changes it and the
-check succeeds. The template sees the members file as it is:
+const renderHelp = `Renders a Go text/template from the members file of a kick, and replaces FILE only if that changes
+it and the check succeeds. The template sees the members file as it is:
 
   {{range .roles.web}}server {{.node}} {{.facts.ipaddress}}:{{.facts.port}}
   {{end}}

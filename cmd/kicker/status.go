@@ -13,7 +13,8 @@ func statusCommand() *cobra.Command {
 		Short: "Say whether all is well, and if not, what is wrong and what to do",
 		Long: `Say whether all is well, and if not, what is wrong and what to do.
 
-The exit code is 0 if the controller answers. With --check it is 1 if there is a problem, and 3 if the controller is not synced.`,
+The exit code is 0 if the controller answers. With --check it is 1 if there is a problem, and 3 if the controller is not
+synced.`,
 		Args: cobra.NoArgs,
 	}
 	check := cmd.Flags().Bool("check", false, "exit with 1 unless all is well")

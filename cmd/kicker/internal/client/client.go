@@ -50,7 +50,7 @@ type Error struct {
 
 func (e *Error) Error() string { return e.text }
 
-// New makes a client of the controller at http://HOST:PORT, https://HOST:PORT or unix:///PATH. An empty token is not sent.
+// New makes a client of the controller at http://HOST:PORT, https://HOST:PORT or unix:///PATH.
 func New(at, token string) *Client {
 	c := &Client{base: strings.TrimSuffix(at, "/"), name: at, token: token}
 	if socket, ok := strings.CutPrefix(at, "unix://"); ok {
@@ -73,8 +73,8 @@ func (c *Client) Get(ctx context.Context, path string, query url.Values, into an
 	return c.ask(ctx, http.MethodGet, path, nil, into)
 }
 
-// Post sends body to path and decodes the answer into into. It also returns the answer as it came. A body of bytes is sent
-// as it is, any other as JSON.
+// Post sends body to path and decodes the answer into into. It also returns the answer as it came. A body of bytes is
+// sent as it is, any other as JSON.
 func (c *Client) Post(ctx context.Context, path string, body, into any) ([]byte, error) {
 	return c.ask(ctx, http.MethodPost, path, body, into)
 }
@@ -142,7 +142,8 @@ func (c *Client) unreachable(err error) error {
 	if errno := syscall.Errno(0); errors.As(err, &errno) {
 		err = errno // without "dial tcp" and such
 	}
-	return &Error{kind, fmt.Sprintf("can't reach the controller at %s: %v. Is kicker controller running there? --api URL asks another one", c.name, err)}
+	const remedy = "Is kicker controller running there? --api URL asks another one"
+	return &Error{kind, fmt.Sprintf("can't reach the controller at %s: %v. %s", c.name, err, remedy)}
 }
 
 // rejected is the error that an answer other than 200 is.
@@ -171,8 +172,11 @@ func (c *Client) rejected(r *http.Response) error {
 	return &Error{Failed, text}
 }
 
-// Follow hands over the events after since, and then each new one, until take says done or ctx ends. The end of ctx is no error.
-func (c *Client) Follow(ctx context.Context, since int64, take func(line []byte, e api.Event) (done bool, err error)) error {
+// Take gets an event, and the line that it came in. It says whether it wants no more.
+type Take func(line []byte, e api.Event) (done bool, err error)
+
+// Follow hands over the events after since, and then each new one, until take is done or ctx ends. Both are no errors.
+func (c *Client) Follow(ctx context.Context, since int64, take Take) error {
 	err := c.follow(ctx, since, take)
 	if ctx.Err() != nil {
 		return nil
@@ -180,7 +184,7 @@ func (c *Client) Follow(ctx context.Context, since int64, take func(line []byte,
 	return err
 }
 
-func (c *Client) follow(ctx context.Context, since int64, take func(line []byte, e api.Event) (done bool, err error)) error {
+func (c *Client) follow(ctx context.Context, since int64, take Take) error {
 	r, err := c.open(ctx, http.MethodGet, fmt.Sprintf("/v1/events?follow=1&since=%d", since), nil)
 	if err != nil {
 		return err

@@ -1,3 +1,4 @@
+// Package daemon runs what `kicker controller` and `kicker agent` are: it connects the packages that do the work.
 package daemon
 
 import (
@@ -21,13 +22,14 @@ import (
 	"kicker/kick"
 )
 
-// RunAgent is the daemon of a node: it announces the node until ctx ends, and obeys kicks.
+// RunAgent announces this node and runs its actions when it is kicked, until ctx ends.
 func RunAgent(ctx context.Context, cfg config.Config, log *slog.Logger) error {
 	exe, err := os.Executable()
 	if err != nil {
-		return fmt.Errorf("agent: its own program: %w", err)
+		return fmt.Errorf("agent: find its own program: %w", err)
 	}
-	self, err := self(cfg)
+	known := inventory.Identity{Cluster: cfg.Cluster, Node: cfg.Agent.Name, Instance: cfg.Agent.Instance}
+	self, err := inventory.Detect(known)
 	if err != nil {
 		return err
 	}
@@ -35,13 +37,8 @@ func RunAgent(ctx context.Context, cfg config.Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	poke := make(chan struct{}, 1) // the connection may change before there is an announcer
-	nc, err := bus.Join(cfg.Agent.Servers(), token, "kicker agent "+self.Node, log, func() {
-		select {
-		case poke <- struct{}{}:
-		default:
-		}
-	})
+	reconnected := make(chan struct{}, 1) // the connection may change before there is an announcer
+	nc, err := bus.Join(cfg.Agent.Servers(), token, "kicker agent "+self.Node, log, func() { signalTo(reconnected) })
 	if err != nil {
 		return err
 	}
@@ -50,15 +47,20 @@ func RunAgent(ctx context.Context, cfg config.Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	log.Info("agent started", "node", self.Node, "cluster", self.Cluster, "servers", bus.Redacted(strings.Join(cfg.Agent.Servers(), ",")))
-	return attend(ctx, cfg, self, nc, announcer, poke, shim(exe), log)
+	servers := bus.Redacted(strings.Join(cfg.Agent.Servers(), ","))
+	log.Info("agent started", "node", self.Node, "cluster", self.Cluster, "servers", servers)
+	return attend(ctx, cfg, self, nc, announcer, reconnected, shim(exe), log)
 }
 
-// self is who this node is, as configured and as its machine says.
-func self(cfg config.Config) (inventory.Identity, error) {
-	return inventory.Detect(inventory.Identity{Cluster: cfg.Cluster, Node: cfg.Agent.Name, Instance: cfg.Agent.Instance})
+// signalTo leaves one signal in a channel of one.
+func signalTo(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default: // there is one already
+	}
 }
 
+// nodeToken is the token that a node shows to the bus, empty if none is configured.
 func nodeToken(cfg config.Config) (string, error) {
 	if cfg.TokenFile == "" {
 		return "", nil
@@ -66,8 +68,9 @@ func nodeToken(cfg config.Config) (string, error) {
 	return readToken(cfg.TokenFile)
 }
 
-// newAnnouncer knows the node's facts: its machine's first, then what it was told.
-func newAnnouncer(cfg config.Config, self inventory.Identity, nc *nats.Conn, log *slog.Logger) (*inventory.Announcer, error) {
+// newAnnouncer makes an announcer with the node's facts: those of its machine, then those of its configuration.
+func newAnnouncer(cfg config.Config, self inventory.Identity, nc *nats.Conn,
+	log *slog.Logger) (*inventory.Announcer, error) {
 	facts := inventory.HostFacts(towards(cfg.Agent.Servers()))
 	facts.SetRoles(cfg.Agent.Roles)
 	for _, text := range cfg.Agent.Facts {
@@ -80,7 +83,7 @@ func newAnnouncer(cfg config.Config, self inventory.Identity, nc *nats.Conn, log
 		}
 	}
 	a := inventory.NewAnnouncer(nc, self, log)
-	a.LeaveOnStop = goodbye(cfg.Agent.LeaveOnStop)
+	a.LeaveOnStop = leaveOnStop(cfg.Agent.LeaveOnStop)
 	if err := a.SetFacts(facts); err != nil {
 		return nil, err
 	}
@@ -90,7 +93,7 @@ func newAnnouncer(cfg config.Config, self inventory.Identity, nc *nats.Conn, log
 	return a, nil
 }
 
-// towards is HOST:PORT of the first server, where the node's address is reached from.
+// towards is HOST:PORT of the first server: the node's address is the one that it uses towards it.
 func towards(servers []string) string {
 	if len(servers) == 0 {
 		return ""
@@ -102,8 +105,9 @@ func towards(servers []string) string {
 	return u.Host
 }
 
-// attend wires a node's two ends to its bus, and runs them until ctx ends.
-func attend(ctx context.Context, cfg config.Config, self inventory.Identity, nc *nats.Conn, announcer *inventory.Announcer, poke <-chan struct{}, execute kick.Execute, log *slog.Logger) error {
+// attend runs the announcer and the runner of a node on its bus, until ctx ends.
+func attend(ctx context.Context, cfg config.Config, self inventory.Identity, nc *nats.Conn,
+	announcer *inventory.Announcer, reconnected <-chan struct{}, execute kick.Execute, log *slog.Logger) error {
 	runner, err := kick.NewRunner(kick.RunnerConfig{
 		Cluster: self.Cluster, Node: self.Node, Instance: self.Instance, Boot: self.Boot,
 		Dir: filepath.Join(cfg.StateDir, "node", self.Node), Actions: cfg.Agent.Actions, Execute: execute, Log: log,
@@ -113,7 +117,7 @@ func attend(ctx context.Context, cfg config.Config, self inventory.Identity, nc 
 	}
 	announcer.OnBeacon = func(b inventory.Beacon) { runner.Seen(b.Epoch, b.ID) }
 	group, ctx := errgroup.WithContext(ctx)
-	known := make(chan struct{}) // what is applied: no beat before it
+	known := make(chan struct{}) // what the node has applied: no heartbeat before that
 	group.Go(func() error {
 		first := true
 		return runner.Run(ctx, nc, func(s kick.Status) {
@@ -135,7 +139,7 @@ func attend(ctx context.Context, cfg config.Config, self inventory.Identity, nc 
 	group.Go(func() error {
 		for {
 			select {
-			case <-poke:
+			case <-reconnected:
 				announcer.Reconnected()
 			case <-ctx.Done():
 				return nil
@@ -152,20 +156,21 @@ func attend(ctx context.Context, cfg config.Config, self inventory.Identity, nc 
 	return group.Wait()
 }
 
-// encodeStatus is kick's part of a heartbeat. A node without actions says nothing, unless one that it had runs still.
+// encodeStatus is kick's part of a heartbeat. It is empty for a node without actions, unless a removed action still
+// runs.
 func encodeStatus(s kick.Status) json.RawMessage {
 	if len(s.Actions) == 0 && s.Running == nil {
 		return nil
 	}
 	data, err := json.Marshal(s)
 	if err != nil {
-		panic(fmt.Sprintf("status that is no JSON: %v", err)) // it is built from texts and numbers
+		panic(fmt.Sprintf("encode status: %v", err)) // it has only texts and numbers
 	}
 	return data
 }
 
-// goodbye says whether an agent that is stopped now will not be back.
-func goodbye(mode string) func() bool {
+// leaveOnStop reports whether an agent that is stopped now leaves, instead of restarting.
+func leaveOnStop(mode string) func() bool {
 	switch mode {
 	case config.LeaveAlways:
 		return func() bool { return true }
@@ -175,7 +180,7 @@ func goodbye(mode string) func() bool {
 	return machineGoesDown
 }
 
-// machineGoesDown asks the init system. One that can't be asked says that the machine stays: the node then is expected back.
+// machineGoesDown asks the init system. Without an answer the machine stays up, and the node is expected back.
 func machineGoesDown() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
@@ -186,6 +191,6 @@ func machineGoesDown() bool {
 	if err != nil {
 		return false
 	}
-	fields := strings.Fields(string(out)) // previous and present
+	fields := strings.Fields(string(out)) // the previous and the present one
 	return len(fields) == 2 && (fields[1] == "0" || fields[1] == "6")
 }

@@ -155,16 +155,16 @@ func (c *cluster) startController() {
 	over := c.control.over
 	b := controllerBus{join: func(name string) (*nats.Conn, error) {
 		return c.bus.Join(name, nats.InProcessServer(c.newWire("controller")))
-	}, closings: func(closed func(string, uint64, string), _ func(string)) (func(), error) {
+	}, disconnects: func(closed func(string, uint64, string), _ func(string)) (func(), error) {
 		return c.bus.Disconnects(closed)
 	}, close: func() {}}
 	if c.external {
 		b.join = func(name string) (*nats.Conn, error) { return c.join("controller", name) }
-		b.closings = func(closed func(string, uint64, string), deaf func(string)) (func(), error) {
+		b.disconnects = func(closed func(string, uint64, string), lost func(string)) (func(), error) {
 			if !c.system {
 				return func() {}, nil
 			}
-			return bus.Disconnects([]string{"nats://system:secret@broker"}, c.log, closed, deaf, nats.InProcessServer(c.newWire("controller")))
+			return bus.Disconnects([]string{"nats://system:secret@broker"}, c.log, closed, lost, nats.InProcessServer(c.newWire("controller")))
 		}
 	}
 	go func() {

@@ -27,7 +27,7 @@ import (
 	"kicker/kick"
 )
 
-// RunController is the daemon: its bus, its loop, its API. It logs to stderr.
+// RunController runs a controller with its bus and its API, until ctx ends. It logs to stderr.
 func RunController(ctx context.Context, o config.Options, version string, stderr io.Writer) error {
 	o.Daemon, o.Listens = true, true
 	r := newReloader(o)
@@ -37,9 +37,9 @@ func RunController(ctx context.Context, o config.Options, version string, stderr
 	}
 	log := NewLogger(cfg.Log, stderr)
 	r.running, r.log = cfg, log
-	told := make(chan os.Signal, 1)
-	signal.Notify(told, syscall.SIGHUP)
-	defer signal.Stop(told)
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
 	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
 		return fmt.Errorf("state_dir: %w", err)
 	}
@@ -64,12 +64,13 @@ func RunController(ctx context.Context, o config.Options, version string, stderr
 	defer b.close()
 	log.Info("listening", "bus", b.where, "api", api.Addr(), "socket", socket.Addr())
 
-	open := web.Config{Token: token, OpenReads: bus.Loopback(cfg.API.Listen) || cfg.Insecure, Version: version, Log: log}
+	openReads := bus.Loopback(cfg.API.Listen) || cfg.Insecure
+	open := web.Config{Token: token, OpenReads: openReads, Version: version, Log: log}
 	trusted := web.Config{Trusted: true, Version: version, Log: log}
 	return control(ctx, cfg.Config, b, log, func(ctx context.Context, c *controller.Controller) error {
 		r.control = c
 		group, ctx := errgroup.WithContext(ctx)
-		group.Go(func() error { return r.run(ctx, told) })
+		group.Go(func() error { return r.run(ctx, hangups) })
 		for ln, shown := range map[net.Listener]web.Config{api: open, socket: trusted} {
 			shown.View, shown.Kick, shown.Lose, shown.Plan = c.View, c.Kick, c.Lose, r.plan
 			group.Go(func() error { return web.Serve(ctx, ln, web.Handler(shown)) })
@@ -80,13 +81,16 @@ func RunController(ctx context.Context, o config.Options, version string, stderr
 
 // controllerBus is a bus as a controller needs it.
 type controllerBus struct {
-	where    string
-	join     func(name string) (*nats.Conn, error)
-	closings func(closed func(server string, client uint64, why string), deaf func(why string)) (stop func(), err error)
-	close    func()
+	where       string
+	join        func(name string) (*nats.Conn, error)
+	disconnects func(closed closedFunc, lost func(why string)) (stop func(), err error)
+	close       func()
 }
 
-// openBus starts the embedded server, or goes to the bus that was configured.
+// closedFunc gets a connection that the broker closed.
+type closedFunc = func(server string, client uint64, why string)
+
+// openBus starts the embedded server, or uses the bus of the configuration.
 func openBus(cfg config.Config, token string, log *slog.Logger) (controllerBus, error) {
 	if cfg.Bus.URL != "" {
 		return controllerBus{
@@ -94,12 +98,12 @@ func openBus(cfg config.Config, token string, log *slog.Logger) (controllerBus, 
 			join: func(name string) (*nats.Conn, error) {
 				return bus.Join([]string{cfg.Bus.URL}, "", name, log, func() {})
 			},
-			closings: func(closed func(string, uint64, string), deaf func(string)) (func(), error) {
+			disconnects: func(closed closedFunc, lost func(string)) (func(), error) {
 				if cfg.Bus.SystemURL == "" {
-					log.Info("closed connections are not heard, so a death is seen by silence alone: bus.system_url is not set")
+					log.Info("no disconnect events: only silence shows a death", "remedy", "set bus.system_url")
 					return func() {}, nil
 				}
-				stop, err := bus.Disconnects([]string{cfg.Bus.SystemURL}, log, closed, deaf)
+				stop, err := bus.Disconnects([]string{cfg.Bus.SystemURL}, log, closed, lost)
 				if err != nil {
 					return nil, fmt.Errorf("bus.system_url: %w", err)
 				}
@@ -109,7 +113,7 @@ func openBus(cfg config.Config, token string, log *slog.Logger) (controllerBus, 
 		}, nil
 	}
 	if cfg.TokenFile == "" {
-		token = "" // it guards the API alone
+		token = "" // it protects the API only
 	}
 	embedded, err := bus.Start(bus.Config{Listen: cfg.Bus.Listen, Token: token}, log)
 	if err != nil {
@@ -118,72 +122,73 @@ func openBus(cfg config.Config, token string, log *slog.Logger) (controllerBus, 
 	return controllerBus{
 		where: embedded.Addr().String(),
 		join:  func(name string) (*nats.Conn, error) { return embedded.Join(name) },
-		closings: func(closed func(string, uint64, string), _ func(string)) (func(), error) {
-			return embedded.Disconnects(closed) // in this process: there is no being deaf
+		disconnects: func(closed closedFunc, _ func(string)) (func(), error) {
+			return embedded.Disconnects(closed) // in this process none is lost
 		},
 		close: embedded.Close,
 	}, nil
 }
 
-// control wires a controller to its bus and runs both, and serve beside them, until ctx ends.
-func control(ctx context.Context, cfg controller.Config, b controllerBus, log *slog.Logger, serve func(context.Context, *controller.Controller) error) error {
+// control connects a controller to its bus and runs both, and serve beside them, until ctx ends.
+func control(ctx context.Context, cfg controller.Config, b controllerBus, log *slog.Logger,
+	serve func(context.Context, *controller.Controller) error) error {
 	id := rand.Text()[:12]
-	hearing, err := b.join("kicker listener") // of its own, so that no flood of heartbeats delays a kick
+	listener, err := b.join("kicker listener") // of its own, so that a flood of heartbeats does not delay a kick
 	if err != nil {
 		return err
 	}
-	defer hearing.Close()
-	speaking, err := b.join("kicker controller")
+	defer listener.Close()
+	sender, err := b.join("kicker controller")
 	if err != nil {
 		return err
 	}
-	defer speaking.Close()
+	defer sender.Close()
 
 	inv := inventory.New()
-	c, err := controller.New(cfg, id, inv, speaker(speaking, cfg.Cluster, log), log)
+	c, err := controller.New(cfg, id, inv, controllerSends(sender, cfg.Cluster, log), log)
 	if err != nil {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	heard := make(chan inventory.Received, 1024)
+	received := make(chan inventory.Received, 1024)
 	results := make(chan kick.Result, 1024)
-	hear := func(h inventory.Received) {
+	receive := func(r inventory.Received) {
+		r.At = time.Now()
 		select {
-		case heard <- h:
+		case received <- r:
 		case <-ctx.Done():
 		}
 	}
-	sub, err := kick.ListenResults(speaking, cfg.Cluster, func(r kick.Result) {
+	sub, err := kick.ListenResults(sender, cfg.Cluster, func(r kick.Result) {
 		select {
 		case results <- r:
 		case <-ctx.Done():
 		}
-	}, func(err error) { hear(inventory.Received{At: time.Now(), Invalid: err}) })
+	}, func(err error) { receive(inventory.Received{Invalid: err}) })
 	if err != nil {
 		return err
 	}
 	defer func() { _ = sub.Unsubscribe() }() // fails only when the connection is closed
-	stop, err := b.closings(func(server string, client uint64, why string) {
-		hear(inventory.Received{At: time.Now(), Disconnect: &inventory.Disconnect{Conn: inventory.Conn{Server: server, Client: client}, Why: why}})
-	}, func(why string) {
-		hear(inventory.Received{At: time.Now(), DisconnectsLost: &why})
-	})
+	stop, err := b.disconnects(func(server string, client uint64, why string) {
+		conn := inventory.Conn{Server: server, Client: client}
+		receive(inventory.Received{Disconnect: &inventory.Disconnect{Conn: conn, Why: why}})
+	}, func(why string) { receive(inventory.Received{DisconnectsLost: &why}) })
 	if err != nil {
 		return err
 	}
 	defer stop()
 
-	group.Go(func() error { return inventory.Listen(ctx, hearing, cfg.Cluster, id, inv, heard) })
-	group.Go(func() error { return c.Run(ctx, heard, results) })
+	group.Go(func() error { return inventory.Listen(ctx, listener, cfg.Cluster, id, inv, received) })
+	group.Go(func() error { return c.Run(ctx, received, results) })
 	group.Go(func() error { return serve(ctx, c) })
 	return group.Wait()
 }
 
-// speaker is what a controller says, on a connection to the bus.
-func speaker(nc *nats.Conn, cluster string, log *slog.Logger) controller.Bus {
-	say := func(what string, err error) {
+// controllerSends is the messages that a controller sends, over a connection to the bus.
+func controllerSends(nc *nats.Conn, cluster string, log *slog.Logger) controller.Bus {
+	warn := func(message string, err error) {
 		if err != nil {
-			log.Warn("not said", "what", what, "err", err)
+			log.Warn("message not sent", "message", message, "err", err)
 		}
 	}
 	return controller.Bus{
@@ -194,20 +199,21 @@ func speaker(nc *nats.Conn, cluster string, log *slog.Logger) controller.Bus {
 		Probe: func(ctx context.Context, node string, others []string) ([]string, error) {
 			return inventory.Probe(ctx, nc, cluster, node, others)
 		},
-		Ask: func(node, do string) { say("order", inventory.Ask(nc, cluster, node, do)) },
+		Ask: func(node, do string) { warn("order", inventory.Ask(nc, cluster, node, do)) },
 		RequestReports: func(splay time.Duration) {
-			say("roll call", inventory.RequestReports(nc, cluster, splay))
+			warn("report request", inventory.RequestReports(nc, cluster, splay))
 		},
 		Beacon: func(id string, epoch int64, pace time.Duration) {
-			say("beacon", inventory.SendBeacon(nc, cluster, inventory.Beacon{V: inventory.Version, ID: id, Epoch: epoch, Pace: pace.Milliseconds()}))
+			beacon := inventory.Beacon{V: inventory.Version, ID: id, Epoch: epoch, Pace: pace.Milliseconds()}
+			warn("beacon", inventory.SendBeacon(nc, cluster, beacon))
 		},
-		TellLeaving: func(reply string, farewell inventory.LeaveStatus) {
-			say("farewell", inventory.AnswerLeave(nc, reply, farewell))
+		TellLeaving: func(reply string, status inventory.LeaveStatus) {
+			warn("leave status", inventory.AnswerLeave(nc, reply, status))
 		},
 	}
 }
 
-// ensureToken reads the token, and makes it first if it is missing.
+// ensureToken reads the token. A missing one is made first.
 func ensureToken(path string) (string, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return "", fmt.Errorf("token: %w", err)
@@ -234,7 +240,7 @@ func readToken(path string) (string, error) {
 	}
 	token := strings.TrimSpace(string(data))
 	if token == "" {
-		return "", fmt.Errorf("token: %s is empty: remove it and the controller makes a new one", path)
+		return "", fmt.Errorf("token file %s is empty: remove it, and the controller makes a new one", path)
 	}
 	return token, nil
 }

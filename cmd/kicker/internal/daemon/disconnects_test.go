@@ -122,7 +122,7 @@ func TestConfiguredSystemAccountIsHeardOrRefused(t *testing.T) {
 			t.Errorf("the bus is shown as %s, want it without user and password", b.where)
 		}
 		closed = make(chan inventory.Conn, 100)
-		stop, err = b.closings(func(server string, client uint64, _ string) { closed <- inventory.Conn{Server: server, Client: client} }, func(string) {})
+		stop, err = b.disconnects(func(server string, client uint64, _ string) { closed <- inventory.Conn{Server: server, Client: client} }, func(string) {})
 		return closed, stop, err
 	}
 	if _, _, err := open("nats://sys:wrong@" + s.Addr().String()); err == nil || !strings.HasPrefix(err.Error(), "bus.system_url: nats://127.0.0.1:") {

@@ -25,14 +25,16 @@ var ErrTimeout = errors.New("timed out")
 
 // Unreachable reports whether an error of Leave means that the bus or the agent does not answer.
 func Unreachable(err error) bool {
-	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrNoServers) || errors.Is(err, nats.ErrAuthorization)
+	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrNoServers) ||
+		errors.Is(err, nats.ErrAuthorization)
 }
 
-// Leave tells the agent of a node to leave. It returns when a controller has received that, with wait when every dependent has
-// applied a membership without the node.
+// Leave tells the agent of a node to leave. It returns when a controller has received that, with wait when every
+// dependent has applied a membership without the node.
 func Leave(ctx context.Context, cfg config.Config, wait bool) error {
 	// Only the name is needed here.
-	self, err := inventory.Detect(inventory.Identity{Cluster: cfg.Cluster, Node: cfg.Agent.Name, Instance: "any", Boot: "any"})
+	known := inventory.Identity{Cluster: cfg.Cluster, Node: cfg.Agent.Name, Instance: "any", Boot: "any"}
+	self, err := inventory.Detect(known)
 	if err != nil {
 		return err
 	}
@@ -52,14 +54,14 @@ func Leave(ctx context.Context, cfg config.Config, wait bool) error {
 	case errors.Is(err, context.DeadlineExceeded) && !status.Received:
 		return fmt.Errorf("leave %s: %w: the agent leaves, but no controller confirmed it", self.Node, ErrTimeout)
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("leave %s: %w: still waiting for %s. Keep the services running and run this again", self.Node, ErrTimeout,
-			api.List(status.Waiting, 10))
+		return fmt.Errorf("leave %s: %w: still waiting for %s. Keep the services running and run this again",
+			self.Node, ErrTimeout, api.List(status.Waiting, 10))
 	}
 	return err
 }
 
-// askLeave tells the agent of node to leave, and asks again until a controller has received that, with wait until the node is
-// released. It returns how far that has come.
+// askLeave tells the agent of node to leave, and asks again until a controller has received that, with wait until the
+// node is released. It returns how far that has come.
 func askLeave(ctx context.Context, nc *nats.Conn, cluster, node string, wait bool) (inventory.LeaveStatus, error) {
 	var status inventory.LeaveStatus
 	tick := time.NewTicker(leaveInterval)

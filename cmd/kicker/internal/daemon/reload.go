@@ -14,30 +14,33 @@ import (
 	"kicker/controller/api"
 )
 
-// lookAtConfigEvery is how often the configuration file is read. What was seen twice is no longer being written.
-const lookAtConfigEvery = 2 * time.Second
+// lookInterval is the time between two reads of the configuration file. A content that was read twice is complete.
+const lookInterval = 2 * time.Second
 
-// reloader gives a running controller its configuration anew, when it is told to and when the file has changed. What is no good is told
-// of once, and the configuration in force stays.
+// reloader reloads the configuration of a running controller, on SIGHUP and when the file has changed. It reports a
+// wrong configuration once, and the one in force stays.
 type reloader struct {
 	options config.Options
-	running config.Config // as it was at the start: what differs from it where only a start counts is refused
+	running config.Config // as at the start: some settings can only change with a restart
 	control *controller.Controller
 	log     *slog.Logger
 	tried   look // last
 	inForce look
 }
 
-// newReloader is for the configuration that is loaded after this: what changes in between is seen.
+// newReloader makes a reloader. Call it before the configuration is loaded, so that it sees a change in between.
 func newReloader(o config.Options) *reloader {
 	now := lookAtConfig(o)
 	return &reloader{options: o, tried: now, inForce: now}
 }
 
-// look is what the configuration file is at one moment.
+// none is the configuration that goes with an error.
+var none controller.Config
+
+// look is the configuration file at one moment.
 type look struct {
 	file, text string
-	wrong      string // why it can't be read; then there is no text
+	wrong      string // why the file can't be read
 }
 
 func lookAtConfig(o config.Options) look {
@@ -56,16 +59,16 @@ func lookAtConfig(o config.Options) look {
 }
 
 // run reloads until ctx ends.
-func (r *reloader) run(ctx context.Context, told <-chan os.Signal) error {
-	tick := time.NewTicker(lookAtConfigEvery)
+func (r *reloader) run(ctx context.Context, hangups <-chan os.Signal) error {
+	tick := time.NewTicker(lookInterval)
 	defer tick.Stop()
 	seen := r.tried
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-told:
-			r.log.Info("told to reload")
+		case <-hangups:
+			r.log.Info("reload requested", "signal", "SIGHUP")
 			r.reload(ctx, lookAtConfig(r.options))
 		case <-tick.C:
 			was := seen
@@ -86,39 +89,40 @@ func (r *reloader) reload(ctx context.Context, l look) {
 		return
 	}
 	if ctx.Err() == nil {
-		r.log.Error("the configuration was not reloaded, the old one stays", "err", err)
+		r.log.Error("reload rejected, the old configuration stays", "err", err)
 	}
 }
 
-// configured is what the loop is to take from the file.
+// configured is the configuration in a file, for the controller's loop.
 func (r *reloader) configured(is look) (controller.Config, error) {
 	was := r.inForce
 	switch {
 	case is.wrong != "":
-		return controller.Config{}, errors.New(is.wrong)
+		return none, errors.New(is.wrong)
 	case is.file == "" && was.file != "":
-		return controller.Config{}, fmt.Errorf("configuration: %s is gone", was.file)
+		return none, fmt.Errorf("configuration file %s no longer exists", was.file)
 	case strings.TrimSpace(is.text) == "" && strings.TrimSpace(was.text) != "":
-		return controller.Config{}, fmt.Errorf("configuration: %s is empty: if you mean it, restart the controller", is.file)
+		return none, fmt.Errorf("configuration file %s is empty: to use the defaults restart the controller", is.file)
 	}
 	return r.parse(is.file, []byte(is.text))
 }
 
-// parse reads a configuration as the controller read its own when it started.
+// parse reads a configuration as the controller read its own at the start.
 func (r *reloader) parse(file string, text []byte) (controller.Config, error) {
 	o := r.options
 	o.File = file
 	cfg, err := config.Parse(text, o)
 	if err != nil {
-		return controller.Config{}, err
+		return none, err
 	}
 	if keys := config.NeedRestart(r.running, cfg); len(keys) > 0 {
-		return controller.Config{}, fmt.Errorf("configuration: %s can't change while the controller runs: undo that, or restart it", strings.Join(keys, ", "))
+		return none, fmt.Errorf("configuration: %s can't change while the controller runs: undo that or restart it",
+			strings.Join(keys, ", "))
 	}
 	return cfg.Config, nil
 }
 
-// plan is what would become of the text of a configuration.
+// plan is what the text of a configuration would change.
 func (r *reloader) plan(ctx context.Context, text []byte) (api.Plan, error) {
 	cfg, err := r.parse("the new configuration", text)
 	if err != nil {

@@ -97,7 +97,8 @@ func askServers(socket string) (map[string]string, error) {
 	servers := map[string]string{}
 	for _, row := range rows[1:] {
 		name, status := column(row, "svname"), column(row, "status")
-		if column(row, "pxname") == "web" && name != "BACKEND" && (strings.HasPrefix(status, "UP") || status == "no check") {
+		up := strings.HasPrefix(status, "UP") || status == "no check"
+		if column(row, "pxname") == "web" && name != "BACKEND" && up {
 			servers[name] = column(row, "addr")
 		}
 	}
@@ -237,7 +238,7 @@ func (v *visitor) since(t time.Time) (answered map[string]int, failed int, why s
 	return answered, failed, why
 }
 
-// Reload is how lb1's action reloads HAProxy, in the directory of a demo. It returns when the new process has taken over.
+// Reload is how lb1's action reloads the HAProxy of the demo in dir. It returns when the new process has taken over.
 func Reload(ctx context.Context, dir, run string) error {
 	if err := recordReload(dir, "begin", run); err != nil {
 		return err

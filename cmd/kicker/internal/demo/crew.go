@@ -38,7 +38,9 @@ type process struct {
 const restartAfter = 500 * time.Millisecond
 
 func newCrew(dir string, ended func(name, how string) func() error) (*crew, error) {
-	c := &crew{dir: dir, ended: ended, starts: make(chan func()), quit: make(chan struct{}), members: map[string]*process{}}
+	c := &crew{
+		dir: dir, ended: ended, starts: make(chan func()), quit: make(chan struct{}), members: map[string]*process{},
+	}
 	ready := make(chan error)
 	c.watching.Go(func() {
 		// For the kernel a parent dies with the thread that started the child, so this thread stays.

@@ -29,8 +29,8 @@ func adoptOrphans() error {
 	return nil
 }
 
-// dieWithParent makes a process end with the thread that starts it. It has a process group of its own: Ctrl-C is for the demo,
-// which then ends the others.
+// dieWithParent makes a process end with the thread that starts it. It has a process group of its own: Ctrl-C is for
+// the demo, which then ends the others.
 func dieWithParent() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 }

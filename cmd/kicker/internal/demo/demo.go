@@ -1,4 +1,4 @@
-// Package demo plays a small cluster on one machine: a controller, a load balancer and web servers, each a process of its own.
+// Package demo plays a small cluster on one machine: a controller, a load balancer and web servers.
 package demo
 
 import (
@@ -40,8 +40,8 @@ type demo struct {
 	alive                *os.File // open for as long as the demo lives, see Web.Run
 }
 
-// Run starts the cluster, plays a story with it (once) or lets a person play, and leaves nothing behind. haproxy is its program,
-// empty for none.
+// Run starts the cluster and lets a person play with it, or once plays a story by itself. It leaves nothing behind.
+// haproxy is the program, empty for none.
 func Run(ctx context.Context, haproxy string, once bool, stdout, stderr io.Writer) (err error) {
 	d, err := newDemo(haproxy, stdout)
 	if err != nil {
@@ -181,8 +181,8 @@ func (d *demo) end() error {
 	}
 }
 
-// freePorts finds free ports on 127.0.0.1, outside the kernel's range for outgoing connections: a controller that restarts needs its
-// port again.
+// freePorts finds free ports on 127.0.0.1, outside the kernel's range for outgoing connections: a controller that
+// restarts needs its port again.
 func freePorts(n int) ([]string, error) {
 	var ports []string
 	for range 1000 {
@@ -237,7 +237,7 @@ func (d *demo) balancerConfig() string {
         - %q%s
         - --reload
         - %q
-`, d.kicker, d.file("haproxy.cfg.tmpl"), d.file("haproxy.cfg"), check, shellquote.Join(d.kicker)+" demo-reload "+shellquote.Join(d.dir))
+`, d.kicker, d.file("haproxy.cfg.tmpl"), d.file("haproxy.cfg"), check, shellquote.Join(d.kicker, "demo-reload", d.dir))
 }
 
 func (d *demo) startController() error {
@@ -258,7 +258,8 @@ func (d *demo) startBalancer() error {
 }
 
 func (d *demo) startWeb(name string, warmUp time.Duration) error {
-	return d.crew.start(name, d.kicker, "demo-node", name, "--warm-up", warmUp.String(), "--config", d.file("kicker.yaml"))
+	return d.crew.start(name, d.kicker, "demo-node", name,
+		"--warm-up", warmUp.String(), "--config", d.file("kicker.yaml"))
 }
 
 // ended shows that a process ended, and returns how to restart it if an init system would.
@@ -310,7 +311,7 @@ func (d *demo) node(ctx context.Context, name string) (api.Explanation, error) {
 
 // showServed shows how the servers behind the load balancer changed.
 func (d *demo) showServed(before, now map[string]string) {
-	who, verb := "haproxy", "serves "
+	who, verb := "haproxy", "uses "
 	if d.haproxy == "" {
 		who, verb = "haproxy.cfg", "has "
 		for _, change := range changes(before, now) {
@@ -348,25 +349,27 @@ func (d *demo) showLogs(w io.Writer) {
 			continue
 		}
 		lines := strings.Split(strings.TrimRight(string(text), "\n"), "\n")
-		fmt.Fprintf(w, "\n--- the end of %s\n%s\n", filepath.Base(file), strings.Join(lines[max(0, len(lines)-12):], "\n"))
+		end := strings.Join(lines[max(0, len(lines)-12):], "\n")
+		fmt.Fprintf(w, "\n--- the end of %s\n%s\n", filepath.Base(file), end)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if runs, err := d.runs(ctx); err == nil && len(runs) > 0 {
 		last := runs[len(runs)-1]
-		fmt.Fprintf(w, "\n--- lb1's last run: %s\n%s\n", print.Run(last, time.Now()), strings.TrimRight(last.Output, "\n"))
+		output := strings.TrimRight(last.Output, "\n")
+		fmt.Fprintf(w, "\n--- lb1's last run: %s\n%s\n", print.Run(last, time.Now()), output)
 	}
 }
 
 func (d *demo) introduce() {
-	d.timeline.text("This starts a controller, the load balancer lb1 and the web servers web1, web2 and web3 on this machine.")
+	d.timeline.text("This starts a controller, the load balancer lb1 and the web servers web1, web2 and web3.")
 	if d.haproxy != "" {
-		d.timeline.text("lb1 depends on the role web: its action renders haproxy.cfg, checks it, and reloads a real HAProxy.")
+		d.timeline.text("lb1 depends on role web: its action renders and checks haproxy.cfg, and reloads a real HAProxy.")
 	} else {
-		d.timeline.text("lb1 depends on the role web: its action renders haproxy.cfg. No HAProxy reads the file.\n" +
+		d.timeline.text("lb1 depends on role web: its action renders haproxy.cfg. No HAProxy reads the file.\n" +
 			"To see a real one, run `apt install haproxy` or give --haproxy FILE.")
 	}
-	d.timeline.text("To save your time, settle is 0.3 s (not 1 s), two kicks are 1 s apart (not 5 s), the first backoff is 1 s (not 5 s).")
+	d.timeline.text("To save time, settle is 0.3 s (not 1 s), kicks are 1 s apart (not 5 s), the first backoff is 1 s.")
 	d.timeline.text("All files are in %s until the demo ends.", d.dir)
 }
 
@@ -405,7 +408,8 @@ func FindHAProxy(asked string) (string, error) {
 	case "none":
 		return "", nil
 	case "":
-		for _, name := range []string{"haproxy", "/usr/sbin/haproxy", "/usr/local/sbin/haproxy"} { // a user's PATH may lack these
+		// A user's PATH may lack the last two.
+		for _, name := range []string{"haproxy", "/usr/sbin/haproxy", "/usr/local/sbin/haproxy"} {
 			if path, err := exec.LookPath(name); err == nil {
 				return filepath.Abs(path)
 			}

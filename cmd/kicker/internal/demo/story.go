@@ -69,7 +69,8 @@ func (d *demo) playJoin(ctx context.Context) error {
 		}
 		address = fmt.Sprintf("http://%v:%v/", node.Facts["ipaddress"], node.Facts["port"])
 		if node.Member {
-			return false, impossiblef("web4 is a member %s after its start, before it is ready", seconds(time.Since(began)))
+			return false, impossiblef("web4 is a member %s after its start, before it is ready",
+				seconds(time.Since(began)))
 		}
 		return true, nil
 	}); err != nil {
@@ -118,7 +119,8 @@ func (d *demo) playDeath(ctx context.Context) error {
 	if _, err := d.node(ctx, "web2"); err == nil {
 		return errors.New("web2 is still in the inventory")
 	}
-	d.proved("web2 is removed %s after SIGKILL; 1.5 s of it are for agents that only restart%s", seconds(out.Sub(killed)), d.visits(killed))
+	d.proved("web2 is removed %s after SIGKILL; 1.5 s of it are for agents that only restart%s",
+		seconds(out.Sub(killed)), d.visits(killed))
 	return nil
 }
 
@@ -204,7 +206,8 @@ func (d *demo) playFailures(ctx context.Context) error {
 	if err := d.noneFailed(began); err != nil {
 		return err
 	}
-	d.proved("retried after %s and %s; HAProxy never had the wrong configuration%s", seconds(first), seconds(second), d.visits(began))
+	d.proved("retried after %s and %s; HAProxy never had the wrong configuration%s", seconds(first), seconds(second),
+		d.visits(began))
 	return nil
 }
 
@@ -256,7 +259,8 @@ func (d *demo) playChangeDuringRun(ctx context.Context) error {
 	if err := d.noneFailed(began); err != nil {
 		return err
 	}
-	d.proved("exactly one more run; both changes have their effect %s after the second one%s", seconds(took), d.visits(began))
+	d.proved("exactly one more run; both changes have their effect %s after the second one%s", seconds(took),
+		d.visits(began))
 	return d.crew.stop("web5")
 }
 
@@ -299,7 +303,8 @@ func (d *demo) playAgentKilled(ctx context.Context) error {
 	if err := d.awaitConverged(ctx); err != nil {
 		return err
 	}
-	if got := runs[0]; len(runs) != 1 || got.ID != run || got.Outcome != kick.Succeeded || got.Exit != 0 || got.Duration < linger {
+	got := runs[0]
+	if len(runs) != 1 || got.ID != run || got.Outcome != kick.Succeeded || got.Exit != 0 || got.Duration < linger {
 		return fmt.Errorf("want one run, %s, that succeeded after more than %s: %s", run, linger, runsInShort(runs))
 	}
 	if err := d.reloaded(runs); err != nil {
@@ -308,7 +313,8 @@ func (d *demo) playAgentKilled(ctx context.Context) error {
 	if err := d.noneFailed(began); err != nil {
 		return err
 	}
-	d.proved("the run continued, and %s after SIGKILL its outcome is known: succeeded in %s%s", seconds(known), api.Duration(runs[0].Duration), d.visits(began))
+	d.proved("the run continued, and %s after SIGKILL its outcome is known: succeeded in %s%s", seconds(known),
+		api.Duration(runs[0].Duration), d.visits(began))
 	return nil
 }
 
@@ -346,7 +352,8 @@ func (d *demo) playControllerKilled(ctx context.Context) error {
 		return err
 	}
 	if len(runs) > 0 || len(now) != len(reloads) {
-		return fmt.Errorf("%s since the controller was killed, want none: %s", api.Count(max(len(runs), len(now)-len(reloads)), "run"), runsInShort(runs))
+		return fmt.Errorf("%s since the controller was killed, want none: %s",
+			api.Count(max(len(runs), len(now)-len(reloads)), "run"), runsInShort(runs))
 	}
 	if got := d.served.now(); !slices.Equal(got, served) {
 		return fmt.Errorf("requests went to %s, and now go to %s", orNone(served), orNone(got))
@@ -354,13 +361,15 @@ func (d *demo) playControllerKilled(ctx context.Context) error {
 	if err := d.noneFailed(killed); err != nil {
 		return err
 	}
-	d.proved("%s after SIGKILL the next controller knows all nodes, and it runs no action%s", seconds(synced), d.visits(killed))
+	d.proved("%s after SIGKILL the next controller knows all nodes, and it runs no action%s", seconds(synced),
+		d.visits(killed))
 	return nil
 }
 
 // awaitServed waits until exactly these servers get requests, and each of them answers.
 func (d *demo) awaitServed(ctx context.Context, most time.Duration, names ...string) error {
-	if err := until(ctx, most, fmt.Sprintf("requests go to exactly %s", strings.Join(names, " ")), func() (bool, error) {
+	want := "requests go to exactly " + strings.Join(names, " ")
+	if err := until(ctx, most, want, func() (bool, error) {
 		now := d.served.now()
 		return slices.Equal(now, names), fmt.Errorf("they go to %s", orNone(now))
 	}); err != nil || d.haproxy == "" {
@@ -409,7 +418,7 @@ func (d *demo) reloaded(runs []api.Run) error {
 	}
 	for i, run := range recorded[max(0, len(recorded)-len(runs)):] {
 		if run != runs[i].ID {
-			return fmt.Errorf("the last runs are %q according to the action's record, and %s according to the controller", recorded, runsInShort(runs))
+			return fmt.Errorf("the action recorded runs %q, and the controller knows %s", recorded, runsInShort(runs))
 		}
 	}
 	return nil

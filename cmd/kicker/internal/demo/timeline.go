@@ -27,7 +27,8 @@ const (
 var eventColours = map[string]string{
 	api.EventJoined: green, api.EventReady: green, api.EventBack: green, api.EventSucceeded: green,
 	api.EventSuspect: yellow, api.EventRestarting: yellow, api.EventNotReady: yellow, api.EventLeft: yellow,
-	api.EventGone: red, api.EventFailed: red, api.EventKickRejected: red, api.EventInvalidMessage: red, api.EventBusLost: red,
+	api.EventGone: red, api.EventFailed: red, api.EventKickRejected: red,
+	api.EventInvalidMessage: red, api.EventBusLost: red,
 	api.EventKicked: cyan, api.EventRoleChanged: bold,
 }
 
@@ -71,7 +72,7 @@ func (t *timeline) line(colour, who, format string, args ...any) {
 }
 
 func (t *timeline) put(colour, who, what string) {
-	fmt.Fprintf(t.w, "%6.2f s  %s  %s\n", time.Since(t.began).Seconds(), fmt.Sprintf("%-11s", who), t.paint(colour, print.Line(what)))
+	fmt.Fprintf(t.w, "%6.2f s  %-11s  %s\n", time.Since(t.began).Seconds(), who, t.paint(colour, print.Line(what)))
 }
 
 // measure prints from now on how long effects took.

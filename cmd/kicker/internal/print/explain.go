@@ -70,11 +70,11 @@ func notMember(e api.Explanation) string {
 
 // held says which removals the guard of a role holds, why, and what a person can do about it.
 func held(line func(string, ...any), role string, h api.Held, now time.Time) {
+	is := "is held"
 	if h.Shadow {
-		line("role/%s: removal of %s would be held, began %s ago (guard: shadow, not enforced)", role, api.List(h.Nodes, few), age(h.Since, now))
-	} else {
-		line("role/%s: removal of %s is held, began %s ago", role, api.List(h.Nodes, few), age(h.Since, now))
+		is = "would be held (guard: shadow, not enforced)"
 	}
+	line("role/%s: removal of %s %s, began %s ago", role, api.List(h.Nodes, few), is, age(h.Since, now))
 	line("  why: %s", h.Why)
 	if h.Probe != "" {
 		line("  probes: %s", h.Probe)
@@ -100,7 +100,8 @@ func action(line func(string, ...any), a api.Action, now time.Time) {
 	if a.LastRun != nil {
 		last = Run(*a.LastRun, now)
 	} else if a.Last != nil {
-		last = fmt.Sprintf("%s, took %s", lastRun(a.Last), api.Duration(time.Duration(a.Last.Duration)*time.Millisecond))
+		took := time.Duration(a.Last.Duration) * time.Millisecond
+		last = fmt.Sprintf("%s, took %s", lastRun(a.Last), api.Duration(took))
 	}
 	line("  last run: %s", last)
 	if a.LastRun != nil && a.LastRun.Outcome != kick.Succeeded {

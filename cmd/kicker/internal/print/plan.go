@@ -17,7 +17,8 @@ func Plan(p api.Plan) string {
 	}
 	actions := [][]string{{"NODE", "ACTION", "NOW", "THEN", "BECAUSE OF"}}
 	for _, a := range p.Actions {
-		actions = append(actions, []string{"node/" + a.Node, a.Action, dash(string(a.Now.State)), string(a.Then.State), dash(a.Then.Reason)})
+		now, then := dash(string(a.Now.State)), string(a.Then.State)
+		actions = append(actions, []string{"node/" + a.Node, a.Action, now, then, dash(a.Then.Reason)})
 	}
 	var b strings.Builder
 	for _, t := range []string{table(rows), table(actions)} {

@@ -27,7 +27,10 @@ func Nodes(nodes []api.Node, wide bool, now time.Time) string {
 	}
 	rows := [][]string{head}
 	for _, n := range nodes {
-		row := []string{"node/" + n.Name, string(n.Life), yesNo(n.Ready), dash(strings.Join(n.Roles, ",")), fact(n.Facts, "ipaddress"), age(n.Joined, now)}
+		row := []string{
+			"node/" + n.Name, string(n.Life), yesNo(n.Ready), dash(strings.Join(n.Roles, ",")),
+			fact(n.Facts, "ipaddress"), age(n.Joined, now),
+		}
 		if wide {
 			row = append(row, fact(n.Facts, "os.name"), n.Instance, n.Boot, dash(n.NotReady))
 		}

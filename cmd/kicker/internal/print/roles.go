@@ -14,8 +14,10 @@ import (
 func Roles(list []api.Role) string {
 	rows := [][]string{{"ROLE", "MEMBERS", "SELECTOR", "REVISION", "DEPENDENTS"}}
 	for _, r := range list {
-		rows = append(rows, []string{"role/" + r.Name, memberCount(len(r.Members), len(r.Nodes), r.Sync, r.Held),
-			dash(r.Selector), dash(r.Revision.Hash), dash(api.List(r.Dependents, few))})
+		rows = append(rows, []string{
+			"role/" + r.Name, memberCount(len(r.Members), len(r.Nodes), r.Sync, r.Held),
+			dash(r.Selector), dash(r.Revision.Hash), dash(api.List(r.Dependents, few)),
+		})
 	}
 	return table(rows)
 }

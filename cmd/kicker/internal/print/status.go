@@ -121,7 +121,9 @@ func memberCount(members, nodes int, sync api.Sync, held *api.Held) string {
 func stale(verdicts []api.Verdict, now time.Time) string {
 	rows := [][]string{{"NODE", "ACTION", "STATE", "AGE", "LAST RUN", "WAITS FOR"}}
 	for _, v := range verdicts {
-		rows = append(rows, []string{"node/" + v.Node, v.Action, string(v.State), age(v.Since, now), lastRun(v.Last), waitsFor(v, now)})
+		rows = append(rows, []string{
+			"node/" + v.Node, v.Action, string(v.State), age(v.Since, now), lastRun(v.Last), waitsFor(v, now),
+		})
 	}
 	return table(rows)
 }

@@ -1,4 +1,4 @@
-// Package render makes a file from a template and the members file of a kick, and replaces the file only if that changes it.
+// Package render makes a file from a template and the members file of a kick.
 package render
 
 import (
@@ -74,8 +74,8 @@ func (j *Job) Run(ctx context.Context) error {
 
 // put makes content be what is in the file and what its reader has loaded, and says what it did.
 //
-// The mark is set before the file is replaced and removed after the reload. If anything cuts this short, the next render finds
-// either an old file or a mark, and does the rest.
+// The mark is set before the file is replaced and removed after the reload. If anything cuts this short, the next
+// render finds either an old file or a mark, and does the rest.
 func (j *Job) put(ctx context.Context, content []byte) (done string, err error) {
 	path := j.File
 	if target, err := filepath.EvalSymlinks(path); err == nil {
@@ -105,11 +105,12 @@ func (j *Job) put(ctx context.Context, content []byte) (done string, err error) 
 	return done + ", reloaded", os.Remove(mark)
 }
 
-// replace puts content in the place of what is in path, with the same mode and owner, if the check succeeds. After a power cut the
-// file has one content or the other.
+// replace puts content in the place of what is in path, with the same mode and owner, if the check succeeds. After a
+// power cut the file has one content or the other.
 func (j *Job) replace(ctx context.Context, path, mark string, content []byte) error {
 	dir := filepath.Dir(path)
-	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(dir), renameio.WithStaticPermissions(0o644), renameio.WithExistingPermissions())
+	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(dir), renameio.WithStaticPermissions(0o644),
+		renameio.WithExistingPermissions())
 	if err != nil {
 		return err
 	}
@@ -121,7 +122,7 @@ func (j *Job) replace(ctx context.Context, path, mark string, content []byte) er
 		return err
 	}
 	if j.Check != "" {
-		// The name that the check sees ends as path does, since programs go by that. It begins with a dot: no *.cfg matches it.
+		// The check sees a name that ends as path does, since programs go by that. With the dot no *.cfg matches it.
 		seen := dir + "/.kicker-" + rand.Text() + "-" + filepath.Base(path)
 		if err := os.Link(f.Name(), seen); err != nil {
 			return err

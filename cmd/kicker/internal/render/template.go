@@ -35,7 +35,8 @@ func Template(file, members string) ([]byte, error) {
 	var out bytes.Buffer
 	if err := t.Execute(&out, data); err != nil {
 		roles, _ := data["roles"].(map[string]any)
-		return nil, fmt.Errorf("%w (the roles in %s are: %s)", plain(err), members, strings.Join(slices.Sorted(maps.Keys(roles)), ", "))
+		names := strings.Join(slices.Sorted(maps.Keys(roles)), ", ")
+		return nil, fmt.Errorf("%w (the roles in %s are: %s)", plain(err), members, names)
 	}
 	return out.Bytes(), nil
 }
@@ -64,7 +65,8 @@ func readMembers(file string) (map[string]any, error) {
 		return nil, fmt.Errorf("members: %s is not JSON: %w", file, err)
 	}
 	if v, _ := data["v"].(json.Number); v.String() != fmt.Sprint(kick.Version) {
-		return nil, fmt.Errorf("members: %s has version %s, want %d. Is it a members file?", file, cmp.Or(v.String(), "none"), kick.Version)
+		is := cmp.Or(v.String(), "none")
+		return nil, fmt.Errorf("members: %s has version %s, want %d. Is it a members file?", file, is, kick.Version)
 	}
 	roles, _ := data["roles"].(map[string]any)
 	for role, members := range roles {

@@ -88,7 +88,7 @@ Made from the program itself. Data goes to stdout, all else to stderr. Objects a
 | 0 | ok |
 | 1 | failed |
 | 2 | usage |
-| 3 | the controller is unreachable, refuses the token, or is not synced |
+| 3 | the controller is unreachable, rejects the token, or is not synced |
 | 4 | nothing found, with ` + "`--fail-empty`" + ` |
 | 5 | timed out |
 
