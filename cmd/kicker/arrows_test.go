@@ -18,24 +18,27 @@ import (
 // arrows is the picture in docs/explanation/design.md: every package, and what it may import of kicker.
 var arrows = map[string][]string{
 	"cmd/kicker": {
-		"cmd/kicker/internal/client", "cmd/kicker/internal/daemon", "cmd/kicker/internal/demo", "cmd/kicker/internal/print",
-		"cmd/kicker/internal/render", "config", "controller/api", "inventory/query",
+		"cmd/kicker/internal/client", "cmd/kicker/internal/daemon", "cmd/kicker/internal/demo",
+		"cmd/kicker/internal/print", "cmd/kicker/internal/render", "config", "controller/api", "inventory/query",
 	},
-	"cmd/kicker/internal/daemon": {"config", "controller", "controller/api", "controller/bus", "controller/web", "inventory", "kick"},
+	"cmd/kicker/internal/daemon": {
+		"config", "controller", "controller/api", "controller/bus", "controller/web", "inventory", "kick",
+	},
 	"cmd/kicker/internal/demo": {
-		"cmd/kicker/internal/client", "cmd/kicker/internal/print", "cmd/kicker/internal/render", "controller/api", "kick",
+		"cmd/kicker/internal/client", "cmd/kicker/internal/print", "cmd/kicker/internal/render",
+		"controller/api", "kick",
 	},
 	"cmd/kicker/internal/client": {"controller/api"},
 	"cmd/kicker/internal/print":  {"controller/api", "inventory", "inventory/query", "kick"},
 	"cmd/kicker/internal/render": {"inventory/query", "kick"},
 	"config":                     {"controller", "controller/api", "inventory", "inventory/query", "kick"},
-	"controller/web":             {"controller/api", "inventory", "inventory/query", "kick"},
-	"controller/bus":             {},
 	"controller": {
 		"controller/api", "controller/membership", "controller/plan", "inventory", "inventory/query", "kick",
 	},
 	"controller/membership": {"controller/api", "inventory", "inventory/query", "kick"},
 	"controller/plan":       {"controller/api", "controller/membership", "inventory", "kick"},
+	"controller/web":        {"controller/api", "inventory", "inventory/query", "kick"},
+	"controller/bus":        {},
 	"controller/api":        {"inventory", "kick"},
 	"inventory":             {"inventory/query"},
 	"kick":                  {},
@@ -51,8 +54,10 @@ var owners = []struct {
 	{"github.com/spf13/viper", []string{"config"}, "the others get a Config"},
 	{"github.com/spf13/cobra", []string{"cmd/kicker"}, "what a command does can be used without the command"},
 	{"github.com/hashicorp/go-memdb", []string{"inventory"}, "no transaction leaves the inventory"},
-	{"github.com/nats-io/nats-server/v2", []string{"controller/bus"}, "only the bus knows whether the broker is embedded"},
-	{"github.com/nats-io/nats.go", []string{"controller/bus", "inventory", "kick", "cmd/kicker/internal/daemon"}, "the controller gets functions to send with"},
+	{"github.com/nats-io/nats-server/v2", []string{"controller/bus"},
+		"only the bus knows whether the broker is embedded"},
+	{"github.com/nats-io/nats.go", []string{"controller/bus", "inventory", "kick", "cmd/kicker/internal/daemon"},
+		"the controller gets functions to send with"},
 	{"github.com/prometheus/client_golang", []string{"controller/web"}, "metrics are computed from a view when they are requested"},
 	{"github.com/google/renameio/v2", []string{"cmd/kicker/internal/render", "kick"}, "the others replace no files"},
 	{"github.com/cenkalti/backoff/v4", []string{"controller/plan"}, "only the controller retries"},
@@ -86,22 +91,33 @@ func TestEveryBrokenRuleIsReported(t *testing.T) {
 		want                string // of the only complaint
 	}{
 		{"an arrow backwards", "kick/a.go", `import "kicker/controller"`, `kick must not import kicker/controller: `},
-		{"the two verbs know each other", "inventory/a.go", `import "kicker/kick"`, `inventory must not import kicker/kick: `},
-		{"a command imports the controller", "cmd/kicker/a.go", `import "kicker/controller"`, `cmd/kicker must not import kicker/controller: `},
-		{"cobra behind a command", "cmd/kicker/internal/print/a.go", `import "github.com/spf13/cobra"`, `only cmd/kicker may: `},
-		{"a package imports cmd", "config/a.go", `import "kicker/cmd/kicker"`, `config must not import kicker/cmd/kicker: `},
-		{"web starts a bus", "controller/web/a.go", `import "kicker/controller/bus"`, `controller/web must not import kicker/controller/bus: `},
+		{"the two verbs know each other", "inventory/a.go", `import "kicker/kick"`,
+			`inventory must not import kicker/kick: `},
+		{"a command imports the controller", "cmd/kicker/a.go", `import "kicker/controller"`,
+			`cmd/kicker must not import kicker/controller: `},
+		{"cobra behind a command", "cmd/kicker/internal/print/a.go", `import "github.com/spf13/cobra"`,
+			`only cmd/kicker may: `},
+		{"a package imports cmd", "config/a.go", `import "kicker/cmd/kicker"`,
+			`config must not import kicker/cmd/kicker: `},
+		{"web starts a bus", "controller/web/a.go", `import "kicker/controller/bus"`,
+			`controller/web must not import kicker/controller/bus: `},
 		{"a package that is not in the picture", "kick/shim/a.go", ``, `kick/shim is not in the picture: `},
-		{"a library in the wrong package", "inventory/a.go", `import "github.com/spf13/viper"`, `inventory must not import github.com/spf13/viper: only config may: `},
-		{"a library's subpackage", "controller/a.go", `import "github.com/prometheus/client_golang/prometheus"`, `only controller/web may: `},
-		{"the controller on NATS", "controller/a.go", `import "github.com/nats-io/nats.go"`, `controller must not import github.com/nats-io/nats.go: `},
-		{"the embedded server elsewhere", "cmd/kicker/a.go", `import "github.com/nats-io/nats-server/v2/server"`, `only controller/bus may: `},
+		{"a library in the wrong package", "inventory/a.go", `import "github.com/spf13/viper"`,
+			`inventory must not import github.com/spf13/viper: only config may: `},
+		{"a library's subpackage", "controller/a.go", `import "github.com/prometheus/client_golang/prometheus"`,
+			`only controller/web may: `},
+		{"the controller on NATS", "controller/a.go", `import "github.com/nats-io/nats.go"`,
+			`controller must not import github.com/nats-io/nats.go: `},
+		{"the embedded server elsewhere", "cmd/kicker/a.go", `import "github.com/nats-io/nats-server/v2/server"`,
+			`only controller/bus may: `},
 		{"query on a library", "inventory/query/a.go", `import "golang.org/x/exp/maps"`, `only the standard library`},
-		{"a lock in the controller", "controller/a.go", "import s \"sync\"\nvar mu s.RWMutex", `controller must not use sync.RWMutex: `},
+		{"a lock in the controller", "controller/a.go", "import s \"sync\"\nvar mu s.RWMutex",
+			`controller must not use sync.RWMutex: `},
 		{"a new top level", "pkg/README", ``, `top level: pkg: `},
 		{"a package called helper", "kick/helper/a.go", ``, `kick/helper: the name says nothing`},
 		{"a file called util", "kick/util_linux.go", ``, `kick/util_linux.go: the name says nothing`},
-		{"a type called Manager", "kick/a.go", `type RunManager struct{}`, `kick/a.go: type RunManager: the name says nothing`},
+		{"a type called Manager", "kick/a.go", `type RunManager struct{}`,
+			`kick/a.go: type RunManager: the name says nothing`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -221,7 +237,8 @@ func topLevel(checkout fs.FS) ([]string, error) {
 			return ok
 		})
 		if name[0] != '.' && !isIgnored {
-			broken = append(broken, fmt.Sprintf("top level: %s: put it below one of %v, so that everything has one place", name, top))
+			broken = append(broken,
+				fmt.Sprintf("top level: %s: put it below one of %v, so that everything has one place", name, top))
 		}
 	}
 	for _, name := range missing {
@@ -240,16 +257,21 @@ func imports(pkg string, file *ast.File) []string {
 		imported, _ := strconv.Unquote(spec.Path.Value) // the parser has checked it
 		ours, isOurs := strings.CutPrefix(imported, "kicker/")
 		if isOurs && !slices.Contains(allowed, ours) {
-			broken = append(broken, fmt.Sprintf("%s must not import %s: the arrows in docs/explanation/design.md allow it %v", pkg, imported, allowed))
+			broken = append(broken,
+				fmt.Sprintf("%s must not import %s: the arrows in docs/explanation/design.md allow it %v", pkg,
+					imported, allowed))
 		}
 		first, _, _ := strings.Cut(imported, "/")
 		if pkg == "inventory/query" && !isOurs && strings.Contains(first, ".") {
-			broken = append(broken, fmt.Sprintf("%s must not import %s: a language needs only the standard library", pkg, imported))
+			broken = append(broken, fmt.Sprintf("%s must not import %s: a language needs only the standard library",
+				pkg, imported))
 		}
 		for _, o := range owners {
 			isIt := imported == o.library || strings.HasPrefix(imported, o.library+"/")
 			if isIt && !slices.Contains(o.packages, pkg) {
-				broken = append(broken, fmt.Sprintf("%s must not import %s: only %s may: %s", pkg, imported, strings.Join(o.packages, ", "), o.why))
+				broken = append(broken,
+					fmt.Sprintf("%s must not import %s: only %s may: %s", pkg, imported, strings.Join(o.packages, ", "),
+						o.why))
 			}
 		}
 	}
@@ -274,7 +296,9 @@ func lockUses(pkg string, file *ast.File) []string {
 			continue
 		}
 		if x, ok := sel.X.(*ast.Ident); ok && x.Name == local {
-			broken = append(broken, fmt.Sprintf("%s must not use sync.%s: its state has one owner, others get a view or a channel", pkg, sel.Sel.Name))
+			broken = append(broken,
+				fmt.Sprintf("%s must not use sync.%s: its state has one owner, others get a view or a channel", pkg,
+					sel.Sel.Name))
 		}
 	}
 	return broken

@@ -72,7 +72,8 @@ func TestCLIReferenceIsCurrent(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-is +should be; go test ./cmd/kicker -run CLIReference -update-cli writes it anew):\n%s", file, diff)
+		t.Errorf("%s (-is +should be; go test ./cmd/kicker -run CLIReference -update-cli writes it anew):\n%s", file,
+			diff)
 	}
 }
 
@@ -139,7 +140,8 @@ func flagTable(flags *pflag.FlagSet) string {
 			set = "`" + f.DefValue + "`"
 		}
 		cell := strings.NewReplacer("|", "\\|")
-		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", cell.Replace(strings.TrimSpace(name+" "+value)), cell.Replace(usage), set)
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", cell.Replace(strings.TrimSpace(name+" "+value)), cell.Replace(usage),
+			set)
 	})
 	return b.String()
 }

@@ -7,7 +7,7 @@ import (
 	"kicker/controller"
 )
 
-func TestShadowIsTheGuardsSettingAsASwitch(t *testing.T) {
+func TestShadowFlagSetsGuard(t *testing.T) {
 	t.Chdir(t.TempDir())
 	t.Setenv("KICKER_GUARD", "")
 	for _, test := range []struct {
@@ -27,7 +27,8 @@ func TestShadowIsTheGuardsSettingAsASwitch(t *testing.T) {
 		}
 		cfg, err := config.Load(configOptions(cmd))
 		if err != nil || cfg.Guard != test.want {
-			t.Errorf("controller %v with KICKER_GUARD=%s: guard %q, %v, want %q", test.args, test.env, cfg.Guard, err, test.want)
+			t.Errorf("controller %v with KICKER_GUARD=%s: guard %q, %v, want %q", test.args, test.env, cfg.Guard, err,
+				test.want)
 		}
 	}
 }

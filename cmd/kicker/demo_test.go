@@ -26,7 +26,8 @@ func TestDemoOncePlaysEachStep(t *testing.T) {
 				t.Fatalf("%v\n%s\n%s", err, &d.stdout, &d.stderr)
 			}
 			d.leftNothing(t)
-			if steps := strings.Count(d.stdout.String(), "✓"); steps != 8 || !strings.Contains(d.stdout.String(), "All 8 steps had their effect") {
+			if steps := strings.Count(d.stdout.String(), "✓"); steps != 8 ||
+				!strings.Contains(d.stdout.String(), "All 8 steps had their effect") {
 				t.Errorf("%d steps, want 8:\n%s", steps, &d.stdout)
 			}
 			if d.stderr.String() != "" {
@@ -78,7 +79,8 @@ func TestDemoOnceFailsAtAStepWithoutEffect(t *testing.T) {
 func TestDemoPrintsCommandsThatWork(t *testing.T) {
 	d := startDemo(t)
 	shown := d.await(t, "Ctrl-C here")
-	lines := regexp.MustCompile(`(?m)^  (\S.*)$`).FindAllStringSubmatch(shown[strings.Index(shown, "Paste this into another terminal first"):], -1)
+	lines := regexp.MustCompile(`(?m)^  (\S.*)$`).FindAllStringSubmatch(shown[strings.Index(shown,
+		"Paste this into another terminal first"):], -1)
 	first := lines[0][1]
 	var web4 *exec.Cmd
 	for _, line := range lines[1:] {
@@ -143,7 +145,8 @@ func TestNothingOutlivesADemo(t *testing.T) {
 		d.await(t, "is ready")
 		d.signal(t, syscall.SIGHUP)
 		_ = d.cmd.Wait()
-		if code := d.cmd.ProcessState.ExitCode(); code != exitFailed || !strings.Contains(d.stderr.String(), "demo: interrupted") {
+		if code := d.cmd.ProcessState.ExitCode(); code != exitFailed ||
+			!strings.Contains(d.stderr.String(), "demo: interrupted") {
 			t.Errorf("an interrupted story: exit code %d, want %d\n%s", code, exitFailed, &d.stderr)
 		}
 		d.leftNothing(t)

@@ -22,9 +22,9 @@ import (
 	"kicker/kick"
 )
 
-// TestQuestions plays testdata/ask, one file a user story. Beside testscript's own commands there are `exits`, see TestScripts, and
-// `lab [socket] WORLD`. It starts a controller's API over one of newLab's worlds, at noon; with socket on api.sock in the state
-// directory. UPDATE_SCRIPTS=1 writes the expected outputs anew.
+// TestQuestions plays testdata/ask, one file a user story. Beside testscript's own commands there are `exits`, see
+// TestScripts, and `lab [socket] WORLD`. It starts a controller's API over one of newLab's worlds, at noon; with socket
+// on api.sock in the state directory. UPDATE_SCRIPTS=1 writes the expected outputs anew.
 func TestQuestions(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/ask",
@@ -32,7 +32,8 @@ func TestQuestions(t *testing.T) {
 		UpdateScripts:       os.Getenv("UPDATE_SCRIPTS") != "",
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("TZ", "UTC")
-			env.Setenv("GORACE", "atexit_sleep_ms=0") // else each command that is built with -race takes a second to exit
+			// else each command that is built with -race takes a second to exit
+			env.Setenv("GORACE", "atexit_sleep_ms=0")
 			env.Setenv("KICKER_STATE_DIR", filepath.Join(env.WorkDir, "state"))
 			return os.Mkdir(filepath.Join(env.WorkDir, "state"), 0o700)
 		},
@@ -63,7 +64,8 @@ func startLab(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(filepath.Join(dir, "token"), []byte("secret\n"), 0o600))
 }
 
-// lab is a controller that shows a world at noon. When its nodes are kicked, lb1 succeeds, lb2 fails, lb3 hangs and lb4 is gone.
+// lab is a controller that shows a world at noon. When its nodes are kicked, lb1 succeeds, lb2 fails, lb3 hangs and lb4
+// is gone.
 type lab struct {
 	mu   sync.Mutex
 	view *api.View
@@ -79,7 +81,8 @@ func newLab(world string) *lab {
 	v := &api.View{
 		At: noon, Next: l.next, Nodes: inventory.New().Snapshot(), Sync: api.Sync{Open: true},
 		Identity: api.Identity{Cluster: "main", ID: "c1", Epoch: 1790000000000, Started: ago(3 * time.Hour)},
-		Events:   []api.Event{{Seq: 1, Time: ago(3 * time.Hour), Kind: api.EventStarted, Text: "controller c1 started"}},
+		Events: []api.Event{{Seq: 1, Time: ago(3 * time.Hour), Kind: api.EventStarted,
+			Text: "controller c1 started"}},
 	}
 	switch world {
 	case "unsynced":
@@ -115,17 +118,22 @@ func newLab(world string) *lab {
 func fill(v *api.View, names ...string) {
 	inv := inventory.New()
 	current := kick.Revision{Epoch: 1790000000000, N: 2, Hash: "1-2222222222222222"}
-	web := api.Role{Name: "web", Selector: "role=web", MemberFacts: []string{"ipaddress", "port"}, Revision: current, Sync: v.Sync}
+	web := api.Role{Name: "web", Selector: "role=web", MemberFacts: []string{"ipaddress", "port"}, Revision: current,
+		Sync: v.Sync}
 	lb := api.Role{Name: "lb", Selector: "role=lb", MemberFacts: []string{"ipaddress", "port"}, Sync: v.Sync}
 	for i, name := range names {
 		role := strings.TrimRight(name, "0123456789")
-		facts := inventory.Facts{"role": role, "ipaddress": fmt.Sprintf("10.0.0.%d", i+1), "os": map[string]any{"name": "Debian"}}
-		beat := inventory.Beat{V: inventory.Version, Node: name, Instance: "i-" + name, Boot: "b1", Conn: inventory.Conn{Server: "s", Client: uint64(i)},
+		facts := inventory.Facts{"role": role, "ipaddress": fmt.Sprintf("10.0.0.%d", i+1),
+			"os": map[string]any{"name": "Debian"}}
+		beat := inventory.Beat{V: inventory.Version, Node: name, Instance: "i-" + name, Boot: "b1",
+			Conn:  inventory.Conn{Server: "s", Client: uint64(i)},
 			Facts: facts.Digest(), Ready: name != "web3", NextIn: 1000}
 		if name == "web3" {
 			beat.NotReady = "tcp:8080: connection refused"
 		}
-		hear(inv, inventory.Received{At: ago(2 * time.Hour), Facts: &inventory.FactsMessage{V: inventory.Version, Node: name, Instance: beat.Instance, Boot: "b1", Facts: facts}})
+		hear(inv, inventory.Received{At: ago(2 * time.Hour),
+			Facts: &inventory.FactsMessage{V: inventory.Version, Node: name, Instance: beat.Instance, Boot: "b1",
+				Facts: facts}})
 		hear(inv, inventory.Received{At: ago(2 * time.Hour), Beat: &beat})
 		if role == "lb" {
 			lb.Nodes = append(lb.Nodes, name)
@@ -133,13 +141,15 @@ func fill(v *api.View, names ...string) {
 			v.Verdicts = append(v.Verdicts, api.Verdict{Node: name, Action: "reload", State: api.Converged,
 				Needs: []api.Need{{Role: "web", Current: current, Applied: &current}},
 				Last:  &kick.LastRun{Run: "r-" + name, Outcome: kick.Succeeded, Duration: 800}})
-			v.Runs = append(v.Runs, api.Run{ID: "r-" + name, Node: name, Action: "reload", Reason: "web: +web2", Started: ago(time.Hour),
-				Ended: ago(time.Hour - time.Second), Outcome: kick.Succeeded, Duration: 800 * time.Millisecond})
+			v.Runs = append(v.Runs,
+				api.Run{ID: "r-" + name, Node: name, Action: "reload", Reason: "web: +web2", Started: ago(time.Hour),
+					Ended: ago(time.Hour - time.Second), Outcome: kick.Succeeded, Duration: 800 * time.Millisecond})
 			continue
 		}
 		web.Nodes = append(web.Nodes, name)
 		if beat.Ready {
-			web.Members = append(web.Members, kick.Member{Node: name, Facts: map[string]any{"ipaddress": facts["ipaddress"], "port": 8080}})
+			web.Members = append(web.Members,
+				kick.Member{Node: name, Facts: map[string]any{"ipaddress": facts["ipaddress"], "port": 8080}})
 		}
 	}
 	for _, name := range lb.Nodes {
@@ -154,21 +164,26 @@ func hear(inv *inventory.Inventory, h inventory.Received) {
 	}
 }
 
-// hold makes the guard of role web hold web3, which is not ready, and web4 and web5, which are gone. lb2 depends on a part of role web
-// of which not all members have reported.
+// hold makes the guard of role web hold web3, which is not ready, and web4 and web5, which are gone. lb2 depends on a
+// part of role web of which not all members have reported.
 func hold(v *api.View, shadow bool) {
 	web := &v.Roles[1]
-	web.Held = &api.Held{Nodes: []string{"web3", "web4", "web5"}, Since: ago(30 * time.Second), Why: "3 of 5 are gone or suspect within 1m, all rack=7",
-		Probe: "lb1 reaches 10.0.0.9:8080, so the network between the controller and the nodes is broken", Shadow: shadow}
+	web.Held = &api.Held{Nodes: []string{"web3", "web4", "web5"}, Since: ago(30 * time.Second),
+		Why:    "3 of 5 are gone or suspect within 1m, all rack=7",
+		Probe:  "lb1 reaches 10.0.0.9:8080, so the network between the controller and the nodes is broken",
+		Shadow: shadow}
 	if !shadow {
 		for i, name := range web.Held.Nodes {
-			web.Members = append(web.Members, kick.Member{Node: name, Facts: map[string]any{"ipaddress": fmt.Sprintf("10.0.0.%d", 7+i), "port": 8080}})
+			web.Members = append(web.Members,
+				kick.Member{Node: name,
+					Facts: map[string]any{"ipaddress": fmt.Sprintf("10.0.0.%d", 7+i), "port": 8080}})
 		}
 	}
 	web.Dependents = web.Dependents[:1]
 	why := "1 of 2 last known members have not reported yet: web8"
-	v.Roles = append(v.Roles, api.Role{Name: `web where site="b 2"`, Selector: `role=web,site="b 2"`, Dependents: []string{"lb2/reload"},
-		Sync: api.Sync{Why: why, Until: noon.Add(4 * time.Second)}})
+	v.Roles = append(v.Roles,
+		api.Role{Name: `web where site="b 2"`, Selector: `role=web,site="b 2"`, Dependents: []string{"lb2/reload"},
+			Sync: api.Sync{Why: why, Until: noon.Add(4 * time.Second)}})
 	lb2 := &v.Verdicts[1]
 	lb2.State, lb2.Since, lb2.Reason = api.Pending, ago(2*time.Second), "web: not known yet"
 	lb2.Needs = []api.Need{{Role: "web", Shared: `site="b 2"`, Applied: lb2.Needs[0].Applied}}
@@ -185,28 +200,35 @@ func trouble(v *api.View) {
 			continue
 		}
 		verdict.State, verdict.Since, verdict.Reason = api.Pending, ago(90*time.Second), "web: +web2 -web3"
-		verdict.Needs[0].Applied, verdict.Needs[0].Added, verdict.Needs[0].Removed = &applied, []string{"web2"}, []string{"web3"}
+		verdict.Needs[0].Applied, verdict.Needs[0].Added, verdict.Needs[0].Removed = &applied, []string{"web2"},
+			[]string{"web3"}
 		switch verdict.Node {
 		case "lb2":
 			verdict.State = api.Failing
-			verdict.Gates = []api.Gate{{Name: api.GateBackoff, Why: "the last run failed with exit code 3", Until: noon.Add(20 * time.Second)}}
+			verdict.Gates = []api.Gate{{Name: api.GateBackoff, Why: "the last run failed with exit code 3",
+				Until: noon.Add(20 * time.Second)}}
 			verdict.Last = &kick.LastRun{Run: "r5", Outcome: kick.Failed, Exit: 3, Duration: 1200, Failures: 4}
 		case "lb3":
 			verdict.Gates = []api.Gate{{Name: api.GateRunning, Why: "run r6 is in progress"}}
 			verdict.Running = &kick.Running{Run: "r6", Action: "reload"}
 		case "lb4":
 			verdict.Needs[0].Applied = nil
-			verdict.Gates = []api.Gate{{Name: api.GateSettle, Why: "the last kick was 2s ago", Until: noon.Add(3 * time.Second)}}
+			verdict.Gates = []api.Gate{{Name: api.GateSettle, Why: "the last kick was 2s ago",
+				Until: noon.Add(3 * time.Second)}}
 			verdict.Last = nil
 		}
 	}
 	v.Runs = append(v.Runs,
-		api.Run{ID: "r5", Node: "lb2", Action: "reload", Reason: "web: +web2 -web3", Started: ago(40 * time.Second), Ended: ago(38 * time.Second),
-			Outcome: kick.Failed, Exit: 3, Duration: 1200 * time.Millisecond, Error: "haproxy.cfg is wrong", Output: "[ALERT] line 3\nno such \x1b[31mbackend\n"},
+		api.Run{ID: "r5", Node: "lb2", Action: "reload", Reason: "web: +web2 -web3", Started: ago(40 * time.Second),
+			Ended:   ago(38 * time.Second),
+			Outcome: kick.Failed, Exit: 3, Duration: 1200 * time.Millisecond, Error: "haproxy.cfg is wrong",
+			Output: "[ALERT] line 3\nno such \x1b[31mbackend\n"},
 		api.Run{ID: "r6", Node: "lb3", Action: "reload", Reason: "web: +web2 -web3", Started: ago(5 * time.Second)})
 	v.Events = append(v.Events,
-		api.Event{Seq: 2, Time: ago(90 * time.Second), Kind: api.EventNotReady, Node: "web3", Text: "web3 is not ready: tcp:8080: connection refused"},
-		api.Event{Seq: 3, Time: ago(5 * time.Second), Kind: api.EventKicked, Node: "lb3", Action: "reload", Run: "r6", Text: "kicked lb3/reload (web: +web2 -web3)"})
+		api.Event{Seq: 2, Time: ago(90 * time.Second), Kind: api.EventNotReady, Node: "web3",
+			Text: "web3 is not ready: tcp:8080: connection refused"},
+		api.Event{Seq: 3, Time: ago(5 * time.Second), Kind: api.EventKicked, Node: "lb3", Action: "reload", Run: "r6",
+			Text: "kicked lb3/reload (web: +web2 -web3)"})
 	v.Counts.InvalidMessages = 7
 }
 
@@ -246,7 +268,8 @@ func (l *lab) lose(_ context.Context, o api.LossOrder) error {
 	name := strings.TrimPrefix(o.Object, "role/")
 	for _, r := range l.show().Roles {
 		if r.Name == name && (r.Held != nil || o.Expect > 0) {
-			l.tell(nil, api.Event{Kind: api.EventLossExpected, Role: name, Text: fmt.Sprintf("%+v", api.LossOrder{Object: o.Object, Expect: o.Expect, For: o.For})})
+			l.tell(nil, api.Event{Kind: api.EventLossExpected, Role: name,
+				Text: fmt.Sprintf("%+v", api.LossOrder{Object: o.Object, Expect: o.Expect, For: o.For})})
 			return nil
 		}
 	}
@@ -260,7 +283,8 @@ func (l *lab) kick(_ context.Context, o api.KickOrder) (api.Kicked, error) {
 	}
 	kicked := api.Kicked{After: int64(len(v.Events))}
 	for _, verdict := range v.Verdicts {
-		if (o.Object == "node/"+verdict.Node || o.Object == "role/lb") && (o.Action == "" || o.Action == verdict.Action) {
+		if (o.Object == "node/"+verdict.Node || o.Object == "role/lb") &&
+			(o.Action == "" || o.Action == verdict.Action) {
 			kicked.Actions = append(kicked.Actions, verdict)
 		}
 	}
@@ -272,16 +296,20 @@ func (l *lab) kick(_ context.Context, o api.KickOrder) (api.Kicked, error) {
 	}
 	for _, verdict := range kicked.Actions {
 		event := func(kind, run, text string) api.Event {
-			return api.Event{Kind: kind, Node: verdict.Node, Action: verdict.Action, Run: run, Text: verdict.Node + "/reload " + text}
+			return api.Event{Kind: kind, Node: verdict.Node, Action: verdict.Action, Run: run,
+				Text: verdict.Node + "/reload " + text}
 		}
-		run := api.Run{Node: verdict.Node, Action: verdict.Action, Started: noon, Ended: noon, Duration: 800 * time.Millisecond}
+		run := api.Run{Node: verdict.Node, Action: verdict.Action, Started: noon, Ended: noon,
+			Duration: 800 * time.Millisecond}
 		switch verdict.Node {
 		case "lb1":
 			run.ID, run.Outcome = "r11", kick.Succeeded
-			l.tell([]api.Run{run}, event(api.EventKicked, "r11", "was kicked"), event(api.EventSucceeded, "r11", "succeeded in 800ms"))
+			l.tell([]api.Run{run}, event(api.EventKicked, "r11", "was kicked"),
+				event(api.EventSucceeded, "r11", "succeeded in 800ms"))
 		case "lb2":
 			run.ID, run.Outcome, run.Exit = "r12", kick.Failed, 3
-			l.tell([]api.Run{run}, event(api.EventKicked, "r12", "was kicked"), event(api.EventFailed, "r12", "failed with exit code 3"))
+			l.tell([]api.Run{run}, event(api.EventKicked, "r12", "was kicked"),
+				event(api.EventFailed, "r12", "failed with exit code 3"))
 		case "lb3": // this run was in progress before the order
 			l.tell(nil, event(api.EventSucceeded, "r6", "succeeded in 5s"))
 		case "lb4":

@@ -34,14 +34,16 @@ func (l *lab) plan(_ context.Context, text []byte) (api.Plan, error) {
 		return p, fmt.Errorf("configuration: cluster can't change while the controller runs: undo the change or restart the controller")
 	case strings.Contains(string(text), "wbe"):
 		then.Selector = "role=wbe"
-		then.Held = &api.Held{Nodes: []string{"web1", "web2"}, Since: noon, Why: "the role would be empty, and no node left"}
+		then.Held = &api.Held{Nodes: []string{"web1", "web2"}, Since: noon,
+			Why: "the role would be empty, and no node left"}
 		role(then, api.PlannedRole{})
 	case strings.Contains(string(text), "member_facts"):
 		then.MemberFacts = []string{"ipaddress"}
 		role(then, api.PlannedRole{Changed: []string{"web1", "web2"}})
 		stale("web: ~web1 ~web2")
 	case strings.Contains(string(text), "depends_on"):
-		p.Roles = append(p.Roles, api.PlannedRole{Name: "db", Then: &api.Role{Name: "db", Dependents: []string{"lb1/reload"}}})
+		p.Roles = append(p.Roles,
+			api.PlannedRole{Name: "db", Then: &api.Role{Name: "db", Dependents: []string{"lb1/reload"}}})
 		stale("db: never applied")
 	case strings.Contains(string(text), "min_members"):
 		then.Selector = web.Selector

@@ -33,8 +33,8 @@ import (
 	"kicker/kick"
 )
 
-// From the start of the controller's process until it acts: every node is heard, every role accounted for, every action converged.
-// The bus goes and comes with it, so each node connects anew.
+// From the start of the controller's process until every node is alive, every role synced and every action converged.
+// The bus restarts with it, so each node reconnects.
 func BenchmarkControllerRestarts(b *testing.B) {
 	for _, nodes := range []int{1000, 10_000} {
 		b.Run(fmt.Sprintf("nodes=%d", nodes), func(b *testing.B) {
@@ -70,14 +70,14 @@ func controllerRestarts(b *testing.B, s *site, nodes int, start func(), url stri
 	runs := s.crowd(b, nodes, url, options...)
 	dependents := nodes / dependentEvery
 	var status api.Status
-	var heard time.Time // every node, for the first time
+	var alive time.Time // when every node was
 	acts := func() string {
 		time.Sleep(seldom)
 		if err := s.ask("/v1/status", &status); err != nil {
 			return err.Error()
 		}
-		if heard.IsZero() && status.Nodes[inventory.Alive] == nodes {
-			heard = time.Now()
+		if alive.IsZero() && status.Nodes[inventory.Alive] == nodes {
+			alive = time.Now()
 		}
 		closed := 0
 		for _, r := range status.Roles {
@@ -85,8 +85,10 @@ func controllerRestarts(b *testing.B, s *site, nodes int, start func(), url stri
 				closed++
 			}
 		}
-		if alive, converged := status.Nodes[inventory.Alive], status.Actions[api.Converged]; !status.Sync.Open || closed > 0 || alive != nodes || converged != dependents {
-			return fmt.Sprintf("%d nodes, %d roles closed, %d actions converged, %+v", alive, closed, converged, status.Sync)
+		if n, converged := status.Nodes[inventory.Alive], status.Actions[api.Converged]; !status.Sync.Open ||
+			closed > 0 || n != nodes || converged != dependents {
+			return fmt.Sprintf("%d nodes, %d roles not synced, %d actions converged, %+v", n, closed, converged,
+				status.Sync)
 		}
 		return ""
 	}
@@ -102,28 +104,28 @@ func controllerRestarts(b *testing.B, s *site, nodes int, start func(), url stri
 	for b.Loop() {
 		ran := runs.Load()
 		end()
-		heard = time.Time{}
+		alive = time.Time{}
 		began := time.Now()
 		start()
 		s.until("it acts", acts)
-		took, back = append(took, time.Since(began)), append(back, heard.Sub(began))
-		time.Sleep(2 * controller.DefaultConfig().GoneAfter) // whoever was lost unnoticed would be gone by then
+		took, back = append(took, time.Since(began)), append(back, alive.Sub(began))
+		time.Sleep(2 * controller.DefaultConfig().GoneAfter) // a lost node would be gone by then
 		if objection := acts(); objection != "" || runs.Load() != ran {
 			b.Errorf("%d runs after a restart, want none; %s", runs.Load()-ran, objection)
 		}
 	}
 	b.ReportMetric(0, "ns/op")
-	b.ReportMetric(milliseconds(back), "ms-start-to-all-heard")
+	b.ReportMetric(milliseconds(back), "ms-start-to-all-alive")
 	b.ReportMetric(milliseconds(took), "ms-start-to-synced")
 }
 
-// seldom is often enough to ask a controller that counts all its nodes for the answer.
+// seldom is the pause between two questions to a large controller.
 const seldom = 50 * time.Millisecond
 
-// dependentEvery is how many nodes have one among them that depends on the next role.
+// dependentEvery: one of so many nodes depends on the next role.
 const dependentEvery = 10
 
-// crowd is agents in this process, each with its own connection. It returns how often their actions ran.
+// crowd starts agents in this process, each with its own connection. It returns the counter of their runs.
 func (s *site) crowd(b *testing.B, nodes int, url string, options ...nats.Option) (runs *atomic.Int64) {
 	b.Helper()
 	var files syscall.Rlimit
@@ -157,17 +159,14 @@ func (s *site) crowd(b *testing.B, nodes int, url string, options ...nats.Option
 		cfg.Agent.Facts = []string{"ipaddress=192.0.2.1", fmt.Sprintf("port=%d", i)}
 		dependent := i/fleetRoles%dependentEvery == 0
 		if dependent {
-			cfg.Agent.Actions = []kick.Action{{Name: "reload", Command: []string{"true"}, DependsOn: []string{fmt.Sprintf("role%d", (i+1)%fleetRoles)}}}
+			cfg.Agent.Actions = []kick.Action{{Name: "reload", Command: []string{"true"},
+				DependsOn: []string{fmt.Sprintf("role%d", (i+1)%fleetRoles)}}}
 		}
 		joins.Go(func() error {
-			self := inventory.Identity{Cluster: s.cluster, Node: fmt.Sprintf("node%d", i), Instance: "bench", Boot: "bench"}
-			poke := make(chan struct{}, 1)
-			nc, err := bus.Join([]string{url}, "", self.Node, quiet, func() {
-				select {
-				case poke <- struct{}{}:
-				default:
-				}
-			}, options...)
+			self := inventory.Identity{Cluster: s.cluster, Node: fmt.Sprintf("node%d", i), Instance: "bench",
+				Boot: "bench"}
+			reconnected := make(chan struct{}, 1)
+			nc, err := bus.Join([]string{url}, "", self.Node, quiet, func() { signalTo(reconnected) }, options...)
 			if err != nil {
 				return err
 			}
@@ -178,9 +177,9 @@ func (s *site) crowd(b *testing.B, nodes int, url string, options ...nats.Option
 			agents.Go(func() error {
 				defer nc.Close()
 				if dependent {
-					return attend(ctx, cfg, self, nc, announcer, poke, execute, quiet)
+					return attend(ctx, cfg, self, nc, announcer, reconnected, execute, quiet)
 				}
-				return announce(ctx, announcer, poke)
+				return announce(ctx, announcer, reconnected)
 			})
 			return nil
 		})
@@ -191,15 +190,15 @@ func (s *site) crowd(b *testing.B, nodes int, url string, options ...nats.Option
 	return runs
 }
 
-// announce is an agent of a node that depends on nothing. Without a runner it has no open file but its connection: a process may have
-// 20 000 here and there.
-func announce(ctx context.Context, announcer *inventory.Announcer, poke <-chan struct{}) error {
+// announce is the agent of a node that depends on nothing. Without a runner its connection is its only open file: some
+// systems allow a process 20 000.
+func announce(ctx context.Context, announcer *inventory.Announcer, reconnected <-chan struct{}) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return announcer.Run(ctx) })
 	group.Go(func() error {
 		for {
 			select {
-			case <-poke:
+			case <-reconnected:
 				announcer.Reconnected()
 			case <-ctx.Done():
 				return nil
@@ -209,7 +208,7 @@ func announce(ctx context.Context, announcer *inventory.Announcer, poke <-chan s
 	return group.Wait()
 }
 
-// certificate makes files of a certificate for this machine that vouches for itself, and of its key.
+// certificate makes a self-signed certificate for this machine and its key, as files.
 func (s *site) certificate() (certificate, key string) {
 	s.t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -217,8 +216,9 @@ func (s *site) certificate() (certificate, key string) {
 		s.t.Fatal(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(24 * time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(24 * time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		IsCA:        true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
 	}
 	public, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
 	if err != nil {
@@ -233,7 +233,7 @@ func (s *site) certificate() (certificate, key string) {
 	return s.path("bus.crt"), s.path("bus.key")
 }
 
-// tlsBroker is the program `tls-broker HOST:PORT CERTIFICATE KEY`: somebody else's NATS, with TLS.
+// tlsBroker is the program `tls-broker HOST:PORT CERTIFICATE KEY`: an external NATS with TLS.
 func tlsBroker() {
 	if err := runTLSBroker(os.Args[1], os.Args[2], os.Args[3]); err != nil {
 		fmt.Fprintln(os.Stderr, "tls-broker:", err)

@@ -24,10 +24,11 @@ import (
 	"kicker/kick"
 )
 
-// These measure the program as users have it, in processes of its own. One operation is one happening; where there are several, the
-// number is the median. docs/explanation/performance.md says what each is.
+// These benchmarks measure the program as users have it, in its own processes. Of several operations the number is the
+// median. docs/explanation/performance.md explains them.
 
-// shippedKicker is the program as `make build` makes it. It lies among the programs that testscript.Main makes and removes.
+// shippedKicker is the program as `make build` makes it. It lies beside the programs that testscript.Main makes and
+// removes.
 var shippedKicker = sync.OnceValues(func() (string, error) {
 	actor, err := exec.LookPath("actor")
 	if err != nil {
@@ -40,7 +41,7 @@ var shippedKicker = sync.OnceValues(func() (string, error) {
 	return shipped, nil
 })
 
-// benchSite is a site whose settings are kicker's defaults.
+// benchSite is a site with kicker's default settings.
 func benchSite(b *testing.B) *site {
 	b.Helper()
 	program, err := shippedKicker()
@@ -59,7 +60,7 @@ func BenchmarkNodeStartsAndLeaves(b *testing.B) {
 	var started, beaten, left, said []time.Duration
 	for i := 0; b.Loop(); i++ {
 		web := fmt.Sprintf("web%d", i)
-		beat, goodbye := s.hears(web, false), s.hears(web, true)
+		beat, leave := s.firstBeat(web, false), s.firstBeat(web, true)
 
 		began := time.Now()
 		agent := s.agent(web, "--role", "web")
@@ -70,7 +71,7 @@ func BenchmarkNodeStartsAndLeaves(b *testing.B) {
 		began = time.Now()
 		leaving := s.start(web+"-leave", s.program, "leave", "--name", web)
 		action = acted(" -" + web)
-		left, said = append(left, action.Sub(began)), append(said, action.Sub(<-goodbye))
+		left, said = append(left, action.Sub(began)), append(said, action.Sub(<-leave))
 		<-leaving.done
 		agent.stop()
 		s.converged(2)
@@ -79,7 +80,7 @@ func BenchmarkNodeStartsAndLeaves(b *testing.B) {
 	b.ReportMetric(milliseconds(started), "ms-start-to-action")
 	b.ReportMetric(milliseconds(beaten), "ms-beat-to-action")
 	b.ReportMetric(milliseconds(left), "ms-leave-to-action")
-	b.ReportMetric(milliseconds(said), "ms-goodbye-to-action")
+	b.ReportMetric(milliseconds(said), "ms-leaving-beat-to-action")
 }
 
 func BenchmarkNodeDies(b *testing.B) {
@@ -90,7 +91,7 @@ func BenchmarkNodeDies(b *testing.B) {
 func nodeDies(b *testing.B, by syscall.Signal, args ...string) {
 	s := benchSite(b)
 	s.controller(args...)
-	const together = 5 // that wait once for calm; each has a dependent of its own, which then is calm when its node dies
+	const together = 5 // nodes that wait for calm together; each has its own dependent
 	var pairs []func() time.Duration
 	var took []time.Duration
 	for i := 0; b.Loop(); i++ {
@@ -99,7 +100,7 @@ func nodeDies(b *testing.B, by syscall.Signal, args ...string) {
 			for n := range together {
 				web := fmt.Sprintf("web%d", i+n)
 				acted := s.dependent("lb-"+web, web)
-				s.agent("other-"+web, "--role", web) // the guard lets no role become empty by a death
+				s.agent("other-"+web, "--role", web) // else the guard would hold the last member
 				agent := s.agent(web, "--role", web)
 				pairs = append(pairs, func() time.Duration {
 					died := time.Now()
@@ -121,7 +122,7 @@ func nodeDies(b *testing.B, by syscall.Signal, args ...string) {
 	b.ReportMetric(milliseconds([]time.Duration{slices.Max(took)}), "ms-to-action-at-most")
 }
 
-// The runtime collects garbage every two minutes at least, and runs through much of the program then.
+// The runtime collects garbage every two minutes at least, and touches much of the program then.
 func BenchmarkIdleAgent(b *testing.B) {
 	s := benchSite(b)
 	s.controller()
@@ -142,7 +143,7 @@ func (s *site) reportMemory(b *testing.B, d *daemon, suffix string) {
 	}
 }
 
-// resident is a line of a process's status, in kB.
+// resident is a line of /proc/PID/status, in kB.
 func resident(t testing.TB, pid int, line string) int {
 	t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
@@ -157,7 +158,7 @@ func resident(t testing.TB, pid int, line string) int {
 	return kB
 }
 
-// Each node is in one of 50 roles and depends on the next one; all of them beat once a second, over one connection.
+// Each node has one of 50 roles and depends on the next one. All send a heartbeat a second, over one connection.
 func BenchmarkController(b *testing.B) {
 	for _, nodes := range []int{1000, 10_000} {
 		b.Run(fmt.Sprintf("nodes=%d", nodes), func(b *testing.B) {
@@ -165,14 +166,14 @@ func BenchmarkController(b *testing.B) {
 			d := s.controller()
 			f := &fleet{site: s, b: b, nc: s.visit(), nodes: nodes}
 			f.answerForFacts()
-			f.saySo(nil)
+			f.setApplied(nil)
 			var published []api.Role
 			f.beat(func() bool { return s.ask("/v1/roles", &published) == nil && len(published) == fleetRoles })
 			current := map[string]kick.Revision{}
 			for _, r := range published {
 				current[r.Name] = r.Revision
 			}
-			f.saySo(current)
+			f.setApplied(current)
 			var status api.Status
 			f.beat(func() bool {
 				return s.ask("/v1/status", &status) == nil && status.Actions[api.Converged] == nodes
@@ -192,7 +193,7 @@ func BenchmarkController(b *testing.B) {
 
 const fleetRoles = 50
 
-// fleet is nodes that are nothing but messages.
+// fleet is nodes that exist only as messages.
 type fleet struct {
 	*site
 	b     *testing.B
@@ -211,7 +212,7 @@ func (f *fleet) facts(i int) inventory.FactsMessage {
 	}
 }
 
-// answerForFacts sends a node's facts when it is asked for them, the only thing that it is asked for.
+// answerForFacts sends the facts of a node on request.
 func (f *fleet) answerForFacts() {
 	prefix := "kicker." + f.cluster + ".node."
 	if _, err := f.nc.Subscribe(prefix+"*", func(m *nats.Msg) {
@@ -225,14 +226,15 @@ func (f *fleet) answerForFacts() {
 	}
 }
 
-// saySo makes the nodes' beats anew: each has applied these revisions, or has no action if there are none yet.
-func (f *fleet) saySo(applied map[string]kick.Revision) {
+// setApplied makes the heartbeats: each node has applied these revisions, or has no action without them.
+func (f *fleet) setApplied(applied map[string]kick.Revision) {
 	f.beats = make([]inventory.Beat, f.nodes)
 	for i := range f.beats {
 		facts, needed := f.facts(i), f.role(i+1)
 		f.beats[i] = inventory.Beat{
-			V: inventory.Version, Node: facts.Node, Instance: facts.Instance, Boot: facts.Boot, Facts: facts.Facts.Digest(),
-			Conn: inventory.Conn{Server: "bench", Client: uint64(i)}, Ready: true, NextIn: 1000,
+			V: inventory.Version, Node: facts.Node, Instance: facts.Instance, Boot: facts.Boot,
+			Facts: facts.Facts.Digest(),
+			Conn:  inventory.Conn{Server: "bench", Client: uint64(i)}, Ready: true, NextIn: 1000,
 		}
 		if applied != nil {
 			f.beats[i].Kick = encodeStatus(kick.Status{Actions: []kick.ActionStatus{{
@@ -242,7 +244,7 @@ func (f *fleet) saySo(applied map[string]kick.Revision) {
 	}
 }
 
-// beat makes each node beat once a second, one after the other, until that is enough, which is asked for once a second.
+// beat sends a heartbeat of each node per second, one after the other, until enough, which it calls once a second.
 func (f *fleet) beat(enough func() bool) {
 	f.b.Helper()
 	const parts = 100
@@ -250,7 +252,7 @@ func (f *fleet) beat(enough func() bool) {
 	defer tick.Stop()
 	for deadline := time.Now().Add(patience); !enough(); {
 		if time.Now().After(deadline) {
-			f.b.Fatalf("%d nodes did not get that far within %s", f.nodes, patience)
+			f.b.Fatalf("%d nodes: not within %s", f.nodes, patience)
 		}
 		for part := range parts {
 			for i := part; i < f.nodes; i += parts {
@@ -271,15 +273,15 @@ func (f *fleet) publish(kind string, i int, message any) {
 	}
 }
 
-// dependent starts a node whose action tells when it starts. It returns what waits for a run that was told of a change, " +NODE"
-// or " -NODE", and says when that started.
+// dependent starts a node with an action. The function that it returns waits for a run after a change, " +NODE" or "
+// -NODE", and says when that started.
 func (s *site) dependent(name, role string) (acted func(change string) time.Time) {
 	s.t.Helper()
 	pipe := s.path(name + ".pipe")
 	if err := unix.Mkfifo(pipe, 0o600); err != nil {
 		s.t.Fatal(err)
 	}
-	told, err := os.OpenFile(pipe, os.O_RDWR, 0)
+	reader, err := os.OpenFile(pipe, os.O_RDWR, 0)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -291,12 +293,12 @@ func (s *site) dependent(name, role string) (acted func(change string) time.Time
 	runs := make(chan run, 64)
 	go func() {
 		defer close(runs)
-		for lines := bufio.NewScanner(told); lines.Scan(); {
+		for lines := bufio.NewScanner(reader); lines.Scan(); {
 			runs <- run{lines.Text(), time.Now()}
 		}
 	}()
 	s.t.Cleanup(func() {
-		_ = told.Close() // ends the reading
+		_ = reader.Close() // ends the reading
 		for range runs {
 		}
 	})
@@ -311,24 +313,24 @@ func (s *site) dependent(name, role string) (acted func(change string) time.Time
 					return r.at
 				}
 			case <-timeout:
-				s.t.Fatalf("%s: no run was told%s within %s", name, change, patience)
+				s.t.Fatalf("%s: no run after%s within %s", name, change, patience)
 			}
 		}
 	}
 }
 
-// hears tells when the first heartbeat of a node, or of its goodbye, comes over the bus.
-func (s *site) hears(node string, goodbye bool) <-chan time.Time {
+// firstBeat says when the first heartbeat of a node comes over the bus, or the first one that says that it leaves.
+func (s *site) firstBeat(node string, leaving bool) <-chan time.Time {
 	s.t.Helper()
-	heard := make(chan time.Time, 1)
+	first := make(chan time.Time, 1)
 	nc := s.visit()
 	if _, err := nc.Subscribe("kicker."+s.cluster+".heartbeat."+node, func(m *nats.Msg) {
 		var beat inventory.Beat
-		if json.Unmarshal(m.Data, &beat) != nil || beat.Leaving != goodbye {
+		if json.Unmarshal(m.Data, &beat) != nil || beat.Leaving != leaving {
 			return
 		}
 		select {
-		case heard <- time.Now():
+		case first <- time.Now():
 		default: // not the first
 		}
 	}); err != nil {
@@ -337,10 +339,10 @@ func (s *site) hears(node string, goodbye bool) <-chan time.Time {
 	if err := nc.Flush(); err != nil {
 		s.t.Fatal(err)
 	}
-	return heard
+	return first
 }
 
-// visit is a connection to the site's bus as soon as that is up, until the test's end.
+// visit waits for the site's bus and connects to it until the test's end.
 func (s *site) visit() *nats.Conn {
 	s.t.Helper()
 	var nc *nats.Conn
@@ -355,7 +357,7 @@ func (s *site) visit() *nats.Conn {
 	return nc
 }
 
-// cpuTime is what a process has used so far.
+// cpuTime is the processor time that a process has used.
 func cpuTime(b *testing.B, d *daemon) time.Duration {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", d.cmd.Process.Pid))
 	if err != nil {
@@ -369,7 +371,7 @@ func cpuTime(b *testing.B, d *daemon) time.Duration {
 	return time.Duration(user+system) * 10 * time.Millisecond // USER_HZ is 100 wherever Linux runs Go
 }
 
-// milliseconds is the median.
+// milliseconds is the median of d.
 func milliseconds(d []time.Duration) float64 {
 	sorted := slices.Sorted(slices.Values(d))
 	return float64(sorted[len(sorted)/2].Microseconds()) / 1000

@@ -30,21 +30,21 @@ import (
 	"kicker/kick"
 )
 
-// cluster is a bus, a controller and agents, wired as the commands wire them, on virtual time. Only the actions' processes are not
-// real: each is a function.
+// cluster is a bus, a controller and agents on virtual time, connected as the commands connect them. Only the processes
+// of actions are not real: each is a function.
 type cluster struct {
 	t        *testing.T
 	bus      *bus.Bus       // nil: broker is used, or none is up
-	broker   *server.Server // somebody else's NATS
-	external bool           // broker is what is used, though it may be down
+	broker   *server.Server // an external NATS
+	external bool           // the external broker is used, even if it is down
 	system   bool           // the controller has its system account
 	cfg      controller.Config
 	log      *slog.Logger
 	control  *controlled
 	agents   map[string]*node
-	drop     func(from, subject string) bool            // messages lost on their way from a connection to the broker; nil: none
-	weather  func(from, subject string) fate            // what else becomes of messages on that way; nil: nothing
-	spoken   func(from, subject string, payload []byte) // hears what connections say, whatever becomes of it
+	drop     func(from, subject string) bool            // messages that are lost on their way to the broker; nil: none
+	weather  func(from, subject string) fate            // what else happens to messages on that way; nil: nothing
+	sent     func(from, subject string, payload []byte) // sees every message, also the lost ones
 
 	reaches func(from, address string) bool // whether a node can connect to another; nil: none can
 
@@ -70,36 +70,36 @@ type node struct {
 	do        func(ranAction) kick.Ending
 	process   *process // the run in progress, or the last one; guarded by cluster.mu
 	announcer *inventory.Announcer
-	notReady  string        // from the start on
-	checks    time.Duration // for so long after a start its service is being checked
+	notReady  string        // why it is not ready at its start
+	checks    time.Duration // how long after a start its service is being checked
 	wire      *wire
 	stop      context.CancelFunc
 	done      chan error
 }
 
-// ranAction is a run that an action's function saw.
+// ranAction is a run as the function of its action saw it.
 type ranAction struct {
 	node, action string
 	env          map[string]string
 	members      []string // of all roles
-	told         kick.MembersFile
+	file         kick.MembersFile
 	started      time.Time
 	ended        time.Time // zero: in progress
 	ending       kick.Ending
 }
 
-// inCluster runs a story on virtual time, and then ends everybody in it.
+// inCluster plays a story on virtual time, and ends all daemons after it.
 func inCluster(t *testing.T, story func(*cluster)) {
 	t.Helper()
 	dir := t.TempDir()
-	// A client that reconnects takes a timer from a pool that bubbles would share, which they must not: two collections empty it.
+	// A client that reconnects takes a timer from a pool. Bubbles must not share it, and two collections empty it.
 	emptyPools := func() { runtime.GC(); runtime.GC() }
 	emptyPools()
 	defer emptyPools()
 	synctest.Test(t, func(t *testing.T) {
-		told := &testLog{t: t}
-		defer told.end()
-		log := slog.New(slog.NewTextHandler(told, &slog.HandlerOptions{Level: slog.LevelInfo}))
+		lines := &testLog{t: t}
+		defer lines.end()
+		log := slog.New(slog.NewTextHandler(lines, &slog.HandlerOptions{Level: slog.LevelInfo}))
 		c := &cluster{t: t, cfg: controller.DefaultConfig(), log: log, agents: map[string]*node{}}
 		c.startBus()
 		defer func() {
@@ -125,7 +125,7 @@ func inCluster(t *testing.T, story func(*cluster)) {
 	})
 }
 
-// testLog is a test's log until the test ends: a client's goroutine that nobody waits for may tell of its end after that.
+// testLog is a test's log until the test ends. A goroutine of a NATS client may log after that.
 type testLog struct {
 	mu sync.Mutex
 	t  *testing.T
@@ -164,16 +164,18 @@ func (c *cluster) startController() {
 			if !c.system {
 				return func() {}, nil
 			}
-			return bus.Disconnects([]string{"nats://system:secret@broker"}, c.log, closed, lost, nats.InProcessServer(c.newWire("controller")))
+			return bus.Disconnects([]string{"nats://system:secret@broker"}, c.log, closed, lost,
+				nats.InProcessServer(c.newWire("controller")))
 		}
 	}
 	go func() {
 		defer close(over)
-		done <- control(ctx, c.cfg, b, c.log.With("daemon", "controller"), func(ctx context.Context, ctl *controller.Controller) error {
-			running <- ctl
-			<-ctx.Done()
-			return nil
-		})
+		done <- control(ctx, c.cfg, b, c.log.With("daemon", "controller"),
+			func(ctx context.Context, ctl *controller.Controller) error {
+				running <- ctl
+				<-ctx.Done()
+				return nil
+			})
 	}()
 	select {
 	case c.control.Controller = <-running:
@@ -199,13 +201,13 @@ func (c *cluster) stopController() {
 	c.control = nil
 }
 
-// synced waits until the controller acts on what it hears.
+// synced waits until the controller is synced.
 func (c *cluster) synced() {
 	c.t.Helper()
 	c.until("synced", time.Minute, func(v *api.View) bool { return v.Sync.Open })
 }
 
-// until waits, in virtual time, until the controller's view is as wanted. It returns how long that took.
+// until waits until the controller's view is as wanted. It returns how long that took.
 func (c *cluster) until(what string, most time.Duration, wanted func(*api.View) bool) time.Duration {
 	c.t.Helper()
 	began := time.Now()
@@ -217,20 +219,21 @@ func (c *cluster) until(what string, most time.Duration, wanted func(*api.View) 
 		select {
 		case <-v.Next:
 		case <-time.After(most - time.Since(began)):
-			c.t.Fatalf("not %s within %s: verdicts %+v", what, most, v.Verdicts)
+			c.t.Fatalf("not within %s: %s: verdicts %+v", most, what, v.Verdicts)
 		}
 	}
 }
 
-// converged waits until every action has applied what is current.
+// converged waits until every action is converged.
 func (c *cluster) converged(most time.Duration) time.Duration {
 	c.t.Helper()
 	return c.until("converged", most, func(v *api.View) bool {
-		return v.Sync.Open && len(v.Verdicts) > 0 && !slices.ContainsFunc(v.Verdicts, func(v api.Verdict) bool { return v.State != api.Converged })
+		return v.Sync.Open && len(v.Verdicts) > 0 &&
+			!slices.ContainsFunc(v.Verdicts, func(v api.Verdict) bool { return v.State != api.Converged })
 	})
 }
 
-// web starts a node that others depend on.
+// web starts a node of role web.
 func (c *cluster) web(name string) *node {
 	n := c.node(name)
 	n.cfg.Agent.Roles = []string{"web"}
@@ -239,7 +242,7 @@ func (c *cluster) web(name string) *node {
 	return n
 }
 
-// lb starts a node that depends on role web. do is what its action does; nil succeeds in a second.
+// lb starts a node of role haproxy, which depends on web. do is its action; nil succeeds in a second.
 func (c *cluster) lb(name string, do func(ranAction) kick.Ending) *node {
 	n := c.node(name)
 	n.cfg.Agent.Roles = []string{"haproxy"}
@@ -250,7 +253,8 @@ func (c *cluster) lb(name string, do func(ranAction) kick.Ending) *node {
 }
 
 func (c *cluster) node(name string) *node {
-	n := &node{cfg: config.Default(), self: inventory.Identity{Cluster: c.cfg.Cluster, Node: name, Instance: "machine of " + name, Boot: "boot 1"}}
+	n := &node{cfg: config.Default(),
+		self: inventory.Identity{Cluster: c.cfg.Cluster, Node: name, Instance: "machine of " + name, Boot: "boot 1"}}
 	dir, err := filepath.Abs(name)
 	if err != nil {
 		c.t.Fatal(err)
@@ -266,13 +270,9 @@ func (c *cluster) startAgent(n *node) {
 	ctx, stop := context.WithCancel(context.Background())
 	n.stop, n.done, n.wire = stop, make(chan error, 1), c.newWire(n.self.Node)
 	log := c.log.With("daemon", n.self.Node)
-	poke := make(chan struct{}, 1)
-	nc, err := bus.Join([]string{""}, "", n.self.Node, log, func() {
-		select {
-		case poke <- struct{}{}:
-		default:
-		}
-	}, nats.InProcessServer(n.wire))
+	reconnected := make(chan struct{}, 1)
+	nc, err := bus.Join([]string{""}, "", n.self.Node, log, func() { signalTo(reconnected) },
+		nats.InProcessServer(n.wire))
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -289,10 +289,10 @@ func (c *cluster) startAgent(n *node) {
 		announcer.SetChecking("tcp:8080: not checked yet")
 		time.AfterFunc(n.checks, func() { announcer.SetReady(true, "") })
 	}
-	done, cfg := n.done, n.cfg // the next agent of this node has others
+	done, cfg := n.done, n.cfg // the next agent of this node has other ones
 	go func() {
 		defer nc.Close()
-		done <- attend(ctx, cfg, n.self, nc, announcer, poke, c.execute(n), log)
+		done <- attend(ctx, cfg, n.self, nc, announcer, reconnected, c.execute(n), log)
 	}()
 }
 
@@ -302,17 +302,17 @@ func (c *cluster) stopAgent(n *node) {
 	if err := <-n.done; err != nil {
 		c.t.Errorf("agent %s: %v", n.self.Node, err)
 	}
-	n.done <- nil // it may be stopped again
+	n.done <- nil // so that it can be stopped twice
 }
 
-// kill ends an agent as SIGKILL does: without a word, and its connection closes.
+// kill ends an agent as SIGKILL does: its connection closes, and it sends nothing more.
 func (c *cluster) kill(n *node) {
 	n.wire.cut()
-	synctest.Wait() // it has noticed, and does not wait to say its last words
+	synctest.Wait() // it has noticed that, and sends no last heartbeat
 	c.stopAgent(n)
 }
 
-// execute is the node's actions. A run that its agent leaves goes on, and the next agent adopts it.
+// execute runs the node's actions. A run outlives its agent, and the next agent adopts it.
 func (c *cluster) execute(n *node) kick.Execute {
 	return func(ctx context.Context, l kick.Launch) (kick.Ending, error) {
 		c.mu.Lock()
@@ -322,7 +322,7 @@ func (c *cluster) execute(n *node) kick.Execute {
 			n.process = p
 			run := n.observe(l)
 			c.runs = append(c.runs, run)
-			c.processes.Go(func() { c.be(p, n, run) })
+			c.processes.Go(func() { c.play(p, n, run) })
 		}
 		c.mu.Unlock()
 		if p == nil || p.run != l.Run {
@@ -337,7 +337,7 @@ func (c *cluster) execute(n *node) kick.Execute {
 	}
 }
 
-// observe is what a process sees of its run.
+// observe is what the process of a run sees.
 func (n *node) observe(l kick.Launch) ranAction {
 	run := ranAction{node: n.self.Node, action: l.Action, env: map[string]string{}, started: time.Now()}
 	for _, pair := range l.Env {
@@ -350,7 +350,7 @@ func (n *node) observe(l kick.Launch) ranAction {
 	} else if err := json.Unmarshal(data, &file); err != nil {
 		panic(err)
 	}
-	run.told = file
+	run.file = file
 	for _, members := range file.Roles {
 		for _, m := range members {
 			run.members = append(run.members, m.Node)
@@ -367,7 +367,8 @@ type process struct {
 	ending kick.Ending
 }
 
-func (c *cluster) be(p *process, n *node, run ranAction) {
+// play runs the function of an action.
+func (c *cluster) play(p *process, n *node, run ranAction) {
 	do := n.do
 	if do == nil {
 		do = succeedsIn(time.Second)
@@ -377,7 +378,7 @@ func (c *cluster) be(p *process, n *node, run ranAction) {
 	c.finish(p, ending)
 }
 
-// finish ends a run; one that was cut by a reboot has ended already.
+// finish ends a run, unless a reboot has ended it already.
 func (c *cluster) finish(p *process, ending kick.Ending) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -387,7 +388,7 @@ func (c *cluster) finish(p *process, ending kick.Ending) {
 	}
 }
 
-// crash is a node's reset: no goodbye, nothing is closed, and its run is cut. The next agent is of another boot.
+// crash resets a machine: it sends nothing, closes nothing, and its run ends. The next agent has another boot.
 func (c *cluster) crash(n *node, boot string) {
 	n.wire.silence()
 	c.mu.Lock()
@@ -401,6 +402,7 @@ func (c *cluster) crash(n *node, boot string) {
 	n.self.Boot = boot
 }
 
+// succeedsIn is an action that succeeds after d.
 func succeedsIn(d time.Duration) func(ranAction) kick.Ending {
 	return func(ranAction) kick.Ending {
 		time.Sleep(d)
@@ -408,7 +410,7 @@ func succeedsIn(d time.Duration) func(ranAction) kick.Ending {
 	}
 }
 
-// failsFirst fails so many times, each after a second, and then succeeds.
+// failsFirst is an action that fails so many times, each after a second, and then succeeds.
 func failsFirst(times int) func(ranAction) kick.Ending {
 	return func(ranAction) kick.Ending {
 		time.Sleep(time.Second)
@@ -426,7 +428,7 @@ func (c *cluster) ran() []ranAction {
 	return slices.Clone(c.runs)
 }
 
-// members is what the action that ran last was told.
+// members is the members that the last run got.
 func (c *cluster) members() string {
 	runs := c.ran()
 	if len(runs) == 0 {
@@ -435,7 +437,7 @@ func (c *cluster) members() string {
 	return strings.Join(runs[len(runs)-1].members, " ")
 }
 
-// visitor is a connection of somebody else, until the story ends.
+// visitor is another connection to the bus, until the story ends.
 func (c *cluster) visitor() *nats.Conn {
 	nc, err := c.join("visitor", "visitor")
 	if err != nil {
@@ -456,29 +458,31 @@ func (c *cluster) events(kind string) []string {
 	return texts
 }
 
-// tells wants one event of a kind, and these words in it.
-func (c *cluster) tells(kind string, words ...string) {
+// wantEvent wants one event of a kind, with these words in it.
+func (c *cluster) wantEvent(kind string, words ...string) {
 	c.t.Helper()
-	told := c.events(kind)
-	missing := slices.ContainsFunc(words, func(w string) bool { return len(told) == 1 && !strings.Contains(told[0], w) })
-	if len(told) != 1 || missing {
-		c.t.Errorf("%s is told as %q, want one event with %q", kind, told, words)
+	texts := c.events(kind)
+	missing := slices.ContainsFunc(words, func(w string) bool {
+		return len(texts) == 1 && !strings.Contains(texts[0], w)
+	})
+	if len(texts) != 1 || missing {
+		c.t.Errorf("events %s are %q, want one with %q", kind, texts, words)
 	}
 }
 
-// told is how long after a moment an event of a node was told of.
-func (c *cluster) told(kind, node string, since time.Time) time.Duration {
+// eventAfter is how long after a moment the first event of a node came.
+func (c *cluster) eventAfter(kind, node string, since time.Time) time.Duration {
 	c.t.Helper()
 	for _, e := range c.control.View().Events {
 		if e.Kind == kind && e.Node == node && !e.Time.Before(since) {
 			return e.Time.Sub(since)
 		}
 	}
-	c.t.Fatalf("no event says that %s is %s", node, kind)
+	c.t.Fatalf("no event %s of node %s", kind, node)
 	return 0
 }
 
-// closeBroker stops whatever broker is up.
+// closeBroker stops the broker.
 func (c *cluster) closeBroker() {
 	c.mu.Lock()
 	embedded, own := c.bus, c.broker
@@ -493,7 +497,7 @@ func (c *cluster) closeBroker() {
 	}
 }
 
-// startBus starts the broker that a controller carries with it.
+// startBus starts the broker that is embedded in a controller.
 func (c *cluster) startBus() {
 	c.t.Helper()
 	b, err := bus.Start(bus.Config{}, c.log)
@@ -505,14 +509,15 @@ func (c *cluster) startBus() {
 	c.bus = b
 }
 
-// openBroker starts the kind of broker that bus.url points at.
+// openBroker starts an external broker, as bus.url names one.
 func (c *cluster) openBroker() {
 	c.t.Helper()
-	everybody, system := server.NewAccount("EVERYBODY"), server.NewAccount("SYS")
+	nodes, system := server.NewAccount("NODES"), server.NewAccount("SYS")
 	s, err := server.NewServer(&server.Options{
 		ServerName: "broker", DontListen: true, NoSigs: true, NoLog: true, PingInterval: 20 * time.Second,
-		Accounts: []*server.Account{everybody, system}, SystemAccount: system.Name, NoAuthUser: "anybody",
-		Users: []*server.User{{Username: "anybody", Account: everybody}, {Username: "system", Password: "secret", Account: system}},
+		Accounts: []*server.Account{nodes, system}, SystemAccount: system.Name, NoAuthUser: "node",
+		Users: []*server.User{{Username: "node", Account: nodes},
+			{Username: "system", Password: "secret", Account: system}},
 	})
 	if err != nil {
 		c.t.Fatal(err)
@@ -555,8 +560,8 @@ func (c *cluster) wiresOf(from string) []*wire {
 	return slices.DeleteFunc(slices.Clone(c.wires), func(w *wire) bool { return w.from != from })
 }
 
-// wire is somebody's network: connections to the broker that can be cut, silenced, stalled or made to lose messages. What TCP does not
-// do, it does not do: bytes of a connection that goes on arrive in their order.
+// wire is the network of a node or the controller. Its connections to the broker can be cut, silenced, stalled, or made
+// to lose messages. As with TCP, the bytes of an open connection arrive in order.
 type wire struct {
 	cluster *cluster
 	from    string
@@ -567,14 +572,15 @@ type wire struct {
 	down   bool
 	stalls bool
 	open   chan struct{} // closed: bytes flow
-	lag    time.Duration // of what is sent
+	lag    time.Duration // of sent bytes
 }
 
-// InProcessConn is what nats.InProcessServer asks for.
+// InProcessConn is a connection for nats.InProcessServer.
 func (w *wire) InProcessConn() (net.Conn, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.down || w.silent || w.stalls { // a handshake without an answer would hold the client's lock, and virtual time with it
+	// a handshake without an answer would hold the client's lock, and so virtual time
+	if w.down || w.silent || w.stalls {
 		return nil, &net.OpError{Op: "dial", Net: "wire", Err: errors.New("cut")}
 	}
 	conn, err := w.cluster.dial()
@@ -586,7 +592,7 @@ func (w *wire) InProcessConn() (net.Conn, error) {
 	return l, nil
 }
 
-// cut closes the connection from the node's end, and lets no other be made.
+// cut closes the connections from the node's end, and allows no new ones.
 func (w *wire) cut() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -596,7 +602,7 @@ func (w *wire) cut() {
 	}
 }
 
-// reset closes the connection from the node's end, which then makes another.
+// reset closes the connections from the node's end, and allows new ones.
 func (w *wire) reset() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -605,17 +611,17 @@ func (w *wire) reset() {
 	}
 }
 
-// silence loses everything that the node sends from now on, and closes nothing: its host is dead.
+// silence loses everything that the node sends from now on, and closes nothing, as a dead host does.
 func (w *wire) silence() { w.hush(true) }
 
-// hush loses everything that the node sends, or no more.
+// hush starts or stops losing everything that the node sends.
 func (w *wire) hush(silent bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.silent = silent
 }
 
-// stall keeps everything in both directions, or lets it flow again, with what was kept.
+// stall keeps everything back in both directions, or lets it flow again.
 func (w *wire) stall(stalls bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -629,7 +635,7 @@ func (w *wire) stall(stalls bool) {
 	}
 }
 
-// delay makes everything that the node sends come that much later.
+// delay makes everything that the node sends arrive later by lag.
 func (w *wire) delay(lag time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -670,17 +676,17 @@ func (l *line) over() bool {
 	}
 }
 
-// shut closes the connection, and the broker hears of it.
+// shut closes the connection, and the broker sees that.
 func (l *line) shut() {
 	l.once.Do(func() { close(l.closed) })
 	_ = l.Conn.Close() // it may be closed already
 }
 
-// Close closes the connection. The broker does not hear of that while the wire is stalled.
+// Close closes the connection. While the wire is stalled the broker does not see that.
 func (l *line) Close() error {
 	if _, stalls, open, _ := l.wire.state(); stalls && !l.over() {
 		l.once.Do(func() { close(l.closed) })
-		go func() { // ends with the stall, at the latest with the cluster
+		go func() { // ends with the stall, or with the cluster
 			<-open
 			_ = l.Conn.Close()
 		}()
@@ -713,7 +719,7 @@ func (l *line) talking() bool {
 	return l.talks
 }
 
-// Write passes on what is not lost. The client hands over whole protocol messages, and holds its lock: nothing here may wait.
+// Write passes on what is not lost. The client writes whole protocol messages and holds its lock: Write must not wait.
 func (l *line) Write(p []byte) (int, error) {
 	silent, stalls, _, lag := l.wire.state()
 	passed := l.pass(p, silent)
@@ -723,7 +729,7 @@ func (l *line) Write(p []byte) (int, error) {
 		l.kept = append(l.kept, kept{time.Now().Add(lag), passed})
 		if !l.pumping {
 			l.pumping = true
-			go l.pump() // ends with what is kept, or the connection
+			go l.pump() // ends when nothing is kept, or with the connection
 		}
 		return len(p), nil
 	}
@@ -734,7 +740,7 @@ func (l *line) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// pump sends what was kept when it is due.
+// pump sends kept bytes when they are due.
 func (l *line) pump() {
 	for {
 		l.mu.Lock()
@@ -769,7 +775,7 @@ func after(d time.Duration) <-chan struct{} {
 	return done
 }
 
-// fate is what becomes of a message.
+// fate is what happens to a message.
 type fate int
 
 const (
@@ -779,7 +785,7 @@ const (
 	overtaken // by the next one, if that has another subject
 )
 
-// pass is client protocol as it leaves the wire.
+// pass is client protocol after what happens to it on the wire.
 func (l *line) pass(p []byte, silent bool) []byte {
 	var passed, late []byte
 	lateSubject := ""
@@ -789,8 +795,8 @@ func (l *line) pass(p []byte, silent bool) []byte {
 			l.mu.Lock()
 			l.talks = true
 			l.mu.Unlock()
-			if c.spoken != nil {
-				c.spoken(l.wire.from, f.subject, f.payload)
+			if c.sent != nil {
+				c.sent(l.wire.from, f.subject, f.payload)
 			}
 			what := arrives
 			switch {
@@ -821,7 +827,7 @@ func (l *line) pass(p []byte, silent bool) []byte {
 	return append(passed, late...)
 }
 
-// frame is one operation of NATS client protocol; subject is of a message that is published.
+// frame is one operation of the NATS client protocol. It has a subject if it publishes a message.
 type frame struct {
 	subject        string
 	payload, bytes []byte

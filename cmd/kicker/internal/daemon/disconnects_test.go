@@ -15,8 +15,8 @@ import (
 	"kicker/inventory"
 )
 
-// atANATSElsewhere plays a story with the kind of broker that bus.url points at.
-func atANATSElsewhere(t *testing.T, system bool, story func(c *cluster, webs []*node)) {
+// withExternalBroker plays a story with an external broker, as bus.url names one, and with bus.system_url if system.
+func withExternalBroker(t *testing.T, system bool, story func(c *cluster, webs []*node)) {
 	t.Helper()
 	inCluster(t, func(c *cluster) {
 		c.closeBroker()
@@ -26,83 +26,90 @@ func atANATSElsewhere(t *testing.T, system bool, story func(c *cluster, webs []*
 	})
 }
 
-// death kills a node, and says how long it took until it was suspected and until it was gone.
-func (c *cluster) death(n *node) (suspected, gone time.Duration) {
+// death kills a node, and returns after what times it was suspect and gone.
+func (c *cluster) death(n *node) (suspect, gone time.Duration) {
 	c.t.Helper()
-	time.Sleep(500 * time.Millisecond) // after its last beat
+	time.Sleep(500 * time.Millisecond) // after its last heartbeat
 	killed := time.Now()
 	c.kill(n)
 	c.until("gone", time.Minute, func(v *api.View) bool { return v.Nodes.Node(n.self.Node) == nil })
-	return c.told(api.EventSuspect, n.self.Node, killed), c.told(api.EventGone, n.self.Node, killed)
+	return c.eventAfter(api.EventSuspect, n.self.Node, killed), c.eventAfter(api.EventGone, n.self.Node, killed)
 }
 
-func TestDeathAtANATSElsewhereIsSeenAtOnceWithItsSystemAccount(t *testing.T) {
-	atANATSElsewhere(t, true, func(c *cluster, webs []*node) {
-		suspected, gone := c.death(webs[0])
-		if suspected > 100*time.Millisecond || gone < inventory.DisconnectGrace || gone > inventory.DisconnectGrace+inventory.CanaryEvery+100*time.Millisecond {
-			t.Errorf("suspected after %s and gone after %s, want at once and %s", suspected, gone, inventory.DisconnectGrace)
+func TestWithSystemAccountADeathIsSeenAtOnce(t *testing.T) {
+	withExternalBroker(t, true, func(c *cluster, webs []*node) {
+		suspect, gone := c.death(webs[0])
+		if suspect > 100*time.Millisecond || gone < inventory.DisconnectGrace ||
+			gone > inventory.DisconnectGrace+inventory.CanaryEvery+100*time.Millisecond {
+			t.Errorf("suspect after %s and gone after %s, want at once and %s", suspect, gone,
+				inventory.DisconnectGrace)
 		}
 	})
 }
 
-func TestDeathAtANATSElsewhereIsSilenceWithoutItsSystemAccount(t *testing.T) {
-	atANATSElsewhere(t, false, func(c *cluster, webs []*node) {
-		if suspected, gone := c.death(webs[0]); suspected < 1500*time.Millisecond || gone < 9*time.Second {
-			t.Errorf("suspected after %s and gone after %s: who told?", suspected, gone)
+func TestWithoutSystemAccountADeathIsSilence(t *testing.T) {
+	withExternalBroker(t, false, func(c *cluster, webs []*node) {
+		if suspect, gone := c.death(webs[0]); suspect < 1500*time.Millisecond || gone < 9*time.Second {
+			t.Errorf("suspect after %s and gone after %s, want only silence to show it", suspect, gone)
 		}
 	})
 }
 
-func TestDeathIsSilenceWhileTheSystemAccountIsNotHeard(t *testing.T) {
-	atANATSElsewhere(t, true, func(c *cluster, webs []*node) {
-		ear := c.wiresOf("controller")[2] // after that which listens and that which speaks
-		ear.cut()
-		c.until("deaf", time.Second, func(v *api.View) bool {
-			return strings.Contains(v.DisconnectsLost, "bus.system_url: no server can be reached")
-		})
-		if suspected, gone := c.death(webs[0]); suspected < 1500*time.Millisecond || gone < 9*time.Second {
-			t.Errorf("suspected after %s and gone after %s: who told?", suspected, gone)
+func TestDeathIsSilenceWhileDisconnectsAreLost(t *testing.T) {
+	withExternalBroker(t, true, func(c *cluster, webs []*node) {
+		system := c.wiresOf("controller")[2] // after the listener's and the sender's
+		system.cut()
+		c.until("disconnects lost", time.Second,
+			func(v *api.View) bool {
+				return strings.Contains(v.DisconnectsLost, "bus.system_url: no server can be reached")
+			})
+		if suspect, gone := c.death(webs[0]); suspect < 1500*time.Millisecond || gone < 9*time.Second {
+			t.Errorf("suspect after %s and gone after %s, want only silence to show it", suspect, gone)
 		}
 		if v := c.control.View(); !v.Sync.Open || !members("web", 3)(v) {
-			t.Errorf("sync %+v, roles %+v; want it open, and only who died removed", v.Sync, v.Roles)
+			t.Errorf("sync %+v, roles %+v; want it open, and only the dead node removed", v.Sync, v.Roles)
 		}
 	})
 }
 
-func TestBrokerThatStopsClosesNobodysConnection(t *testing.T) {
-	atANATSElsewhere(t, true, func(c *cluster, webs []*node) {
+func TestRestartedBrokerMakesNoNodeSuspect(t *testing.T) {
+	withExternalBroker(t, true, func(c *cluster, webs []*node) {
 		c.closeBroker()
 		time.Sleep(3 * time.Second)
 		c.openBroker()
 		time.Sleep(time.Minute)
 		for _, kind := range []string{api.EventSuspect, api.EventGone} {
 			if texts := c.events(kind); len(texts) > 0 {
-				t.Errorf("%s: %q, want nothing", kind, texts)
+				t.Errorf("events %s: %q, want none", kind, texts)
 			}
 		}
 		if !members("web", len(webs))(c.control.View()) {
-			t.Errorf("roles %+v, want all of them", c.control.View().Roles)
+			t.Errorf("roles %+v, want all members", c.control.View().Roles)
 		}
 		if why := c.control.View().DisconnectsLost; why != "" {
-			t.Errorf("a minute after the broker is back: %s", why)
+			t.Errorf("a minute after the broker is back disconnects are lost: %s", why)
 		}
-		for kind, want := range map[string]string{api.EventDisconnectsLost: "bus.system_url: no server can be reached", api.EventDisconnectsRestored: "are heard"} {
-			if told := c.events(kind); len(told) != 1 || !strings.Contains(told[0], want) {
-				t.Errorf("%s is told as %q, want once, with %q", kind, told, want)
+		for kind, want := range map[string]string{api.EventDisconnectsLost: "bus.system_url: no server can be reached",
+			api.EventDisconnectsRestored: "are received again"} {
+			if texts := c.events(kind); len(texts) != 1 || !strings.Contains(texts[0], want) {
+				t.Errorf("events %s: %q, want one with %q", kind, texts, want)
 			}
 		}
 		c.death(webs[0])
-		if texts := c.events(api.EventSuspect); !slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(text, "its connection closed") }) {
-			t.Errorf("suspects: %q, want one by its connection: it must be heard again", texts)
+		if texts := c.events(api.EventSuspect); !slices.ContainsFunc(texts,
+			func(text string) bool { return strings.Contains(text, "its connection closed") }) {
+			t.Errorf("suspect: %q, want one because its connection closed", texts)
 		}
 	})
 }
 
-func TestConfiguredSystemAccountIsHeardOrRefused(t *testing.T) {
+func TestWrongSystemURLIsReportedWithItsKey(t *testing.T) {
 	nodes, system := server.NewAccount("KICKER"), server.NewAccount("SYS")
 	s, err := server.NewServer(&server.Options{
-		Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true, Accounts: []*server.Account{nodes, system}, SystemAccount: system.Name,
-		Users: []*server.User{{Username: "kicker", Password: "pw", Account: nodes}, {Username: "sys", Password: "secret", Account: system}},
+		Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true,
+		Accounts: []*server.Account{nodes, system}, SystemAccount: system.Name,
+		Users: []*server.User{{Username: "kicker", Password: "pw", Account: nodes},
+			{Username: "sys", Password: "secret", Account: system}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -122,10 +129,12 @@ func TestConfiguredSystemAccountIsHeardOrRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		if b.where != "nats://xxxxx@"+s.Addr().String() {
-			t.Errorf("the bus is shown as %s, want it without user and password", b.where)
+			t.Errorf("the bus is shown as %s, want no user and no password", b.where)
 		}
 		closed = make(chan inventory.Conn, 100)
-		stop, err = b.disconnects(func(server string, client uint64, _ string) { closed <- inventory.Conn{Server: server, Client: client} }, func(string) {})
+		stop, err = b.disconnects(func(server string, client uint64, _ string) {
+			closed <- inventory.Conn{Server: server, Client: client}
+		}, func(why string) { lost <- why })
 		return closed, stop, err
 	}
 	_, stop, err := open("nats://sys:wrong@" + s.Addr().String())
@@ -168,7 +177,7 @@ func TestConfiguredSystemAccountIsHeardOrRefused(t *testing.T) {
 				return
 			}
 		case <-time.After(10 * time.Second):
-			t.Fatalf("%+v closed, and nobody heard of it", want)
+			t.Fatalf("no disconnect of %+v was received", want)
 		}
 	}
 }

@@ -19,7 +19,7 @@ import (
 	"kicker/kick"
 )
 
-// actor is the test binary as another program: what runs on the machines beside kicker.
+// actor is this test binary as another program, which runs on the machines beside kicker.
 func actor() {
 	var err error
 	switch os.Args[1] {
@@ -34,7 +34,7 @@ func actor() {
 	case "flood":
 		err = flood(os.Args[2])
 	default:
-		err = fmt.Errorf("an actor can't %s", os.Args[1])
+		err = fmt.Errorf("unknown actor %s", os.Args[1])
 	}
 	if code, ok := errors.AsType[exitCode](err); ok {
 		os.Exit(int(code))
@@ -50,8 +50,9 @@ type exitCode int
 
 func (c exitCode) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
 
-// serveWeb is the web server called name, on addr. It is ready while the file dir/ready is there, and serves nobody before it was
-// ready once. For /ready/OTHER it says whether dir/OTHER is there, so that it can be the service of many nodes.
+// serveWeb is a web server on addr that answers with name. It is ready while the file dir/ready exists, and answers
+// with an error until it was ready once. /ready/OTHER says whether dir/OTHER exists, so that it can be the service of
+// many nodes.
 func serveWeb(addr, name, dir string) error {
 	there := func(file string) bool {
 		_, err := os.Stat(filepath.Join(dir, file))
@@ -69,7 +70,8 @@ func serveWeb(addr, name, dir string) error {
 		serves.CompareAndSwap(false, ready)
 		status(w, ready)
 	})
-	mux.HandleFunc("/ready/{node}", func(w http.ResponseWriter, r *http.Request) { status(w, there(r.PathValue("node"))) })
+	mux.HandleFunc("/ready/{node}",
+		func(w http.ResponseWriter, r *http.Request) { status(w, there(r.PathValue("node"))) })
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		if slow, err := time.ParseDuration(r.FormValue("take")); err == nil {
 			time.Sleep(slow)
@@ -91,8 +93,8 @@ func serveWeb(addr, name, dir string) error {
 	return <-over
 }
 
-// reloadHAProxy makes the master at a socket load its file, and returns when no worker has the old one any more: who was in it
-// alone is then asked nothing.
+// reloadHAProxy makes the master at a socket load its file, and returns when no worker uses the old file: then its old
+// servers get no requests.
 func reloadHAProxy(socket string) error {
 	before, err := askMaster(socket)
 	if err != nil {
@@ -102,20 +104,20 @@ func reloadHAProxy(socket string) error {
 		return fmt.Errorf("reload: %w", err)
 	}
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(lookEvery) {
-		now, err := askMaster(socket) // it does not answer while it loads
+		now, err := askMaster(socket) // it does not answer while it loads the file
 		switch {
 		case err == nil && now.failed > before.failed:
 			return errors.New("reload: haproxy can't load the file")
 		case err == nil && now.reloads > before.reloads && now.oldWorkers == 0:
 			return nil
 		case time.Now().After(deadline):
-			return fmt.Errorf("reload: not over: %+v, %w", now, err)
+			return fmt.Errorf("reload: not finished: %+v, %w", now, err)
 		}
 	}
 }
 
-// configure is an action. In dir it keeps a record of its runs: "start RUN MEMBER,MEMBER" and "end RUN"; "overlap RUN" if another one is in
-// progress. A run goes on while the file dir/hold is there, and exits with what dir/exit says.
+// configure is an action. In dir it records its runs: "start RUN MEMBER,MEMBER" and "end RUN", or "overlap RUN" if
+// another one is in progress. A run goes on while the file dir/hold exists, and exits with the code in dir/exit.
 func configure(dir string) error {
 	membersPath := os.Getenv("KICKER_MEMBERS_FILE")
 	run := filepath.Base(filepath.Dir(membersPath))
@@ -127,18 +129,18 @@ func configure(dir string) error {
 	if err := json.Unmarshal(data, &file); err != nil {
 		return err
 	}
-	var told []string
+	var names []string
 	for _, members := range file.Roles {
-		told = append(told, memberNames(members)...)
+		names = append(names, memberNames(members)...)
 	}
 	lock := filepath.Join(dir, "lock")
 	if err := os.Mkdir(lock, 0o755); err != nil {
 		return errors.Join(err, note(dir, "overlap "+run))
 	}
-	if err := note(dir, fmt.Sprintf("start %s %s", run, strings.Join(told, ","))); err != nil {
+	if err := note(dir, fmt.Sprintf("start %s %s", run, strings.Join(names, ","))); err != nil {
 		return err
 	}
-	fmt.Println("configuring with", strings.Join(told, " "))
+	fmt.Println("configuring with", strings.Join(names, " "))
 	for {
 		if _, err := os.Stat(filepath.Join(dir, "hold")); errors.Is(err, fs.ErrNotExist) {
 			break

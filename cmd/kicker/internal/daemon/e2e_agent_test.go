@@ -14,7 +14,7 @@ import (
 	"kicker/kick"
 )
 
-// configurer is a node whose action keeps a record of its runs, and does what it is told; see configure.
+// configurer is a node whose action records its runs and can be controlled; see configure.
 type configurer struct {
 	*site
 	name  string
@@ -22,11 +22,11 @@ type configurer struct {
 	agent *daemon
 }
 
-// ran is a run by the action's own record.
+// ran is a run in the record of the action.
 type ran struct {
-	id   string
-	told string // the members, comma-separated
-	over bool
+	id      string
+	members string // comma-separated
+	over    bool
 }
 
 // configurer starts a node that depends on a role.
@@ -52,7 +52,7 @@ func (c *configurer) hold()          { c.write(c.name+"/hold", "") }
 func (c *configurer) release()       { c.remove(c.name + "/hold") }
 func (c *configurer) exits(code int) { c.write(c.name+"/exit", fmt.Sprint(code)) }
 
-// record is the runs that have started. No two are ever in progress.
+// record is the runs that have started. Two at a time fail the test.
 func (c *configurer) record() []ran {
 	c.t.Helper()
 	text, err := os.ReadFile(c.path(c.name, "record"))
@@ -62,11 +62,11 @@ func (c *configurer) record() []ran {
 	var runs []ran
 	for line := range strings.Lines(string(text)) {
 		what, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
-		id, told, _ := strings.Cut(rest, " ")
+		id, members, _ := strings.Cut(rest, " ")
 		last := len(runs) - 1
 		switch {
 		case what == "start" && (last < 0 || runs[last].over):
-			runs = append(runs, ran{id: id, told: told})
+			runs = append(runs, ran{id: id, members: members})
 		case what == "end" && last >= 0 && runs[last].id == id && !runs[last].over:
 			runs[last].over = true
 		default:
@@ -102,7 +102,7 @@ func (c *configurer) run(n int, so func(ran) bool) ran {
 	return r
 }
 
-// applied is the hash of the role's members that the node says it is configured from.
+// applied is the hash of the members of a role that the node reports as applied.
 func (c *configurer) applied(role string) string {
 	c.t.Helper()
 	var n api.Node
@@ -111,12 +111,12 @@ func (c *configurer) applied(role string) string {
 	}
 	status, err := kick.ParseStatus(n.Kick)
 	if err != nil || len(status.Actions) != 1 {
-		c.t.Fatalf("node %s says of its actions %s, %v", c.name, n.Kick, err)
+		c.t.Fatalf("node %s reports of its actions %s, %v", c.name, n.Kick, err)
 	}
 	return status.Actions[0].Applied[role].Hash
 }
 
-// handed is the hash of the role's members that a run was given.
+// handed is the hash of the members of a role that a run got.
 func (c *configurer) handed(run, role string) string {
 	c.t.Helper()
 	data, err := os.ReadFile(c.path(c.name, "node", c.name, "runs", run, "members.json"))
@@ -130,17 +130,17 @@ func (c *configurer) handed(run, role string) string {
 	return file.Revisions[role]
 }
 
-func TestRunOfAKilledAgentEndsAsIfItLived(t *testing.T) {
+func TestRunOfAKilledAgentEndsNormally(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name    string
 		exit    int
 		outcome kick.Outcome
-		away    bool // for so long that the node is gone
+		away    bool // until the node is gone
 	}{
 		{"succeeds", 0, kick.Succeeded, false},
-		{"succeeds when given up", 0, kick.Succeeded, true},
-		{"fails when given up", 7, kick.Failed, true},
+		{"succeeds when the node is gone", 0, kick.Succeeded, true},
+		{"fails when the node is gone", 7, kick.Failed, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := newSite(t, swift...)
@@ -154,8 +154,8 @@ func TestRunOfAKilledAgentEndsAsIfItLived(t *testing.T) {
 			lb.exits(test.exit)
 			s.member("web2", "web")
 			run := lb.started(2)
-			if run.told != "web1,web2" {
-				t.Errorf("the second run was told %q, want web1 and web2", run.told)
+			if run.members != "web1,web2" {
+				t.Errorf("the second run got %q, want web1 and web2", run.members)
 			}
 			before := s.now()
 			lb.agent.kill()
@@ -166,7 +166,7 @@ func TestRunOfAKilledAgentEndsAsIfItLived(t *testing.T) {
 				s.event("lb", before, api.EventGone)
 			}
 			lb.release()
-			lb.ended(2) // while no agent is there
+			lb.ended(2) // while no agent runs
 			lb.hold()
 			lb.exits(0)
 			lb.restart()
@@ -175,7 +175,8 @@ func TestRunOfAKilledAgentEndsAsIfItLived(t *testing.T) {
 			s.until("the run's outcome", func() string {
 				runs := s.runs()
 				i := slices.IndexFunc(runs, func(r api.Run) bool { return r.ID == run.id })
-				if i < 0 || runs[i].Outcome != test.outcome || runs[i].Exit != test.exit || runs[i].Output != "configuring with web1 web2\nconfigured\n" {
+				if i < 0 || runs[i].Outcome != test.outcome || runs[i].Exit != test.exit ||
+					runs[i].Output != "configuring with web1 web2\nconfigured\n" {
 					return fmt.Sprintf("%+v", runs)
 				}
 				return ""
@@ -184,11 +185,11 @@ func TestRunOfAKilledAgentEndsAsIfItLived(t *testing.T) {
 				want = lb.handed(run.id, "web")
 			}
 			if got := lb.applied("web"); got != want {
-				t.Errorf("after the run has %s the node is configured from %s, want %s", test.outcome, got, want)
+				t.Errorf("after a run that %s the node has applied %s, want %s", test.outcome, got, want)
 			}
 			lb.release()
 			s.converged(5)
-			if runs := lb.record(); len(runs) != 3 || runs[2].told != "web1,web2,web3,web4" {
+			if runs := lb.record(); len(runs) != 3 || runs[2].members != "web1,web2,web3,web4" {
 				t.Errorf("the runs were %+v; want a third, with all four", runs)
 			}
 		})
@@ -202,7 +203,8 @@ func TestAgentsKilledAmidChangesRunOneThingAtATime(t *testing.T) {
 	addr := freeAddr(t)
 	s.write("switches/about", "a file here makes the node of its name ready")
 	s.start("server", s.actor, "serve", addr, "server", s.path("switches"))
-	nodes := []string{"web1", "web2", "web3", "web4", "web5", "web6", "web7", "web8"} // so many that two are no mass loss
+	// so many that the guard does not hold two
+	nodes := []string{"web1", "web2", "web3", "web4", "web5", "web6", "web7", "web8"}
 	for _, name := range nodes {
 		s.write("switches/"+name, "")
 		s.agent(name, "--role", "web", "--ready", "http://"+addr+"/ready/"+name)
@@ -224,33 +226,33 @@ func TestAgentsKilledAmidChangesRunOneThingAtATime(t *testing.T) {
 			}
 		}
 		switch round % 3 {
-		case 0: // in mid-run
+		case 0: // during a run
 			lb.started(n + 1)
-		case 1: // when a run is about to start
+		case 1: // when a run starts
 			s.event("lb", before, api.EventKicked)
-		case 2: // while the changes are on their way
+		case 2: // while the changes are being sent
 		}
 		lb.agent.kill()
 		lb.restart()
 		if round%3 == 0 {
 			s.event("lb", before, api.EventBack, api.EventJoined)
 			if runs := lb.record(); len(runs) != n+1 || runs[n].over {
-				t.Errorf("runs %+v; want one to go on", runs[n:])
+				t.Errorf("runs %+v; want one in progress", runs[n:])
 			}
 			lb.release()
 		}
-		s.until("what is left was applied", func() string {
+		s.until("the rest was applied", func() string {
 			runs := lb.record()
 			last := runs[len(runs)-1]
-			return objection(!last.over || last.told != strings.Join(ready, ","), runs[n:])
+			return objection(!last.over || last.members != strings.Join(ready, ","), runs[n:])
 		})
 	}
 	s.converged(9)
 	runs := lb.record()
-	if got := runs[len(runs)-1].told; got != strings.Join(nodes, ",") {
-		t.Errorf("the last run was told %q, want all", got)
+	if got := runs[len(runs)-1].members; got != strings.Join(nodes, ",") {
+		t.Errorf("the last run got %q, want all", got)
 	}
 	if _, err := os.Stat(s.path("lb", "lock")); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("a run has not come to its end: %v", err)
+		t.Errorf("a run has not ended: %v", err)
 	}
 }

@@ -8,8 +8,9 @@ import (
 
 func TestCommandsExitAsDocumented(t *testing.T) {
 	s := newSite(t, swift...)
-	for _, command := range [][]string{{"status"}, {"inventory"}, {"runs"}, {"explain", "node/lb"}, {"kick", "node/lb"}} {
-		s.expect(exitUnreachable, []string{"api.sock", "does it run there?"}, command...)
+	for _, command := range [][]string{{"status"}, {"inventory"}, {"runs"}, {"explain", "node/lb"},
+		{"kick", "node/lb"}} {
+		s.expect(exitUnreachable, []string{"api.sock", "Is kicker controller running there?"}, command...)
 	}
 	s.expect(exitUnreachable, []string{"leave web1", s.bus}, "leave", "--name", "web1")
 
@@ -36,26 +37,28 @@ func TestCommandsExitAsDocumented(t *testing.T) {
 
 	kicks, runs := s.kicks(), len(lb.record())
 	s.write("lb/node/lb/disabled", "maintenance")
-	s.expect(exitTimeout, []string{"not over in time", "lb/configure"}, "kick", "node/lb", "--wait", "--timeout", "1s")
+	s.expect(exitTimeout, []string{"timed out", "lb/configure"}, "kick", "node/lb", "--wait", "--timeout", "1s")
 	if n := s.kicks() - kicks; n < 1 || n > 10 {
-		t.Errorf("a node that is disabled was sent %d kicks in a second", n)
+		t.Errorf("a disabled node got %d kicks in a second, want 1 to 10", n)
 	}
 	s.remove("lb/node/lb/disabled")
-	s.until("what was ordered is done", func() string { return objection(len(lb.record()) == runs, lb.record()) })
+	s.until("the order is carried out", func() string { return objection(len(lb.record()) == runs, lb.record()) })
 	s.converged(3)
 
 	lb.hold()
-	s.expect(exitTimeout, []string{"not over in time", "lb/configure"}, "kick", "node/lb", "--wait", "--timeout", "1s")
+	s.expect(exitTimeout, []string{"timed out", "lb/configure"}, "kick", "node/lb", "--wait", "--timeout", "1s")
 
 	s.expect(exitUnreachable, []string{"leave nobody"}, "leave", "--name", "nobody")
-	s.expect(exitTimeout, []string{"leave web1", "still waiting for lb/configure"}, "leave", "--name", "web1", "--wait", "--timeout", "1s")
+	s.expect(exitTimeout, []string{"leave web1", "still waiting for lb/configure"}, "leave", "--name", "web1", "--wait",
+		"--timeout", "1s")
 	lb.release()
 	s.expect(0, nil, "leave", "--name", "web1", "--wait")
-	if record := lb.record(); record[len(record)-1].told != "web2" {
-		t.Errorf("released when lb was told %q last, want web2 alone", record[len(record)-1].told)
+	if record := lb.record(); record[len(record)-1].members != "web2" {
+		t.Errorf("released when lb last got %q, want web2 alone", record[len(record)-1].members)
 	}
 	web1.stop()
-	if events := s.expect(0, nil, "events").stdout; !strings.Contains(events, "web1 said goodbye") || strings.Contains(events, api.EventGone) {
-		t.Errorf("want a goodbye of web1 and nobody gone:\n%s", events)
+	if events := s.expect(0, nil, "events").stdout; !strings.Contains(events, "web1 said goodbye") ||
+		strings.Contains(events, api.EventGone) {
+		t.Errorf("want web1 to leave and no node to be gone:\n%s", events)
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-func TestKilledControllerKicksNobodyWhenItIsBack(t *testing.T) {
+func TestKilledControllerKicksNothingWhenItIsBack(t *testing.T) {
 	s := newSite(t, swift...)
 	ctl := s.controller()
 	lb, backup := s.configurer("lb", "web"), s.configurer("backup", "db")
@@ -26,24 +26,24 @@ func TestKilledControllerKicksNobodyWhenItIsBack(t *testing.T) {
 	ctl = s.controller()
 	s.converged(5)
 	if kicks := s.kicks(); kicks != 0 || len(lb.record()) != runs || len(backup.record()) != others {
-		t.Errorf("it sent %d kicks, and nothing had changed: %+v", kicks, s.runs())
+		t.Errorf("it sent %d kicks without a change: %+v", kicks, s.runs())
 	}
 
 	ctl.kill()
 	gone.kill()
 	s.member("web3", "web")
 	s.controller()
-	s.until("lb knows web2 and web3", func() string {
+	s.until("lb gets web2 and web3", func() string {
 		record := lb.record()
-		return objection(record[len(record)-1].told != "web2,web3", record)
+		return objection(record[len(record)-1].members != "web2,web3", record)
 	})
 	s.converged(5)
 	if got := len(backup.record()) - others; got != 0 {
-		t.Errorf("backup was kicked %d times, and no db had changed", got)
+		t.Errorf("backup was kicked %d times without a change of role db", got)
 	}
 }
 
-// kicks is how many kicks the controller has sent, whatever was answered.
+// kicks is how many kicks the controller has sent, with any answer.
 func (s *site) kicks() int {
 	s.t.Helper()
 	r, err := s.api.Get("http://kicker/metrics")
@@ -64,7 +64,7 @@ func (s *site) kicks() int {
 	return total
 }
 
-func TestDaemonsStopCleanlyWhenTold(t *testing.T) {
+func TestDaemonsStopCleanlyOnSIGTERM(t *testing.T) {
 	s := newSite(t, swift...)
 	ctl := s.controller()
 	lb := s.configurer("lb", "web")
@@ -72,7 +72,7 @@ func TestDaemonsStopCleanlyWhenTold(t *testing.T) {
 	lb.hold()
 	lb.started(1)
 	follower := s.start("follower", s.program, "events", "-f")
-	s.until("events are followed", func() string {
+	s.until("kicker events -f prints", func() string {
 		log, err := os.ReadFile(follower.log)
 		return objection(err != nil || len(log) == 0, err)
 	})
@@ -85,15 +85,15 @@ func TestDaemonsStopCleanlyWhenTold(t *testing.T) {
 			t.Errorf("%s exited with %d, %s after SIGTERM, want 0 within 5s", d.name, code, took)
 		}
 	}
-	mustStop(lb.agent) // in mid-run
+	mustStop(lb.agent) // during a run
 	s.event("lb", 0, api.EventRestarting)
 	mustStop(ctl)
 	if _, err := os.Lstat(s.path("controller", "api.sock")); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the API's socket is left behind: %v", err)
+		t.Errorf("the API's socket still exists: %v", err)
 	}
 	mustStop(web1) // without a bus
 	if lb.record()[0].over {
-		t.Error("lb's run has ended before it was let go")
+		t.Error("lb's run ended before its release")
 	}
 	lb.release()
 	lb.ended(1)

@@ -19,7 +19,7 @@ import (
 	"time"
 )
 
-// A server that is gone or not there yet would be seen at once: nothing is tried twice or elsewhere, and HAProxy does not check.
+// A wrong server shows at once: HAProxy tries nothing twice or elsewhere, and does not check.
 const haproxyTemplate = `global
 	stats socket %s mode 600 level admin expose-fd listeners
 	hard-stop-after 15s
@@ -47,7 +47,7 @@ func (s *site) balancer() *balancer {
 	s.t.Helper()
 	haproxy, err := exec.LookPath("haproxy")
 	if err != nil {
-		haproxy, err = exec.LookPath("/usr/sbin/haproxy") // where Debian has it, and where a user's PATH does not look
+		haproxy, err = exec.LookPath("/usr/sbin/haproxy") // on Debian, where a user's PATH may not look
 	}
 	if err != nil {
 		s.t.Fatal("haproxy is not installed: `make test` installs it")
@@ -55,14 +55,16 @@ func (s *site) balancer() *balancer {
 	b := &balancer{site: s, addr: freeAddr(s.t), master: s.path("master.sock"), stats: s.path("stats.sock")}
 	empty := fmt.Sprintf(haproxyTemplate, b.stats, b.addr)
 	s.write("haproxy.cfg", empty)
-	s.write("haproxy.cfg.tmpl", empty+"{{range .roles.web}}\tserver {{.node}} {{.facts.ipaddress}}:{{.facts.port}}\n{{end}}")
+	s.write("haproxy.cfg.tmpl",
+		empty+"{{range .roles.web}}\tserver {{.node}} {{.facts.ipaddress}}:{{.facts.port}}\n{{end}}")
 	s.start("haproxy", haproxy, "-W", "-S", b.master, "-f", s.path("haproxy.cfg"))
 	s.until("haproxy answers", func() string {
 		_, err := b.servers()
 		return errorText(err)
 	})
-	b.agentArgs = []string{"--role", "lb", "--depends-on", "web", "--action", fmt.Sprintf("reload='%s' render %s -o %s --check '%s -c -f {}' --reload '%s reload %s'",
-		s.program, s.path("haproxy.cfg.tmpl"), s.path("haproxy.cfg"), haproxy, s.actor, b.master)}
+	b.agentArgs = []string{"--role", "lb", "--depends-on", "web", "--action",
+		fmt.Sprintf("reload='%s' render %s -o %s --check '%s -c -f {}' --reload '%s reload %s'",
+			s.program, s.path("haproxy.cfg.tmpl"), s.path("haproxy.cfg"), haproxy, s.actor, b.master)}
 	s.agent("lb", b.agentArgs...)
 	return b
 }
@@ -74,7 +76,7 @@ func errorText(err error) string {
 	return err.Error()
 }
 
-// servers is what HAProxy has in its backend.
+// servers is the servers in HAProxy's backend.
 func (b *balancer) servers() ([]string, error) {
 	text, err := askSocket(b.stats, "show stat")
 	if err != nil {
@@ -95,23 +97,23 @@ func (b *balancer) servers() ([]string, error) {
 	return names, nil
 }
 
-// serves waits until HAProxy's servers are exactly these.
-func (b *balancer) serves(names ...string) {
+// uses waits until HAProxy's servers are exactly these.
+func (b *balancer) uses(names ...string) {
 	b.t.Helper()
-	b.until(fmt.Sprintf("haproxy serves %v", names), func() string {
+	b.until(fmt.Sprintf("haproxy uses %v", names), func() string {
 		got, err := b.servers()
 		if err != nil || !slices.Equal(got, names) {
-			return fmt.Sprintf("it serves %v, %v", got, err)
+			return fmt.Sprintf("it uses %v, %v", got, err)
 		}
 		return ""
 	})
 }
 
-// mustServe wants HAProxy's servers to be exactly these, now.
-func (b *balancer) mustServe(when string, names ...string) {
+// mustUse wants HAProxy's servers to be exactly these, now.
+func (b *balancer) mustUse(when string, names ...string) {
 	b.t.Helper()
 	if got, err := b.servers(); err != nil || !slices.Equal(got, names) {
-		b.t.Errorf("%s haproxy serves %v, %v; want %v", when, got, err, names)
+		b.t.Errorf("%s haproxy uses %v, %v; want %v", when, got, err, names)
 	}
 }
 
@@ -137,14 +139,14 @@ func askSocket(path, question string) (string, error) {
 		return "", err
 	}
 	_, err = io.WriteString(conn, question+"\n")
-	if err := cmp.Or(err, conn.CloseWrite()); err != nil { // a master waits for more questions until it knows that there are none
+	if err := cmp.Or(err, conn.CloseWrite()); err != nil { // a master waits for more questions until this end is closed
 		return "", err
 	}
 	answer, err := io.ReadAll(conn)
 	return string(answer), err
 }
 
-// master is what a HAProxy master says of its processes.
+// master is what a HAProxy master reports of its processes.
 type master struct{ pid, reloads, failed, oldWorkers int }
 
 func askMaster(socket string) (master, error) {
@@ -191,7 +193,8 @@ func (s *site) startWeb(name string) *webNode {
 	_, port, _ := net.SplitHostPort(addr)
 	s.write(name+"/about", "what is in this directory is this machine's")
 	w := &webNode{site: s, name: name, server: s.start(name+"-server", s.actor, "serve", addr, name, s.path(name))}
-	w.agentArgs = []string{"--role", "web", "--fact", "ipaddress=127.0.0.1", "--fact", "port=" + port, "--ready", "http://" + addr + "/healthz"}
+	w.agentArgs = []string{"--role", "web", "--fact", "ipaddress=127.0.0.1", "--fact", "port=" + port, "--ready",
+		"http://" + addr + "/healthz"}
 	w.agent = s.agent(name, w.agentArgs...)
 	return w
 }
@@ -224,25 +227,25 @@ func (w *webNode) leave() {
 	w.expect(0, nil, "leave", "--name", w.name, "--wait")
 }
 
-func TestHAProxyServesTheLiveAndReadyNodes(t *testing.T) {
+func TestHAProxyUsesTheAliveAndReadyNodes(t *testing.T) {
 	s := newSite(t, swift...)
 	s.controller()
 	b := s.balancer()
 	web1, web2 := s.web("web1"), s.web("web2")
-	b.serves("web1", "web2")
+	b.uses("web1", "web2")
 
 	web3 := s.startWeb("web3")
 	s.event("web3", 0, api.EventJoined)
 	s.expect(0, nil, "kick", "node/lb", "--wait") // a run that began after the join
-	b.mustServe("while web3's check fails", "web1", "web2")
+	b.mustUse("while web3's check fails", "web1", "web2")
 	web3.setReady(true)
-	b.serves("web1", "web2", "web3")
+	b.uses("web1", "web2", "web3")
 
 	web1.crash()
-	b.serves("web2", "web3")
+	b.uses("web2", "web3")
 
 	web2.leave()
-	b.mustServe("when leave --wait returns", "web3")
+	b.mustUse("when leave --wait returns", "web3")
 	web2.server.stop()
 	web2.agent.stop()
 
@@ -250,7 +253,7 @@ func TestHAProxyServesTheLiveAndReadyNodes(t *testing.T) {
 	web3.agent.stop()
 	s.event("web3", before, api.EventRestarting)
 	s.expect(0, nil, "kick", "node/lb", "--wait")
-	b.mustServe("while web3's agent is restarted", "web3")
+	b.mustUse("while web3's agent is restarted", "web3")
 	web3.agent = s.agent("web3", web3.agentArgs...)
 	s.event("web3", before, api.EventBack)
 	s.converged(2)
@@ -261,12 +264,12 @@ func TestHAProxyServesTheLiveAndReadyNodes(t *testing.T) {
 	s.web("web4")
 	s.web("web5")
 	s.web("web6")
-	b.serves("web3", "web4", "web5", "web6")
+	b.uses("web3", "web4", "web5", "web6")
 
 	web3.setReady(false)
-	b.serves("web4", "web5", "web6")
+	b.uses("web4", "web5", "web6")
 	web3.setReady(true)
-	b.serves("web3", "web4", "web5", "web6")
+	b.uses("web3", "web4", "web5", "web6")
 
 	s.converged(5)
 	s.expect(0, nil, "status", "--check")
@@ -281,7 +284,7 @@ func TestClientsSeeOnly200WhileNodesComeAndGo(t *testing.T) {
 	s.controller()
 	b := s.balancer()
 	nodes := []*webNode{s.web("web1"), s.web("web2")}
-	b.serves("web1", "web2")
+	b.uses("web1", "web2")
 
 	a := ask(b.addr)
 	defer a.stop()
@@ -293,17 +296,18 @@ func TestClientsSeeOnly200WhileNodesComeAndGo(t *testing.T) {
 		leaving := nodes[0]
 		nodes = nodes[1:]
 		leaving.leave()
-		leaving.crash() // not even a request in progress is left there
+		leaving.crash() // no request is in progress there
 		a.until(s, joining.name)
 	}
-	b.serves("web4", "web5")
+	b.uses("web4", "web5")
 	a.stop()
 	if len(a.bad) > 0 || a.good < 500 {
-		t.Errorf("%d of %d requests were not answered with 200, want none of at least 500: %q", len(a.bad), a.good+len(a.bad), a.bad[:min(len(a.bad), 10)])
+		t.Errorf("%d of %d requests were not answered with 200, want none of at least 500: %q", len(a.bad),
+			a.good+len(a.bad), a.bad[:min(len(a.bad), 10)])
 	}
 }
 
-// askers never stop asking.
+// askers are clients that never stop asking.
 type askers struct {
 	cancel context.CancelFunc
 	asking sync.WaitGroup
@@ -314,7 +318,7 @@ type askers struct {
 	by   map[string]int // answers with 200, by server
 }
 
-// ask starts clients of all kinds: over one connection and over one a request, in a hurry and slowly.
+// ask starts clients of all kinds: with one connection for all requests or one for each, fast and slow ones.
 func ask(addr string) *askers {
 	ctx, cancel := context.WithCancel(context.Background())
 	a := &askers{cancel: cancel, by: map[string]int{}}
@@ -327,7 +331,7 @@ func ask(addr string) *askers {
 					a.once(&http.Client{Transport: transport}, fmt.Sprintf("http://%s/?take=%s", addr, take))
 					select {
 					case <-ctx.Done():
-					case <-time.After(2 * time.Millisecond): // leaves the processor to those who reload
+					case <-time.After(2 * time.Millisecond): // leaves time for the reloads
 					}
 				}
 			})
@@ -350,14 +354,15 @@ func (a *askers) once(client *http.Client, url string) {
 	case err != nil:
 		a.bad = append(a.bad, fmt.Sprintf("%s: %v after %s", began.Format(time.StampMilli), err, time.Since(began)))
 	case r.StatusCode != http.StatusOK:
-		a.bad = append(a.bad, fmt.Sprintf("%s: %s after %s", began.Format(time.StampMilli), r.Status, time.Since(began)))
+		a.bad = append(a.bad,
+			fmt.Sprintf("%s: %s after %s", began.Format(time.StampMilli), r.Status, time.Since(began)))
 	default:
 		a.good++
 		a.by[string(body)]++
 	}
 }
 
-// until waits for further answers of a server.
+// until waits for more answers of a server.
 func (a *askers) until(s *site, server string) {
 	s.t.Helper()
 	answers := func() (of int, all string) {
@@ -385,7 +390,7 @@ func TestManyJoinsAtOnceMakeFewReloads(t *testing.T) {
 	s.controller()
 	b := s.balancer()
 	s.web("web0")
-	b.serves("web0")
+	b.uses("web0")
 	addr := freeAddr(t)
 	s.write("web/about", "what is in this directory is for all of them")
 	s.start("web-server", s.actor, "serve", addr, "all", s.path("web"))
@@ -393,20 +398,21 @@ func TestManyJoinsAtOnceMakeFewReloads(t *testing.T) {
 	for i := range n {
 		name := "web" + strconv.Itoa(i+1)
 		want = append(want, name)
-		s.agent(name, "--role", "web", "--fact", "ipaddress=127.0.0.1", "--fact", "port="+strconv.Itoa(i+1), "--ready", "http://"+addr+"/healthz",
-			"--ready-interval", fmt.Sprint(time.Duration(i+1)*200*time.Millisecond)) // a burst, in which each is seen by itself
+		s.agent(name, "--role", "web", "--fact", "ipaddress=127.0.0.1", "--fact", "port="+strconv.Itoa(i+1), "--ready",
+			"http://"+addr+"/healthz",
+			"--ready-interval", fmt.Sprint(time.Duration(i+1)*200*time.Millisecond)) // a burst of single changes
 	}
 	for _, name := range want {
 		s.event(name, 0, api.EventJoined)
 	}
 	reloads := b.reloads()
 	s.write("web/ready", "")
-	b.serves(want...)
+	b.uses(want...)
 	s.converged(n + 2)
 	if got := b.reloads() - reloads; got < 1 || got > 2 {
-		t.Errorf("%d nodes that became ready together made %d reloads, want 1 or 2", n, got)
+		t.Errorf("%d nodes that became ready together caused %d reloads, want 1 or 2", n, got)
 	}
 	if runs := s.runs(); len(runs) != b.reloads() {
-		t.Errorf("kicker knows of %d runs, haproxy of %d reloads: %+v", len(runs), b.reloads(), runs)
+		t.Errorf("kicker knows %d runs, haproxy %d reloads: %+v", len(runs), b.reloads(), runs)
 	}
 }

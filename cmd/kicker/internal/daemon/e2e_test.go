@@ -29,7 +29,7 @@ import (
 	"kicker/kick"
 )
 
-// How a test waits for what must come about. The deadline is only for the case that it does not.
+// How a test waits. patience is more than a slow machine needs.
 const (
 	patience  = time.Minute
 	lookEvery = 10 * time.Millisecond
@@ -43,8 +43,8 @@ const (
 	exitTimeout     = 5
 )
 
-// builtKicker is the program as users have it, built once a test process, with the race detector if the tests have it. It lies
-// among the programs that testscript.Main makes and removes.
+// builtKicker is the program as users have it, built once, with the race detector if the tests have it. It lies beside
+// the programs that testscript.Main makes and removes.
 var builtKicker = sync.OnceValues(func() (string, error) {
 	actor, err := exec.LookPath("actor")
 	if err != nil {
@@ -61,13 +61,13 @@ var builtKicker = sync.OnceValues(func() (string, error) {
 	return built, nil
 })
 
-// raced reports whether the tests run with the race detector, which makes virtual time five times as dear.
+// raced reports whether the tests run with the race detector, which makes virtual time five times slower.
 func raced() bool {
 	info, ok := debug.ReadBuildInfo()
 	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
 
-// site is a cluster of real processes on this machine, with a bus, a directory and a configuration file of its own.
+// site is a cluster of real processes on this machine, with its own bus, directory and configuration file.
 type site struct {
 	t       testing.TB
 	dir     string
@@ -91,7 +91,7 @@ func newSite(t *testing.T, settings ...string) *site {
 	return siteOf(t, program, settings...)
 }
 
-// siteOf makes a site where program is kicker.
+// siteOf makes a site that uses program as kicker.
 func siteOf(t testing.TB, program string, settings ...string) *site {
 	t.Helper()
 	actor, err := exec.LookPath("actor")
@@ -112,18 +112,19 @@ func siteOf(t testing.TB, program string, settings ...string) *site {
 		"agent: {server: ['" + s.bus + "'], ready: {interval: 50ms, fall: 2}}",
 	}, settings...), "\n"))
 	s.env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "KICKER_") })
-	s.env = append(s.env, "KICKER_CONFIG="+s.path("kicker.yaml"), "GORACE=atexit_sleep_ms=0") // else each command takes a second to exit
+	// else each command takes a second to exit
+	s.env = append(s.env, "KICKER_CONFIG="+s.path("kicker.yaml"), "GORACE=atexit_sleep_ms=0")
 	t.Cleanup(s.end)
 	return s
 }
 
-// swift are settings for those whose tests are not about the pauses between kicks.
+// swift are settings for tests that are not about the pauses between kicks.
 var swift = []string{"settle: 100ms", "settle_min: 100ms", "settle_max: 200ms", "backoff: {initial: 200ms, max: 1s}"}
 
-var ports sync.Map // handed out
+var ports sync.Map // in use
 
-// freeAddr is where nobody listens. It is below the ports that the kernel gives to connections: a daemon that is restarted finds its
-// port free.
+// freeAddr is a free address. It is below the kernel's ports for outgoing connections, so that a restarted daemon finds
+// its port free.
 func freeAddr(t testing.TB) string {
 	t.Helper()
 	for range 1000 {
@@ -162,7 +163,7 @@ func (s *site) remove(name string) {
 	}
 }
 
-// daemon is a process that runs until it is told to end.
+// daemon is a process that runs until it is stopped.
 type daemon struct {
 	t    testing.TB
 	name string
@@ -171,10 +172,11 @@ type daemon struct {
 	done chan struct{} // closed when it has ended
 }
 
-// start starts a daemon. It ends with the test, or with the test's process if that is killed.
+// start starts a daemon. It ends with the test, even if the test's process is killed.
 func (s *site) start(name, program string, args ...string) *daemon {
 	s.t.Helper()
-	d := &daemon{t: s.t, name: name, log: s.path(name + ".log"), cmd: exec.Command(program, args...), done: make(chan struct{})}
+	d := &daemon{t: s.t, name: name, log: s.path(name + ".log"), cmd: exec.Command(program, args...),
+		done: make(chan struct{})}
 	log, err := os.OpenFile(d.log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
 	if err != nil {
 		s.t.Fatal(err)
@@ -185,7 +187,7 @@ func (s *site) start(name, program string, args ...string) *daemon {
 	started := make(chan error)
 	go func() {
 		defer close(d.done)
-		runtime.LockOSThread() // the kernel takes the end of the thread that started it for the parent's
+		runtime.LockOSThread() // for the kernel a parent dies with the thread that started the child
 		err := d.cmd.Start()
 		started <- err
 		if err == nil {
@@ -199,13 +201,13 @@ func (s *site) start(name, program string, args ...string) *daemon {
 	return d
 }
 
-// kill ends it as a crash does.
+// kill ends the daemon as a crash does.
 func (d *daemon) kill() {
 	_ = d.cmd.Process.Kill() // it may have ended
 	<-d.done
 }
 
-// stop ends it as an init system does, and wants it to obey.
+// stop ends the daemon as an init system does, and wants that to work.
 func (d *daemon) stop() {
 	d.t.Helper()
 	_ = d.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
@@ -213,7 +215,7 @@ func (d *daemon) stop() {
 	case <-d.done:
 	case <-time.After(10 * time.Second):
 		d.kill()
-		d.t.Errorf("%s: 10 s after SIGTERM it still runs", d.name)
+		d.t.Errorf("%s still runs 10 s after SIGTERM", d.name)
 	}
 }
 
@@ -226,14 +228,14 @@ func (d *daemon) running() bool {
 	}
 }
 
-// end leaves nothing behind: the daemons first, then the runs that outlive them.
+// end ends the daemons, then the runs that outlive them. It fails the test if one of them crashed.
 func (s *site) end() {
 	for _, d := range slices.Backward(s.daemons) {
 		d.stop()
 	}
-	held, _ := filepath.Glob(s.path("*", "hold")) // the pattern is good
+	held, _ := filepath.Glob(s.path("*", "hold")) // the pattern is valid
 	for _, hold := range held {
-		_ = os.Remove(hold) // or its run ends with the directory
+		_ = os.Remove(hold) // else its run only ends with the directory
 	}
 	locks, _ := filepath.Glob(s.path("*", "node", "*", "run.lock"))
 	for _, lock := range locks {
@@ -271,7 +273,8 @@ func heldLock(path string) string {
 
 // controller starts the site's controller.
 func (s *site) controller(args ...string) *daemon {
-	return s.start("controller", s.program, append([]string{"controller", "--state-dir", s.path("controller")}, args...)...)
+	return s.start("controller", s.program,
+		append([]string{"controller", "--state-dir", s.path("controller")}, args...)...)
 }
 
 // agent starts a node's agent.
@@ -279,14 +282,14 @@ func (s *site) agent(name string, args ...string) *daemon {
 	return s.start(name, s.program, append([]string{"agent", "--name", name, "--state-dir", s.path(name)}, args...)...)
 }
 
-// said is what a command said.
-type said struct {
+// output is the output of a command, and its exit code.
+type output struct {
 	stdout, stderr string
 	code           int
 }
 
 // kicker runs a command to its end.
-func (s *site) kicker(args ...string) said {
+func (s *site) kicker(args ...string) output {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
 	defer cancel()
@@ -297,21 +300,22 @@ func (s *site) kicker(args ...string) said {
 	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) || ctx.Err() != nil {
 		s.t.Fatalf("kicker %s: %v", strings.Join(args, " "), err)
 	}
-	return said{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+	return output{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
 }
 
-// expect runs a command that must exit with code, and whose stderr must have each of these words.
-func (s *site) expect(code int, words []string, args ...string) said {
+// expect runs a command. It must exit with code, and its stderr must have each of these words.
+func (s *site) expect(code int, words []string, args ...string) output {
 	s.t.Helper()
 	got := s.kicker(args...)
 	missing := slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(got.stderr, w) })
 	if got.code != code || missing {
-		s.t.Errorf("kicker %s: exit code %d, want %d and %q in stderr:\n%s%s", strings.Join(args, " "), got.code, code, words, got.stdout, got.stderr)
+		s.t.Errorf("kicker %s: exit code %d, want %d and %q in stderr:\n%s%s", strings.Join(args, " "), got.code, code,
+			words, got.stdout, got.stderr)
 	}
 	return got
 }
 
-// until waits until look has nothing to object to.
+// until waits until look has no objection.
 func (s *site) until(what string, look func() (objection string)) {
 	s.t.Helper()
 	deadline := time.Now().Add(patience)
@@ -321,7 +325,7 @@ func (s *site) until(what string, look func() (objection string)) {
 			return
 		}
 		if time.Now().After(deadline) {
-			s.t.Fatalf("%s: not within %s: %s", what, patience, objection)
+			s.t.Fatalf("not within %s: %s: %s", patience, what, objection)
 		}
 		time.Sleep(lookEvery)
 	}
@@ -344,10 +348,10 @@ func (s *site) ask(path string, into any) error {
 	return json.Unmarshal(body, into)
 }
 
-// converged waits until the controller hears n nodes, acts on them, and all that follows from that is done.
+// converged waits until n nodes are alive and all actions are converged.
 func (s *site) converged(n int) {
 	s.t.Helper()
-	s.until(fmt.Sprintf("%d nodes, and all converged", n), func() string {
+	s.until(fmt.Sprintf("%d nodes alive and all converged", n), func() string {
 		var st api.Status
 		if err := s.ask("/v1/status", &st); err != nil {
 			return err.Error()
@@ -367,8 +371,10 @@ func (s *site) event(node string, since int64, kinds ...string) {
 		if err := s.ask(fmt.Sprintf("/v1/events?since=%d", since), &events); err != nil {
 			return err.Error()
 		}
-		come := slices.ContainsFunc(events, func(e api.Event) bool { return e.Node == node && slices.Contains(kinds, e.Kind) })
-		return objection(!come, events)
+		found := slices.ContainsFunc(events, func(e api.Event) bool {
+			return e.Node == node && slices.Contains(kinds, e.Kind)
+		})
+		return objection(!found, events)
 	})
 }
 
@@ -385,11 +391,12 @@ func (s *site) now() int64 {
 	return events[len(events)-1].Seq
 }
 
-// runs is what `kicker runs -o json` says.
+// runs is the runs by `kicker runs -o json`.
 func (s *site) runs() []api.Run {
 	s.t.Helper()
 	var runs []api.Run
-	if err := json.Unmarshal([]byte(s.expect(0, nil, "runs", "-o", "json", "--limit", "1000").stdout), &runs); err != nil {
+	if err := json.Unmarshal([]byte(s.expect(0, nil, "runs", "-o", "json", "--limit", "1000").stdout),
+		&runs); err != nil {
 		s.t.Fatal(err)
 	}
 	return runs
@@ -413,9 +420,9 @@ func memberNames(members []kick.Member) []string {
 	return all
 }
 
-// objection is what until waits to be empty.
-func objection(against bool, seen any) string {
-	if !against {
+// objection is for until: what was seen, or nothing.
+func objection(objects bool, seen any) string {
+	if !objects {
 		return ""
 	}
 	return fmt.Sprintf("seen: %+v", seen)

@@ -16,7 +16,7 @@ import (
 	"kicker/kick"
 )
 
-// gauge counts runs in progress, and the most that there ever were.
+// gauge counts runs in progress, and the most at once.
 type gauge struct {
 	mu        sync.Mutex
 	now, most int
@@ -33,7 +33,7 @@ func (g *gauge) while(run func()) {
 	g.mu.Unlock()
 }
 
-// peak is the most at once since it was asked last.
+// peak is the most at once since the last call.
 func (g *gauge) peak() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -42,7 +42,7 @@ func (g *gauge) peak() int {
 	return most
 }
 
-func TestBudgetHoldsAtEveryInstantAlsoAcrossAControllersRestart(t *testing.T) {
+func TestBudgetHoldsAlsoAcrossAControllersRestart(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.startController()
 		var inProgress gauge
@@ -60,7 +60,7 @@ func TestBudgetHoldsAtEveryInstantAlsoAcrossAControllersRestart(t *testing.T) {
 		c.startController()
 		c.synced()
 		if took := c.converged(10 * time.Minute); took < 30*time.Second {
-			t.Errorf("20 nodes converged in %s: nothing was held back", took)
+			t.Errorf("20 nodes converged in %s, so no node waited for the budget", took)
 		}
 		if most := inProgress.peak(); most != 2 {
 			t.Errorf("%d of 20 nodes ran at once, want 2: a tenth", most)
@@ -70,12 +70,12 @@ func TestBudgetHoldsAtEveryInstantAlsoAcrossAControllersRestart(t *testing.T) {
 		}
 		c.until("all run again", 10*time.Minute, func(*api.View) bool { return len(c.ran()) == 40 })
 		if most := inProgress.peak(); most > 2 {
-			t.Errorf("by an operator's order %d of 20 nodes ran at once, want 2", most)
+			t.Errorf("after an ordered kick %d of 20 nodes ran at once, want 2", most)
 		}
 	})
 }
 
-func TestRunThatItsAgentLeftKeepsItsPlaceInTheBudget(t *testing.T) {
+func TestRunWithoutItsAgentCountsInTheBudget(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.startController()
 		const takes = 3 * time.Minute
@@ -89,7 +89,7 @@ func TestRunThatItsAgentLeftKeepsItsPlaceInTheBudget(t *testing.T) {
 			c.lb(fmt.Sprintf("lb%02d", i), run)
 		}
 		c.synced()
-		c.until("as many runs as may be", time.Minute, func(*api.View) bool { return len(c.ran()) == 2 })
+		c.until("two runs", time.Minute, func(*api.View) bool { return len(c.ran()) == 2 })
 		killed, reconfigured := c.agents[c.ran()[0].node], c.agents[c.ran()[1].node]
 		c.kill(killed)
 		c.stopAgent(reconfigured)
@@ -97,21 +97,21 @@ func TestRunThatItsAgentLeftKeepsItsPlaceInTheBudget(t *testing.T) {
 		c.startAgent(reconfigured)
 		time.Sleep(takes / 2)
 		if n := len(c.ran()); n != 2 {
-			t.Errorf("%d nodes run something, want 2: a tenth", n)
+			t.Errorf("%d nodes run at once, want 2: a tenth", n)
 		}
 		time.Sleep(takes/2 + time.Minute)
 		if n := len(c.ran()); n != 3 {
-			t.Errorf("%d runs began, want 3: one node said that its run is over, of the other nothing is known", n)
+			t.Errorf("%d runs began, want 3: one node reported the end of its run, the other one did not", n)
 		}
 		c.startAgent(killed)
-		c.until("its word on the run", time.Minute, func(*api.View) bool { return len(c.ran()) == 4 })
+		c.until("a fourth run, after its report", time.Minute, func(*api.View) bool { return len(c.ran()) == 4 })
 		if most := inProgress.peak(); most != 2 {
 			t.Errorf("%d of 20 nodes ran at once, want 2", most)
 		}
 	})
 }
 
-func TestRunOnANodeThatHasNoActionsAnyMoreCountsForTheNextController(t *testing.T) {
+func TestRunOfARemovedActionCountsForTheNextController(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.startController()
 		c.web("web1")
@@ -129,13 +129,13 @@ func TestRunOnANodeThatHasNoActionsAnyMoreCountsForTheNextController(t *testing.
 		c.synced()
 		time.Sleep(2 * time.Minute)
 		if runs := len(c.ran()); runs != 1 {
-			t.Errorf("%d nodes run something, want 1: a tenth", runs)
+			t.Errorf("%d nodes run at once, want 1: a tenth", runs)
 		}
-		c.until("another run when it is over", 2*time.Minute, func(*api.View) bool { return len(c.ran()) == 2 })
+		c.until("another run after its end", 2*time.Minute, func(*api.View) bool { return len(c.ran()) == 2 })
 	})
 }
 
-func TestRevisionThatFailsEverywhereIsTriedOnOneNodeAtATime(t *testing.T) {
+func TestFailingRevisionIsTriedOnOneNodeAtATime(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.cfg.Roles = []membership.RoleConfig{{Name: "haproxy", Budget: "100%"}}
 		c.startController()
@@ -166,17 +166,18 @@ func TestRevisionThatFailsEverywhereIsTriedOnOneNodeAtATime(t *testing.T) {
 		inProgress.peak()
 		before := len(c.ran())
 		time.Sleep(10 * time.Minute)
-		probes := c.ran()[before:]
-		if most := inProgress.peak(); most != 1 || len(probes) == 0 {
-			t.Errorf("%d nodes at once tried what had failed on 12, in %d runs; want one at a time", most, len(probes))
+		tries := c.ran()[before:]
+		if most := inProgress.peak(); most != 1 || len(tries) == 0 {
+			t.Errorf("%d nodes at once, in %d runs, tried the revision that had failed on 12, want one at a time", most,
+				len(tries))
 		}
 		var tried []string
-		for _, r := range probes[:min(12, len(probes))] {
+		for _, r := range tries[:min(12, len(tries))] {
 			tried = append(tried, r.node)
 		}
 		slices.Sort(tried)
 		if len(slices.Compact(tried)) < 10 {
-			t.Errorf("the first 12 probes were on %v, want the least recently tried node each time", tried)
+			t.Errorf("the first 12 tries were on %v, want the least recently tried node each time", tried)
 		}
 		mu.Lock()
 		poison = ""
@@ -186,15 +187,10 @@ func TestRevisionThatFailsEverywhereIsTriedOnOneNodeAtATime(t *testing.T) {
 	})
 }
 
-func TestMinMembersKeepsDependentsFromAListTooShort(t *testing.T) {
+func TestMinMembersKeepsDependentsFromAShortList(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.cfg.Roles = []membership.RoleConfig{{Name: "web", MinMembers: 2}}
-		c.startController()
-		web1 := c.web("web1")
-		c.web("web2")
-		c.lb("lb1", nil)
-		c.synced()
-		c.converged(time.Minute)
+		web1 := c.begin(2)[0]
 		before := len(c.ran())
 		web1.announcer.Leave()
 		c.until("one member", time.Minute, members("web", 1))
@@ -208,12 +204,12 @@ func TestMinMembersKeepsDependentsFromAListTooShort(t *testing.T) {
 		c.web("web3")
 		c.converged(time.Minute)
 		if got := c.members(); got != "web2 web3" {
-			t.Errorf("with two members again the run was told %q, want web2 web3", got)
+			t.Errorf("with two members again the run got %q, want web2 web3", got)
 		}
 	})
 }
 
-func TestMembersThatComeTogetherBehindAGateMakeOneRun(t *testing.T) {
+func TestMembersThatJoinBehindAGateCauseOneRun(t *testing.T) {
 	for claim, roles := range map[string][]membership.RoleConfig{
 		"unknown role": nil,
 		"min_members":  {{Name: "web", MinMembers: 2}},
@@ -241,14 +237,15 @@ func TestMembersThatComeTogetherBehindAGateMakeOneRun(t *testing.T) {
 					t.Fatalf("%d runs, the last with %q; want one with all", len(runs), c.members())
 				}
 				if took := runs[0].started.Sub(began); took < c.cfg.Settle || took > c.cfg.Settle+time.Second {
-					t.Errorf("the run started %s after the first member came, want %s and hardly more", took, c.cfg.Settle)
+					t.Errorf("the run started %s after the first member joined, want %s and little more", took,
+						c.cfg.Settle)
 				}
 			})
 		})
 	}
 }
 
-func TestSameNarrowsADependencyToMembersThatShareFactsWithTheDependent(t *testing.T) {
+func TestSameNarrowsADependencyToMembersWithTheSameFact(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.startController()
 		start := func(name, role, env string, actions ...kick.Action) *node {
@@ -273,50 +270,51 @@ func TestSameNarrowsADependencyToMembersThatShareFactsWithTheDependent(t *testin
 			got[r.node] = append(got[r.node], strings.Join(r.members, " "))
 		}
 		if want := []string{"web1-production"}; !slices.Equal(got["lb-production"], want) {
-			t.Errorf("production's balancer was told %q, want %q: staging is none of its business", got["lb-production"], want)
+			t.Errorf("the balancer of production got %q, want %q, without staging", got["lb-production"], want)
 		}
 		if want := []string{"web1-staging", "web1-staging web2-staging"}; !slices.Equal(got["lb-staging"], want) {
-			t.Errorf("staging's balancer was told %q, want %q", got["lb-staging"], want)
+			t.Errorf("the balancer of staging got %q, want %q", got["lb-staging"], want)
 		}
 	})
 }
 
-func TestDependencyOnAFactThatTheNodeLacksKicksNobody(t *testing.T) {
+func TestDependencyOnAMissingFactKicksNothing(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.startController()
 		c.web("web1")
 		lb := c.node("lb1")
-		lb.cfg.Agent.Actions = []kick.Action{{Name: "reload", Command: []string{"reload"}, DependsOn: []string{"web same=environment"}}}
+		lb.cfg.Agent.Actions = []kick.Action{{Name: "reload", Command: []string{"reload"},
+			DependsOn: []string{"web same=environment"}}}
 		c.startAgent(lb)
 		c.synced()
 		time.Sleep(time.Minute)
 		if n := len(c.ran()); n != 0 {
-			t.Errorf("%d runs of an action of which it is not clear what it depends on", n)
+			t.Errorf("%d runs of an action whose dependency is not known, want none", n)
 		}
 		v := c.control.View().Verdicts[0]
 		if v.State != api.Pending || len(v.Gates) != 1 || !strings.Contains(v.Gates[0].Why, "no fact environment") {
 			t.Errorf("the verdict is %+v, want one gate that names the fact", v)
 		}
 		const why = `node lb1: action reload: depends_on "web same=environment": the node itself has no fact environment`
-		if told := c.events(api.EventInvalidMessage); !slices.Contains(told, "refused: "+why) {
-			t.Errorf("it is told as %q, want %q", told, why)
+		if texts := c.events(api.EventInvalidMessage); !slices.Contains(texts, "refused: "+why) {
+			t.Errorf("the events are %q, want %q among them", texts, why)
 		}
-		web2 := c.node("web2") // its first fact may be the first of a burst
+		web2 := c.node("web2") // more nodes may get this fact within the settle time
 		web2.cfg.Agent.Roles, web2.cfg.Agent.Facts = []string{"web"}, []string{"environment=prod"}
 		c.startAgent(web2)
 		time.Sleep(time.Minute)
-		told := time.Now()
+		changed := time.Now()
 		if err := lb.announcer.SetFacts(inventory.Facts{"environment": "prod"}); err != nil {
 			t.Fatal(err)
 		}
 		c.converged(10 * time.Second)
-		if runs := c.ran(); len(runs) != 1 || runs[0].started.Sub(told) < c.cfg.Settle {
-			t.Errorf("the runs are %+v, want one, a settle after the fact", runs)
+		if runs := c.ran(); len(runs) != 1 || runs[0].started.Sub(changed) < c.cfg.Settle {
+			t.Errorf("the runs are %+v, want one, after the fact and its settle time", runs)
 		}
 	})
 }
 
-func TestWhatIsObservedIsShownAndKickedWhenThatIsOver(t *testing.T) {
+func TestObservedActionIsShownAndKickedAfterwards(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.cfg.Mode = plan.ModeObserve
 		c.startController()
@@ -328,12 +326,13 @@ func TestWhatIsObservedIsShownAndKickedWhenThatIsOver(t *testing.T) {
 			time.Sleep(20 * time.Minute)
 			v := c.control.View().Verdicts[0]
 			if len(c.ran()) != 0 || v.State != api.Pending || len(v.Gates) != 1 || v.Gates[0].Name != api.GateObserve {
-				t.Fatalf("%d runs, %+v: want none, and what is wanted waits for its mode alone", len(c.ran()), v)
+				t.Fatalf("%d runs, %+v: want none, and an action that only waits for its mode", len(c.ran()), v)
 			}
 		}
 		observes()
 		c.reload(func(cfg *controller.Config) {
-			cfg.Roles = []membership.RoleConfig{{Name: "web", Mode: plan.ModeAct}, {Name: "haproxy", Mode: plan.ModeObserve}}
+			cfg.Roles = []membership.RoleConfig{{Name: "web", Mode: plan.ModeAct},
+				{Name: "haproxy", Mode: plan.ModeObserve}}
 		})
 		observes()
 		c.reload(func(cfg *controller.Config) {
@@ -343,7 +342,7 @@ func TestWhatIsObservedIsShownAndKickedWhenThatIsOver(t *testing.T) {
 		c.reload(func(cfg *controller.Config) { cfg.Mode, cfg.Roles = plan.ModeAct, nil })
 		time.Sleep(time.Minute)
 		if n := len(c.ran()); n != 1 {
-			t.Errorf("%d runs, want the one that was due", n)
+			t.Errorf("%d runs, want one", n)
 		}
 	})
 }

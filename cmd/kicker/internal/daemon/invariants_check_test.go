@@ -13,16 +13,16 @@ import (
 	"kicker/kick"
 )
 
-// The invariants of design.md, section 10, as predicates over what was seen from outside while faults befell a world. Each returns what
-// contradicts it.
+// The invariants of docs/explanation/invariants.md as predicates over what was seen from outside during the faults.
+// Each returns the violations.
 
-// listened is for how long a controller listens before it acts: agents reconnect, answer and beat once.
+// listened is how long a controller listens before it acts: agents reconnect, answer and send one heartbeat.
 const listened = 3700 * time.Millisecond
 
-// cutNoticed is when a controller that hears nothing of its own knows that it is cut off.
+// cutNoticed is after what time a controller without its own canaries knows that it is cut off.
 const cutNoticed = inventory.MissedAfter + 2*inventory.CanaryEvery
 
-// seen is a world after its schedule.
+// seen is what was seen of a world after its schedule.
 type seen struct {
 	*record
 	runs         []ranAction
@@ -38,8 +38,8 @@ type publication struct {
 	role           string
 	revision       kick.Revision
 	was, is        []string  // nodes
-	heldSince      time.Time // removals were held just before
-	witnessed      bool      // the controller published the one before, or heard somebody who has applied it
+	heldSince      time.Time // of removals that were held just before
+	witnessed      bool      // the controller published the previous one, or a node reported that it has applied it
 	removed, added []string
 }
 
@@ -92,7 +92,7 @@ func (w *world) seen() seen {
 	return s
 }
 
-// less is what is in a and not in b.
+// less is the items of a that are not in b.
 func less(a, b []string) []string {
 	return slices.DeleteFunc(slices.Clone(a), func(s string) bool { return slices.Contains(b, s) })
 }
@@ -106,12 +106,12 @@ var invariants = map[string]func(seen) []string{
 	"10 the budget holds at every instant":         budgetHolds,
 	"12 one run at a time, and no lower epoch":     oneRunAtATime,
 	"13 a bounded rate":                            rateIsBounded,
-	"14 a goodbye never trips the guard":           goodbyesAreBelieved,
+	"14 a node that left is never held":            leavesAreNotHeld,
 	"15 what explain says is what happens":         verdictsAreDone,
 	"18 never a false removal":                     noFalseRemoval,
 }
 
-// acting is since when a controller may act at a moment: when it had listened long enough.
+// acting is the time from which a controller may act: when it has listened long enough.
 func (s seen) acting(id string, at time.Time) time.Time {
 	var since time.Time
 	for _, r := range s.reigns {
@@ -131,7 +131,9 @@ func (s seen) acting(id string, at time.Time) time.Time {
 func kicksWaitForSync(s seen) (wrong []string) {
 	for _, k := range s.kicks {
 		if from := s.acting(k.Controller, k.at); k.at.Before(from) {
-			wrong = append(wrong, fmt.Sprintf("%s: %s was kicked %s before the controller could know anything", s.when(k.at), k.Node, from.Sub(k.at)))
+			wrong = append(wrong,
+				fmt.Sprintf("%s: %s was kicked %s before the controller could know the nodes", s.when(k.at), k.Node,
+					from.Sub(k.at)))
 		}
 	}
 	return wrong
@@ -144,39 +146,41 @@ func everyRunHasACause(s seen) (wrong []string) {
 		key := r.node + "/" + r.action
 		before, ran := last[key]
 		last[key] = r
-		if !ran || before.ending.Exit != 0 || before.ending.Lost || before.ended.IsZero() || s.reborn(r.node, before.started, r.started) {
+		if !ran || before.ending.Exit != 0 || before.ending.Lost || before.ended.IsZero() ||
+			s.reborn(r.node, before.started, r.started) {
 			continue
 		}
-		if maps.Equal(before.told.Revisions, r.told.Revisions) {
-			wrong = append(wrong, fmt.Sprintf("%s: %s ran again with %v, which it had applied at %s", s.when(r.started), key, r.members, s.when(before.ended)))
+		if maps.Equal(before.file.Revisions, r.file.Revisions) {
+			wrong = append(wrong, fmt.Sprintf("%s: %s ran again with %v, which it had applied at %s", s.when(r.started),
+				key, r.members, s.when(before.ended)))
 		}
 	}
 	return wrong
 }
 
-// massLossIsHeld: no membership that is published has lost 3 members and 30 percent of them within a minute, unless they said goodbye, or
-// others took their place, or the loss was believed after it had been held.
+// massLossIsHeld: no published membership has lost 3 members and 30 percent within a minute, unless they left, others
+// replaced them, or a hold on them had ended.
 func massLossIsHeld(s seen) (wrong []string) {
 	const window = time.Minute
 	for i, p := range s.publications {
-		lost := s.silently(p)
+		lost := s.withoutLeave(p)
 		if len(lost) == 0 || !p.witnessed {
 			continue
 		}
 		if len(p.is) == 0 {
-			wrong = append(wrong, fmt.Sprintf("%s: role %s was emptied, and %v never said goodbye", s.when(p.at), p.role, lost))
+			wrong = append(wrong, fmt.Sprintf("%s: role %s was emptied, and %v never left", s.when(p.at), p.role, lost))
 		}
 		if !p.heldSince.IsZero() && p.at.Sub(p.heldSince) >= 3*time.Minute {
 			continue
 		}
 		if !p.heldSince.IsZero() && len(p.is)*100 > 70*len(p.was) {
-			continue // others took their place
+			continue // others replaced them
 		}
-		judged := p.at // what is held is measured against what there was when that began
+		judged := p.at // a hold is measured against the members at its begin
 		if !p.heldSince.IsZero() {
 			judged = p.heldSince
 		}
-		base, gone, goodbyes := -1, 0, 0
+		base, gone, left := -1, 0, 0
 		for _, q := range slices.Backward(s.publications[:i+1]) {
 			if q.role != p.role {
 				continue
@@ -185,47 +189,52 @@ func massLossIsHeld(s seen) (wrong []string) {
 				base = len(q.is)
 				break
 			}
-			gone += len(s.silently(q))
-			goodbyes += len(q.removed) - len(s.silently(q))
+			gone += len(s.withoutLeave(q))
+			left += len(q.removed) - len(s.withoutLeave(q))
 		}
 		if base < 0 {
-			continue // it was not there a minute ago
+			continue // the role did not exist a minute ago
 		}
-		if base -= goodbyes; gone >= 3 && len(p.is)*100 <= 70*base {
-			wrong = append(wrong, fmt.Sprintf("%s: role %s went from %d to %d, and %v never said goodbye", s.when(p.at), p.role, base, len(p.is), lost))
+		if base -= left; gone >= 3 && len(p.is)*100 <= 70*base {
+			wrong = append(wrong, fmt.Sprintf("%s: role %s went from %d to %d, and %v never left", s.when(p.at), p.role,
+				base, len(p.is), lost))
 		}
 	}
 	return wrong
 }
 
-// silently is who was removed without a goodbye.
-func (s seen) silently(p publication) []string {
+// withoutLeave is the removed nodes that did not leave.
+func (s seen) withoutLeave(p publication) []string {
 	return slices.DeleteFunc(slices.Clone(p.removed), func(node string) bool {
-		return slices.ContainsFunc(s.goodbye[node], func(t time.Time) bool { return !t.After(p.at) })
+		return slices.ContainsFunc(s.leaves[node], func(t time.Time) bool { return !t.After(p.at) })
 	})
 }
 
 func cutOffDoesNothing(s seen) (wrong []string) {
 	for _, cut := range slices.Concat(s.cuts, s.brokers) {
-		blind := span{cut.from.Add(cutNoticed), cut.to.Add(listened)}
-		if !blind.from.Before(cut.to) {
+		lost := span{cut.from.Add(cutNoticed), cut.to.Add(listened)}
+		if !lost.from.Before(cut.to) {
 			continue
 		}
 		for _, k := range s.kicks {
-			if blind.from.Before(k.at) && k.at.Before(blind.to) {
-				wrong = append(wrong, fmt.Sprintf("%s: %s was kicked by a controller that was cut off at %s", s.when(k.at), k.Node, s.when(cut.from)))
+			if lost.from.Before(k.at) && k.at.Before(lost.to) {
+				wrong = append(wrong,
+					fmt.Sprintf("%s: %s was kicked by a controller that was cut off at %s", s.when(k.at), k.Node,
+						s.when(cut.from)))
 			}
 		}
 		for _, p := range s.publications {
-			if len(p.removed) > 0 && blind.from.Before(p.at) && p.at.Before(blind.to) {
-				wrong = append(wrong, fmt.Sprintf("%s: %v removed from %s by a controller that was cut off at %s", s.when(p.at), p.removed, p.role, s.when(cut.from)))
+			if len(p.removed) > 0 && lost.from.Before(p.at) && p.at.Before(lost.to) {
+				wrong = append(wrong,
+					fmt.Sprintf("%s: %v removed from %s by a controller that was cut off at %s", s.when(p.at),
+						p.removed, p.role, s.when(cut.from)))
 			}
 		}
 	}
 	return wrong
 }
 
-// budgetHolds counts the processes that run at once, but for those of nodes that the controller may have lost sight of.
+// budgetHolds counts the processes that run at once, without those on nodes that the controller may not have seen.
 func budgetHolds(s seen) (wrong []string) {
 	for i, r := range s.runs {
 		role := strings.TrimRight(r.node, "0123456789")
@@ -240,7 +249,9 @@ func budgetHolds(s seen) (wrong []string) {
 		at := []string{r.node}
 		for _, other := range s.runs[:i] {
 			inProgress := other.ended.IsZero() || other.ended.After(r.started)
-			if strings.HasPrefix(other.node, role) && other.node != r.node && inProgress && !s.lostSight(other.node, other.started, r.started) && !s.lostSight(r.node, r.started.Add(-5*time.Second), r.started) {
+			if strings.HasPrefix(other.node, role) && other.node != r.node && inProgress &&
+				!s.unseen(other.node, other.started, r.started) &&
+				!s.unseen(r.node, r.started.Add(-5*time.Second), r.started) {
 				at = append(at, other.node)
 			}
 		}
@@ -251,7 +262,7 @@ func budgetHolds(s seen) (wrong []string) {
 	return wrong
 }
 
-// most is the most nodes that a role was seen to have before a moment.
+// most is the most nodes that a role had before a moment.
 func (s seen) most(role string, at time.Time) int {
 	n := 0
 	for _, v := range s.views {
@@ -264,23 +275,24 @@ func (s seen) most(role string, at time.Time) int {
 	return n
 }
 
-// lostSight reports whether a node may have been out of the controller's sight in a time.
-func (s seen) lostSight(node string, from, to time.Time) bool {
+// unseen reports whether the controller may not have seen a node in a time.
+func (s seen) unseen(node string, from, to time.Time) bool {
 	from = from.Add(-10 * time.Second)
 	meets := func(q span) bool { return q.meets(from, to) }
 	if slices.ContainsFunc(s.hurt[node], func(h hurt) bool { return h.meets(from, to) }) {
 		return true
 	}
-	return slices.ContainsFunc(s.quakes, func(q span) bool { return q.meets(from, to) && !s.isRestart(q) }) || slices.ContainsFunc(s.brokers, meets) || slices.ContainsFunc(s.cuts, meets)
+	return slices.ContainsFunc(s.quakes, func(q span) bool { return q.meets(from, to) && !s.isRestart(q) }) ||
+		slices.ContainsFunc(s.brokers, meets) || slices.ContainsFunc(s.cuts, meets)
 }
 
-// isRestart tells a controller's restart, across which the budget holds, from what keeps messages from it.
+// isRestart reports whether a quake is the restart of a controller: the budget holds across that.
 func (s seen) isRestart(q span) bool {
 	return slices.ContainsFunc(s.reigns, func(r reign) bool { return r.from.Sub(q.to).Abs() < time.Second })
 }
 
 func oneRunAtATime(s seen) (wrong []string) {
-	type obeyed struct {
+	type accepted struct {
 		ranAction
 		kick.Kick
 	}
@@ -288,28 +300,32 @@ func oneRunAtATime(s seen) (wrong []string) {
 	for _, k := range s.kicks {
 		byID[k.ID] = k.Kick
 	}
-	last := map[string]obeyed{}
+	last := map[string]accepted{}
 	for _, r := range s.runs {
 		k := byID[r.env["KICKER_RUN"]]
 		before, ran := last[r.node]
-		last[r.node] = obeyed{r, k}
+		last[r.node] = accepted{r, k}
 		if k.ID == "" {
-			wrong = append(wrong, fmt.Sprintf("%s: %s ran %s, which no controller of this time ordered", s.when(r.started), r.node, r.env["KICKER_RUN"]))
+			wrong = append(wrong, fmt.Sprintf("%s: %s ran %s, which no controller kicked", s.when(r.started), r.node,
+				r.env["KICKER_RUN"]))
 		}
 		if !ran {
 			continue
 		}
 		if before.ended.IsZero() || before.ended.After(r.started) {
-			wrong = append(wrong, fmt.Sprintf("%s: %s ran %s while it ran %s", s.when(r.started), r.node, r.action, before.ranAction.action))
+			wrong = append(wrong, fmt.Sprintf("%s: %s ran %s while it ran %s", s.when(r.started), r.node, r.action,
+				before.ranAction.action))
 		}
 		if k.Epoch < before.Epoch && !s.reborn(r.node, before.started, r.started) {
-			wrong = append(wrong, fmt.Sprintf("%s: %s obeyed epoch %d after %d", s.when(r.started), r.node, k.Epoch, before.Epoch))
+			wrong = append(wrong, fmt.Sprintf("%s: %s accepted epoch %d after %d", s.when(r.started), r.node, k.Epoch,
+				before.Epoch))
 		}
 	}
 	return wrong
 }
 
-// rateIsBounded: under one controller two runs of an action are as far apart as settling asks for, and after a failure as backoff does.
+// rateIsBounded: under one controller two runs of an action are at least settle_min apart, and after a failure at least
+// the backoff.
 func rateIsBounded(s seen) (wrong []string) {
 	sent := map[string]sentKick{}
 	for _, k := range s.kicks {
@@ -323,7 +339,8 @@ func rateIsBounded(s seen) (wrong []string) {
 		before, ran := last[key]
 		last[key] = r
 		this, that := sent[r.env["KICKER_RUN"]], sent[before.env["KICKER_RUN"]]
-		if !ran || this.Controller != that.Controller || s.lostSight(r.node, before.started, r.started) || before.ended.IsZero() {
+		if !ran || this.Controller != that.Controller || s.unseen(r.node, before.started, r.started) ||
+			before.ended.IsZero() {
 			continue
 		}
 		least := s.cfg.SettleMin
@@ -333,25 +350,28 @@ func rateIsBounded(s seen) (wrong []string) {
 		if gap := this.at.Sub(that.at); gap < least {
 			wrong = append(wrong, fmt.Sprintf("%s: %s was kicked %s after its last kick", s.when(r.started), key, gap))
 		}
-		if gap := this.at.Sub(before.ended); before.ending.Exit != 0 && maps.Equal(before.told.Revisions, r.told.Revisions) && gap < s.cfg.Backoff.Initial*8/10-time.Second {
+		if gap := this.at.Sub(before.ended); before.ending.Exit != 0 &&
+			maps.Equal(before.file.Revisions, r.file.Revisions) && gap < s.cfg.Backoff.Initial*8/10-time.Second {
 			wrong = append(wrong, fmt.Sprintf("%s: %s was kicked %s after it had failed", s.when(r.started), key, gap))
 		}
 	}
 	return wrong
 }
 
-// goodbyesAreBelieved: a role of which everybody who is missing said goodbye is not held.
-func goodbyesAreBelieved(s seen) (wrong []string) {
+// leavesAreNotHeld: a node that left is not held.
+func leavesAreNotHeld(s seen) (wrong []string) {
 	for _, v := range s.views {
 		for _, r := range v.Roles {
 			if r.Held == nil {
 				continue
 			}
 			for _, node := range r.Held.Nodes {
-				said := slices.ContainsFunc(s.goodbye[node], func(t time.Time) bool { return t.Before(v.At.Add(-time.Second)) })
-				grave := slices.ContainsFunc(s.hurt[node], func(h hurt) bool { return h.what != "goodbye" })
-				if said && !grave && !slices.ContainsFunc(s.quakes, func(q span) bool { return q.meets(v.At.Add(-20*time.Second), v.At) }) {
-					wrong = append(wrong, fmt.Sprintf("%s: %s said goodbye and is held", s.when(v.At), node))
+				left := slices.ContainsFunc(s.leaves[node],
+					func(t time.Time) bool { return t.Before(v.At.Add(-time.Second)) })
+				grave := slices.ContainsFunc(s.hurt[node], func(h hurt) bool { return h.what != "leave" })
+				if left && !grave && !slices.ContainsFunc(s.quakes,
+					func(q span) bool { return q.meets(v.At.Add(-20*time.Second), v.At) }) {
+					wrong = append(wrong, fmt.Sprintf("%s: %s left and is held", s.when(v.At), node))
 				}
 			}
 		}
@@ -359,7 +379,7 @@ func goodbyesAreBelieved(s seen) (wrong []string) {
 	return wrong
 }
 
-// verdictsAreDone: who is shown as waiting for nothing is kicked at that moment, and nobody else is.
+// verdictsAreDone: an action that is shown as waiting for nothing is kicked at that moment, and no other one is.
 func verdictsAreDone(s seen) (wrong []string) {
 	type order struct {
 		at           time.Time
@@ -379,72 +399,79 @@ func verdictsAreDone(s seen) (wrong []string) {
 			}
 			o := order{v.At, verdict.Node, verdict.Action}
 			shown[o] = true
-			if !kicked[o] && !s.speechless(v.At) {
-				wrong = append(wrong, fmt.Sprintf("%s: %s/%s waits for nothing (%s), and was not kicked", s.when(v.At), verdict.Node, verdict.Action, verdict.Reason))
+			if !kicked[o] && !s.cannotSend(v.At) {
+				wrong = append(wrong, fmt.Sprintf("%s: %s/%s waits for nothing (%s), and was not kicked", s.when(v.At),
+					verdict.Node, verdict.Action, verdict.Reason))
 			}
 		}
 	}
 	for o := range kicked {
 		if moments[o.at] && !shown[o] && !s.shownRunning(o.at, o.node) {
-			wrong = append(wrong, fmt.Sprintf("%s: %s/%s was kicked, and no verdict says so", s.when(o.at), o.node, o.action))
+			wrong = append(wrong, fmt.Sprintf("%s: %s/%s was kicked, and no verdict says so", s.when(o.at), o.node,
+				o.action))
 		}
 	}
 	return wrong
 }
 
-// reborn reports whether a machine was rebuilt between two moments: it remembers nothing of the first.
+// reborn reports whether a machine was rebuilt between two moments, and so remembers nothing.
 func (s seen) reborn(node string, from, to time.Time) bool {
 	return slices.ContainsFunc(s.rebirth[node], func(at time.Time) bool { return from.Before(at) && !to.Before(at) })
 }
 
-// speechless reports whether a controller could not speak at that moment: it had no broker, or ended.
-func (s seen) speechless(at time.Time) bool {
+// cannotSend reports whether a controller could not send at that moment: it had no broker, or ended.
+func (s seen) cannotSend(at time.Time) bool {
 	down := slices.ContainsFunc(s.brokers, func(b span) bool {
 		return b.meets(at.Add(-time.Millisecond), at.Add(time.Millisecond)) || b.meets(at.Add(-5*time.Second), at)
 	})
 	return down || slices.ContainsFunc(s.quakes, func(q span) bool { return q.from.Equal(at) })
 }
 
-// shownRunning reports whether a view of that moment shows a kick of the node on its way, or the node gone: then the view with its
-// verdict was replaced within the same moment, before anybody saw it.
+// shownRunning reports whether a view of that moment shows a kick of the node in progress, or the node gone. Then the
+// view with its verdict was replaced within the same moment, before it was recorded.
 func (s seen) shownRunning(at time.Time, node string) bool {
 	return slices.ContainsFunc(s.views, func(v *api.View) bool {
-		return v.At.Equal(at) && (v.Nodes.Node(node) == nil || slices.ContainsFunc(v.Verdicts, func(verdict api.Verdict) bool {
-			converged := verdict.State == api.Converged && verdict.Running != nil
-			return verdict.Node == node && (converged || slices.ContainsFunc(verdict.Gates, func(g api.Gate) bool {
-				return g.Name == api.GateRunning || g.Name == api.GateBackoff // it was answered otherwise
+		return v.At.Equal(at) &&
+			(v.Nodes.Node(node) == nil || slices.ContainsFunc(v.Verdicts, func(verdict api.Verdict) bool {
+				converged := verdict.State == api.Converged && verdict.Running != nil
+				return verdict.Node == node && (converged || slices.ContainsFunc(verdict.Gates, func(g api.Gate) bool {
+					return g.Name == api.GateRunning || g.Name == api.GateBackoff // the kick was rejected
+				}))
 			}))
-		}))
 	})
 }
 
-// noFalseRemoval: who is removed was not to be heard for long enough, or said itself that it is not serving.
+// noFalseRemoval: a removed node was silent for long enough, or reported itself that it is not ready.
 func noFalseRemoval(s seen) (wrong []string) {
 	for _, p := range s.publications {
 		if !p.witnessed {
-			continue // nobody who was heard was ever told of them
+			continue // no node that is alive had applied it
 		}
 		for _, node := range p.removed {
-			shaken := slices.ContainsFunc(s.quakes, func(q span) bool { return q.meets(p.at.Add(-20*time.Second), p.at) })
+			shaken := slices.ContainsFunc(s.quakes,
+				func(q span) bool { return q.meets(p.at.Add(-20*time.Second), p.at) })
 			justified := slices.ContainsFunc(s.hurt[node], func(h hurt) bool {
-				return (h.grave || shaken || s.deaf(h.from) || h.what == "stopped" && s.reigned(h.from, p.at)) && h.from.Before(p.at.Add(time.Millisecond)) && p.at.Before(h.to.Add(s.patience(p)))
+				return (h.grave || shaken || s.cannotReceive(h.from) || h.what == "stopped" &&
+					s.reigned(h.from, p.at)) && h.from.Before(p.at.Add(time.Millisecond)) &&
+					p.at.Before(h.to.Add(s.patience(p)))
 			})
 			if !justified {
-				wrong = append(wrong, fmt.Sprintf("%s: %s was removed from %s, and there was no reason: %v", s.when(p.at), node, p.role, s.hurt[node]))
+				wrong = append(wrong, fmt.Sprintf("%s: %s was removed from %s without a reason: %v", s.when(p.at), node,
+					p.role, s.hurt[node]))
 			}
 		}
 	}
 	return wrong
 }
 
-// reigned reports whether a controller began in a time: it has not heard what was said before.
+// reigned reports whether a controller started in a time: it has received nothing from before.
 func (s seen) reigned(from, to time.Time) bool {
 	return slices.ContainsFunc(s.reigns, func(r reign) bool { return from.Before(r.from) && r.from.Before(to) })
 }
 
-// deaf reports whether the controller could not hear anybody's last words at that moment: it was cut off, or without a broker, or is only
-// just connecting again.
-func (s seen) deaf(at time.Time) bool {
+// cannotReceive reports whether the controller could not receive last heartbeats at that moment: it was cut off,
+// without a broker, or reconnecting.
+func (s seen) cannotReceive(at time.Time) bool {
 	recent := func(b span) bool { return b.meets(at.Add(-3*time.Second), at) }
 	return slices.ContainsFunc(slices.Concat(s.cuts, s.brokers), recent) ||
 		slices.ContainsFunc(s.quakes, func(q span) bool { return recent(q) && s.isRestart(q) })

@@ -23,9 +23,9 @@ import (
 	"kicker/kick"
 )
 
-// Invariants that need a setting of their own, each over a few random ones.
+// Invariants of docs/explanation/invariants.md that need a special situation, each in a few random variants.
 
-// often plays a story with dice that differ from time to time.
+// often plays a story several times, each time with other dice.
 func often(t *testing.T, times uint64, story func(*cluster, *rand.Rand)) {
 	t.Helper()
 	for seed := range times {
@@ -40,34 +40,34 @@ func within(dice *rand.Rand, least, most time.Duration) time.Duration {
 	return least + time.Duration(dice.Int64N(int64(most-least)))
 }
 
-func TestInvariant02NoKickBeforeItsRolesAreSyncedInThisConnection(t *testing.T) {
+func TestInvariant02NoKickBeforeItsRolesAreSynced(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.closeBroker()
 		c.openBroker()
 		record := newRecord()
-		c.spoken = record.hearSpoken
+		c.sent = record.keepKicks
 		webs := c.fleet(4)
 		before := len(record.copy().kicks)
 		c.closeBroker()
 		webs[0].announcer.Leave()
-		c.openBroker() // the canary is hardly late: it is the connection that tells
+		c.openBroker() // so soon that no canary is late: only the new connection shows it
 		broken := time.Now()
 		c.until("3 members", time.Minute, members("web", 3))
 		c.converged(time.Minute)
 		kicks := record.copy().kicks[before:]
 		if len(kicks) != 1 {
-			t.Fatalf("%d kicks of one goodbye, want 1", len(kicks))
+			t.Fatalf("%d kicks after one node left, want 1", len(kicks))
 		}
 		if early := listened - kicks[0].at.Sub(broken); early > 0 {
-			t.Errorf("kicked %s before everybody had been heard over the new connection", early)
+			t.Errorf("kicked %s before all nodes could report over the new connection", early)
 		}
 	})
 }
 
-func TestInvariant03RestartingTheControllerOfAConvergedClusterKicksNobody(t *testing.T) {
+func TestInvariant03RestartWhenConvergedKicksNothing(t *testing.T) {
 	often(t, 4, func(c *cluster, dice *rand.Rand) {
 		record := newRecord()
-		c.spoken = record.hearSpoken
+		c.sent = record.keepKicks
 		c.cfg.Roles = []membership.RoleConfig{{Name: "haproxy", Budget: "100%"}}
 		webs := c.fleet(2 + dice.IntN(6))
 		for i := range dice.IntN(4) {
@@ -78,7 +78,7 @@ func TestInvariant03RestartingTheControllerOfAConvergedClusterKicksNobody(t *tes
 		before := len(record.copy().kicks)
 		for range 3 {
 			slow := pick(dice, webs...)
-			slow.wire.stall(true) // and one reports late
+			slow.wire.stall(true) // this one reports late
 			late := within(dice, time.Second, stunned)
 			time.AfterFunc(late, func() { slow.wire.stall(false) })
 			c.stopController()
@@ -87,7 +87,7 @@ func TestInvariant03RestartingTheControllerOfAConvergedClusterKicksNobody(t *tes
 			c.synced()
 			time.Sleep(30 * time.Second)
 			if n := len(record.copy().kicks) - before; n != 0 {
-				t.Fatalf("%d kicks, the first of %+v", n, record.copy().kicks[before])
+				t.Fatalf("%d kicks after a restart, the first %+v", n, record.copy().kicks[before])
 			}
 			for _, v := range c.control.View().Verdicts {
 				if v.State != api.Converged {
@@ -98,9 +98,10 @@ func TestInvariant03RestartingTheControllerOfAConvergedClusterKicksNobody(t *tes
 	})
 }
 
-func TestInvariant05WhatIsUndoneInTimeKicksNobodyAndElseOnce(t *testing.T) {
+func TestInvariant05ChangeUndoneInTimeKicksNothing(t *testing.T) {
 	type change struct{ do, undo func(*cluster, *node) }
-	ready := change{func(_ *cluster, n *node) { n.announcer.SetReady(false, "refused") }, func(_ *cluster, n *node) { n.announcer.SetReady(true, "") }}
+	ready := change{func(_ *cluster, n *node) { n.announcer.SetReady(false, "refused") },
+		func(_ *cluster, n *node) { n.announcer.SetReady(true, "") }}
 	move := func(address string) func(*cluster, *node) {
 		return func(_ *cluster, n *node) {
 			_ = n.announcer.SetFacts(inventory.Facts{"role": "web", "ipaddress": address, "port": "8080"})
@@ -117,8 +118,8 @@ func TestInvariant05WhatIsUndoneInTimeKicksNobodyAndElseOnce(t *testing.T) {
 				took := within(dice, 6*time.Second, 15*time.Second)
 				for want, when := range []time.Duration{
 					within(dice, 0, 900*time.Millisecond), // before dispatch: none
-					0,                                     // after a failed run: one that puts it right
-					took - within(dice, time.Second, 4*time.Second), // in the middle of a run: one more
+					0,                                     // after a failed run: one that corrects it
+					took - within(dice, time.Second, 4*time.Second), // during a run: one more
 				} {
 					failing := want == 1
 					lb.do = succeedsIn(took)
@@ -151,7 +152,7 @@ func TestInvariant05WhatIsUndoneInTimeKicksNobodyAndElseOnce(t *testing.T) {
 	}
 }
 
-func TestInvariant07MassLossFreezesRemovalsAndAdditionsFlow(t *testing.T) {
+func TestInvariant07MassLossIsHeldAndAdditionsAreNot(t *testing.T) {
 	often(t, 10, func(c *cluster, dice *rand.Rand) {
 		c.reaches = func(string, string) bool { return true }
 		webs := c.fleet(4 + dice.IntN(9))
@@ -173,30 +174,31 @@ func TestInvariant07MassLossFreezesRemovalsAndAdditionsFlow(t *testing.T) {
 		for range 200 {
 			time.Sleep(150 * time.Millisecond)
 			if !members("web", len(webs))(c.control.View()) {
-				c.t.Fatalf("%d of %d were lost within %s, and removed: %q", n, len(webs), spread, c.events(api.EventRoleChanged))
+				c.t.Fatalf("%d of %d were lost within %s and removed: %q", n, len(webs), spread,
+					c.events(api.EventRoleChanged))
 			}
 		}
 		if held(c.control.View()) == nil {
 			c.t.Fatalf("%d of %d were lost, and nothing is held", n, len(webs))
 		}
 		if 100*(len(webs)-n+1) > 70*len(webs) {
-			return // one more would be enough to end the hold
+			return // one more member would end the hold
 		}
 		c.web("fresh")
 		c.until("the addition", time.Minute, members("web", len(webs)+1))
 		c.until("a run", time.Minute, func(*api.View) bool { return len(c.ran()) > before })
-		if told := c.ran()[before].members; len(told) != len(webs)+1 {
-			c.t.Errorf("the run was told %d members, want %d and one more", len(told), len(webs))
+		if got := c.ran()[before].members; len(got) != len(webs)+1 {
+			c.t.Errorf("the run got %d members, want %d and one more", len(got), len(webs))
 		}
 	})
 }
 
-func TestInvariant08ControllerThatIsCutOffNeitherRemovesNorKicks(t *testing.T) {
+func TestInvariant08CutOffControllerRemovesAndKicksNothing(t *testing.T) {
 	often(t, 6, func(c *cluster, dice *rand.Rand) {
 		record := newRecord()
-		c.spoken = record.hearSpoken
+		c.sent = record.keepKicks
 		webs := c.fleet(5)
-		c.agents["lb1"].do = failsFirst(2) // so that a kick is due in the middle
+		c.agents["lb1"].do = failsFirst(2) // so that a kick is due during the cut
 		if dice.IntN(2) == 0 {
 			webs[0].announcer.SetReady(false, "refused")
 		} else {
@@ -231,7 +233,7 @@ func TestInvariant08ControllerThatIsCutOffNeitherRemovesNorKicks(t *testing.T) {
 	})
 }
 
-func TestInvariant09HoldEndsUnlessItWouldEmptyTheRoleOrIsDisputed(t *testing.T) {
+func TestInvariant09HoldEndsUnlessDisputedOrRoleEmpty(t *testing.T) {
 	often(t, 6, func(c *cluster, dice *rand.Rand) {
 		disputed := dice.IntN(3) == 0
 		c.reaches = func(string, string) bool { return disputed }
@@ -249,20 +251,20 @@ func TestInvariant09HoldEndsUnlessItWouldEmptyTheRoleOrIsDisputed(t *testing.T) 
 		case stays && h.Probe == "":
 			c.t.Error("a hold that stays does not say why")
 		case !stays && h != nil:
-			c.t.Errorf("%d of %d were lost, and nobody reaches them: still held: %+v", n, len(webs), h)
+			c.t.Errorf("%d of %d were lost, and no node reaches them: still held: %+v", n, len(webs), h)
 		}
 	})
 }
 
-func TestInvariant11DeadHungOrFailingNodeBlocksNobodyForLong(t *testing.T) {
+func TestInvariant11BrokenNodeDoesNotBlockTheOthers(t *testing.T) {
 	for name, ill := range map[string]func(*cluster, *node){
 		"dead":      func(_ *cluster, n *node) { n.wire.silence() },
 		"suspended": func(_ *cluster, n *node) { n.wire.stall(true) },
 		"failing":   func(_ *cluster, n *node) { n.do = failsFirst(1 << 30) },
-		"forgetful": func(c *cluster, n *node) { // its disk is lost in the middle of a run, and with it how that ended
+		"forgetful": func(c *cluster, n *node) { // it loses its disk during a run, and with it the outcome
 			n.do = func(ranAction) kick.Ending {
 				c.processes.Go(func() {
-					c.stopAgent(n) // it is back soon: its node is heard of all the time
+					c.stopAgent(n) // it restarts, so that its node is never gone
 					c.mu.Lock()
 					n.process = nil
 					c.mu.Unlock()
@@ -291,7 +293,8 @@ func TestInvariant11DeadHungOrFailingNodeBlocksNobodyForLong(t *testing.T) {
 				for i := range 5 {
 					n := c.node(fmt.Sprintf("lb%d", i))
 					n.cfg.Agent.Roles = []string{"haproxy"}
-					n.cfg.Agent.Actions = []kick.Action{{Name: "reload", Command: []string{"reload"}, DependsOn: []string{"web"}, Timeout: runTimeout, Grace: runGrace}}
+					n.cfg.Agent.Actions = []kick.Action{{Name: "reload", Command: []string{"reload"},
+						DependsOn: []string{"web"}, Timeout: runTimeout, Grace: runGrace}}
 					c.startAgent(n)
 				}
 				c.synced()
@@ -300,23 +303,23 @@ func TestInvariant11DeadHungOrFailingNodeBlocksNobodyForLong(t *testing.T) {
 				ill(c, c.agents["lb0"])
 				before := len(c.ran())
 				c.web("web3")
-				told := func(*api.View) bool {
+				done := func(*api.View) bool {
 					up := map[string]bool{}
 					for _, r := range c.ran()[before:] {
 						up[r.node] = up[r.node] || len(r.members) == 3 && !r.ended.IsZero() && r.ending.Exit == 0
 					}
 					return up["lb1"] && up["lb2"] && up["lb3"] && up["lb4"]
 				}
-				took := c.until("the others told", 5*time.Minute, told)
+				took := c.until("the others have three members", 5*time.Minute, done)
 				if most := runTimeout + runGrace + 5*time.Second + 20*time.Second; took > most {
-					t.Errorf("a node that is %s kept the others waiting for %s, want its deadline and their own runs: %s", name, took, most)
+					t.Errorf("a node that is %s delayed the others by %s, want its deadline and their own runs at most: %s", name, took, most)
 				}
 			})
 		})
 	}
 }
 
-func TestInvariant12NodeRunsOneThingAtATimeWhoeverKicksIt(t *testing.T) {
+func TestInvariant12NodeRunsOneActionAtATime(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.startController()
 		c.web("web1")
@@ -328,27 +331,29 @@ func TestInvariant12NodeRunsOneThingAtATimeWhoeverKicksIt(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer nc.Close()
-		for _, when := range []string{"in the middle of a run", "after the agent was killed and started again"} {
+		for _, when := range []string{"during a run", "after the agent was killed and started again"} {
 			epoch := c.control.View().Identity.Epoch + 10
 			ctx, cancel := context.WithTimeout(c.t.Context(), time.Second)
 			reply, err := kick.Send(ctx, nc, "main", kick.Kick{
 				ID: "other-1", Controller: "other", Epoch: epoch, Node: "lb1", Action: "reload", Force: true,
-				Needs: []kick.Membership{{Role: "web", Revision: kick.Revision{Epoch: epoch, N: 1, Hash: kick.Hash(nil)}}},
+				Needs: []kick.Membership{{Role: "web",
+					Revision: kick.Revision{Epoch: epoch, N: 1, Hash: kick.Hash(nil)}}},
 			})
 			cancel()
 			if err != nil || reply.Answer != kick.Busy || len(c.ran()) != 1 {
-				t.Errorf("%s a kick was answered %+v, %v, and there were %d runs; want busy and one", when, reply, err, len(c.ran()))
+				t.Errorf("%s a kick was answered %+v, %v, with %d runs; want busy and one", when, reply, err,
+					len(c.ran()))
 			}
 			lb.wire.cut()
 			c.stopAgent(lb)
 			c.startAgent(lb)
-			time.Sleep(2 * time.Second) // it has raised its epoch by then
+			time.Sleep(2 * time.Second) // until it has accepted the new epoch
 		}
 		c.converged(5 * time.Minute)
 	})
 }
 
-func TestInvariant13FailingNodeIsRetriedForEverAtABoundedJitteredRate(t *testing.T) {
+func TestInvariant13FailingNodeIsRetriedWithJitter(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.cfg.Roles = []membership.RoleConfig{{Name: "haproxy", Budget: "100%"}}
 		c.startController()
@@ -377,13 +382,13 @@ func TestInvariant13FailingNodeIsRetriedForEverAtABoundedJitteredRate(t *testing
 				}
 			}
 			if len(gaps) < len(at)/3 {
-				t.Errorf("%s ran %d times, with only %d different pauses: no jitter", node, len(at), len(gaps))
+				t.Errorf("%s ran %d times with only %d different pauses, want jitter", node, len(at), len(gaps))
 			}
 		}
 	})
 }
 
-func TestInvariant14GoodbyeIsActedOnAtOnceAndNeverTripsTheGuard(t *testing.T) {
+func TestInvariant14LeaveTakesEffectAtOnceAndIsNotHeld(t *testing.T) {
 	often(t, 6, func(c *cluster, dice *rand.Rand) {
 		webs := c.fleet(3 + dice.IntN(8))
 		left := len(webs)
@@ -391,64 +396,67 @@ func TestInvariant14GoodbyeIsActedOnAtOnceAndNeverTripsTheGuard(t *testing.T) {
 			w.announcer.Leave()
 			left--
 			if took := c.until("one less", 10*time.Second, members("web", left)); took > 50*time.Millisecond {
-				c.t.Errorf("a goodbye was acted on after %s", took)
+				c.t.Errorf("a node that left was removed after %s, want at once", took)
 			}
 			time.Sleep(within(dice, 0, 2*time.Second))
 		}
 		c.converged(2 * time.Minute)
 		if got := c.events(api.EventHoldBegan); len(got) > 0 {
-			c.t.Errorf("goodbyes tripped the guard: %q", got)
+			c.t.Errorf("nodes that left are held: %q", got)
 		}
 	})
 }
 
-// Virtual time has one clock. That a step of the wall clock changes nothing follows from this: nothing that decides makes of a time what
-// has no monotonic part, but for the first guess of an epoch; and that guess may be wrong, see below.
+// Virtual time has one clock, so no story can step the wall clock. Instead: no decision uses a time without its
+// monotonic part. The only exception is the first guess of an epoch, which may be wrong: see the next test.
 func TestInvariant16NoDecisionReadsAWallClock(t *testing.T) {
 	allowed := map[string]int{
 		"controller.go UnixMilli": 1, // the guess
-		"decode.go UnixMilli":     1, // a bound of what is believed
+		"decode.go UnixMilli":     1, // a bound of what is accepted
 		"metrics.go UnixMilli":    2, // for people
 		"web.go Round":            1, // of a duration, for people
+		"text.go Round":           1, // of a duration, for people
 		"decode.go Date":          1,
 	}
-	forbidden := []string{"Unix", "UnixMilli", "UnixMicro", "UnixNano", "Round", "UTC", "Local", "In", "AddDate", "Date", "Parse", "ParseInLocation"}
+	forbidden := []string{"Unix", "UnixMilli", "UnixMicro", "UnixNano", "Round", "UTC", "Local", "In", "AddDate",
+		"Date", "Parse", "ParseInLocation"}
 	for _, dir := range []string{"controller", "inventory", "kick"} {
-		err := filepath.WalkDir(filepath.Join("..", "..", "..", "..", dir), func(path string, d fs.DirEntry, err error) error {
-			if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
-				return err
-			}
-			file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
-			if err != nil {
-				return err
-			}
-			ast.Inspect(file, func(n ast.Node) bool {
-				call, ok := n.(*ast.CallExpr)
-				if !ok {
+		err := filepath.WalkDir(filepath.Join("..", "..", "..", "..", dir),
+			func(path string, d fs.DirEntry, err error) error {
+				if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+					return err
+				}
+				file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+				if err != nil {
+					return err
+				}
+				ast.Inspect(file, func(n ast.Node) bool {
+					call, ok := n.(*ast.CallExpr)
+					if !ok {
+						return true
+					}
+					s, ok := call.Fun.(*ast.SelectorExpr)
+					if !ok || !slices.Contains(forbidden, s.Sel.Name) {
+						return true
+					}
+					if x, ok := s.X.(*ast.Ident); ok && (x.Name == "query" || x.Name == "url") { // Parse of something else
+						return true
+					}
+					key := filepath.Base(path) + " " + s.Sel.Name
+					if allowed[key]--; allowed[key] < 0 {
+						t.Errorf("%s calls %s: no decision may use the wall clock", path, s.Sel.Name)
+					}
 					return true
-				}
-				s, ok := call.Fun.(*ast.SelectorExpr)
-				if !ok || !slices.Contains(forbidden, s.Sel.Name) {
-					return true
-				}
-				if x, ok := s.X.(*ast.Ident); ok && (x.Name == "query" || x.Name == "url") { // Parse of something else
-					return true
-				}
-				key := filepath.Base(path) + " " + s.Sel.Name
-				if allowed[key]--; allowed[key] < 0 {
-					t.Errorf("%s calls %s: a time of the wall clock must not decide anything", path, s.Sel.Name)
-				}
-				return true
+				})
+				return nil
 			})
-			return nil
-		})
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
 }
 
-func TestInvariant16ControllerWhoseClockWasSetBackIsObeyed(t *testing.T) {
+func TestInvariant16ControllerWithAClockSetBackLeads(t *testing.T) {
 	often(t, 3, func(c *cluster, dice *rand.Rand) {
 		c.fleet(3)
 		c.stopController()
@@ -457,11 +465,12 @@ func TestInvariant16ControllerWhoseClockWasSetBackIsObeyed(t *testing.T) {
 			c.t.Fatal(err)
 		}
 		ahead := time.Now().Add(within(dice, time.Second, 1000*time.Hour)).UnixMilli()
-		if err := inventory.SendBeacon(nc, "main", inventory.Beacon{ID: "ahead", Epoch: ahead, Pace: 1000}); err != nil {
+		if err := inventory.SendBeacon(nc, "main",
+			inventory.Beacon{ID: "ahead", Epoch: ahead, Pace: 1000}); err != nil {
 			c.t.Fatal(err)
 		}
 		nc.Close()
-		synctest.Wait() // the next controller does not hear it
+		synctest.Wait() // so that the next controller does not receive it
 		c.startController()
 		c.synced()
 		time.Sleep(time.Minute)
@@ -474,7 +483,7 @@ func TestInvariant16ControllerWhoseClockWasSetBackIsObeyed(t *testing.T) {
 	})
 }
 
-func TestInvariant17MemoryAndGoroutinesStayBoundedUnderChurnAndGarbage(t *testing.T) {
+func TestInvariant17MemoryStaysBoundedUnderChurn(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		dice := rand.New(rand.NewPCG(17, 0))
 		c.fleet(3)
@@ -493,12 +502,13 @@ func TestInvariant17MemoryAndGoroutinesStayBoundedUnderChurnAndGarbage(t *testin
 					}
 					what := pick(dice, "heartbeat", "facts", "result")
 					if dice.IntN(2) == 0 {
-						junk = fmt.Appendf(nil, `{"v":1,"node":"junk%d","instance":"i","boot":"b%d","facts":{"role":"r%d"},"next_in_ms":1000}`, born, dice.IntN(1000), born)
+						junk = fmt.Appendf(nil,
+							`{"v":2,"node":"junk%d","instance":"i","boot":"b%d","facts":{"role":"r%d"},"next_in_ms":1000}`, born, dice.IntN(1000), born)
 					}
 					_ = nc.Publish(fmt.Sprintf("kicker.main.%s.junk%d", what, born), junk)
 				}
 				time.Sleep(15 * time.Second)
-				n.announcer.Leave() // else its role would be held, see invariant 9
+				n.announcer.Leave() // else its removal would be held, see invariant 9
 				time.Sleep(time.Second)
 				c.kill(n)
 				delete(c.agents, n.self.Node)
@@ -524,20 +534,20 @@ func TestInvariant17MemoryAndGoroutinesStayBoundedUnderChurnAndGarbage(t *testin
 		}
 		v := c.control.View()
 		if n := len(slices.Collect(v.Nodes.All())); n > 10 {
-			t.Errorf("%d nodes are known, want the 4 that are there and what came last", n)
+			t.Errorf("%d nodes are known, want the 4 that are alive and the last ones", n)
 		}
 		if n := len(v.Roles); n > 20 {
-			t.Errorf("%d roles are known, want those that somebody bears or needs", n)
+			t.Errorf("%d roles are known, want those that a node has or depends on", n)
 		}
 	})
 }
 
 func TestInvariant18NeverAFalseRemoval(t *testing.T) {
 	t.Run("the controller's broker", func(t *testing.T) { harmless(t, false) })
-	t.Run("another broker", func(t *testing.T) { harmless(t, true) })
+	t.Run("an external broker", func(t *testing.T) { harmless(t, true) })
 }
 
-// harmless plays what must remove nobody.
+// harmless plays faults that must remove no node.
 func harmless(t *testing.T, external bool) {
 	often(t, 2, func(c *cluster, dice *rand.Rand) {
 		if external {
@@ -558,7 +568,7 @@ func harmless(t *testing.T, external bool) {
 				c.t.Fatalf("after %s: synced %v, %q", what, v.Sync, c.events(api.EventRoleChanged))
 			}
 			if n := len(c.ran()) - before; n != 0 {
-				c.t.Fatalf("after %s: %d runs", what, n)
+				c.t.Fatalf("after %s: %d runs, want none", what, n)
 			}
 		}
 		for _, kind := range append(dice.Perm(7), dice.Perm(7)...) {
@@ -615,7 +625,7 @@ func harmless(t *testing.T, external bool) {
 				time.Sleep(1200 * time.Millisecond)
 				c.stopAgent(n)
 				c.startAgent(n)
-				check("an agent that was killed and back before its grace was over")
+				check("an agent that was killed and back within its grace")
 			case 6:
 				storm.set(2, 0, 0)
 				time.Sleep(5 * time.Minute)

@@ -12,12 +12,12 @@ import (
 	"time"
 )
 
-// The invariants of design.md, section 10, over random schedules of faults. The schedule comes from its seed; what goroutines make of it
-// does not: to see a rare failure again a seed may have to be played more than once.
+// The invariants of docs/explanation/invariants.md over random schedules of faults. A seed fixes the schedule, but not
+// the order of goroutines: to repeat a rare failure, play its seed several times.
 var (
 	seedFlag = flag.Uint64("seed", 0, "play the schedule of this seed alone")
-	soakFlag = flag.Duration("soak", 0, "play random schedules for so long")
-	firstRun = flag.Int("schedules", 0, "play so many schedules; 0: 200, or 40 with the race detector")
+	soakFlag = flag.Duration("soak", 0, "play random schedules for this long")
+	firstRun = flag.Int("schedules", 0, "play this many schedules; 0: 200, or 40 with the race detector")
 )
 
 func TestInvariants(t *testing.T) {
@@ -52,7 +52,7 @@ func TestInvariants(t *testing.T) {
 	for seed := range seeds {
 		played++
 		if !t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) { playSchedule(t, seed, counts) }) {
-			t.Logf("play it again: go test ./cmd/kicker -run TestInvariants -seed %d", seed)
+			t.Logf("play it again: make soak SEED=%d", seed)
 		}
 	}
 	fmt.Printf("%d schedules in %s, with\n%s", played, time.Since(began).Round(time.Second), faultTable(counts))
@@ -103,12 +103,12 @@ func playSchedule(t *testing.T, seed uint64, counts map[string]int) {
 	})
 }
 
-// settleDown is invariant 1, and what follows from 6, 9 and 11: without faults, every live dependent has applied what is true, or is
-// failing or gated with a reason.
+// settleDown is invariant 1, and a part of 6, 9 and 11: without faults, every live dependent has applied the true
+// members, or it is failing or waits for a gate with a reason.
 func (w *world) settleDown() {
 	w.t.Helper()
 	deadline := time.Now().Add(15*time.Minute + 2*w.cfg.Backoff.Max)
-	time.Sleep(time.Second) // the last change may be of this moment
+	time.Sleep(time.Second) // the last change may be from this moment
 	for {
 		v := w.control.View()
 		wrong := w.unsettled(v)
@@ -123,7 +123,7 @@ func (w *world) settleDown() {
 	}
 }
 
-// unsettled is what is not yet as it should be.
+// unsettled is what is not yet as it should be, "" for nothing.
 func (w *world) unsettled(v *api.View) string {
 	if !v.Sync.Open {
 		return "not synced: " + v.Sync.Why
@@ -144,14 +144,14 @@ func (w *world) unsettled(v *api.View) string {
 			address, member := truth[m.Node]
 			switch {
 			case !member && (r.Held == nil || !slices.Contains(r.Held.Nodes, m.Node)):
-				return fmt.Sprintf("role %s: %s is a member", r.Name, m.Node)
+				return fmt.Sprintf("role %s: %s is still a member", r.Name, m.Node)
 			case member && m.Facts["ipaddress"] != address:
-				return fmt.Sprintf("role %s: %s is at %v, not %s", r.Name, m.Node, m.Facts["ipaddress"], address)
+				return fmt.Sprintf("role %s: %s has address %v, not %s", r.Name, m.Node, m.Facts["ipaddress"], address)
 			}
 		}
 		for node := range truth {
 			if !slices.Contains(names, node) {
-				return fmt.Sprintf("role %s: %s is no member", r.Name, node)
+				return fmt.Sprintf("role %s: %s is not a member yet", r.Name, node)
 			}
 		}
 		members[r.Name], held[r.Name] = names, r.Held
@@ -168,7 +168,9 @@ func (w *world) unsettled(v *api.View) string {
 			continue
 		}
 		for _, a := range m.cfg.Agent.Actions {
-			i := slices.IndexFunc(v.Verdicts, func(v api.Verdict) bool { return v.Node == m.self.Node && v.Action == a.Name })
+			i := slices.IndexFunc(v.Verdicts, func(v api.Verdict) bool {
+				return v.Node == m.self.Node && v.Action == a.Name
+			})
 			if i < 0 {
 				return fmt.Sprintf("there is no verdict on %s/%s", m.self.Node, a.Name)
 			}
@@ -184,16 +186,18 @@ func (w *world) unsettled(v *api.View) string {
 				}
 			}
 			if verdict.State != api.Converged {
-				return fmt.Sprintf("%s/%s is %s (%s), gates %+v", m.self.Node, a.Name, verdict.State, verdict.Reason, verdict.Gates)
+				return fmt.Sprintf("%s/%s is %s (%s), gates %+v", m.self.Node, a.Name, verdict.State, verdict.Reason,
+					verdict.Gates)
 			}
 			run := last[m.self.Node+"/"+a.Name]
 			for _, role := range a.DependsOn {
-				var told []string
-				for _, member := range run.told.Roles[role] {
-					told = append(told, member.Node)
+				var got []string
+				for _, member := range run.file.Roles[role] {
+					got = append(got, member.Node)
 				}
-				if !slices.Equal(told, members[role]) {
-					return fmt.Sprintf("%s/%s was told %v of %s, which has %v", m.self.Node, a.Name, told, role, members[role])
+				if !slices.Equal(got, members[role]) {
+					return fmt.Sprintf("%s/%s got %v of %s, which has %v", m.self.Node, a.Name, got, role,
+						members[role])
 				}
 			}
 		}
@@ -201,7 +205,7 @@ func (w *world) unsettled(v *api.View) string {
 	return ""
 }
 
-// wronglyGated is why a gate that stays closed should not, "" if it should.
+// wronglyGated is why a closed gate should be open, "" if it should not.
 func (w *world) wronglyGated(v api.Verdict, members map[string][]string) string {
 	for _, g := range v.Gates {
 		switch g.Name {
@@ -211,61 +215,62 @@ func (w *world) wronglyGated(v api.Verdict, members map[string][]string) string 
 			}
 		case api.GateRollout:
 			if !slices.ContainsFunc(w.machines, func(m *machine) bool { return m.up && m.failing() }) {
-				return "nobody fails"
+				return "no node fails"
 			}
 		}
 	}
 	return ""
 }
 
-// unlifted is invariant 9: a hold ends by itself when dependents can't reach the lost ones either, except where it would empty the role.
-// Nobody can reach anybody here.
+// unlifted is invariant 9: a hold ends by itself when dependents can't reach the lost nodes either, unless the role
+// would be empty. In this world no node can reach another.
 func (w *world) unlifted(r api.Role) string {
 	if r.Held == nil {
 		return ""
 	}
 	if len(w.truth(r.Name)) > 0 && r.Held.Probe == "" {
-		return fmt.Sprintf("role %s: %v are held still: %s", r.Name, r.Held.Nodes, r.Held.Why)
+		return fmt.Sprintf("role %s: %v are still held: %s", r.Name, r.Held.Nodes, r.Held.Why)
 	}
 	return ""
 }
 
-// finale: in a world where all is well nothing happens, nor when its controller is restarted (3).
+// finale: in a world where all is well nothing happens, not even when the controller restarts (invariant 3).
 func (w *world) finale() {
 	w.t.Helper()
 	quiet := func(what string) {
-		time.Sleep(time.Second) // the last change may be of this moment
+		time.Sleep(time.Second) // the last change may be from this moment
 		before := w.seen()
 		time.Sleep(30 * time.Second)
 		failing := slices.ContainsFunc(w.machines, func(m *machine) bool { return m.failing() })
 		after := w.seen()
-		kicks := slices.DeleteFunc(after.kicks[len(before.kicks):], func(k sentKick) bool { // who left may be cut off in the middle
+		// a node that left may have stopped during a run
+		kicks := slices.DeleteFunc(after.kicks[len(before.kicks):], func(k sentKick) bool {
 			return slices.ContainsFunc(w.machines, func(m *machine) bool { return m.self.Node == k.Node && m.left })
 		})
 		if len(kicks) > 0 && !failing {
-			w.t.Errorf("invariant 04: %s, and there were %d kicks: %+v", what, len(kicks), kicks[0])
+			w.t.Errorf("invariant 04: %s, and there were %d kicks, first %+v", what, len(kicks), kicks[0])
 		}
-		forgotten := func(p publication) bool { return !p.witnessed } // nobody was told of them
+		forgotten := func(p publication) bool { return !p.witnessed } // no node had applied them
 		if p := slices.DeleteFunc(after.publications[len(before.publications):], forgotten); len(p) > 0 {
 			w.t.Errorf("invariant 18: %s, and memberships changed: %+v", what, p)
 		}
 	}
 	quiet("nothing happened")
-	// Whom a failing dependent holds as members is what they were, and so may be what is held anew.
+	// A failing dependent still reports old members, so that a restarted controller may hold them again.
 	if w.dice.IntN(3) > 0 || slices.ContainsFunc(w.machines, func(m *machine) bool { return m.failing() }) {
 		return
 	}
 	w.record.note("the controller is restarted for the last time")
 	w.stopController()
 	w.startControl()
-	quiet("the controller was restarted")
+	quiet("the controller restarted")
 	if why := w.unsettled(w.control.View()); why != "" {
 		w.t.Errorf("invariant 03: after a restart %s", why)
 	}
 }
 
-// A time that is past and that nobody acts on would have the loop turn without end, and virtual time stand still.
-func TestLossThatIsPendingWhenTheControllerGoesBlindWaits(t *testing.T) {
+// A deadline in the past without an action would make the loop run without end, and virtual time stand still.
+func TestPendingLossWaitsWhileTheBusIsLost(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		webs := c.fleet(10)
 		for _, w := range c.wiresOf("controller") {

@@ -17,20 +17,20 @@ import (
 	"kicker/kick"
 )
 
-// world is a cluster that faults befall, and what is true of it: the controller knows it from hearsay only.
+// world is a cluster with faults, and the truth about it, which the controller only knows from messages.
 type world struct {
 	*cluster
 	dice     *rand.Rand
 	counts   map[string]int
 	machines []*machine
 	born     int
-	plan     []step  // what is still to happen, by time
-	storm    weather // of every message
-	calm     bool    // no faults any more
+	plan     []step  // what happens later, by time
+	storm    weather // for every message
+	calm     bool    // no more faults
 	record   *record
 }
 
-// machine is a node and what is true of it.
+// machine is a node and the truth about it.
 type machine struct {
 	*node
 	role     string
@@ -41,11 +41,11 @@ type machine struct {
 	boots    int
 
 	mu    sync.Mutex
-	moods []mood // of its next runs; none: they succeed
-	mood  mood   // of all of them, if it is for ever
+	moods []mood // of its next runs; without one they succeed
+	mood  mood   // of all runs, if it is forever
 }
 
-// mood is how a run goes.
+// mood is how a run ends.
 type mood string
 
 const (
@@ -62,7 +62,7 @@ const (
 	runGrace   = 5 * time.Second
 )
 
-// weather is what befalls messages, in percent.
+// weather is what happens to messages, in percent.
 type weather struct {
 	mu                        sync.Mutex
 	dice                      *rand.Rand
@@ -100,13 +100,14 @@ type step struct {
 	do   func()
 }
 
-// newWorld is a cluster of a size that the dice say, all of it healthy. Its observers are at work.
+// newWorld is a healthy cluster of random size. Its record has begun.
 func newWorld(c *cluster, dice *rand.Rand, counts map[string]int) *world {
 	w := &world{cluster: c, dice: dice, counts: counts, record: newRecord()}
 	w.storm.dice = rand.New(rand.NewPCG(dice.Uint64(), 0))
 	c.weather = w.storm.strike
-	c.spoken = w.record.hearSpoken
-	c.cfg.Roles = []membership.RoleConfig{{Name: "haproxy", Budget: pick[membership.Budget](dice, "10%", "2", "50%")}, {Name: "web", MinMembers: pick(dice, 0, 0, 0, 1)}}
+	c.sent = w.record.keepKicks
+	c.cfg.Roles = []membership.RoleConfig{{Name: "haproxy", Budget: pick[membership.Budget](dice, "10%", "2", "50%")},
+		{Name: "web", MinMembers: pick(dice, 0, 0, 0, 1)}}
 	c.cfg.Backoff.Max = pick(dice, 20*time.Second, time.Minute, 10*time.Minute)
 	c.cfg.Settle = pick(dice, 0, time.Second, time.Second, time.Second)
 	if dice.IntN(3) == 0 {
@@ -137,7 +138,8 @@ func (w *world) birth(role string) *machine {
 	m.cfg.Agent.Roles = []string{role}
 	m.setAddress()
 	action := func(name string, dependsOn ...string) kick.Action {
-		return kick.Action{Name: name, Command: []string{name}, DependsOn: dependsOn, Timeout: runTimeout, Grace: runGrace}
+		return kick.Action{Name: name, Command: []string{name}, DependsOn: dependsOn, Timeout: runTimeout,
+			Grace: runGrace}
 	}
 	switch role {
 	case "haproxy":
@@ -196,19 +198,19 @@ func (w *world) start(m *machine) {
 	}
 }
 
-// startControl starts a controller and follows what it says.
+// startControl starts a controller and records its views.
 func (w *world) startControl() {
 	w.startController()
 	w.record.follow(w.control, &w.processes)
 }
 
-// in schedules something.
+// in plans a step in d.
 func (w *world) in(d time.Duration, what string, do func()) {
 	w.plan = append(w.plan, step{time.Now().Add(d), what, do})
 	slices.SortStableFunc(w.plan, func(a, b step) int { return a.at.Compare(b.at) })
 }
 
-// play does what is planned, until nothing is.
+// play does all planned steps.
 func (w *world) play() {
 	for len(w.plan) > 0 {
 		next := w.plan[0]
@@ -222,14 +224,14 @@ func (w *world) play() {
 // happens counts a fault.
 func (w *world) happens(kind string) { w.counts[kind]++ }
 
-// fault is a kind of thing that can befall a world. It reports false if it can't at the moment.
+// fault is a kind of fault. It reports false if it is not possible at the moment.
 type fault struct {
 	kind string
 	do   func(*world) bool
 }
 
-// someone is a machine for which is holds, nil if there is none.
-func (w *world) someone(is func(*machine) bool) *machine {
+// any is a random machine for which is holds, nil if there is none.
+func (w *world) any(is func(*machine) bool) *machine {
 	candidates := slices.DeleteFunc(slices.Clone(w.machines), func(m *machine) bool { return !is(m) })
 	if len(candidates) == 0 {
 		return nil
@@ -239,15 +241,15 @@ func (w *world) someone(is func(*machine) bool) *machine {
 
 func sound(m *machine) bool { return m.up && !m.stalled && !m.left }
 
-// between is a duration in these bounds.
+// between is a random duration in these bounds.
 func (w *world) between(least, most time.Duration) time.Duration {
 	return least + time.Duration(w.dice.Int64N(int64(most-least)))
 }
 
-// on makes a fault of one that befalls a sound machine.
+// on makes a fault of a sound machine.
 func on(kind string, do func(*world, *machine)) fault {
 	return fault{kind, func(w *world) bool {
-		m := w.someone(sound)
+		m := w.any(sound)
 		if m == nil {
 			return false
 		}
@@ -257,7 +259,7 @@ func on(kind string, do func(*world, *machine)) fault {
 	}}
 }
 
-// down is that a machine's agent ends, in whatever way; it is back after d.
+// down plans the restart of an agent that has ended, after d.
 func (w *world) down(m *machine, how string, d time.Duration) {
 	m.up = false
 	w.in(d, how+" "+m.self.Node+" is over", func() {
@@ -268,7 +270,7 @@ func (w *world) down(m *machine, how string, d time.Duration) {
 	})
 }
 
-// faults is all kinds.
+// faults is all kinds of faults.
 func faults() []fault {
 	return []fault{
 		{"message lost", func(w *world) bool {
@@ -320,7 +322,7 @@ func faults() []fault {
 			w.record.impair(m.self.Node, "reset", true)
 			w.crash(m.node, fmt.Sprintf("boot %d", m.boots+1))
 			old := m.wire
-			w.in(w.between(50*time.Second, time.Minute), "the broker gives up a dead connection", old.cut)
+			w.in(w.between(50*time.Second, time.Minute), "the broker closes a dead connection", old.cut)
 			w.down(m, "reset of", w.between(0, 40*time.Second))
 		}),
 		on("machine rebuilt under its name", func(w *world, m *machine) {
@@ -341,8 +343,8 @@ func faults() []fault {
 			w.crash(m.node, fmt.Sprintf("boot %d", m.boots+1))
 			m.up = false
 		}),
-		on("goodbye", func(w *world, m *machine) {
-			w.record.impair(m.self.Node, "goodbye", true)
+		on("leave", func(w *world, m *machine) {
+			w.record.impair(m.self.Node, "leave", true)
 			w.record.left(m.self.Node)
 			m.announcer.Leave()
 			m.left = true
@@ -350,7 +352,7 @@ func faults() []fault {
 				w.in(w.between(time.Second, 20*time.Second), m.self.Node+" is in service again", func() {
 					w.stopAgent(m.node)
 					w.start(m)
-					w.record.recover(m.self.Node, "goodbye")
+					w.record.recover(m.self.Node, "leave")
 				})
 			}
 		}),
@@ -386,7 +388,7 @@ func faults() []fault {
 				w.t.Error(err)
 			}
 		}),
-		{"stale controller's kick", (*world).forge},
+		{"kick of an old controller", (*world).forge},
 		{"clock stepped back", func(w *world) bool {
 			return !w.external && w.restartController(w.between(0, 3*time.Second)) && w.stepBack()
 		}},
@@ -404,7 +406,7 @@ func (w *world) alive(role string) int {
 	return n
 }
 
-// spell is bad weather for a while.
+// spell is weather for a while.
 func (w *world) spell(lost, doubled, reordered int) bool {
 	w.storm.set(lost, doubled, reordered)
 	d := w.between(2*time.Second, 30*time.Second)
@@ -416,14 +418,14 @@ func (w *world) spell(lost, doubled, reordered int) bool {
 	return true
 }
 
-// freeze suspends a machine, and its network with it.
+// freeze suspends a machine with its network.
 func (w *world) freeze(m *machine, d time.Duration) {
 	w.record.note("%s is frozen for %s", m.self.Node, d)
 	w.record.impair(m.self.Node, "frozen", d > stunned)
 	m.wire.stall(true)
 	m.stalled = true
 	wire := m.wire
-	w.in(d, m.self.Node+" is frozen no more", func() {
+	w.in(d, m.self.Node+" is not frozen", func() {
 		wire.stall(false)
 		m.stalled = false
 		w.record.recover(m.self.Node, "frozen")
@@ -443,7 +445,7 @@ func (w *world) suspend() bool {
 	for _, wire := range wires {
 		wire.stall(true)
 	}
-	w.in(d, "the controller is cut off no more", func() {
+	w.in(d, "the controller is not cut off", func() {
 		for _, wire := range wires {
 			wire.stall(false)
 		}
@@ -467,7 +469,7 @@ func (w *world) restartController(away time.Duration) bool {
 	return true
 }
 
-// restartBroker stops the broker, and the controller too if it is the controller's.
+// restartBroker stops the broker, and also the controller if the broker is embedded.
 func (w *world) restartBroker(away time.Duration) bool {
 	if w.control == nil || w.external && w.broker == nil {
 		return false
@@ -491,10 +493,10 @@ func (w *world) restartBroker(away time.Duration) bool {
 	return true
 }
 
-// moody makes the next few runs of a machine go that way, or all of them.
+// moody makes the next runs of a machine end that way, or all of them.
 func moody(how mood) fault {
 	return fault{string(how), func(w *world) bool {
-		m := w.someone(func(m *machine) bool { return len(m.cfg.Agent.Actions) > 0 })
+		m := w.any(func(m *machine) bool { return len(m.cfg.Agent.Actions) > 0 })
 		if m == nil {
 			return false
 		}
@@ -511,9 +513,9 @@ func moody(how mood) fault {
 	}}
 }
 
-// forge has a controller of long ago kick a node that has obeyed a later one.
+// forge sends a kick of an old controller to a node that has accepted a later one.
 func (w *world) forge() bool {
-	m := w.someone(func(m *machine) bool {
+	m := w.any(func(m *machine) bool {
 		return sound(m) && len(m.cfg.Agent.Actions) > 0 && slices.ContainsFunc(w.ran(), func(r ranAction) bool {
 			return r.node == m.self.Node && r.started.After(w.record.rebuiltAt(m.self.Node))
 		})
@@ -521,24 +523,26 @@ func (w *world) forge() bool {
 	if m == nil || w.control == nil || w.external {
 		return false
 	}
-	nc, err := w.bus.Join("a controller of long ago")
+	nc, err := w.bus.Join("an old controller")
 	if err != nil {
 		return false
 	}
 	defer nc.Close()
 	members := []kick.Member{{Node: "forged", Facts: map[string]any{}}}
-	k := kick.Kick{ID: fmt.Sprintf("forged-%d", time.Now().UnixNano()), Controller: "longago", Epoch: 1000, Node: m.self.Node, Action: m.cfg.Agent.Actions[0].Name, Reason: "forged", Force: w.dice.IntN(2) == 0}
-	k.Needs = []kick.Membership{{Role: "forged", Revision: kick.Revision{Epoch: k.Epoch, N: 1, Hash: kick.Hash(members)}, Members: members}}
+	k := kick.Kick{ID: fmt.Sprintf("forged-%d", time.Now().UnixNano()), Controller: "old", Epoch: 1000,
+		Node: m.self.Node, Action: m.cfg.Agent.Actions[0].Name, Reason: "forged", Force: w.dice.IntN(2) == 0}
+	k.Needs = []kick.Membership{{Role: "forged",
+		Revision: kick.Revision{Epoch: k.Epoch, N: 1, Hash: kick.Hash(members)}, Members: members}}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	reply, err := kick.Send(ctx, nc, w.cfg.Cluster, k)
 	if err == nil && reply.Answer != kick.Stale {
-		w.t.Errorf("12: a kick of epoch 1000 was answered %+v", reply)
+		w.t.Errorf("invariant 12: a kick of epoch 1000 was answered %+v", reply)
 	}
 	return err == nil
 }
 
-// stepBack leaves the nodes with an epoch that the next controller's wall clock is far from.
+// stepBack gives the nodes an epoch that is far ahead of the next controller's wall clock.
 func (w *world) stepBack() bool {
 	nc, err := w.bus.Join("a controller whose clock was ahead")
 	if err != nil {
@@ -546,7 +550,8 @@ func (w *world) stepBack() bool {
 	}
 	defer nc.Close()
 	ahead := w.record.newest() + time.Duration(1+w.dice.Int64N(1000)).Milliseconds() + (time.Duration(1+w.dice.IntN(48)) * time.Hour).Milliseconds()
-	if err := inventory.SendBeacon(nc, w.cfg.Cluster, inventory.Beacon{ID: "ahead", Epoch: ahead, Pace: 1000}); err != nil {
+	if err := inventory.SendBeacon(nc, w.cfg.Cluster,
+		inventory.Beacon{ID: "ahead", Epoch: ahead, Pace: 1000}); err != nil {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -554,7 +559,7 @@ func (w *world) stepBack() bool {
 	return nc.FlushWithContext(ctx) == nil
 }
 
-// heal ends all faults but those that are for ever.
+// heal ends all faults, except those that are forever.
 func (w *world) heal() {
 	w.play()
 	w.storm.set(0, 0, 0)
@@ -567,7 +572,7 @@ func (w *world) heal() {
 	w.record.note("no more faults")
 }
 
-// truth is who is a member of a role, if the controller is right.
+// truth is the true members of a role: their addresses by name.
 func (w *world) truth(role string) map[string]string {
 	members := map[string]string{}
 	for _, m := range w.machines {
@@ -585,12 +590,12 @@ type record struct {
 	notes   []string
 	views   []*api.View
 	kicks   []sentKick
-	reigns  []reign // of controllers, in their order
+	reigns  []reign // of controllers, in order
 	hurt    map[string][]hurt
-	quakes  []span // times at which slight faults may add up
+	quakes  []span // times in which slight faults may add up
 	brokers []span // down
 	cuts    []span // of the controller
-	goodbye map[string][]time.Time
+	leaves  map[string][]time.Time
 	rebirth map[string][]time.Time // of machines
 }
 
@@ -599,14 +604,14 @@ type span struct{ from, to time.Time }
 
 func (s span) meets(from, to time.Time) bool { return s.from.Before(to) && from.Before(s.to) }
 
-// hurt is for how long a node may not have been heard. A slight one removes nobody.
+// hurt is a time in which a node may have been silent. A slight one removes no node.
 type hurt struct {
 	span
 	what  string
 	grave bool
 }
 
-// sentKick is a kick as the controller spoke it.
+// sentKick is a kick as the controller sent it.
 type sentKick struct {
 	at time.Time
 	kick.Kick
@@ -618,22 +623,23 @@ type reign struct {
 	from time.Time
 }
 
-// stunned is for how long a machine may be frozen and lose nothing.
+// stunned is how long a machine may be frozen without being removed.
 const stunned = 8 * time.Second
 
 func newRecord() *record {
-	return &record{began: time.Now(), hurt: map[string][]hurt{}, goodbye: map[string][]time.Time{}, rebirth: map[string][]time.Time{}}
+	return &record{began: time.Now(), hurt: map[string][]hurt{}, leaves: map[string][]time.Time{},
+		rebirth: map[string][]time.Time{}}
 }
 
 var forever = time.Unix(1<<40, 0)
 
-// copy is what was seen so far.
+// copy is what was recorded until now.
 func (r *record) copy() *record {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return &record{
 		began: r.began, views: slices.Clone(r.views), kicks: slices.Clone(r.kicks), reigns: r.reigns,
-		hurt: r.hurt, quakes: r.quakes, brokers: r.brokers, cuts: r.cuts, goodbye: r.goodbye, rebirth: r.rebirth,
+		hurt: r.hurt, quakes: r.quakes, brokers: r.brokers, cuts: r.cuts, leaves: r.leaves, rebirth: r.rebirth,
 	}
 }
 
@@ -649,24 +655,26 @@ func (r *record) note(format string, args ...any) {
 	})
 }
 
-// impair is that a node may not be heard from now on.
+// impair notes that a node may be silent from now on.
 func (r *record) impair(node, what string, grave bool) {
 	r.locked(func() { r.hurt[node] = append(r.hurt[node], hurt{span{time.Now(), forever}, what, grave}) })
 }
 
-// recover is that it can be heard again, as far as that is concerned.
+// recover notes that these reasons to be silent are over.
 func (r *record) recover(node string, whats ...string) {
 	r.locked(func() {
 		for i := range r.hurt[node] {
 			if h := &r.hurt[node][i]; h.to.Equal(forever) && slices.Contains(whats, h.what) {
 				h.to = time.Now()
-				h.grave = h.grave || h.what == "killed" && h.to.Sub(h.from) > time.Second // it takes longer where a wire stands still
+				// a stop takes longer on a stalled wire
+				h.grave = h.grave || h.what == "killed" && h.to.Sub(h.from) > time.Second
 			}
 		}
 	})
 }
 
-// quake is that something shook everybody, since a while: what stops takes its time where a wire stands still.
+// quake notes a time in which all nodes were affected. It may have begun before: stopping takes longer on a stalled
+// wire.
 func (r *record) quake(began time.Time, d time.Duration) {
 	r.locked(func() { r.quakes = append(r.quakes, span{began, time.Now().Add(d)}) })
 }
@@ -681,7 +689,7 @@ func (r *record) isCutOff() bool {
 	return len(r.cuts) > 0 && r.cuts[len(r.cuts)-1].to.After(time.Now())
 }
 
-// reconnected is that the controller is another one, if it was cut off.
+// reconnected ends the cut of a controller that is replaced.
 func (r *record) reconnected() {
 	r.locked(func() {
 		if n := len(r.cuts); n > 0 && r.cuts[n-1].to.After(time.Now()) {
@@ -695,14 +703,14 @@ func (r *record) brokerDown(began time.Time, d time.Duration) {
 }
 
 func (r *record) left(node string) {
-	r.locked(func() { r.goodbye[node] = append(r.goodbye[node], time.Now()) })
+	r.locked(func() { r.leaves[node] = append(r.leaves[node], time.Now()) })
 }
 
 func (r *record) rebuilt(node string) {
 	r.locked(func() { r.rebirth[node] = append(r.rebirth[node], time.Now()) })
 }
 
-// rebuiltAt is when that was last.
+// rebuiltAt is when a machine was rebuilt last.
 func (r *record) rebuiltAt(node string) time.Time {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -712,7 +720,7 @@ func (r *record) rebuiltAt(node string) time.Time {
 	return time.Time{}
 }
 
-// newest is the highest epoch that was seen.
+// newest is the highest recorded epoch.
 func (r *record) newest() int64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -723,7 +731,7 @@ func (r *record) newest() int64 {
 	return highest
 }
 
-// follow keeps every view of a controller, until that ends.
+// follow records every view of a controller until it ends.
 func (r *record) follow(c *controlled, watching *sync.WaitGroup) {
 	r.locked(func() { r.reigns = append(r.reigns, reign{c.View().Identity.ID, time.Now()}) })
 	watching.Go(func() {
@@ -739,8 +747,8 @@ func (r *record) follow(c *controlled, watching *sync.WaitGroup) {
 	})
 }
 
-// hearSpoken keeps the kicks, whatever becomes of them.
-func (r *record) hearSpoken(from, subject string, payload []byte) {
+// keepKicks records sent kicks, also lost ones.
+func (r *record) keepKicks(from, subject string, payload []byte) {
 	if from != "controller" || !strings.Contains(subject, ".kick.") {
 		return
 	}
@@ -750,7 +758,7 @@ func (r *record) hearSpoken(from, subject string, payload []byte) {
 	}
 }
 
-// faultTable is how often each kind of fault occurred.
+// faultTable is how often each kind of fault happened.
 func faultTable(counts map[string]int) string {
 	var b strings.Builder
 	for _, kind := range slices.Sorted(maps.Keys(counts)) {

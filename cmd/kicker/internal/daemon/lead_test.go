@@ -11,7 +11,7 @@ import (
 	"kicker/controller/api"
 )
 
-func TestSecondControllerIsRefusedAndNamesTheFirst(t *testing.T) {
+func TestSecondControllerStopsAndNamesTheFirst(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.fleet(2)
 		first := c.control
@@ -29,7 +29,7 @@ func TestSecondControllerIsRefusedAndNamesTheFirst(t *testing.T) {
 	})
 }
 
-func TestStandbyWatchesAndTakesOverWhenTheLeaderIsSilent(t *testing.T) {
+func TestStandbyTakesOverWhenTheLeaderIsSilent(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.fleet(3)
 		first := c.control
@@ -42,10 +42,10 @@ func TestStandbyWatchesAndTakesOverWhenTheLeaderIsSilent(t *testing.T) {
 		c.until("a run", time.Minute, func(*api.View) bool { return len(c.ran()) > before })
 		time.Sleep(time.Minute)
 		if n := len(c.ran()) - before; n != 1 {
-			t.Errorf("%d runs of one change with a standby beside the leader, want 1", n)
+			t.Errorf("%d runs after one change with a leader and a standby, want 1", n)
 		}
 		if v := standby.View(); v.Leader != first.View().Identity.ID || len(v.Counts.Kicks) != 0 {
-			t.Errorf("the standby follows %q and kicked %v", v.Leader, v.Counts.Kicks)
+			t.Errorf("the standby follows %q and kicked %v, want the leader and none", v.Leader, v.Counts.Kicks)
 		}
 		first.stop()
 		if err := <-first.done; err != nil {
@@ -56,18 +56,18 @@ func TestStandbyWatchesAndTakesOverWhenTheLeaderIsSilent(t *testing.T) {
 		c.web("web51")
 		c.until("a run", time.Minute, func(*api.View) bool { return len(c.ran()) > before })
 		if took := time.Since(gone); took > c.cfg.GoneAfter+2*time.Second {
-			t.Errorf("the standby kicked %s after the leader's end, want its gone_after of %s", took, c.cfg.GoneAfter)
+			t.Errorf("the standby kicked %s after the leader's end, want about gone_after, %s", took, c.cfg.GoneAfter)
 		}
 		time.Sleep(time.Minute)
 		if n := len(c.ran()) - before; n != 1 {
 			t.Errorf("%d runs after the takeover, want 1", n)
 		}
-		c.tells(api.EventFollows, first.View().Identity.ID+" leads cluster main, epoch ", ": this one does nothing")
-		c.tells(api.EventLeads, "controller "+first.View().Identity.ID+" was silent for 10", ": this one leads now")
+		c.wantEvent(api.EventFollows, first.View().Identity.ID+" leads cluster main, epoch ", ": this one does nothing")
+		c.wantEvent(api.EventLeads, "controller "+first.View().Identity.ID+" was silent for 10", ": this one leads now")
 	})
 }
 
-func TestStandbyThatTakesOverStartsFromWhatTheLeaderHadDecided(t *testing.T) {
+func TestStandbyKeepsTheDecisionsOfTheLeader(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		webs := c.fleet(10)
 		first := c.control
@@ -93,7 +93,7 @@ func TestStandbyThatTakesOverStartsFromWhatTheLeaderHadDecided(t *testing.T) {
 		c.until("the takeover", time.Minute, func(v *api.View) bool { return v.Leader == "" })
 		time.Sleep(time.Minute)
 		if n := len(c.ran()) - before; n != 0 {
-			t.Errorf("%d runs after a takeover in which nothing changed, the last with %q: want none", n, c.members())
+			t.Errorf("%d runs after a takeover without a change, the last with %q, want none", n, c.members())
 		}
 		if v := standby.View(); held(v) != nil || !members("web", 4)(v) {
 			t.Errorf("after the takeover the guard holds %+v, want nothing: the loss was accepted", held(v))
@@ -107,10 +107,10 @@ func TestStandbyThatTakesOverStartsFromWhatTheLeaderHadDecided(t *testing.T) {
 	})
 }
 
-func TestOfTwoControllersThatMeetOneStandsDownAndNoNodeObeysBoth(t *testing.T) {
+func TestOfTwoLeadersThatMeetOneStandsDown(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.cfg.Standby = true
-		var apart atomic.Bool // they don't hear of each other
+		var apart atomic.Bool // they receive nothing from each other
 		apart.Store(true)
 		c.drop = func(_, subject string) bool { return apart.Load() && strings.HasSuffix(subject, ".controller") }
 		c.fleet(3)
@@ -119,7 +119,7 @@ func TestOfTwoControllersThatMeetOneStandsDownAndNoNodeObeysBoth(t *testing.T) {
 		second := c.control
 		time.Sleep(30 * time.Second)
 		if first.View().Leader != "" || second.View().Leader != "" {
-			t.Fatal("they know of each other: the test shows nothing")
+			t.Fatal("they know each other, so this test proves nothing")
 		}
 		apart.Store(false)
 		time.Sleep(time.Minute)

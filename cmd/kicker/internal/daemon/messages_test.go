@@ -17,9 +17,11 @@ import (
 
 // messages are the types that docs/reference/messages.md describes.
 var messages = []any{
-	inventory.Beat{}, inventory.Conn{}, inventory.FactsMessage{}, inventory.Beacon{}, inventory.ReportRequest{}, inventory.Order{}, inventory.ProbeReply{}, inventory.LeaveStatus{},
+	inventory.Beat{}, inventory.Conn{}, inventory.FactsMessage{}, inventory.Beacon{}, inventory.ReportRequest{},
+	inventory.Order{}, inventory.ProbeReply{}, inventory.LeaveStatus{},
 	kick.Status{}, kick.ActionStatus{}, kick.LastRun{}, kick.Running{}, kick.Result{}, kick.Reply{},
-	kick.Kick{}, kick.Membership{}, kick.Revision{}, kick.Member{}, kick.Part{}, kick.RosterRequest{}, kick.RosterPage{}, kick.MembersFile{},
+	kick.Kick{}, kick.Membership{}, kick.Revision{}, kick.Member{}, kick.Part{}, kick.RosterRequest{},
+	kick.RosterPage{}, kick.MembersFile{},
 }
 
 var (
@@ -47,7 +49,7 @@ func TestReferenceDescribesEveryKeyOfEveryMessage(t *testing.T) {
 		}
 	}
 	for name := range sections {
-		t.Errorf("messages.md: section for %s, which is no message", name)
+		t.Errorf("messages.md: section for %s, which is not a message", name)
 	}
 }
 
@@ -77,7 +79,7 @@ func TestReferenceExamplesAreMessages(t *testing.T) {
 	}
 }
 
-// messageSections is the text of messages.md by the type that it describes.
+// messageSections is the sections of messages.md, by the type that each describes.
 func messageSections(t *testing.T) map[string]string {
 	t.Helper()
 	doc, err := os.ReadFile("../../../../docs/reference/messages.md")
@@ -96,7 +98,7 @@ func messageSections(t *testing.T) map[string]string {
 	return sections
 }
 
-// jsonKeys are a struct's keys in JSON, in their order, each with ", optional" if it can be left out.
+// jsonKeys are a struct's keys in JSON, in their order. A key that can be left out has ", optional" after it.
 func jsonKeys(typ reflect.Type) []string {
 	var keys []string
 	for i := range typ.NumField() {

@@ -29,21 +29,21 @@ const (
 	namespace = "/run/netns"
 )
 
-// lan is a site whose hosts are network namespaces: each has a link of its own to one of two switches, which are joined by a trunk.
-// No packet leaves the machine.
+// lan is a site whose hosts are network namespaces. Each has its own link to one of two switches, which a trunk
+// connects. No packet leaves the machine.
 type lan struct {
 	*site
 	number int
 	prefix string
 	hosts  []string // in the order of their addresses
 	agents []*lanAgent
-	server string // of the bus, as the agents are told
+	server string // of the bus, for the agents
 
 	since int64 // the number of the newest event before the fault
 	began time.Time
 }
 
-// lanAgent is an agent, and how to start another in its place.
+// lanAgent is an agent, and a function to start it again.
 type lanAgent struct {
 	*daemon
 	again func() *daemon
@@ -75,11 +75,11 @@ func newLAN(t *testing.T, number int, settings ...string) *lan {
 	return l
 }
 
-// sweep removes namespaces, and ends what still runs in them.
+// sweep removes namespaces, and ends the processes in them.
 func sweep(ours func(ns string) bool) error {
 	entries, err := os.ReadDir(namespace)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // none was ever made
+		return nil // there is none
 	}
 	var failed []error
 	for _, e := range entries {
@@ -87,7 +87,7 @@ func sweep(ours func(ns string) bool) error {
 		if !strings.HasPrefix(ns, lanPrefix) || !ours(ns) {
 			continue
 		}
-		pids, _ := exec.Command("ip", "netns", "pids", ns).Output() // whoever is left out keeps nothing of ours
+		pids, _ := exec.Command("ip", "netns", "pids", ns).Output() // a process that is missed has nothing of ours
 		for _, field := range strings.Fields(string(pids)) {
 			if pid, err := strconv.Atoi(field); err == nil {
 				_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
@@ -100,7 +100,7 @@ func sweep(ours func(ns string) bool) error {
 	return errors.Join(append(failed, err)...)
 }
 
-// abandoned reports whether the test that made a namespace has ended without removing it.
+// abandoned reports whether the test process that made a namespace has ended.
 func abandoned(ns string) bool {
 	owner, _, _ := strings.Cut(strings.TrimPrefix(ns, lanPrefix), "-")
 	pid, err := strconv.Atoi(owner)
@@ -124,7 +124,7 @@ func (l *lan) must(program string, args ...string) string {
 	return string(out)
 }
 
-// host makes a host on the left switch, unless told otherwise.
+// host makes a host on a switch, by default on the left one.
 func (l *lan) host(name string, on ...string) {
 	l.t.Helper()
 	l.hosts = append(l.hosts, name)
@@ -147,7 +147,7 @@ func (l *lan) on(host, name, program string, args ...string) *daemon {
 	return l.start(name, "ip", append([]string{"netns", "exec", l.prefix + host, program}, args...)...)
 }
 
-// controlled makes the host of the controller, and starts it with its own bus.
+// controlled makes the host of the controller, and starts the controller with its own bus.
 func (l *lan) controlled() *daemon {
 	l.t.Helper()
 	l.host("ctl")
@@ -158,10 +158,11 @@ func (l *lan) controlled() *daemon {
 // control starts the controller on its host.
 func (l *lan) control() *daemon {
 	l.t.Helper()
-	return l.on("ctl", "controller", l.program, "controller", "--state-dir", l.path("controller"), "--listen", "0.0.0.0:7422")
+	return l.on("ctl", "controller", l.program, "controller", "--state-dir", l.path("controller"), "--listen",
+		"0.0.0.0:7422")
 }
 
-// crew makes hosts with agents, two balancers and six web servers, and waits until all of it has converged.
+// crew makes two balancers and six web servers, each on a host with an agent, and waits until all is converged.
 func (l *lan) crew() {
 	l.t.Helper()
 	for _, name := range []string{"lb1", "lb2"} {
@@ -179,10 +180,11 @@ func (l *lan) crew() {
 func (l *lan) balancer(name, server string) {
 	l.t.Helper()
 	l.write(name+"/record", "")
-	l.node(name, "--server", server, "--role", "lb", "--depends-on", "web", "--action", fmt.Sprintf("configure='%s' configure '%s'", l.actor, l.path(name)))
+	l.node(name, "--server", server, "--role", "lb", "--depends-on", "web", "--action",
+		fmt.Sprintf("configure='%s' configure '%s'", l.actor, l.path(name)))
 }
 
-// web is a web server: the agent, and a service that a balancer can reach.
+// web is a web server: an agent, and a service that balancers can reach.
 func (l *lan) web(name, server string) {
 	l.t.Helper()
 	l.write(name+"/ready", "")
@@ -193,7 +195,8 @@ func (l *lan) web(name, server string) {
 func (l *lan) node(name string, args ...string) {
 	l.t.Helper()
 	again := func() *daemon {
-		return l.on(name, name, l.program, append([]string{"agent", "--name", name, "--state-dir", l.path(name)}, args...)...)
+		return l.on(name, name, l.program,
+			append([]string{"agent", "--name", name, "--state-dir", l.path(name)}, args...)...)
 	}
 	l.agents = append(l.agents, &lanAgent{again(), again})
 }
@@ -202,30 +205,31 @@ func (l *lan) agentOf(name string) *lanAgent {
 	return l.agents[slices.IndexFunc(l.agents, func(a *lanAgent) bool { return a.name == name })]
 }
 
-// Faults, and their ends.
+// The faults and their ends.
 
 func (l *lan) cut(host string)  { l.t.Helper(); l.at("switches", "link", "set", host, "down") }
 func (l *lan) mend(host string) { l.t.Helper(); l.at("switches", "link", "set", host, "up") }
 
-// deaf makes two hosts lose whatever one sends to the other.
-func (l *lan) deaf(host, other string) {
+// separate makes two hosts lose what they send to each other.
+func (l *lan) separate(host, other string) {
 	l.t.Helper()
 	l.at(host, "route", "add", "blackhole", l.addr(other))
 	l.at(other, "route", "add", "blackhole", l.addr(host))
 }
 
-func (l *lan) hears(host, other string) {
+func (l *lan) rejoin(host, other string) {
 	l.t.Helper()
 	l.at(host, "route", "del", "blackhole", l.addr(other))
 	l.at(other, "route", "del", "blackhole", l.addr(host))
 }
 
-// lossy makes every link lose 2 % of its packets, both ways. A filter of four instructions sends them to a queue without room: not
-// every kernel has netem.
+// lossy makes every link lose 2 % of its packets, both ways. Not every kernel has netem, so a filter of four
+// instructions sends them to a queue without room.
 func (l *lan) lossy() {
 	l.t.Helper()
 	const share = 2 * (1 << 32) / 100
-	program := fmt.Sprintf("4,32 0 0 %d,53 0 1 %d,6 0 0 0,6 0 0 %d", 0xfffff000+56, share, 0xffffffff) // a random number; less than share?
+	// is a random number less than share?
+	program := fmt.Sprintf("4,32 0 0 %d,53 0 1 %d,6 0 0 0,6 0 0 %d", 0xfffff000+56, share, 0xffffffff)
 	for _, end := range l.ends() {
 		for _, command := range []string{
 			"qdisc add dev DEV root handle 1: htb default 10 r2q 100000",
@@ -233,9 +237,11 @@ func (l *lan) lossy() {
 			"class add dev DEV parent 1: classid 1:20 htb rate 10gbit",
 			"qdisc add dev DEV parent 1:20 handle 20: pfifo limit 0",
 		} {
-			l.must("tc", append([]string{"-n", end.ns}, strings.Fields(strings.ReplaceAll(command, "DEV", end.dev))...)...)
+			l.must("tc", append([]string{"-n", end.ns},
+				strings.Fields(strings.ReplaceAll(command, "DEV", end.dev))...)...)
 		}
-		l.must("tc", "-n", end.ns, "filter", "add", "dev", end.dev, "parent", "1:", "protocol", "all", "bpf", "bytecode", program, "flowid", "1:20")
+		l.must("tc", "-n", end.ns, "filter", "add", "dev", end.dev, "parent", "1:", "protocol", "all", "bpf",
+			"bytecode", program, "flowid", "1:20")
 	}
 }
 
@@ -265,12 +271,12 @@ func (l *lan) ends() []linkEnd {
 	return ends
 }
 
-// What came of it.
+// What was seen.
 
-// mark is the moment before a fault.
+// mark notes the moment before a fault.
 func (l *lan) mark() { l.t.Helper(); l.since, l.began = l.now(), time.Now() }
 
-// calm waits until the last kick is so long ago that a change is settled after its own second.
+// calm waits until the last kick is long ago: then the next change settles in a second.
 func (l *lan) calm() {
 	l.t.Helper()
 	l.until("calm", func() string {
@@ -283,7 +289,7 @@ func (l *lan) calm() {
 	})
 }
 
-// lasts waits until the fault has lasted for so long: its length is what the scenario is about.
+// lasts waits until the fault has lasted for d.
 func (l *lan) lasts(d time.Duration) { time.Sleep(time.Until(l.began.Add(d))) }
 
 func (l *lan) events() []api.Event {
@@ -295,7 +301,7 @@ func (l *lan) events() []api.Event {
 	return events
 }
 
-// removed is who ceased to be a member of a role since the mark.
+// removed is the nodes that stopped being members of a role since the mark.
 func (l *lan) removed() []string {
 	l.t.Helper()
 	var all []string
@@ -313,7 +319,7 @@ func (l *lan) removed() []string {
 	return slices.Compact(all)
 }
 
-// kicked is who was kicked since the mark.
+// kicked is the nodes that were kicked since the mark.
 func (l *lan) kicked() []string {
 	l.t.Helper()
 	var all []string
@@ -326,7 +332,7 @@ func (l *lan) kicked() []string {
 	return slices.Compact(all)
 }
 
-// first is how long after the mark something was heard of.
+// first is how long after the mark the first event of a kind came.
 func (l *lan) first(kind string) string {
 	l.t.Helper()
 	for _, e := range l.events() {
@@ -340,7 +346,7 @@ func (l *lan) first(kind string) string {
 
 func inSeconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }
 
-// says is the verdict of `kicker status`: what comes before its numbers.
+// says is what `kicker status` says of problems, without the lines on what to do.
 func (l *lan) says(args ...string) string {
 	l.t.Helper()
 	verdict, _, _ := strings.Cut(l.expect(0, nil, append([]string{"status"}, args...)...).stdout, "\ncontroller ")
@@ -350,15 +356,21 @@ func (l *lan) says(args ...string) string {
 	}
 	var all []string
 	for line := range strings.Lines(problems) {
-		all = append(all, strings.TrimSpace(line))
+		line = strings.TrimSpace(line)
+		if !strings.HasPrefix(line, "next:") && !strings.HasPrefix(line, "do:") {
+			all = append(all, began.ReplaceAllString(line, ""))
+		}
 	}
 	return inCommon.ReplaceAllString(strings.Join(all, "; "), "$1")
 }
 
-// inCommon is the facts that the lost share: here those of the machine that all hosts are on.
-var inCommon = regexp.MustCompile(`, all [^;|]*?(; |\. If they)`)
+var (
+	began = regexp.MustCompile(` \(began \w+ ago\)$`)
+	// inCommon is the facts that lost nodes share: here those of the machine that all hosts are on.
+	inCommon = regexp.MustCompile(`, all [^;|]*?(; |\. If they|$)`)
+)
 
-// broker is an actor: a NATS server on ADDR, in a cluster with the one on a route, if any.
+// broker is an actor: a NATS server on addr, in a cluster with the one at routes, if any.
 func broker(addr string, routes ...string) error {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -378,11 +390,11 @@ func broker(addr string, routes ...string) error {
 		return err
 	}
 	s.Start()
-	s.WaitForShutdown() // by a signal
+	s.WaitForShutdown() // after a signal
 	return nil
 }
 
-// flood is an actor: what others do on a bus.
+// flood is an actor: other traffic on a bus.
 func flood(url string) error {
 	nc, err := nats.Connect(url, nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true))
 	if err != nil {
@@ -395,12 +407,12 @@ func flood(url string) error {
 	payload := make([]byte, 1<<10)
 	for tick := time.NewTicker(10 * time.Millisecond); ; <-tick.C {
 		for range 20 {
-			_ = nc.Publish("load", payload) // there is none for a moment
+			_ = nc.Publish("load", payload) // fails while the bus is down
 		}
 	}
 }
 
-// each does something to all agents at once.
+// each does something with all agents at once.
 func (l *lan) each(do func(a *lanAgent)) {
 	var doing sync.WaitGroup
 	for _, a := range l.agents {

@@ -23,10 +23,10 @@ import (
 
 var updateFaults = flag.Bool("update-faults", false, "write docs/explanation/faults.md anew; takes four minutes")
 
-// hostFault is what happens to hosts, and what must come of it.
+// hostFault is a fault of hosts or links, and its consequences.
 type hostFault struct {
 	name     string
-	what     string // as the page says it
+	what     string // in the words of the page
 	settings []string
 	long     bool // played only when the page is written
 	removed  []string
@@ -34,21 +34,21 @@ type hostFault struct {
 	play     func(l *lan) sighting
 }
 
-// sighting is what came of a fault.
+// sighting is what was seen during and after a fault.
 type sighting struct {
 	removed, kicked  []string
 	took             string
 	meanwhile, after string // what `kicker status` said
 }
 
-// facts are what of it is the same each time.
+// facts are the parts that are the same each time.
 func (s sighting) facts() []string {
 	return []string{listed(s.removed), listed(s.kicked), cell(s.meanwhile), cell(s.after)}
 }
 
 func listed(of []string) string {
 	if len(of) == 0 {
-		return "nobody"
+		return "none"
 	}
 	return strings.Join(of, ", ")
 }
@@ -62,31 +62,36 @@ var (
 )
 
 var hostFaults = []hostFault{
-	{name: "link down", what: "The link of one host of six goes down; `gone_after` is 3.5 s", settings: []string{"gone_after: 3500ms"},
-		removed: lastWeb, kicked: balancers, play: linkDown},
+	{name: "link down", what: "The link of one host of six goes down; `gone_after` is 3.5 s",
+		settings: []string{"gone_after: 3500ms"},
+		removed:  lastWeb, kicked: balancers, play: linkDown},
 	{name: "suspended 8 s", what: "A host is suspended for 8 s", play: suspendedBriefly},
-	{name: "suspended 30 s", what: "A host is suspended for 30 s", removed: lastWeb, kicked: balancers, play: suspendedForLong},
+	{name: "suspended 30 s", what: "A host is suspended for 30 s", removed: lastWeb, kicked: balancers,
+		play: suspendedForLong},
 	{name: "loss", what: "Every link loses 2 % of its packets, both ways, for a minute", play: loss},
-	{name: "half behind a dead link", what: "The link between the controller and half of a role is dead for 20 s, and balancers still reach that half", play: halfBehindDeadLink},
-	{name: "second opinion", what: "The same for longer than three minutes", long: true, play: secondOpinion},
-	{name: "controller cut off", what: "The controller's host is cut off from everyone for 30 s", play: controllerCutOff},
+	{name: "half behind a dead link",
+		what: "The link between the controller and half of a role is dead for 20 s, and balancers still reach that half", play: halfBehindDeadLink},
+	{name: "probes", what: "The same for longer than three minutes", long: true, play: probes},
+	{name: "controller cut off", what: "The controller's host is cut off from all others for 30 s",
+		play: controllerCutOff},
 	{name: "controller suspended", what: "The controller is suspended for 30 s", play: controllerSuspended},
-	{name: "broker restarted", what: "The broker, an external one, is killed under load, and started again", play: brokerRestarted},
+	{name: "broker restarted", what: "The broker, an external one, is killed under load, and started again",
+		play: brokerRestarted},
 	{name: "agents upgraded", what: "The agent is upgraded on every node at once", play: upgradedEverywhere},
-	{name: "parted", what: "A cluster of two brokers with a controller beside each is parted for 30 s, and on each side a web server says goodbye",
+	{name: "parted", what: "A cluster of two brokers with a controller beside each is parted for 30 s, and on each side a web server leaves",
 		removed: []string{"lb1", "lb2", "web3", "web6"}, kicked: balancers, play: parted},
 }
 
 func TestNetnsFaults(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Fatal("the hosts are network namespaces, which only root may make: run the tests as root, sudo make test")
+		t.Fatal("the hosts are network namespaces, which only root may make: run sudo make test")
 	}
 	t.Parallel()
 	if err := sweep(abandoned); err != nil {
 		t.Fatal(err)
 	}
 	all := make([]sighting, len(hostFaults))
-	var playing sync.WaitGroup // all at once: what they do is wait
+	var playing sync.WaitGroup // all at once: they mostly wait
 	for i, f := range hostFaults {
 		if f.long && !*updateFaults {
 			continue
@@ -94,7 +99,8 @@ func TestNetnsFaults(t *testing.T) {
 		playing.Go(func() {
 			t.Run(f.name, func(t *testing.T) {
 				all[i] = f.play(newLAN(t, i+1, f.settings...))
-				if diff := cmp.Diff([][]string{f.removed, f.kicked}, [][]string{all[i].removed, all[i].kicked}); diff != "" {
+				if diff := cmp.Diff([][]string{f.removed, f.kicked},
+					[][]string{all[i].removed, all[i].kicked}); diff != "" {
 					t.Errorf("removed and kicked (-want +got):\n%s", diff)
 				}
 			})
@@ -114,32 +120,34 @@ func TestNetnsFaults(t *testing.T) {
 	}
 	for i, f := range hostFaults {
 		if all[i].took == "" {
-			continue // not asked for
+			continue // not played
 		}
 		if diff := cmp.Diff(written(string(page), f.what), all[i].facts()); diff != "" {
-			t.Errorf("%s: it is not as %s says; -update-faults writes it anew (-page +seen):\n%s", f.what, faultsPage, diff)
+			t.Errorf("%s: %s differs; -update-faults writes it anew (-page +seen):\n%s", f.what, faultsPage, diff)
 		}
 	}
 }
 
 const faultsText = `# Faults
 
-What kicker does when machines and links fail. This page is written by a test, with real processes: each host is a
-network namespace with a link of its own to a switch, the agents and the controller are the program as it is installed,
-with its defaults unless the row says otherwise. There are six web servers and two balancers that depend on them.
+What kicker does when machines and links fail. A test writes this page, with real processes: each host is a network
+namespace with its own link to a switch, and the agents and the controller are the program as it is installed. They have
+the default settings unless the row says otherwise. There are six web servers and two balancers that depend on them.
 
 | What happens | Removed | Kicked | How long it took | ` + "`kicker status` meanwhile | `kicker status` afterwards" + ` |
 |---|---|---|---|---|---|
 `
 
 const faultsMade = `
-Removed is who ceased to be a member of a role, as its dependents are told. A host that was removed is a member again when
-it is heard again, and its dependents are kicked once more; that is not in the table. A host is suspended by SIGSTOP to
-its agent, the controller by one to itself. In the last row each balancer is kicked on the side of the partition where it is, because a web server there
-says goodbye; and each side removes the balancer of the other: one of two is no mass loss.
+Removed are the nodes that stopped being members of a role for its dependents. A removed host is a member again when it
+reports again, and its dependents are kicked once more; that is not in the table. A host is suspended by SIGSTOP to its
+agent, the controller by SIGSTOP to itself. The status has no "next" and "do" lines here. In the last row each balancer is
+kicked on its own side of the partition, because a web server leaves there. Each side also removes the balancer of the
+other side: the guard does not hold one of two.
 
-Made on %s with ` + "`go test ./cmd/kicker -run Netns -update-faults`" + `, which needs root and takes four minutes, on a machine with 2 cores.
-` + "`make test`" + ` plays all but the row of more than three minutes again, and compares everything but the durations.
+Made on %s with ` + "`go test ./cmd/kicker/internal/daemon -run Netns -update-faults`" + `, which needs root and takes four minutes,
+on a machine with 2 cores. ` + "`make test`" + ` plays all rows but that of more than three minutes again, and compares everything but
+the durations.
 `
 
 func writeFaults(t *testing.T, all []sighting) {
@@ -147,7 +155,8 @@ func writeFaults(t *testing.T, all []sighting) {
 	b.WriteString(faultsText)
 	for i, f := range hostFaults {
 		facts := all[i].facts()
-		fmt.Fprintf(&b, "| %s |\n", strings.Join(slices.Concat([]string{f.what}, facts[:2], []string{all[i].took}, facts[2:]), " | "))
+		fmt.Fprintf(&b, "| %s |\n",
+			strings.Join(slices.Concat([]string{f.what}, facts[:2], []string{all[i].took}, facts[2:]), " | "))
 	}
 	fmt.Fprintf(&b, faultsMade, time.Now().Format(time.DateOnly))
 	if err := os.WriteFile(faultsPage, []byte(b.String()), 0o644); err != nil {
@@ -155,7 +164,7 @@ func writeFaults(t *testing.T, all []sighting) {
 	}
 }
 
-// written is the facts in a row of the page.
+// written is the facts in the row of a fault.
 func written(page, what string) []string {
 	for line := range strings.Lines(page) {
 		cells := strings.Split(strings.Trim(line, "|\n "), " | ")
@@ -166,7 +175,7 @@ func written(page, what string) []string {
 	return nil
 }
 
-// healed is the end of a scenario: what was seen, and what status says when so many nodes are there again.
+// healed waits until so many nodes are alive and converged, and adds the status after that.
 func (l *lan) healed(s sighting, nodes int) sighting {
 	l.t.Helper()
 	l.converged(nodes)
@@ -174,7 +183,7 @@ func (l *lan) healed(s sighting, nodes int) sighting {
 	return s
 }
 
-// untroubled is what was seen of a fault of which nothing must come, now that it is over.
+// untroubled is what was seen of a fault without consequences, after its end.
 func (l *lan) untroubled(took, meanwhile string) sighting {
 	l.t.Helper()
 	over := time.Now()
@@ -187,17 +196,18 @@ func (l *lan) untroubled(took, meanwhile string) sighting {
 	return sighting{l.removed(), l.kicked(), took, meanwhile, after}
 }
 
-// finally is what status says at last. All must be well again.
+// finally waits until all is well again, and is the status after that.
 func (l *lan) finally() string {
 	l.t.Helper()
 	l.until("all is well", func() string { said := l.says(); return objection(said != "all is well", said) })
 	return l.says()
 }
 
-// removal waits until the balancers were kicked, one after the other.
+// removal waits until both balancers were kicked.
 func (l *lan) removal() sighting {
 	l.t.Helper()
-	l.until("the balancers are kicked", func() string { return objection(len(l.kicked()) < len(balancers), l.kicked()) })
+	l.until("the balancers are kicked",
+		func() string { return objection(len(l.kicked()) < len(balancers), l.kicked()) })
 	l.converged(len(l.agents) - 1)
 	return sighting{removed: l.removed(), kicked: l.kicked(), meanwhile: l.says(),
 		took: fmt.Sprintf("gone after %s, the first kick after %s", l.first(api.EventGone), l.first(api.EventKicked))}
@@ -257,30 +267,31 @@ func loss(l *lan) sighting {
 	return l.untroubled(fmt.Sprintf("lost %d packets of %d", lost, of), l.says())
 }
 
-func halfBehindDeadLink(l *lan) sighting { return behindDeadLink(l, "is held", 20*time.Second) }
+func halfBehindDeadLink(l *lan) sighting { return behindDeadLink(l, "held", 20*time.Second) }
 
-func secondOpinion(l *lan) sighting { return behindDeadLink(l, "reaches", 3*time.Minute) }
+func probes(l *lan) sighting { return behindDeadLink(l, "reaches", 3*time.Minute) }
 
-// behindDeadLink cuts half of a role off from the controller until status has a word, and for some time.
+// behindDeadLink separates half of a role from the controller for some time, and until the status has a word.
 func behindDeadLink(l *lan, word string, lasts time.Duration) sighting {
 	former := l.controlled()
 	l.crew()
 	former.stop()
-	l.control() // to which all six were members from the start, and none has just joined
+	l.control() // for this one all six were members from the start
 	l.converged(8)
 	l.mark()
 	for _, name := range half {
-		l.deaf("ctl", name)
+		l.separate("ctl", name)
 	}
 	l.lasts(lasts)
-	l.until("status says "+word, func() string { said := l.says(); return objection(!strings.Contains(said, word), said) })
+	l.until("status says "+word,
+		func() string { said := l.says(); return objection(!strings.Contains(said, word), said) })
 	took := "held after " + l.first(api.EventHoldBegan)
 	if word == "reaches" {
-		took = "the second opinion after " + inSeconds(time.Since(l.began))
+		took = "the probes after " + inSeconds(time.Since(l.began))
 	}
 	meanwhile := l.says()
 	for _, name := range half {
-		l.hears("ctl", name)
+		l.rejoin("ctl", name)
 	}
 	return l.untroubled(took, meanwhile)
 }
@@ -320,7 +331,7 @@ func brokerRestarted(l *lan) sighting {
 	l.mark()
 	b.kill()
 	start()
-	l.until("the controller knows that it was blind", func() string {
+	l.until("the controller is not synced", func() string {
 		var st api.Status
 		err := l.ask("/v1/status", &st)
 		return objection(err != nil || st.Sync.Open, st)
@@ -340,17 +351,19 @@ func upgradedEverywhere(l *lan) sighting {
 	return l.untroubled("", meanwhile)
 }
 
-// parted is two controllers on the two sides of a partition. Each has half of the nodes, a broker and a balancer.
+// parted is two controllers on two sides of a partition, each with half of the nodes, a broker and a balancer.
 func parted(l *lan) sighting {
 	sides := []struct {
 		bridge, controller string
 		nodes              []string
-	}{{"left", "controller", []string{"web1", "web2", "web3", "lb1"}}, {"right", "standby", []string{"web4", "web5", "web6", "lb2"}}}
+	}{{"left", "controller", []string{"web1", "web2", "web3", "lb1"}},
+		{"right", "standby", []string{"web4", "web5", "web6", "lb2"}}}
 	l.host("ctl1", "left")
 	l.host("ctl2", "right")
 	urls := []string{"nats://" + l.addr("ctl1") + ":4222", "nats://" + l.addr("ctl2") + ":4222"}
 	start := func(side int) {
-		l.on(l.hosts[side], sides[side].controller, l.program, "controller", "--state-dir", l.path(sides[side].controller), "--bus-url", urls[side], "--standby")
+		l.on(l.hosts[side], sides[side].controller, l.program, "controller", "--state-dir",
+			l.path(sides[side].controller), "--bus-url", urls[side], "--standby")
 	}
 	for i, ctl := range l.hosts[:2] {
 		l.on(ctl, ctl+"-broker", l.actor, "broker", l.addr(ctl)+":4222", l.addr(l.hosts[1-i]))
@@ -375,22 +388,26 @@ func parted(l *lan) sighting {
 	l.converged(8)
 	other := &lan{site: l.beside("standby")}
 	other.converged(8)
-	if said := other.expect(0, nil, "status", "--api", "unix://"+l.path("standby", "api.sock")).stdout; !strings.Contains(said, "it is a standby") {
+	if said := other.expect(0, nil, "status", "--api",
+		"unix://"+l.path("standby", "api.sock")).stdout; !strings.Contains(said, "standby: controller") {
 		l.t.Errorf("before the partition the standby says %q", said)
 	}
 
 	l.mark()
 	other.mark()
 	l.cut("trunk")
-	l.until("the standby leads its side", func() string { return objection(!other.told(api.EventLeads), other.events()) })
+	l.until("the standby leads its side",
+		func() string { return objection(!other.has(api.EventLeads), other.events()) })
 	leads := other.first(api.EventLeads)
 	standbySays := func() string { return other.says("--api", "unix://"+l.path("standby", "api.sock")) }
 	for _, says := range []func() string{func() string { return l.says() }, standbySays} {
-		l.until("the loss of the other side is held", func() string { said := says(); return objection(!strings.Contains(said, "is held"), said) })
+		l.until("the loss of the other side is held",
+			func() string { said := says(); return objection(!strings.Contains(said, "held"), said) })
 	}
 	for i, side := range sides {
-		l.until("a goodbye", func() string {
-			out := l.must("ip", "netns", "exec", l.prefix+side.nodes[2], "env", "KICKER_CONFIG="+l.path("kicker.yaml"), l.program, "leave", "--name", side.nodes[2], "--server", urls[i])
+		l.until("a web server leaves", func() string {
+			out := l.must("ip", "netns", "exec", l.prefix+side.nodes[2], "env", "KICKER_CONFIG="+l.path("kicker.yaml"),
+				l.program, "leave", "--name", side.nodes[2], "--server", urls[i])
 			return objection(strings.Contains(out, "error"), out)
 		})
 	}
@@ -399,7 +416,7 @@ func parted(l *lan) sighting {
 	}
 	l.lasts(30 * time.Second)
 	if diff := cmp.Diff([][]string{{"lb1"}, {"lb2"}}, [][]string{l.kicked(), other.kicked()}); diff != "" {
-		l.t.Errorf("who obeyed the first controller, and the second (-want +got):\n%s", diff)
+		l.t.Errorf("nodes that the first and the second controller kicked (-want +got):\n%s", diff)
 	}
 	s := sighting{
 		removed:   slices.Sorted(slices.Values(slices.Concat(l.removed(), other.removed()))),
@@ -408,29 +425,31 @@ func parted(l *lan) sighting {
 		meanwhile: fmt.Sprintf("left: %s<br>right: %s", l.says(), standbySays()),
 	}
 	l.mend("trunk")
-	l.until("who took over leads, for its epoch is the higher one, and what is left has converged", func() string {
+	l.until("the second controller leads, as its epoch is higher, and all is converged", func() string {
 		var first, second api.Status
 		if err := errors.Join(l.ask("/v1/status", &first), other.ask("/v1/status", &second)); err != nil {
 			return err.Error()
 		}
 		one := second.Leader == "" && first.Leader == second.Identity.ID
-		return objection(!one || !second.Well || second.Nodes[inventory.Alive] != 6 || second.Actions[api.Pending] > 0, []api.Status{first, second})
+		return objection(!one || !second.Well || second.Nodes[inventory.Alive] != 6 ||
+			second.Actions[api.Pending] > 0, []api.Status{first, second})
 	})
 	s.after = l.finally()
 	return s
 }
 
-// beside is the site as another of its controllers sees it.
+// beside is the site as another one of its controllers sees it.
 func (l *lan) beside(name string) *site {
 	s := *l.site
-	s.api = http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	s.api = http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn,
+		error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", l.path(name, "api.sock"))
 	}}}
 	return &s
 }
 
-// told reports whether something was told of since the mark.
-func (l *lan) told(kind string) bool {
+// has reports whether there is an event of a kind since the mark.
+func (l *lan) has(kind string) bool {
 	l.t.Helper()
 	return slices.ContainsFunc(l.events(), func(e api.Event) bool { return e.Kind == kind })
 }

@@ -9,7 +9,7 @@ import (
 	"kicker/controller/api"
 )
 
-func TestShadowGuardTellsOfWhatItWouldHoldAndLetsItPass(t *testing.T) {
+func TestShadowGuardReportsAndDoesNotHold(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.cfg.Guard = controller.GuardShadow
 		webs := c.fleet(10)
@@ -19,13 +19,13 @@ func TestShadowGuardTellsOfWhatItWouldHoldAndLetsItPass(t *testing.T) {
 		c.until("4 members", 15*time.Second, members("web", 4))
 		c.converged(time.Minute)
 		if n := len(strings.Fields(c.members())); n != 4 {
-			t.Errorf("the run was told %d members, want the 4 that are left", n)
+			t.Errorf("the run got %d members, want the 4 that are left", n)
 		}
 		if h := held(c.control.View()); h == nil || !h.Shadow || len(h.Nodes) != 6 {
-			t.Errorf("what would be held is %+v, want 6 nodes, as a shadow", h)
+			t.Errorf("the hold is %+v, want 6 nodes that would be held", h)
 		}
 		if got := c.events(api.EventHoldBegan); len(got) != 1 || !strings.Contains(got[0], "shadow") {
-			t.Errorf("events of the hold: %q, want one that says that it is a shadow", got)
+			t.Errorf("events of the hold: %q, want one with the word shadow", got)
 		}
 		for _, n := range webs[:6] {
 			c.startAgent(n)
@@ -35,17 +35,17 @@ func TestShadowGuardTellsOfWhatItWouldHoldAndLetsItPass(t *testing.T) {
 	})
 }
 
-func TestShadowGuardLetsTheLastMemberGo(t *testing.T) {
+func TestShadowGuardDoesNotHoldTheLastMember(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.cfg.Guard = controller.GuardShadow
 		c.kill(c.fleet(1)[0])
-		c.until("nobody", 15*time.Second, members("web", 0))
+		c.until("no members", 15*time.Second, members("web", 0))
 		c.converged(time.Minute)
 		if err := c.control.Lose(c.t.Context(), api.LossOrder{Object: "role/web"}); err != nil {
-			t.Errorf("what the guard would hold can't be accepted: %v", err)
+			t.Errorf("accept a loss that would be held: %v", err)
 		}
 		if h := held(c.control.View()); h != nil {
-			t.Errorf("after it was accepted it is still told of: %+v", h)
+			t.Errorf("after it was accepted the hold is still shown: %+v", h)
 		}
 	})
 }

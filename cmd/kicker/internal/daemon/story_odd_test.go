@@ -14,11 +14,7 @@ import (
 
 func TestOnlyMemberFactsThatChangeKick(t *testing.T) {
 	inCluster(t, func(c *cluster) {
-		c.startController()
-		web := c.web("web1")
-		c.lb("lb1", nil)
-		c.synced()
-		c.converged(10 * time.Second)
+		web := c.begin(1)[0]
 		before := len(c.ran())
 		say := func(facts inventory.Facts) {
 			t.Helper()
@@ -30,26 +26,21 @@ func TestOnlyMemberFactsThatChangeKick(t *testing.T) {
 		facts := inventory.Facts{"role": "web", "ipaddress": "10.0.0.9", "port": "8080", "uptime": 1}
 		say(facts)
 		if n := len(c.ran()) - before; n != 1 {
-			t.Errorf("another address made %d runs, want 1", n)
+			t.Errorf("a new address caused %d runs, want 1", n)
 		}
 		for uptime := range 10 {
 			facts["uptime"] = uptime + 2
 			say(facts)
 		}
 		if n := len(c.ran()) - before; n != 1 {
-			t.Errorf("uptimes made %d runs more, want none", n-1)
+			t.Errorf("changing uptimes caused %d more runs, want none", n-1)
 		}
 	})
 }
 
-func TestNodeThatChangesItsRoleIsTakenFromOneAndGivenToTheOther(t *testing.T) {
+func TestNodeThatChangesItsRoleMoves(t *testing.T) {
 	inCluster(t, func(c *cluster) {
-		c.startController()
-		c.web("web1")
-		mover := c.web("web2")
-		c.lb("lb1", nil)
-		c.synced()
-		c.converged(10 * time.Second)
+		mover := c.begin(2)[1]
 		if err := mover.announcer.SetFacts(inventory.Facts{"role": "db"}); err != nil {
 			t.Fatal(err)
 		}
@@ -57,7 +48,7 @@ func TestNodeThatChangesItsRoleIsTakenFromOneAndGivenToTheOther(t *testing.T) {
 		c.until("1 db", 10*time.Second, members("db", 1))
 		c.converged(time.Minute)
 		if got := c.members(); got != "web1" {
-			t.Errorf("the run was told %q, want web1", got)
+			t.Errorf("the run got %q, want web1", got)
 		}
 	})
 }
@@ -70,7 +61,8 @@ func TestTwoActionsOfANodeNeverRunAtOnce(t *testing.T) {
 		c.web("web1")
 		lb := c.node("lb1")
 		for _, name := range []string{"one", "two", "three"} {
-			lb.cfg.Agent.Actions = append(lb.cfg.Agent.Actions, kick.Action{Name: name, Command: []string{"x"}, DependsOn: []string{"web"}})
+			lb.cfg.Agent.Actions = append(lb.cfg.Agent.Actions,
+				kick.Action{Name: name, Command: []string{"x"}, DependsOn: []string{"web"}})
 		}
 		lb.do = func(ranAction) kick.Ending {
 			mu.Lock()
@@ -97,13 +89,9 @@ func TestTwoActionsOfANodeNeverRunAtOnce(t *testing.T) {
 	})
 }
 
-func TestTwoMachinesWithOneNameAreAConflictAndNoFlipFlop(t *testing.T) {
+func TestTwoMachinesWithOneNameAreOneConflict(t *testing.T) {
 	inCluster(t, func(c *cluster) {
-		c.startController()
-		first := c.web("web1")
-		c.lb("lb1", nil)
-		c.synced()
-		c.converged(10 * time.Second)
+		first := c.begin(1)[0]
 		before := len(c.ran())
 		second := *first
 		second.self.Instance, second.self.Boot = "another machine", "another boot"
@@ -113,15 +101,17 @@ func TestTwoMachinesWithOneNameAreAConflictAndNoFlipFlop(t *testing.T) {
 		c.startAgent(&second)
 		time.Sleep(10 * time.Minute)
 		if n := len(c.ran()) - before; n != 0 {
-			t.Errorf("a conflict made %d runs, want none", n)
+			t.Errorf("a conflict caused %d runs, want none", n)
 		}
 		if got := c.control.View().Nodes.Node("web1").Instance; got != first.self.Instance {
-			t.Errorf("the name is borne by %s, want the first machine", got)
+			t.Errorf("instance %s is accepted, want the first machine", got)
 		}
-		if told := c.events(api.EventConflictBegan); len(told) != 1 || !strings.Contains(told[0], "another machine") || !strings.Contains(told[0], first.self.Instance) {
-			t.Errorf("the conflict is told as %.200q, want it once, with both machines", told)
+		if told := c.events(api.EventConflictBegan); len(told) != 1 || !strings.Contains(told[0], "another machine") ||
+			!strings.Contains(told[0], first.self.Instance) {
+			t.Errorf("the events of the conflict are %.200q, want one with both machines", told)
 		}
-		if shown := c.control.View().Conflicts; len(shown) != 1 || shown[0].Accepted != first.self.Instance || shown[0].Rejected != second.self.Instance {
+		if shown := c.control.View().Conflicts; len(shown) != 1 || shown[0].Accepted != first.self.Instance ||
+			shown[0].Rejected != second.self.Instance {
 			t.Errorf("the conflicts are %+v, want both machines", shown)
 		}
 		c.kill(first)
@@ -130,26 +120,22 @@ func TestTwoMachinesWithOneNameAreAConflictAndNoFlipFlop(t *testing.T) {
 			return n != nil && n.Instance == second.self.Instance && n.Facts["ipaddress"] == "10.9.9.9"
 		})
 		if over := c.events(api.EventConflictEnded); len(over) != 1 || len(c.control.View().Conflicts) != 0 {
-			t.Errorf("its end is told as %q, and the conflicts are %+v", over, c.control.View().Conflicts)
+			t.Errorf("the events of its end are %q, and the conflicts %+v, want one event and none", over,
+				c.control.View().Conflicts)
 		}
 	})
 }
 
-func TestControllerWhoseBusStandsStillRemovesNobody(t *testing.T) {
+func TestNothingIsRemovedWhileTheBusStalls(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		var mu sync.Mutex
 		away := false
-		c.drop = func(from, subject string) bool { // nothing reaches the bus, canaries neither
+		c.drop = func(from, subject string) bool { // nothing reaches the bus, not even canaries
 			mu.Lock()
 			defer mu.Unlock()
 			return away && strings.HasPrefix(subject, "kicker.")
 		}
-		c.startController()
-		c.web("web1")
-		c.web("web2")
-		c.lb("lb1", nil)
-		c.synced()
-		c.converged(10 * time.Second)
+		c.begin(2)
 		before := len(c.ran())
 		still := func(is bool) { mu.Lock(); defer mu.Unlock(); away = is }
 		still(true)
@@ -157,15 +143,16 @@ func TestControllerWhoseBusStandsStillRemovesNobody(t *testing.T) {
 		still(false)
 		time.Sleep(time.Minute)
 		if n := len(c.ran()) - before; n != 0 || len(c.events(api.EventGone)) != 0 {
-			t.Errorf("%d runs, and %q: want nobody removed and nobody kicked", n, c.events(api.EventGone))
+			t.Errorf("%d runs, gone: %q, want none", n, c.events(api.EventGone))
 		}
 		if len(c.events(api.EventBusLost)) == 0 || !c.control.View().Sync.Open {
-			t.Errorf("blind: %q, and the sync gate is %+v; want it noticed and over", c.events(api.EventBusLost), c.control.View().Sync)
+			t.Errorf("events of the lost bus: %q, sync %+v, want one at least, and synced again",
+				c.events(api.EventBusLost), c.control.View().Sync)
 		}
 	})
 }
 
-func TestMembershipTooLargeForOneMessageArrivesWhole(t *testing.T) {
+func TestMembershipTooLargeForOneMessageArrives(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.startController()
 		big := strings.Repeat("x", 4<<10)
@@ -181,20 +168,17 @@ func TestMembershipTooLargeForOneMessageArrivesWhole(t *testing.T) {
 		c.until("all members", time.Minute, members("web", nodes))
 		c.converged(time.Minute)
 		if n := len(strings.Fields(c.members())); n != nodes {
-			t.Errorf("the last run was told %d members, want %d", n, nodes)
+			t.Errorf("the last run got %d members, want %d", n, nodes)
 		}
 	})
 }
 
-func TestOrderToANodeThatRefusesItIsNoStorm(t *testing.T) {
+func TestRejectedKickIsRepeatedWithBackoff(t *testing.T) {
 	inCluster(t, func(c *cluster) {
-		c.startController()
-		c.web("web1")
-		lb := c.lb("lb1", nil)
-		c.synced()
-		c.converged(10 * time.Second)
-		time.Sleep(time.Second) // its last words are not that its run goes on
-		c.stopAgent(lb)         // it is back soon, and nobody answers for it
+		c.begin(1)
+		lb := c.agents["lb1"]
+		time.Sleep(time.Second) // so that its last heartbeat does not report a run in progress
+		c.stopAgent(lb)         // it is restarting, and no agent answers
 		time.Sleep(time.Second)
 		before := len(c.events(api.EventKickRejected))
 		if _, err := c.control.Kick(c.t.Context(), api.KickOrder{Object: "node/lb1"}); err != nil {
@@ -202,7 +186,7 @@ func TestOrderToANodeThatRefusesItIsNoStorm(t *testing.T) {
 		}
 		time.Sleep(8 * time.Second)
 		if n := len(c.events(api.EventKickRejected)) - before; n < 2 || n > 10 {
-			t.Errorf("an order to a node that is not there was sent %d times in 8 s", n)
+			t.Errorf("a kick of a node without an agent was sent %d times in 8 s, want 2 to 10", n)
 		}
 	})
 }

@@ -15,22 +15,33 @@ import (
 	"kicker/kick"
 )
 
-// Stories on virtual time: the real bus, controller and agents. See cluster.
+// Stories on virtual time, with the real bus, controller and agents. See cluster.
+
+// begin starts a controller, nodes web1, web2 and so on, and lb1, which depends on them. All is converged when it
+// returns.
+func (c *cluster) begin(webs int) []*node {
+	c.t.Helper()
+	c.startController()
+	nodes := make([]*node, webs)
+	for i := range nodes {
+		nodes[i] = c.web(fmt.Sprintf("web%d", i+1))
+	}
+	c.lb("lb1", nil)
+	c.synced()
+	c.converged(time.Minute)
+	return nodes
+}
 
 func TestNodeJoiningKicksItsDependents(t *testing.T) {
 	inCluster(t, func(c *cluster) {
-		c.startController()
-		c.web("web1")
-		c.lb("lb1", nil)
-		c.synced()
-		c.converged(10 * time.Second)
+		c.begin(1)
 		if got := c.members(); got != "web1" {
-			t.Errorf("the first run was told %q, want web1", got)
+			t.Errorf("the first run got %q, want web1", got)
 		}
 		c.web("web2")
 		time.Sleep(15 * time.Second)
 		if got := c.members(); got != "web1 web2" {
-			t.Errorf("after web2 joined the run was told %q, want web1 web2", got)
+			t.Errorf("after web2 joined the run got %q, want web1 web2", got)
 		}
 		if n := len(c.ran()); n != 2 {
 			t.Errorf("%d runs, want 2", n)
@@ -56,127 +67,103 @@ func TestFiftyJoinsMakeFewKicks(t *testing.T) {
 		c.until("51 members", 5*time.Second, members("web", 51))
 		c.converged(30 * time.Second)
 		if n := len(c.ran()) - before; n < 1 || n > 3 {
-			t.Errorf("50 joins in 2 s made %d runs, want 1 to 3", n)
+			t.Errorf("50 joins in 2 s caused %d runs, want 1 to 3", n)
 		}
 		if n := len(strings.Fields(c.members())); n != 51 {
-			t.Errorf("the last run was told %d members, want 51", n)
+			t.Errorf("the last run got %d members, want 51", n)
 		}
 	})
 }
 
 func TestSilentDeathIsSeenAfterGoneAfter(t *testing.T) {
 	inCluster(t, func(c *cluster) {
-		c.startController()
-		dead := c.web("web1")
-		c.web("web2")
-		c.lb("lb1", nil)
-		c.synced()
-		c.converged(10 * time.Second)
+		dead := c.begin(2)[0]
 		time.Sleep(time.Minute) // calm
 		dead.wire.silence()
 		took := c.until("web1 gone", time.Minute, func(v *api.View) bool { return v.Nodes.Node("web1") == nil })
 		if most := c.cfg.GoneAfter + inventory.CanaryEvery; took < c.cfg.GoneAfter-time.Second || took > most {
-			t.Errorf("a silent death was seen after %s, want %s less at most a beat", took, c.cfg.GoneAfter)
+			t.Errorf("a silent node was gone after %s, want %s or at most a heartbeat less", took, c.cfg.GoneAfter)
 		}
 		c.converged(10 * time.Second)
 		if got := c.members(); got != "web2" {
-			t.Errorf("the last run was told %q, want web2", got)
+			t.Errorf("the last run got %q, want web2", got)
 		}
 	})
 }
 
 func TestClosedConnectionIsSeenWithinItsGrace(t *testing.T) {
 	inCluster(t, func(c *cluster) {
-		c.startController()
-		dead := c.web("web1")
-		c.web("web2")
-		c.lb("lb1", nil)
-		c.synced()
-		c.converged(10 * time.Second)
+		dead := c.begin(2)[0]
 		time.Sleep(time.Minute) // calm
 		killed := time.Now()
 		c.kill(dead)
 		before := len(c.ran())
 		c.until("a run", 10*time.Second, func(*api.View) bool { return len(c.ran()) > before })
 		if took := c.ran()[before].started.Sub(killed); took > 2*time.Second {
-			t.Errorf("the dependent's action started %s after the kill, want 1.5 s of grace and no settling beyond it", took)
+			t.Errorf("the dependent's action started %s after the kill, want 1.5 s of grace and no settling after it",
+				took)
 		}
 		if got := c.members(); got != "web2" {
-			t.Errorf("the run was told %q, want web2", got)
+			t.Errorf("the run got %q, want web2", got)
 		}
 	})
 }
 
 func TestNodeThatComesBackWithinItsGraceIsNotRemoved(t *testing.T) {
 	inCluster(t, func(c *cluster) {
-		c.startController()
-		web := c.web("web1")
-		c.web("web2") // else the guard would hold it
-		c.lb("lb1", nil)
-		c.synced()
-		c.converged(10 * time.Second)
+		web := c.begin(2)[0] // with one alone the guard would hold it
 		before := len(c.ran())
 		c.kill(web)
 		time.Sleep(time.Second)
 		c.startAgent(web)
 		time.Sleep(time.Minute)
 		if n := len(c.ran()) - before; n != 0 {
-			t.Errorf("an agent that was killed and back in a second made %d runs, want none", n)
+			t.Errorf("an agent that was killed and back in a second caused %d runs, want none", n)
 		}
 		if len(c.events(api.EventSuspect)) == 0 {
-			t.Error("nobody was suspected: the test shows nothing")
+			t.Error("no node was suspect, so this test proves nothing")
 		}
 	})
 }
 
-func TestBackSoonRemovesNobody(t *testing.T) {
+func TestRestartingAgentIsNotRemoved(t *testing.T) {
 	inCluster(t, func(c *cluster) {
-		c.startController()
-		web := c.web("web1")
-		c.web("web2")
-		c.lb("lb1", nil)
-		c.synced()
-		c.converged(10 * time.Second)
+		web := c.begin(2)[0]
 		before := len(c.ran())
 		c.stopAgent(web)
 		time.Sleep(50 * time.Second)
 		if got := c.control.View().Nodes.Node("web1"); got == nil || got.Life != inventory.Restarting {
-			t.Fatalf("50 s after SIGTERM web1 is %+v, want back soon", got)
+			t.Fatalf("50 s after SIGTERM web1 is %+v, want it restarting", got)
 		}
 		c.startAgent(web)
 		time.Sleep(time.Minute)
 		if n := len(c.ran()) - before; n != 0 {
-			t.Errorf("an upgrade of the agent made %d runs, want none", n)
+			t.Errorf("the upgrade of an agent caused %d runs, want none", n)
 		}
 		c.stopAgent(web)
 		c.until("web1 gone", 70*time.Second, func(v *api.View) bool { return v.Nodes.Node("web1") == nil })
 	})
 }
 
-func TestGoodbyeIsActedOnAtOnce(t *testing.T) {
+func TestLeaveTakesEffectAtOnce(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.cfg.Settle = 0
-		c.startController()
-		c.web("web1")
-		c.web("web2")
-		c.lb("lb1", nil)
-		c.synced()
-		c.converged(10 * time.Second)
+		c.begin(2)
 		left, before := time.Now(), len(c.ran())
 		if _, err := inventory.RequestLeave(c.t.Context(), c.visitor(), "main", "web1"); err != nil {
 			t.Fatal(err)
 		}
 		c.until("a run", 10*time.Second, func(*api.View) bool { return len(c.ran()) > before })
 		if took := c.ran()[before].started.Sub(left); took > 50*time.Millisecond {
-			t.Errorf("the dependent's action started %s after the goodbye, want 50ms", took)
+			t.Errorf("the dependent's action started %s after the node left, want 50ms", took)
 		}
 		if got := c.members(); got != "web2" {
-			t.Errorf("the run was told %q, want web2", got)
+			t.Errorf("the run got %q, want web2", got)
 		}
 	})
 }
 
-func TestLeavingNodeIsReleasedWhenNoDependentHasItAnyMore(t *testing.T) {
+func TestLeavingNodeIsReleasedWhenNoDependentUsesIt(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.startController()
 		c.web("web1")
@@ -186,24 +173,25 @@ func TestLeavingNodeIsReleasedWhenNoDependentHasItAnyMore(t *testing.T) {
 		c.synced()
 		c.converged(time.Minute)
 		nc := c.visitor()
-		if farewell, err := askLeave(c.t.Context(), nc, "main", "web1", false); err != nil || farewell.Released {
-			t.Fatalf("%+v, %v: released at once", farewell, err)
+		if status, err := askLeave(c.t.Context(), nc, "main", "web1", false); err != nil || status.Released {
+			t.Fatalf("%+v, %v: want it not released at once", status, err)
 		}
-		time.Sleep(12 * time.Second) // both were kicked, and lb2 is done
-		farewell, err := askLeave(c.t.Context(), nc, "main", "web1", false)
-		if want := []string{"lb1/reload"}; err != nil || !farewell.Received || !slices.Equal(farewell.Waiting, want) {
-			t.Errorf("%+v, %v: want to wait for %q", farewell, err, want)
+		time.Sleep(12 * time.Second) // both were kicked, and lb2 has finished
+		status, err := askLeave(c.t.Context(), nc, "main", "web1", false)
+		if want := []string{"lb1/reload"}; err != nil || !status.Received || !slices.Equal(status.Waiting, want) {
+			t.Errorf("%+v, %v: want it waiting for %q", status, err, want)
 		}
 		if _, err := askLeave(c.t.Context(), nc, "main", "web1", true); err != nil {
 			t.Fatal(err)
 		}
 		if got := c.members(); got != "web2" || c.control.View().Counts.Runs[kick.Succeeded] != 4 {
-			t.Errorf("released when the last run was told %q and %v have ended; want both lbs with web2 alone", got, c.control.View().Counts.Runs)
+			t.Errorf("released when the last run got %q and %v ended, want both lbs with web2 alone", got,
+				c.control.View().Counts.Runs)
 		}
 	})
 }
 
-func TestRestartedControllerKicksNobody(t *testing.T) {
+func TestRestartedControllerKicksNothing(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.startController()
 		for i := range 5 {
@@ -219,7 +207,7 @@ func TestRestartedControllerKicksNobody(t *testing.T) {
 		c.synced()
 		time.Sleep(time.Minute)
 		if n := len(c.ran()) - before; n != 0 {
-			t.Errorf("a restarted controller made %d runs, want none", n)
+			t.Errorf("a restarted controller caused %d runs, want none", n)
 		}
 		if n := c.control.View().Counts.Kicks; len(n) != 0 {
 			t.Errorf("a restarted controller kicked: %v", n)
@@ -227,14 +215,9 @@ func TestRestartedControllerKicksNobody(t *testing.T) {
 	})
 }
 
-func TestRestartedControllerCatchesUpWithWhatItMissed(t *testing.T) {
+func TestRestartedControllerSeesChangesItMissed(t *testing.T) {
 	inCluster(t, func(c *cluster) {
-		c.startController()
-		c.web("web1")
-		c.web("web2")
-		c.lb("lb1", nil)
-		c.synced()
-		c.converged(30 * time.Second)
+		c.begin(2)
 		c.stopController()
 		c.kill(c.agents["web1"])
 		c.web("web3")
@@ -242,12 +225,12 @@ func TestRestartedControllerCatchesUpWithWhatItMissed(t *testing.T) {
 		c.synced()
 		c.converged(30 * time.Second)
 		if got := c.members(); got != "web2 web3" {
-			t.Errorf("after the restart the run was told %q, want web2 web3", got)
+			t.Errorf("after the restart the run got %q, want web2 web3", got)
 		}
 	})
 }
 
-func TestChangeDuringARunLeadsToExactlyOneMore(t *testing.T) {
+func TestChangeDuringARunCausesExactlyOneMore(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.startController()
 		c.web("web1")
@@ -263,12 +246,12 @@ func TestChangeDuringARunLeadsToExactlyOneMore(t *testing.T) {
 			t.Fatalf("%d runs, want the one that was in progress and one more", n)
 		}
 		if got := c.members(); got != "web1 web2 web3" {
-			t.Errorf("the second run was told %q, want all three", got)
+			t.Errorf("the second run got %q, want all three", got)
 		}
 	})
 }
 
-func TestChangeUndoneDuringARunLeadsToExactlyOneMore(t *testing.T) {
+func TestChangeUndoneDuringARunCausesExactlyOneMore(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.startController()
 		c.web("web1")
@@ -285,36 +268,33 @@ func TestChangeUndoneDuringARunLeadsToExactlyOneMore(t *testing.T) {
 			t.Errorf("%d runs, want the one with web2 and one without", n)
 		}
 		if got := c.members(); got != "web1" {
-			t.Errorf("the last run was told %q, want web1", got)
+			t.Errorf("the last run got %q, want web1", got)
 		}
 	})
 }
 
-func TestFailedRunIsRepeatedEvenIfTheMembershipTurnsBack(t *testing.T) {
+func TestFailedRunIsRetriedThoughItsChangeIsUndone(t *testing.T) {
 	inCluster(t, func(c *cluster) {
-		c.startController()
-		c.web("web1")
-		lb := c.lb("lb1", nil)
-		c.synced()
-		c.converged(time.Minute)
+		c.begin(1)
+		lb := c.agents["lb1"]
 		time.Sleep(time.Minute)
 		before := len(c.ran())
-		lb.do = failsFirst(1) // it has written its file before it fails
+		lb.do = failsFirst(1) // it has changed its file before it fails
 		web2 := c.web("web2")
 		c.until("a failed run", time.Minute, func(v *api.View) bool { return v.Counts.Runs[kick.Failed] == 1 })
 		web2.announcer.Leave()
 		c.converged(2 * time.Minute)
 		time.Sleep(5 * time.Minute)
 		if n := len(c.ran()) - before; n != 2 {
-			t.Errorf("%d runs, want the failed one and one that puts it right", n)
+			t.Errorf("%d runs, want the failed one and one that corrects it", n)
 		}
 		if got := c.members(); got != "web1" {
-			t.Errorf("the last run was told %q, want web1", got)
+			t.Errorf("the last run got %q, want web1", got)
 		}
 	})
 }
 
-func TestFailingActionIsRetriedForEverAtABoundedRate(t *testing.T) {
+func TestFailingActionIsRetriedForeverWithBackoff(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.startController()
 		c.web("web1")
@@ -326,8 +306,9 @@ func TestFailingActionIsRetriedForEverAtABoundedRate(t *testing.T) {
 			t.Errorf("%d runs in 3 hours, want about one in 10 minutes: %d to %d", len(runs), least, most)
 		}
 		for i, run := range runs[1:] {
-			if gap := run.started.Sub(runs[i].started); gap < 4*time.Second || gap > 10*time.Minute+time.Second+time.Minute {
-				t.Errorf("run %d came %s after the one before", i+1, gap)
+			if gap := run.started.Sub(runs[i].started); gap < 4*time.Second ||
+				gap > 10*time.Minute+time.Second+time.Minute {
+				t.Errorf("run %d started %s after the previous one", i+1, gap)
 			}
 		}
 		v := c.control.View().Verdicts[0]
@@ -337,8 +318,9 @@ func TestFailingActionIsRetriedForEverAtABoundedRate(t *testing.T) {
 	})
 }
 
-func TestLostMessagesChangeNothingInTheEnd(t *testing.T) {
-	for _, kind := range []string{"heartbeat", "facts", "kick", "result", "rollcall", "leave", "node", "controller", "_INBOX"} {
+func TestLostMessagesDoNotChangeTheResult(t *testing.T) {
+	for _, kind := range []string{"heartbeat", "facts", "kick", "result", "report", "leave", "node", "controller",
+		"_INBOX"} {
 		t.Run(kind, func(t *testing.T) {
 			inCluster(t, func(c *cluster) {
 				var mu sync.Mutex
@@ -348,14 +330,15 @@ func TestLostMessagesChangeNothingInTheEnd(t *testing.T) {
 					defer mu.Unlock()
 					words := strings.Split(subject, ".")
 					if kind == "node" && len(words) > 2 && words[2] == "facts" && lost < 2 {
-						return true // else nobody would be asked for them
+						return true // else the controller would not request them
 					}
-					if words[0] != kind && (len(words) < 3 || words[2] != kind) || strings.Contains(subject, "_canary") {
+					if words[0] != kind && (len(words) < 3 || words[2] != kind) ||
+						strings.Contains(subject, "_canary") {
 						return false
 					}
 					about := from + " to " + subject
 					if kind == "_INBOX" {
-						about = from // each is of its own
+						about = from // each inbox has its own subject
 					}
 					seen[about]++
 					if seen[about]%2 == 1 { // the first, the third, …
@@ -364,11 +347,7 @@ func TestLostMessagesChangeNothingInTheEnd(t *testing.T) {
 					}
 					return false
 				}
-				c.startController()
-				c.web("web1")
-				c.lb("lb1", nil)
-				c.synced()
-				c.converged(2 * time.Minute)
+				c.begin(1)
 				c.web("web2")
 				c.until("2 members", time.Minute, members("web", 2))
 				c.converged(2 * time.Minute)
@@ -379,16 +358,16 @@ func TestLostMessagesChangeNothingInTheEnd(t *testing.T) {
 				}
 				c.converged(2 * time.Minute)
 				if got := c.members(); got != "web2" {
-					t.Errorf("in the end lb1 was told %q, want web2", got)
+					t.Errorf("in the end lb1 got %q, want web2", got)
 				}
 				time.Sleep(time.Minute)
 				mu.Lock()
 				defer mu.Unlock()
 				if lost == 0 {
-					t.Errorf("no %s message was lost: the test shows nothing", kind)
+					t.Errorf("no %s message was lost, so this test proves nothing", kind)
 				}
 				if v := c.control.View().Verdicts[0]; v.State != api.Converged {
-					t.Errorf("in the end lb1 is %+v", v)
+					t.Errorf("in the end lb1 is %+v, want it converged", v)
 				}
 			})
 		})
@@ -411,12 +390,12 @@ func TestRunOutlivesItsAgentAndItsOutcomeArrives(t *testing.T) {
 			t.Errorf("%d runs, want the one that outlived its agent", n)
 		}
 		if n := c.control.View().Counts.Runs[kick.Succeeded]; n != 1 {
-			t.Errorf("the controller knows of %d successful runs, want 1", n)
+			t.Errorf("the controller knows %d successful runs, want 1", n)
 		}
 	})
 }
 
-func TestNodeThatIsNotReadyIsNoMember(t *testing.T) {
+func TestNodeThatIsNotReadyIsNotAMember(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.startController()
 		c.web("web1")
@@ -429,7 +408,7 @@ func TestNodeThatIsNotReadyIsNoMember(t *testing.T) {
 		c.converged(10 * time.Second)
 		time.Sleep(time.Minute)
 		if got := c.members(); got != "web1" {
-			t.Errorf("the run was told %q, want web1 alone", got)
+			t.Errorf("the run got %q, want web1 alone", got)
 		}
 		web2.announcer.SetReady(true, "")
 		c.until("2 members", time.Minute, members("web", 2))
@@ -438,12 +417,12 @@ func TestNodeThatIsNotReadyIsNoMember(t *testing.T) {
 		c.until("1 member", time.Minute, members("web", 1))
 		c.converged(time.Minute)
 		if got := c.members(); got != "web1" {
-			t.Errorf("in the end the run was told %q, want web1 alone", got)
+			t.Errorf("in the end the run got %q, want web1 alone", got)
 		}
 	})
 }
 
-func TestRoleThatNobodyHasEverBorneKicksNobody(t *testing.T) {
+func TestUnknownRoleKicksNothing(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.startController()
 		lb := c.node("lb1")
@@ -463,51 +442,43 @@ func TestRoleThatNobodyHasEverBorneKicksNobody(t *testing.T) {
 
 func TestEmptiedRoleIsAnEmptyMembership(t *testing.T) {
 	inCluster(t, func(c *cluster) {
-		c.startController()
-		web := c.web("web1")
-		c.lb("lb1", nil)
-		c.synced()
-		c.converged(10 * time.Second)
+		web := c.begin(1)[0]
 		web.announcer.Leave()
 		c.until("no members", time.Minute, members("web", 0))
 		c.converged(time.Minute)
 		if got := c.members(); got != "" {
-			t.Errorf("the run was told %q, want nobody", got)
+			t.Errorf("the run got %q, want no members", got)
 		}
 	})
 }
 
 func TestNewerBootReplacesTheOldAtOnce(t *testing.T) {
 	inCluster(t, func(c *cluster) {
-		c.startController()
-		web := c.web("web1")
-		c.lb("lb1", nil)
-		c.synced()
-		c.converged(10 * time.Second)
+		web := c.begin(1)[0]
 		before := len(c.ran())
-		web.wire.silence() // reset: no goodbye, and no connection was closed
+		web.wire.silence() // a reset machine sends nothing and closes nothing
 		web.self.Boot = "boot 2"
 		web.cfg.Agent.Facts = []string{"ipaddress=10.0.0.2", "port=8080"}
 		old := *web
-		web.cfg.StateDir += " of boot 2" // the test's two boots are there at once
+		web.cfg.StateDir += " of boot 2" // both boots exist at once in this test
 		c.startAgent(web)
 		took := c.until("the new address", time.Minute, func(v *api.View) bool {
 			n := v.Nodes.Node("web1")
 			return n != nil && n.Facts["ipaddress"] == "10.0.0.2"
 		})
 		if took > 100*time.Millisecond {
-			t.Errorf("the newer boot was taken after %s, want at once", took)
+			t.Errorf("the newer boot was accepted after %s, want at once", took)
 		}
 		c.converged(time.Minute)
 		if n := len(c.ran()) - before; n != 1 {
-			t.Errorf("a machine that was reset made %d runs, want one", n)
+			t.Errorf("the reset of a machine caused %d runs, want one", n)
 		}
 		old.wire.cut()
 		c.stopAgent(&old)
 	})
 }
 
-func TestSelectorsAndTheControllersRolesAreDependenciesToo(t *testing.T) {
+func TestSelectorsAndConfiguredRolesAreDependenciesToo(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.cfg.Roles = []membership.RoleConfig{
 			{Name: "frontend", Selector: "app=shop,tier=front", MemberFacts: []string{"ipaddress"}},
@@ -520,7 +491,8 @@ func TestSelectorsAndTheControllersRolesAreDependenciesToo(t *testing.T) {
 			c.startAgent(shop)
 		}
 		by := c.node("bysel")
-		by.cfg.Agent.Actions = []kick.Action{{Name: "render", Command: []string{"x"}, DependsOn: []string{"env=prod,app=shop"}}}
+		by.cfg.Agent.Actions = []kick.Action{{Name: "render", Command: []string{"x"},
+			DependsOn: []string{"env=prod,app=shop"}}}
 		c.startAgent(by)
 		mon := c.node("mon")
 		mon.cfg.Agent.Roles = []string{"monitoring"}
@@ -533,18 +505,14 @@ func TestSelectorsAndTheControllersRolesAreDependenciesToo(t *testing.T) {
 			got[run.node] = strings.Join(run.members, " ")
 		}
 		if got["bysel"] != "shop0 shop2" || got["mon"] != "shop0 shop1 shop2" {
-			t.Errorf("the runs were told %q, want shop0 shop2 by selector and all three by the controller's role", got)
+			t.Errorf("the runs got %q, want shop0 shop2 by selector and all three by the configured role", got)
 		}
 	})
 }
 
-func TestOperatorsKickRunsWhatIsAppliedAlready(t *testing.T) {
+func TestOrderedKickRunsAConvergedAction(t *testing.T) {
 	inCluster(t, func(c *cluster) {
-		c.startController()
-		c.web("web1")
-		c.lb("lb1", nil)
-		c.synced()
-		c.converged(time.Minute)
+		c.begin(1)
 		order := api.KickOrder{Object: "role/haproxy", DryRun: true}
 		kicked, err := c.control.Kick(c.t.Context(), order)
 		if err != nil || len(kicked.Actions) != 1 || len(kicked.Actions[0].Gates) != 0 {
@@ -552,7 +520,7 @@ func TestOperatorsKickRunsWhatIsAppliedAlready(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		if n := len(c.ran()); n != 1 {
-			t.Fatalf("%d runs after a dry run, want the first alone", n)
+			t.Fatalf("%d runs after a dry run, want only the first", n)
 		}
 		order.DryRun = false
 		if _, err := c.control.Kick(c.t.Context(), order); err != nil {
@@ -564,12 +532,12 @@ func TestOperatorsKickRunsWhatIsAppliedAlready(t *testing.T) {
 			t.Errorf("%d runs, want 2: an order is carried out once", n)
 		}
 		if _, err := c.control.Kick(c.t.Context(), api.KickOrder{Object: "node/nobody"}); err == nil {
-			t.Error("a kick of a node that is not there was taken")
+			t.Error("a kick of an unknown node was accepted")
 		}
 	})
 }
 
-// members reports whether a role has so many.
+// members reports whether a role has n members.
 func members(role string, n int) func(*api.View) bool {
 	return func(v *api.View) bool {
 		return slices.ContainsFunc(v.Roles, func(r api.Role) bool { return r.Name == role && len(r.Members) == n })

@@ -10,7 +10,7 @@ import (
 	"kicker/controller/membership"
 )
 
-func TestSlowReporterAtARestartIsNotTakenForGone(t *testing.T) {
+func TestSlowReporterAtARestartIsNotGone(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		webs := c.fleet(4)
 		before := len(c.ran())
@@ -18,7 +18,7 @@ func TestSlowReporterAtARestartIsNotTakenForGone(t *testing.T) {
 		webs[3].wire.hush(true)
 		c.startController()
 		c.synced()
-		time.Sleep(7 * time.Second) // it reports at the last moment
+		time.Sleep(7 * time.Second) // it reports late
 		webs[3].wire.hush(false)
 		c.converged(time.Minute)
 		time.Sleep(time.Minute)
@@ -28,7 +28,7 @@ func TestSlowReporterAtARestartIsNotTakenForGone(t *testing.T) {
 	})
 }
 
-func TestRoleWaitsForMembersThatItsDependentsKnowOf(t *testing.T) {
+func TestRestartWaitsForTheLastKnownMembers(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		webs := c.fleet(4)
 		c.stopController()
@@ -48,25 +48,26 @@ func TestRoleWaitsForMembersThatItsDependentsKnowOf(t *testing.T) {
 	})
 }
 
-func TestRoleOfItsOwnPatienceIsWaitedForAsLongAfterARestart(t *testing.T) {
+func TestRestartWaitsForTheGoneAfterOfARole(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.cfg.Roles = []membership.RoleConfig{{Name: "web", GoneAfter: time.Minute}}
 		webs := c.fleet(4)
 		before := len(c.ran())
 		c.stopController()
-		webs[3].wire.hush(true) // its machine is being snapshotted
+		webs[3].wire.hush(true) // as during a snapshot of its machine
 		c.startController()
 		time.Sleep(40 * time.Second)
 		webs[3].wire.hush(false)
 		c.synced()
 		time.Sleep(time.Minute)
 		if n := len(c.ran()) - before; n != 0 {
-			t.Errorf("%d runs after a restart in which a member of a role with a gone_after of a minute was silent for 40 s: %q", n, c.events(api.EventRoleChanged))
+			t.Errorf("%d runs after 40 s of silence at a restart, of a role with a gone_after of a minute: %q", n,
+				c.events(api.EventRoleChanged))
 		}
 	})
 }
 
-func TestWhoeverComesBackOneAfterTheOtherIsWaitedFor(t *testing.T) {
+func TestRestartWaitsForNodesThatReturnOneByOne(t *testing.T) {
 	for _, c := range []struct {
 		what      string
 		elsewhere bool
@@ -89,7 +90,7 @@ func TestWhoeverComesBackOneAfterTheOtherIsWaitedFor(t *testing.T) {
 					n.wire.hush(true)
 				}
 				restart(c)
-				for _, n := range webs[5:40] { // as handshakes take their time
+				for _, n := range webs[5:40] { // as handshakes do
 					time.Sleep(400 * time.Millisecond)
 					n.wire.hush(false)
 				}
@@ -107,7 +108,7 @@ func TestWhoeverComesBackOneAfterTheOtherIsWaitedFor(t *testing.T) {
 	}
 }
 
-func TestDependentThatComesBackLateIsNotKickedForMembersThatAreLateToo(t *testing.T) {
+func TestLateDependentIsNotKickedForLateMembers(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		webs := c.fleet(20)
 		before := len(c.ran())
@@ -119,9 +120,9 @@ func TestDependentThatComesBackLateIsNotKickedForMembersThatAreLateToo(t *testin
 		c.startController()
 		c.synced()
 		if !members("web", 5)(c.control.View()) {
-			t.Fatal("the role is not open: the test shows nothing")
+			t.Fatal("the role is not synced, so this test proves nothing")
 		}
-		time.Sleep(time.Minute) // as handshakes take their time
+		time.Sleep(time.Minute) // as handshakes do
 		c.agents["lb1"].wire.hush(false)
 		time.Sleep(5 * time.Second)
 		for _, n := range webs[5:] {
@@ -135,10 +136,10 @@ func TestDependentThatComesBackLateIsNotKickedForMembersThatAreLateToo(t *testin
 	})
 }
 
-func TestServiceThatIsBeingCheckedIsNoLoss(t *testing.T) {
+func TestServiceThatIsBeingCheckedIsNotRemoved(t *testing.T) {
 	for what, restart := range map[string]func(c *cluster){
-		"its agent was started again":     func(*cluster) {},
-		"and the controller at that time": func(c *cluster) { c.stopController(); c.startController() },
+		"its agent restarts":          func(*cluster) {},
+		"and the controller does too": func(c *cluster) { c.stopController(); c.startController() },
 	} {
 		t.Run(what, func(t *testing.T) {
 			inCluster(t, func(c *cluster) {
@@ -170,18 +171,15 @@ func TestMassLossAcrossARestartIsHeld(t *testing.T) {
 		c.until("held", time.Minute, func(v *api.View) bool { return held(v) != nil })
 		time.Sleep(time.Minute)
 		if n := len(c.ran()) - before; n != 0 || !members("web", 10)(c.control.View()) {
-			t.Errorf("%d runs after 6 of 10 were lost during a restart: %q", n, c.events(api.EventRoleChanged))
+			t.Errorf("%d runs after 6 of 10 were lost during a restart, want none: %q", n,
+				c.events(api.EventRoleChanged))
 		}
 	})
 }
 
 func TestHoldSurvivesARestart(t *testing.T) {
 	inCluster(t, func(c *cluster) {
-		webs := c.fleet(10)
-		for _, n := range webs[:6] {
-			c.kill(n)
-		}
-		c.until("held", time.Minute, func(v *api.View) bool { return held(v) != nil })
+		c.loseSix()
 		c.web("web99")
 		c.until("11 members", time.Minute, members("web", 11))
 		c.converged(time.Minute)
@@ -191,12 +189,12 @@ func TestHoldSurvivesARestart(t *testing.T) {
 		c.until("held again", time.Minute, func(v *api.View) bool { return held(v) != nil })
 		time.Sleep(time.Minute)
 		if n := len(c.ran()) - before; n != 0 || !members("web", 11)(c.control.View()) {
-			t.Errorf("%d runs after a restart in the middle of a hold: %q", n, c.events(api.EventRoleChanged))
+			t.Errorf("%d runs after a restart during a hold, want none: %q", n, c.events(api.EventRoleChanged))
 		}
 	})
 }
 
-func TestGoodbyeDuringARestartIsNoLoss(t *testing.T) {
+func TestLeaveDuringARestartIsNotHeld(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		webs := c.fleet(10)
 		c.stopController()
@@ -207,12 +205,12 @@ func TestGoodbyeDuringARestartIsNoLoss(t *testing.T) {
 		c.until("1 member", time.Minute, members("web", 1))
 		c.converged(time.Minute)
 		if got := c.events(api.EventHoldBegan); len(got) != 0 {
-			t.Errorf("goodbyes were held: %q", got)
+			t.Errorf("nodes that left are held: %q", got)
 		}
 	})
 }
 
-func TestDependentThatWasAwayForLongDoesNotRaiseTheDead(t *testing.T) {
+func TestReturningDependentDoesNotReviveOldMembers(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		webs := c.fleet(3)
 		old := c.agents["lb1"]
@@ -233,10 +231,10 @@ func TestDependentThatWasAwayForLongDoesNotRaiseTheDead(t *testing.T) {
 		c.converged(time.Minute)
 		last := c.ran()[len(c.ran())-1]
 		if want := []string{"newa", "newb", "newc"}; last.node != "lb1" || !slices.Equal(last.members, want) {
-			t.Errorf("%s was told %q, want lb1 with %q", last.node, last.members, want)
+			t.Errorf("%s got %q, want lb1 with %q", last.node, last.members, want)
 		}
 		if got := c.events(api.EventHoldBegan); len(got) != 0 {
-			t.Errorf("the dead were taken for lost: %q", got)
+			t.Errorf("members of long ago are held: %q", got)
 		}
 	})
 }
