@@ -1,55 +1,58 @@
-package controller
+package plan
 
 import (
 	"testing"
 
+	"kicker/controller/membership"
 	"kicker/kick"
 )
 
 func TestBudgetIsRoundedUp(t *testing.T) {
-	for _, c := range []struct {
-		text       Budget
+	for _, test := range []struct {
+		budget     membership.Budget
 		size, want int
 	}{{"10%", 1, 1}, {"10%", 10, 1}, {"10%", 11, 2}, {"100%", 7, 7}, {"3", 100, 3}, {"3", 1, 3}, {"10%", 0, 1}} {
-		if n, err := ParseBudget(c.text, c.size); n != c.want || err != nil {
-			t.Errorf("%s of %d nodes is %d, %v; want %d", c.text, c.size, n, err, c.want)
+		if n, err := test.budget.Of(test.size); n != test.want || err != nil {
+			t.Errorf("%s of %d nodes is %d, %v; want %d", test.budget, test.size, n, err, test.want)
 		}
 	}
 }
 
-func TestWhatRunsIsWhatTriesABrokenRevision(t *testing.T) {
-	for _, c := range []struct {
+func TestTheRunInProgressTriesABrokenRevision(t *testing.T) {
+	running := func(action string) *kick.Running { return &kick.Running{Action: action} }
+	flight := func(action string) *Flight { return &Flight{Key: Key{"lb1", action}} }
+	for _, test := range []struct {
 		claim string
-		a     action
+		a     Action
 		tries string
 	}{
-		{"what runs", action{running: &kick.Running{Action: "reload"}}, "lb1/reload"},
-		{"not what waits for what runs", action{running: &kick.Running{Action: "other"}}, ""},
-		{"what was kicked", action{flight: &flight{action: "reload"}}, "lb1/reload"},
-		{"not what waits for what was kicked", action{flight: &flight{action: "other"}}, ""},
-		{"what was kicked, not what the last heartbeat says", action{running: &kick.Running{Action: "other"}, flight: &flight{action: "reload"}}, "lb1/reload"},
+		{"an action that runs", Action{Running: running("reload")}, "lb1/reload"},
+		{"not one that waits for a run", Action{Running: running("other")}, ""},
+		{"an action that was kicked", Action{Flight: flight("reload")}, "lb1/reload"},
+		{"not one that waits for a kick", Action{Flight: flight("other")}, ""},
+		{"the kick counts, not the report of before",
+			Action{Running: running("other"), Flight: flight("reload")}, "lb1/reload"},
 	} {
-		t.Run(c.claim, func(t *testing.T) {
-			rs := newTestRoles(t)
-			c.a.node, c.a.name, c.a.needs = "lb1", "reload", needing(rs.roles, "web")
-			web := mustNeed(rs.roles, "web")
-			fails(web, brokenAfter)
-			n := admission{running: map[*role]int{}, probing: map[*role]string{}, busy: map[string]struct{}{}}
-			n.take(rs.roles, &c.a)
-			if n.probing[web] != c.tries || n.inFlight != 1 {
-				t.Errorf("tried by %q with %d in flight, want %q and 1", n.probing[web], n.inFlight, c.tries)
+		t.Run(test.claim, func(t *testing.T) {
+			c := NewCluster(t)
+			test.a.Key, test.a.Needs = Key{"lb1", "reload"}, c.Needs("web")
+			s := Situation{Table: c.Table, Actions: []*Action{&test.a}, Rollout: Rollout{}}
+			c.Fail(s.Rollout, "web", brokenFrom)
+			p := s.inProgress()
+			if got := p.trying[c.Role("web")]; got != test.tries || len(p.busy) != 1 {
+				t.Errorf("tried by %q with %d in flight, want %q and 1", got, len(p.busy), test.tries)
 			}
 		})
 	}
 }
 
-func TestStrayRunTriesABrokenRevisionToo(t *testing.T) {
-	rs := newTestRoles(t)
-	web := mustNeed(rs.roles, "web")
-	fails(web, brokenAfter)
-	n := admission{running: map[*role]int{}, probing: map[*role]string{}, busy: map[string]struct{}{}}
-	n.takeStray(stray{key: key{"lb1", "reload"}, tries: []*role{web}})
-	if n.probing[web] != "lb1/reload" {
-		t.Errorf("tried by %q, want the run on the node that is gone", n.probing[web])
+func TestStrayRunTriesABrokenRevision(t *testing.T) {
+	c := NewCluster(t)
+	web := c.Needs("web")[0].Role
+	s := Situation{Table: c.Table, Rollout: Rollout{}}
+	s.Strays = []Stray{{Key: Key{"lb1", "reload"}, Tries: []*membership.Role{web}}}
+	c.Fail(s.Rollout, "web", brokenFrom)
+	if got := s.inProgress().trying[web]; got != "lb1/reload" {
+		t.Errorf("tried by %q, want the run on the node that is gone", got)
 	}
 }

@@ -1,7 +1,8 @@
-package controller
+package plan
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -11,349 +12,321 @@ import (
 	"pgregory.net/rapid"
 
 	"kicker/controller/api"
+	"kicker/controller/membership"
 	"kicker/inventory"
 	"kicker/kick"
 )
 
-var noon = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
-
-func ago(d time.Duration) time.Time { return noon.Add(-d) }
-func in(d time.Duration) time.Time  { return noon.Add(d) }
-
-// serving is a node that is a member of its roles.
-func serving(name string, facts inventory.Facts) *inventory.Node {
-	return &inventory.Node{Name: name, Life: inventory.Alive, Ready: true, Facts: facts}
-}
-
-// hourOld is a situation in which web1 and web2 have borne web for an hour, and lb1/reload needs web and never applied it.
-func hourOld(t failer) (situation, *action) {
-	rs := newTestRoles(t)
-	for _, name := range []string{"web1", "web2"} {
-		rs.mustMove(nil, serving(name, inventory.Facts{"role": "web"}), ago(time.Hour))
-	}
-	rs.publish()
-	a := &action{node: "lb1", name: "reload", needs: needing(rs.roles, "web"), since: ago(time.Hour), from: ago(time.Hour), memory: &memory{}}
-	return situation{cfg: DefaultConfig(), sync: api.Sync{Open: true}, roles: rs.roles, actions: []*action{a}}, a
-}
-
-// inModes has a node bear roles of its own, of these modes: NODE-1, NODE-2 and so on.
-func inModes(rs *roles, node string, modes ...string) {
-	for i, mode := range modes {
-		role := fmt.Sprintf("%s-%d", node, i+1)
-		bear(rs, role, node)
-		rs.byName[role].Mode = mode
-	}
-}
-
 func TestGates(t *testing.T) {
 	type gates = []api.Gate
-	for _, c := range []struct {
+	type role = membership.RoleConfig
+	observe := gates{gate(api.GateObserve, "the mode is observe: otherwise it would be kicked")}
+	for _, test := range []struct {
 		claim string
-		given func(*situation, *action)
+		roles []role
+		given func(*Cluster, *Situation, *Action)
 		want  gates
 	}{
-		{"what is stale, settled and free waits for nothing", func(*situation, *action) {}, nil},
-		{"nobody is kicked while the sync gate is closed", func(s *situation, _ *action) {
-			s.sync = api.Sync{Why: "calling the roll", Until: in(time.Second)}
-		}, gates{{api.GateSynced, "calling the roll", in(time.Second)}}},
-		{"nobody is kicked into the list of a role that may be a typo", func(s *situation, a *action) {
-			mustNeed(s.roles, "wbe")
-			a.needs = needing(s.roles, "wbe")
-			published(s.roles)
-		}, gates{{api.GateUnknown, "no node has ever borne wbe and nothing declares it", time.Time{}}}},
-		{"a role that was ever borne may be empty", func(s *situation, a *action) {
-			for _, name := range []string{"web1", "web2"} {
-				was := serving(name, inventory.Facts{"role": "web"})
-				left := *was
-				left.Life = inventory.Left
-				_ = s.roles.move(was, &left, ago(time.Minute))
-			}
-			published(s.roles)
+		{"an action that is stale, settled and free waits for nothing", nil, func(*Cluster, *Situation, *Action) {}, nil},
+		{"nothing is kicked before the inventory is complete", nil, func(_ *Cluster, s *Situation, _ *Action) {
+			s.Sync = api.Sync{Why: "waiting for nodes to report", Until: in(time.Second)}
+		}, gates{gate(api.GateSynced, "waiting for nodes to report", time.Second)}},
+		{"roles are not waited for before the inventory is complete", nil, func(c *Cluster, s *Situation, _ *Action) {
+			s.Sync = api.Sync{Why: "waiting for nodes to report"}
+			c.Close("web", in(time.Second))
+		}, gates{gate(api.GateSynced, "waiting for nodes to report")}},
+		{"nothing is kicked for a role that may be a typo", nil, func(c *Cluster, _ *Situation, a *Action) {
+			a.Needs = c.Needs("wbe")
+			c.Publish()
+		}, gates{gate(api.GateUnknown, "no node has role wbe and no configuration names it")}},
+		{"a role that a node had once may be empty", nil, func(c *Cluster, _ *Situation, _ *Action) {
+			c.Leave("web1", ago(time.Minute))
+			c.Leave("web2", ago(time.Minute))
+			c.Publish()
 		}, nil},
-		{"a role that is configured may be empty", func(s *situation, a *action) {
-			mustNeed(s.roles, "db").configured = true
-			a.needs = needing(s.roles, "db")
-			published(s.roles)
+		{"a role that is configured may be empty", []role{{Name: "db"}}, func(c *Cluster, _ *Situation, a *Action) {
+			a.Needs = c.Needs("db")
+			c.Publish()
 		}, nil},
-		{"a burst of changes is waited for", func(_ *situation, a *action) {
+		{"a burst of changes settles first", nil, func(_ *Cluster, _ *Situation, a *Action) {
 			a.from = ago(400 * time.Millisecond)
-		}, gates{{api.GateSettle, "more changes may follow", in(600 * time.Millisecond)}}},
-		{"unless settling is off", func(s *situation, a *action) {
-			a.from, a.memory.kicked, s.cfg.Settle = noon, ago(time.Second), 0
+		}, gates{gate(api.GateSettle, "more changes may follow", 600*time.Millisecond)}},
+		{"also if the last kick was long ago", nil, func(_ *Cluster, _ *Situation, a *Action) {
+			a.from, a.Retry.kicked = ago(400*time.Millisecond), ago(time.Hour)
+		}, gates{gate(api.GateSettle, "more changes may follow", 600*time.Millisecond)}},
+		{"nothing settles if settling is off", nil, func(_ *Cluster, s *Situation, a *Action) {
+			a.from, a.Retry.kicked, s.Settle = noon, ago(time.Second), 0
 		}, nil},
-		{"two kicks of an action are five seconds apart", func(_ *situation, a *action) {
-			a.memory.kicked = ago(2 * time.Second)
-		}, gates{{api.GateSettle, "more changes may follow", in(3 * time.Second)}}},
-		{"or four times what its last run took", func(_ *situation, a *action) {
-			a.memory.kicked, a.memory.took = ago(2*time.Second), 10*time.Second
-		}, gates{{api.GateSettle, "more changes may follow", in(38 * time.Second)}}},
-		{"or a minute", func(_ *situation, a *action) {
-			a.memory.kicked, a.memory.took = ago(2*time.Second), time.Hour
-		}, gates{{api.GateSettle, "more changes may follow", in(58 * time.Second)}}},
-		{"a run in progress is waited for", func(_ *situation, a *action) {
-			a.running = &kick.Running{Run: "r1", Action: "reload"}
-		}, gates{{api.GateRunning, "run r1 of reload", time.Time{}}}},
-		{"of another action too", func(_ *situation, a *action) {
-			a.running = &kick.Running{Run: "r1", Action: "other"}
-		}, gates{{api.GateRunning, "run r1 of other", time.Time{}}}},
-		{"and a kick on its way, until its deadline", func(_ *situation, a *action) {
-			a.flight = &flight{id: "r1", action: "reload", deadline: in(time.Minute)}
-		}, gates{{api.GateRunning, "run r1 of reload", in(time.Minute)}}},
-		{"a failed run spaces the next", func(s *situation, a *action) {
-			a.memory.failures, a.memory.notBefore, a.memory.why = 1, in(5*time.Second), "it failed"
-			a.memory.tried = s.roles.fingerprint(a)
-		}, gates{{api.GateBackoff, "it failed", in(5 * time.Second)}}},
-		{"but what is needed now and did not fail is not tried at once", func(_ *situation, a *action) {
-			a.memory.failures, a.memory.notBefore, a.memory.why, a.memory.tried, a.memory.sent = 1, in(time.Minute), "it failed", "1-other", ago(time.Second)
-		}, gates{{api.GateBackoff, "it failed", in(DefaultConfig().Backoff.Initial - time.Second)}}},
-		{"though as soon as any other", func(_ *situation, a *action) {
-			a.memory.failures, a.memory.notBefore, a.memory.tried, a.memory.sent = 1, in(time.Minute), "1-other", ago(time.Minute)
+		{"two kicks of an action are settle_min apart", nil, func(_ *Cluster, _ *Situation, a *Action) {
+			a.Retry.kicked = ago(2 * time.Second)
+		}, gates{gate(api.GateSettle, "more changes may follow", 3*time.Second)}},
+		{"or four times the duration of its last run", nil, func(_ *Cluster, _ *Situation, a *Action) {
+			a.Retry.kicked, a.Retry.Took = ago(2*time.Second), 10*time.Second
+		}, gates{gate(api.GateSettle, "more changes may follow", 38*time.Second)}},
+		{"or settle_max", nil, func(_ *Cluster, _ *Situation, a *Action) {
+			a.Retry.kicked, a.Retry.Took = ago(2*time.Second), time.Hour
+		}, gates{gate(api.GateSettle, "more changes may follow", 58*time.Second)}},
+		{"an action waits for its run to end", nil, func(_ *Cluster, _ *Situation, a *Action) {
+			a.Running = &kick.Running{Run: "r1", Action: "reload"}
+		}, gates{gate(api.GateRunning, "run r1 of action reload")}},
+		{"and for the run of another action of its node", nil, func(_ *Cluster, _ *Situation, a *Action) {
+			a.Running = &kick.Running{Run: "r1", Action: "other"}
+		}, gates{gate(api.GateRunning, "run r1 of action other")}},
+		{"and for a kick on its way, until its deadline", nil, func(_ *Cluster, _ *Situation, a *Action) {
+			a.Flight = &Flight{ID: "r1", Key: a.Key, Deadline: in(time.Minute)}
+		}, gates{gate(api.GateRunning, "run r1 of action reload", time.Minute)}},
+		{"a failed run delays the next", nil, func(_ *Cluster, _ *Situation, a *Action) {
+			*a.Retry = Retry{Failures: 1, NotBefore: in(5 * time.Second), Why: "it failed", Tried: a.Fingerprint()}
+		}, gates{gate(api.GateBackoff, "it failed", 5*time.Second)}},
+		{"memberships that did not fail are not tried at once", nil, func(_ *Cluster, _ *Situation, a *Action) {
+			*a.Retry = Retry{
+				Failures: 1, NotBefore: in(time.Minute), Why: "it failed", Tried: "1-other", Sent: ago(time.Second),
+			}
+		}, gates{gate(api.GateBackoff, "it failed", DefaultConfig.Backoff.Initial-time.Second)}},
+		{"but after the initial backoff", nil, func(_ *Cluster, _ *Situation, a *Action) {
+			*a.Retry = Retry{Failures: 1, NotBefore: in(time.Minute), Tried: "1-other", Sent: ago(time.Minute)}
 		}, nil},
-		{"backoff that is over is no gate", func(_ *situation, a *action) {
-			a.memory.failures, a.memory.notBefore = 1, noon
+		{"a backoff that has ended is no gate", nil, func(_ *Cluster, _ *Situation, a *Action) {
+			a.Retry.Failures, a.Retry.NotBefore = 1, noon
 		}, nil},
-		{"nobody is kicked while another controller leads", func(s *situation, _ *action) {
-			s.notLeading = "controller ctl2 leads"
-		}, gates{{api.GateLeader, "controller ctl2 leads", time.Time{}}}},
-		{"a needed role that is not accounted for is waited for", func(s *situation, _ *action) {
-			s.roles.byName["web"].gate = roleGate{why: "lb9/reload was asked whom it is configured with", until: in(time.Second)}
-		}, gates{{api.GateSynced, "role web: lb9/reload was asked whom it is configured with", in(time.Second)}}},
-		{"a role that is needed by others only is not", func(s *situation, _ *action) {
-			mustNeed(s.roles, "db").gate = roleGate{}
+		{"nothing is kicked while another controller leads", nil, func(_ *Cluster, s *Situation, _ *Action) {
+			s.NotLeading = "controller ctl2 leads"
+		}, gates{gate(api.GateLeader, "controller ctl2 leads")}},
+		{"an action waits for a role that it depends on to recover", nil, func(c *Cluster, _ *Situation, _ *Action) {
+			c.Close("web", in(time.Second))
+		}, gates{gate(api.GateSynced,
+			"role web: waiting for lb9/reload to report the members it last applied", time.Second)}},
+		{"and not for a role that only others depend on", nil, func(c *Cluster, _ *Situation, _ *Action) {
+			c.Needs("db")
 		}, nil},
-		{"nobody is kicked where the mode is observe", func(s *situation, _ *action) {
-			s.cfg.Mode = ModeObserve
-		}, gates{{api.GateObserve, "the mode is observe: else it would be kicked", time.Time{}}}},
-		{"not even by an order", func(s *situation, a *action) {
-			s.cfg.Mode, a.forced = ModeObserve, &order{}
-		}, gates{{api.GateObserve, "the mode is observe: else it would be kicked", time.Time{}}}},
-		{"nor where that of a role that its node bears is", func(s *situation, _ *action) {
-			inModes(s.roles, "lb1", ModeAct, ModeObserve, ModeAct)
-		}, gates{{api.GateObserve, "the mode of role lb1-2 is observe: else it would be kicked", time.Time{}}}},
-		{"that of a role that it needs is none of its own", func(s *situation, _ *action) {
-			s.roles.byName["web"].Mode = ModeObserve
+		{"nothing is kicked where the mode is observe", nil, func(_ *Cluster, s *Situation, _ *Action) {
+			s.Mode = ModeObserve
+		}, observe},
+		{"not even by an order", nil, func(_ *Cluster, s *Situation, a *Action) {
+			s.Mode, a.Order = ModeObserve, &api.KickOrder{}
+		}, observe},
+		{"nor where the mode of one of its node's roles is observe",
+			[]role{{Name: "a", Mode: ModeAct}, {Name: "b", Mode: ModeObserve}, {Name: "c", Mode: ModeAct}},
+			func(c *Cluster, _ *Situation, _ *Action) {
+				c.Has("a", "lb1")
+				c.Has("b", "lb1")
+				c.Has("c", "lb1")
+			}, gates{gate(api.GateObserve, "the mode of role b is observe: otherwise it would be kicked")}},
+		{"the mode of a role that it depends on does not matter", []role{{Name: "web", Mode: ModeObserve}},
+			func(*Cluster, *Situation, *Action) {}, nil},
+		{"one role may act before the others", []role{{Name: "a"}, {Name: "b", Mode: ModeAct}},
+			func(c *Cluster, s *Situation, _ *Action) {
+				s.Mode = ModeObserve
+				c.Has("a", "lb1")
+				c.Has("b", "lb1")
+			}, nil},
+		{"a role without a mode of its own has the cluster's", []role{{Name: "a"}},
+			func(c *Cluster, s *Situation, _ *Action) {
+				s.Mode = ModeObserve
+				c.Has("a", "lb1")
+			}, observe},
+		{"a role with too few members is waited for", []role{{Name: "web", MinMembers: 3}},
+			func(*Cluster, *Situation, *Action) {},
+			gates{gate(api.GateMinMembers, "role web has 2 members, fewer than its min_members 3")}},
+		{"and one with a single member", []role{{Name: "web", MinMembers: 2}}, func(c *Cluster, _ *Situation, _ *Action) {
+			c.Leave("web1", ago(time.Minute))
+			c.Publish()
+		}, gates{gate(api.GateMinMembers, "role web has 1 member, fewer than its min_members 2")}},
+		{"but not one with just enough members", []role{{Name: "web", MinMembers: 2}},
+			func(*Cluster, *Situation, *Action) {}, nil},
+		{"nothing is kicked if a dependency is not resolved", nil, func(_ *Cluster, _ *Situation, a *Action) {
+			a.Unresolved = "the node itself has no fact environment"
+		}, gates{gate(api.GateUnknown, "the node itself has no fact environment")}},
+		{"no more runs than in_flight are in progress", nil, func(c *Cluster, s *Situation, _ *Action) {
+			s.InFlight = 2
+			runs(c, s, "other1", "other2")
+		}, gates{gate(api.GateBudget, "2 runs in progress in the cluster, as many as in_flight allows")}},
+		{"even if in_flight is one", nil, func(c *Cluster, s *Situation, _ *Action) {
+			s.InFlight = 1
+			runs(c, s, "other1")
+		}, gates{gate(api.GateBudget, "1 run in progress in the cluster, as many as in_flight allows")}},
+		{"no more nodes of a role run than its budget", nil, func(c *Cluster, s *Situation, _ *Action) {
+			c.Has("lb", "lb1", "lb2", "lb3")
+			runs(c, s, "lb3")
+		}, gates{gate(api.GateBudget, "runs on 1 of 3 nodes of role lb, as many as its budget 10% allows")}},
+		{"runs of other roles do not count", nil, func(c *Cluster, s *Situation, _ *Action) {
+			c.Has("lb", "lb1")
+			c.Has("db", "db1")
+			runs(c, s, "db1")
 		}, nil},
-		{"one role after the other may begin", func(s *situation, _ *action) {
-			s.cfg.Mode = ModeObserve
-			inModes(s.roles, "lb1", "", ModeAct)
+		{"each of the node's roles has its own budget", []role{{Name: "lb", Budget: "2"}},
+			func(c *Cluster, s *Situation, _ *Action) {
+				c.Has("lb", "lb1", "lb2")
+				c.Has("edge", "lb1", "e1")
+				runs(c, s, "lb2", "e1")
+			}, gates{gate(api.GateBudget, "runs on 1 of 2 nodes of role edge, as many as its budget 10% allows")}},
+		{"runs on nodes that are gone count, and are named", nil, func(c *Cluster, s *Situation, _ *Action) {
+			c.Has("lb", "lb1", "lb2")
+			s.Strays = []Stray{{Key: Key{"lb3", "reload"}, Roles: c.Of("lb1"), Gone: true}}
+		}, gates{gate(api.GateBudget,
+			"runs on 1 of 3 nodes of role lb (gone, perhaps still running: lb3), as many as its budget 10% allows")}},
+		{"one node at a time tries a revision that failed on three", nil, func(c *Cluster, s *Situation, _ *Action) {
+			c.Fail(s.Rollout, "web", 3)
+			runs(c, s, "lb9")
+		}, gates{gate(api.GateRollout, "role web: revision "+twoWebs+" failed on 3 nodes and succeeded on none: "+
+			"one node at a time tries it, now lb9/run")}},
+		{"but one node does", nil, func(c *Cluster, s *Situation, _ *Action) {
+			c.Fail(s.Rollout, "web", 3)
 		}, nil},
-		{"a role without a mode of its own has the cluster's", func(s *situation, _ *action) {
-			s.cfg.Mode = ModeObserve
-			inModes(s.roles, "lb1", "")
-		}, gates{{api.GateObserve, "the mode is observe: else it would be kicked", time.Time{}}}},
-		{"a list that is too short is waited for to grow", func(s *situation, _ *action) {
-			s.roles.byName["web"].MinMembers = 3
-		}, gates{{api.GateMinMembers, "role web has 2 members, fewer than its min_members 3", time.Time{}}}},
-		{"from one member too", func(s *situation, a *action) {
-			web1 := serving("web1", inventory.Facts{"role": "web"})
-			left := *web1
-			left.Life = inventory.Left
-			_ = s.roles.move(web1, &left, ago(time.Minute))
-			published(s.roles)
-			s.roles.byName["web"].MinMembers = 2
-		}, gates{{api.GateMinMembers, "role web has 1 member, fewer than its min_members 2", time.Time{}}}},
-		{"though not one that is just long enough", func(s *situation, _ *action) {
-			s.roles.byName["web"].MinMembers = 2
+		{"all nodes try a revision that failed on two", nil, func(c *Cluster, s *Situation, _ *Action) {
+			c.Fail(s.Rollout, "web", 2)
+			runs(c, s, "lb9")
 		}, nil},
-		{"nobody is kicked when it is not clear what it depends on", func(_ *situation, a *action) {
-			a.unresolved = "the node itself has no fact environment"
-		}, gates{{api.GateUnknown, "the node itself has no fact environment", time.Time{}}}},
-		{"as many runs as may be are in progress in the cluster", func(s *situation, _ *action) {
-			s.cfg.InFlight = 2
-			runs(s, "other1", "other2")
-		}, gates{{api.GateBudget, "2 runs in progress in the cluster, as many as in_flight allows", time.Time{}}}},
-		{"even if it is one", func(s *situation, _ *action) {
-			s.cfg.InFlight = 1
-			runs(s, "other1")
-		}, gates{{api.GateBudget, "1 run in progress in the cluster, as many as in_flight allows", time.Time{}}}},
-		{"as many runs as may be are in progress on the nodes of its role", func(s *situation, _ *action) {
-			bear(s.roles, "lb", "lb1", "lb2", "lb3")
-			runs(s, "lb3")
-		}, gates{{api.GateBudget, "something runs on 1 of 3 nodes of role lb, as many as its budget 10% allows", time.Time{}}}},
-		{"runs of other roles take nothing of its budget", func(s *situation, _ *action) {
-			bear(s.roles, "lb", "lb1")
-			bear(s.roles, "db", "db1")
-			runs(s, "db1")
+		{"an order does not settle", nil, func(_ *Cluster, _ *Situation, a *Action) {
+			a.Order, a.from, a.Retry.kicked = &api.KickOrder{}, noon, noon
 		}, nil},
-		{"each of its roles has a budget of its own", func(s *situation, _ *action) {
-			bear(s.roles, "lb", "lb1", "lb2")
-			s.roles.byName["lb"].Budget = "2"
-			bear(s.roles, "edge", "lb1", "e1")
-			runs(s, "lb2", "e1")
-		}, gates{{api.GateBudget, "something runs on 1 of 2 nodes of role edge, as many as its budget 10% allows", time.Time{}}}},
-		{"a revision that failed on three nodes is tried on one node at a time", func(s *situation, _ *action) {
-			fails(s.roles.byName["web"], 3)
-			runs(s, "lb9")
-		}, gates{{api.GateRollout, "role web: 3 nodes failed with revision " + twoWebs + " and none succeeded: one at a time, now lb9/run", time.Time{}}}},
-		{"though on one it is", func(s *situation, _ *action) {
-			fails(s.roles.byName["web"], 3)
-		}, nil},
-		{"a revision that failed on two nodes is tried everywhere", func(s *situation, _ *action) {
-			fails(s.roles.byName["web"], 2)
-			runs(s, "lb9")
-		}, nil},
-		{"an order does not wait for a burst to be over", func(_ *situation, a *action) {
-			a.forced, a.from, a.memory.kicked = &order{}, noon, noon
-		}, nil},
-		{"but for a run in progress, the sync gate, and its own refusal", func(s *situation, a *action) {
-			a.forced, a.running = &order{}, &kick.Running{Run: "r1", Action: "reload"}
-			s.sync = api.Sync{Why: "calling the roll"}
-			a.memory.notBefore, a.memory.why = in(time.Second), "refused"
+		{"but waits for a run, for sync and after a rejection", nil, func(_ *Cluster, s *Situation, a *Action) {
+			a.Order, a.Running = &api.KickOrder{}, &kick.Running{Run: "r1", Action: "reload"}
+			s.Sync = api.Sync{Why: "waiting for nodes to report"}
+			a.Retry.NotBefore, a.Retry.Why = in(time.Second), "rejected"
 		}, gates{
-			{api.GateSynced, "calling the roll", time.Time{}}, {api.GateRunning, "run r1 of reload", time.Time{}},
-			{api.GateBackoff, "refused", in(time.Second)},
+			gate(api.GateSynced, "waiting for nodes to report"), gate(api.GateRunning, "run r1 of action reload"),
+			gate(api.GateBackoff, "rejected", time.Second),
 		}},
-		{"all reasons are told at once, and only who has none other waits for a place", func(s *situation, a *action) {
-			s.cfg.InFlight = 1
-			runs(s, "other1")
-			s.roles.byName["web"].MinMembers = 3
-			a.from = noon
-			a.memory.notBefore, a.memory.why = in(time.Minute), "it failed"
-		}, gates{
-			{api.GateMinMembers, "role web has 2 members, fewer than its min_members 3", time.Time{}},
-			{api.GateSettle, "more changes may follow", in(time.Second)}, {api.GateBackoff, "it failed", in(time.Minute)},
-		}},
+		{"all gates of its own are shown, and none of others", []role{{Name: "web", MinMembers: 3}},
+			func(c *Cluster, s *Situation, a *Action) {
+				s.InFlight = 1
+				runs(c, s, "other1")
+				a.from = noon
+				a.Retry.NotBefore, a.Retry.Why = in(time.Minute), "it failed"
+			}, gates{
+				gate(api.GateMinMembers, "role web has 2 members, fewer than its min_members 3"),
+				gate(api.GateSettle, "more changes may follow", time.Second), gate(api.GateBackoff, "it failed", time.Minute),
+			}},
 	} {
-		t.Run(c.claim, func(t *testing.T) {
-			s, a := hourOld(t)
-			c.given(&s, a)
-			v := plan(s, noon)[0]
+		t.Run(test.claim, func(t *testing.T) {
+			c, s, a := HourOld(t, test.roles...)
+			test.given(c, &s, a)
+			v := Make(s, noon)[0]
 			if v.State == api.Converged {
 				t.Fatalf("the verdict is %+v, want stale", v)
 			}
-			if diff := cmp.Diff(c.want, v.Gates); diff != "" {
-				t.Errorf("gates: want -, have +:\n%s", diff)
+			if diff := cmp.Diff(test.want, v.Gates); diff != "" {
+				t.Errorf("gates (-want +got):\n%s", diff)
 			}
 		})
 	}
 }
 
-// twoWebs is the hash of web as hourOld has it.
+// gate is a gate that opens after a time from noon, or at no certain time.
+func gate(name, why string, after ...time.Duration) api.Gate {
+	g := api.Gate{Name: name, Why: why}
+	for _, d := range after {
+		g.Until = in(d)
+	}
+	return g
+}
+
+// twoWebs is the hash of web as it is in HourOld.
 var twoWebs = kick.Hash([]kick.Member{{Node: "web1", Facts: map[string]any{}}, {Node: "web2", Facts: map[string]any{}}})
 
-// bear makes nodes bear a role, without being members of it.
-func bear(rs *roles, role string, nodes ...string) {
+// runs has an action run on each of these nodes. It depends on web, and waits for nothing but its run.
+func runs(c *Cluster, s *Situation, nodes ...string) {
 	for _, name := range nodes {
-		r := mustNeed(rs, role)
-		r.nodes[name] = struct{}{}
-		rs.of[name] = append(rs.of[name], r)
-	}
-}
-
-// runs is that on each of these nodes an action which needs web, and has nothing to wait for but itself, runs.
-func runs(s *situation, nodes ...string) {
-	for _, name := range nodes {
-		s.actions = append(s.actions, &action{
-			node: name, name: "run", needs: needing(s.roles, "web"), memory: &memory{}, running: &kick.Running{Run: "r", Action: "run"},
+		s.Actions = append(s.Actions, &Action{
+			Key: Key{name, "run"}, Needs: c.Needs("web"), Retry: &Retry{}, Running: &kick.Running{Run: "r", Action: "run"},
 		})
-	}
-}
-
-// fails is that the current revision of a role failed on so many nodes.
-func fails(r *role, nodes int) {
-	r.failed = map[string]struct{}{}
-	for i := range nodes {
-		r.failed[fmt.Sprint("lb", i+10)] = struct{}{}
 	}
 }
 
 func TestStates(t *testing.T) {
-	for _, c := range []struct {
+	type revisions = map[string]kick.Revision
+	for _, test := range []struct {
 		claim  string
-		given  func(*situation, *action, kick.Revision)
+		given  func(*Cluster, *Action, kick.Revision)
 		state  api.State
 		reason string
 	}{
-		{"what was never applied is wanted", func(*situation, *action, kick.Revision) {}, api.Pending, "web: never applied"},
-		{"what is applied is converged", func(_ *situation, a *action, now kick.Revision) {
-			a.status.Applied = map[string]kick.Revision{"web": now}
+		{"a role that was never applied is pending", func(*Cluster, *Action, kick.Revision) {},
+			api.Pending, "web: never applied"},
+		{"an action that applied what is current is converged", func(_ *Cluster, a *Action, now kick.Revision) {
+			a.Status.Applied = revisions{"web": now}
 		}, api.Converged, ""},
-		{"equal members are the same, whoever published them", func(_ *situation, a *action, now kick.Revision) {
-			a.status.Applied = map[string]kick.Revision{"web": {Epoch: 1, N: 99, Hash: now.Hash}}
+		{"equal members are the same in any revision", func(_ *Cluster, a *Action, now kick.Revision) {
+			a.Status.Applied = revisions{"web": {Epoch: 1, N: 99, Hash: now.Hash}}
 		}, api.Converged, ""},
-		{"what changed since is told", func(s *situation, a *action, now kick.Revision) {
-			a.status.Applied = map[string]kick.Revision{"web": now}
-			_ = s.roles.move(nil, serving("web3", inventory.Facts{"role": "web"}), noon)
-			_ = s.roles.move(serving("web1", inventory.Facts{"role": "web"}), nil, noon)
-			_ = s.roles.move(nil, serving("web2", inventory.Facts{"role": "web", "port": 1.0}), noon)
-			published(s.roles)
+		{"the reason is what changed since", func(c *Cluster, a *Action, now kick.Revision) {
+			a.Status.Applied = revisions{"web": now}
+			c.Member("web3", inventory.Facts{"role": "web"}, noon)
+			c.Lose("web1", noon)
+			c.Member("web2", inventory.Facts{"role": "web", "port": 1.0}, noon)
+			c.Publish()
 		}, api.Pending, "web: +web3 -web1 ~web2"},
-		{"unless it is not remembered", func(_ *situation, a *action, _ kick.Revision) {
-			a.status.Applied = map[string]kick.Revision{"web": {Hash: "1-old"}}
+		{"unless the revision of before is not remembered", func(_ *Cluster, a *Action, _ kick.Revision) {
+			a.Status.Applied = revisions{"web": {Hash: "1-old"}}
 		}, api.Pending, "web: another membership was applied"},
-		{"a run that began and did not succeed leaves it stale, though all is applied", func(_ *situation, a *action, now kick.Revision) {
-			a.status.Applied, a.status.Dirty = map[string]kick.Revision{"web": now}, true
+		{"a run that did not succeed leaves an action pending", func(_ *Cluster, a *Action, now kick.Revision) {
+			a.Status.Applied, a.Status.Dirty = revisions{"web": now}, true
 		}, api.Pending, "its last run did not succeed"},
-		{"who depends on nothing is never stale", func(_ *situation, a *action, _ kick.Revision) {
-			a.needs, a.status.Dirty = nil, true
+		{"an action that depends on nothing is converged", func(_ *Cluster, a *Action, _ kick.Revision) {
+			a.Needs, a.Status.Dirty = nil, true
 		}, api.Converged, ""},
-		{"but may be ordered", func(_ *situation, a *action, _ kick.Revision) {
-			a.needs, a.forced = nil, &order{KickOrder: api.KickOrder{By: "ann"}}
+		{"unless it is ordered", func(_ *Cluster, a *Action, _ kick.Revision) {
+			a.Needs, a.Order = nil, &api.KickOrder{By: "ann"}
 		}, api.Pending, "ordered by ann"},
-		{"after a failure it is failing", func(_ *situation, a *action, _ kick.Revision) {
-			a.memory.failures = 1
+		{"an order without a name is an operator's", func(_ *Cluster, a *Action, _ kick.Revision) {
+			a.Needs, a.Order = nil, &api.KickOrder{}
+		}, api.Pending, "ordered by an operator"},
+		{"a failure makes it failing", func(_ *Cluster, a *Action, _ kick.Revision) {
+			a.Retry.Failures = 1
 		}, api.Failing, "web: never applied"},
-		{"who needs a role that is not accounted for may be stale", func(s *situation, a *action, _ kick.Revision) {
-			a.needs = needing(s.roles, "db")
-		}, api.Pending, "db: not known yet"},
-		{"so may who says that it applied the membership of before", func(s *situation, a *action, now kick.Revision) {
-			a.status.Applied = map[string]kick.Revision{"web": now}
-			s.roles.byName["web"].gate.open = false
-		}, api.Pending, "web: not known yet"},
-		{"who depends on what is not clear may be stale", func(_ *situation, a *action, now kick.Revision) {
-			a.status.Applied, a.unresolved = map[string]kick.Revision{"web": now}, "the node itself has no fact environment"
-		}, api.Pending, "what it depends on is not clear"},
-		{"a narrowed role is compared by the name that its node gives it", func(s *situation, a *action, now kick.Revision) {
-			a.needs = []need{{as: "front", role: s.roles.byName["web"], shared: "site=a"}}
-			a.status.Applied = map[string]kick.Revision{"front": now}
+		{"an action whose role is not known yet is pending", func(c *Cluster, a *Action, _ kick.Revision) {
+			a.Needs = c.Needs("db")
+		}, api.Pending, "db: its members are not known yet"},
+		{"even if it applied the last revision of the role", func(c *Cluster, a *Action, now kick.Revision) {
+			a.Status.Applied = revisions{"web": now}
+			c.Close("web", in(time.Second))
+		}, api.Pending, "web: its members are not known yet"},
+		{"an action with an unresolved dependency is pending", func(_ *Cluster, a *Action, now kick.Revision) {
+			a.Status.Applied, a.Unresolved = revisions{"web": now}, "the node itself has no fact environment"
+		}, api.Pending, "not all that it depends on is known"},
+		{"a role is compared under the name that the node uses", func(_ *Cluster, a *Action, now kick.Revision) {
+			a.Needs = []membership.Need{{As: "front", Role: a.Needs[0].Role, Shared: "site=a"}}
+			a.Status.Applied = revisions{"front": now}
 		}, api.Converged, ""},
-		{"every need is a reason of its own", func(s *situation, a *action, _ kick.Revision) {
-			mustNeed(s.roles, "db")
-			published(s.roles)
-			a.needs = needing(s.roles, "web", "db")
+		{"each role is a reason of its own", func(c *Cluster, a *Action, _ kick.Revision) {
+			a.Needs = c.Needs("web", "db")
+			c.Publish()
 		}, api.Pending, "web: never applied; db: never applied"},
 	} {
-		t.Run(c.claim, func(t *testing.T) {
-			s, a := hourOld(t)
-			c.given(&s, a, s.roles.byName["web"].now.Revision)
-			v := plan(s, noon)[0]
-			if v.State != c.state || v.Reason != c.reason {
-				t.Errorf("the verdict is %s (%q), want %s (%q)", v.State, v.Reason, c.state, c.reason)
+		t.Run(test.claim, func(t *testing.T) {
+			c, s, a := HourOld(t)
+			test.given(c, a, c.Role("web").Current().Revision)
+			v := Make(s, noon)[0]
+			if v.State != test.state || v.Reason != test.reason {
+				t.Errorf("the verdict is %s (%q), want %s (%q)", v.State, v.Reason, test.state, test.reason)
 			}
-			if _, stale := s.roles.stale(a, noon); stale != (v.State != api.Converged && a.forced == nil) {
-				t.Errorf("stale: %t, and the verdict is %s", stale, v.State)
+			if _, stale := a.stale(noon); stale != (v.State != api.Converged && a.Order == nil) {
+				t.Errorf("stale is %t, and the verdict is %s", stale, v.State)
 			}
 		})
 	}
 }
 
-func TestOfTwoActionsOfANodeTheFirstIsKicked(t *testing.T) {
-	s, a := hourOld(t)
-	second := *a
-	second.name, second.memory = "second", &memory{}
-	s.actions = append(s.actions, &second)
-	verdicts := plan(s, noon)
-	if len(verdicts[0].Gates) != 0 || len(verdicts[1].Gates) != 1 || verdicts[1].Gates[0].Name != api.GateRunning {
-		t.Errorf("the gates are %+v and %+v, want none and running", verdicts[0].Gates, verdicts[1].Gates)
+func TestActionLacksARoleThatIsNotRecovered(t *testing.T) {
+	c, _, a := HourOld(t)
+	if a.lacks() {
+		t.Error("web is lacking, and has two members")
+	}
+	if c.Close("web", in(time.Second)); !a.lacks() {
+		t.Error("web is not lacking, and its members are not known yet")
 	}
 }
 
-func TestOrderCarriesWhatIsCurrent(t *testing.T) {
-	s, a := hourOld(t)
-	k := a.order(plan(s, noon)[0], "r1", api.Identity{ID: "me", Epoch: 7})
-	want := kick.Kick{
-		V: kick.Version, ID: "r1", Controller: "me", Epoch: 7, Node: "lb1", Action: "reload", Reason: "web: never applied",
-		Needs: []kick.Membership{s.roles.byName["web"].now},
-	}
-	if diff := cmp.Diff(want, k); diff != "" {
-		t.Errorf("want -, have +:\n%s", diff)
-	}
-	if got := kick.Hash(k.Needs[0].Members); got != k.Needs[0].Revision.Hash || len(k.Needs[0].Members) != 2 {
-		t.Errorf("the members' hash is %s, their revision says %s", got, k.Needs[0].Revision.Hash)
-	}
-	a.needs[0].as = "frontends"
-	if k := a.order(api.Verdict{}, "r2", api.Identity{}); k.Needs[0].Role != "frontends" {
-		t.Errorf("the node, which says frontends, is told of %q", k.Needs[0].Role)
+func TestOfTwoActionsOfANodeTheFirstIsKicked(t *testing.T) {
+	_, s, a := HourOld(t)
+	second := *a
+	second.Action, second.Retry = "second", &Retry{}
+	s.Actions = append(s.Actions, &second)
+	verdicts := Make(s, noon)
+	first, then := verdicts[0].Gates, verdicts[1].Gates
+	if len(first) != 0 || len(then) != 1 || then[0].Name != api.GateRunning {
+		t.Errorf("the gates are %+v and %+v, want none and running", first, then)
 	}
 }
 
@@ -362,25 +335,25 @@ func TestPlanKeepsItsPromises(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := drawSituation(t)
 		before := shown(s)
-		verdicts := plan(s, noon)
-		if diff := cmp.Diff(verdicts, plan(s, noon)); diff != "" {
+		verdicts := Make(s, noon)
+		if diff := cmp.Diff(verdicts, Make(s, noon)); diff != "" {
 			t.Fatalf("the same situation has two plans:\n%s", diff)
 		}
 		if diff := cmp.Diff(before, shown(s)); diff != "" {
-			t.Fatalf("the plan changed what it was made from:\n%s", diff)
+			t.Fatalf("the plan changed the situation:\n%s", diff)
 		}
-		ran, all := places(s, nil), places(s, verdicts)
+		ran, all := countRuns(s, nil), countRuns(s, verdicts)
 		kicked := map[string]bool{}
 		for i, v := range verdicts {
-			a := s.actions[i]
+			a := s.Actions[i]
 			for _, g := range v.Gates {
 				seen[g.Name]++
 			}
-			_, stale := s.roles.stale(a, noon)
+			_, stale := a.stale(noon)
 			switch {
 			case v.State == api.Converged && len(v.Gates) > 0:
 				t.Fatalf("converged, and waits: %+v", v)
-			case v.State == api.Converged && (stale || a.forced != nil):
+			case v.State == api.Converged && (stale || a.Order != nil):
 				t.Fatalf("stale or ordered, and called converged: %+v", v)
 			case v.State == api.Converged:
 				continue
@@ -391,52 +364,54 @@ func TestPlanKeepsItsPromises(t *testing.T) {
 					}
 				}
 				if names := gateNames(v); strings.Trim(names, "budget ") == "" && !all.full(s, a) {
-					t.Fatalf("%s/%s is refused a place, and there is one: %+v", v.Node, v.Action, v.Gates)
+					t.Fatalf("%s waits for a place, and there is one: %+v", a.Key, v.Gates)
 				}
 				continue
-			case !stale && a.forced == nil:
+			case !stale && a.Order == nil:
 				t.Fatalf("kicked, and neither stale nor ordered: %+v", v)
-			case kicked[v.Node] || a.flight != nil || a.running != nil:
+			case kicked[v.Node] || a.Flight != nil || a.Running != nil:
 				t.Fatalf("two runs on %s", v.Node)
-			case !s.sync.Open || s.notLeading != "" || a.unresolved != "":
-				t.Fatalf("kicked with sync %+v, not leading because %q, unresolved %q", s.sync, s.notLeading, a.unresolved)
+			case !s.Sync.Open || s.NotLeading != "" || a.Unresolved != "":
+				t.Fatalf("kicked with sync %+v, not leading because %q, unresolved %q", s.Sync, s.NotLeading, a.Unresolved)
 			}
 			seen["kicked"]++
 			kicked[v.Node] = true
-			for _, need := range a.needs {
-				if !need.role.gate.open || need.role.unheardOf() || len(need.role.now.Members) < need.role.MinMembers {
-					t.Fatalf("kicked with role %+v", need.role)
+			for _, need := range a.Needs {
+				r := need.Role
+				if !r.Open() || r.Unknown() || len(r.Current().Members) < r.MinMembers {
+					t.Fatalf("kicked with role %+v", r)
 				}
 			}
 		}
-		if all.nodes > max(s.cfg.InFlight, ran.nodes) {
-			t.Fatalf("%d runs at once, %d before, and in_flight is %d", all.nodes, ran.nodes, s.cfg.InFlight)
+		if all.nodes > max(s.InFlight, ran.nodes) {
+			t.Fatalf("%d runs at once, %d before, and in_flight is %d", all.nodes, ran.nodes, s.InFlight)
 		}
 		for r, n := range all.roles {
-			if n > max(r.budget(), ran.roles[r]) {
-				t.Fatalf("%d runs on nodes of %s, %d before, and its budget is %d", n, r.Name, ran.roles[r], r.budget())
+			if n > max(budget(r), ran.roles[r]) {
+				t.Fatalf("%d runs on nodes of %s, %d before, and its budget is %d", n, r.Name, ran.roles[r], budget(r))
 			}
 		}
 		for r, n := range all.tries {
-			if len(r.failed) >= brokenAfter && n > max(1, ran.tries[r]) {
-				t.Fatalf("%d runs try %s, %d before, and it failed on %d nodes", n, r.Name, ran.tries[r], len(r.failed))
+			if failed := s.Rollout.failures(r); failed >= brokenFrom && n > max(1, ran.tries[r]) {
+				t.Fatalf("%d runs try %s, %d before, and it failed on %d nodes", n, r.Name, ran.tries[r], failed)
 			}
 		}
-		due := next(verdicts)
+		next := Next(verdicts)
 		most := 7 * 24 * time.Hour
-		if !due.IsZero() {
-			most = due.Sub(noon) - 1
+		if !next.IsZero() {
+			most = next.Sub(noon) - 1
 		}
 		later := noon.Add(time.Duration(rapid.Int64Range(0, int64(max(most, 0))).Draw(t, "later")))
-		if diff := cmp.Diff(verdicts, plan(s, later)); diff != "" {
-			t.Fatalf("next is %s, and %s the plan is another:\n%s", due, later, diff)
+		if diff := cmp.Diff(verdicts, Make(s, later)); diff != "" {
+			t.Fatalf("next is %s, and at %s the plan is another:\n%s", next, later, diff)
 		}
 	})
 	for _, what := range []string{
-		"kicked", api.GateLeader, api.GateSynced, api.GateUnknown, api.GateMinMembers, api.GateSettle, api.GateRunning, api.GateBudget, api.GateRollout, api.GateBackoff,
+		"kicked", api.GateLeader, api.GateSynced, api.GateUnknown, api.GateMinMembers, api.GateSettle, api.GateRunning,
+		api.GateBudget, api.GateRollout, api.GateBackoff,
 	} {
 		if seen[what] == 0 {
-			t.Errorf("%q never happened: the test shows less than it says; %v", what, seen)
+			t.Errorf("%q never happened, so the test shows too little: %v", what, seen)
 		}
 	}
 }
@@ -449,38 +424,39 @@ func gateNames(v api.Verdict) string {
 	return strings.Join(names, " ")
 }
 
-// taken is the places that runs have: those in progress, and those that a plan begins.
-type taken struct {
+// counts is how many runs there are: those in progress, and those that a plan begins.
+type counts struct {
 	nodes int
-	roles map[*role]int // by the roles that the nodes bear
-	tries map[*role]int // by the roles that the actions need
+	roles map[*membership.Role]int // by the roles that their nodes have
+	tries map[*membership.Role]int // by the roles that their actions depend on
 }
 
-func places(s situation, verdicts []api.Verdict) taken {
-	n := taken{roles: map[*role]int{}, tries: map[*role]int{}}
+func countRuns(s Situation, verdicts []api.Verdict) counts {
+	n := counts{roles: map[*membership.Role]int{}, tries: map[*membership.Role]int{}}
 	busy := map[string]bool{}
-	for i, a := range s.actions {
+	for i, a := range s.Actions {
 		begins := verdicts != nil && verdicts[i].State != api.Converged && len(verdicts[i].Gates) == 0
-		if runsNow := a.running != nil && a.running.Action == a.name || a.flight != nil && a.flight.action == a.name; begins || runsNow {
-			for _, need := range a.needs {
-				n.tries[need.role]++
+		runs := a.Running != nil && a.Running.Action == a.Action || a.Flight != nil && a.Flight.Action == a.Action
+		if begins || runs {
+			for _, need := range a.Needs {
+				n.tries[need.Role]++
 			}
 		}
-		if begins || a.running != nil || a.flight != nil {
-			busy[a.node] = true
+		if begins || a.Running != nil || a.Flight != nil {
+			busy[a.Node] = true
 		}
 	}
-	for _, stray := range s.strays {
-		for _, r := range stray.tries {
+	for _, stray := range s.Strays {
+		for _, r := range stray.Tries {
 			n.tries[r]++
 		}
-		for _, r := range stray.bears {
+		for _, r := range stray.Roles {
 			n.roles[r]++
 		}
 	}
-	n.nodes = len(busy) + len(s.strays)
+	n.nodes = len(busy) + len(s.Strays)
 	for node := range busy {
-		for _, r := range s.roles.of[node] {
+		for _, r := range s.Table.Of(node) {
 			n.roles[r]++
 		}
 	}
@@ -488,190 +464,202 @@ func places(s situation, verdicts []api.Verdict) taken {
 }
 
 // full reports whether one more run, of that action, would be too many.
-func (n taken) full(s situation, a *action) bool {
-	return n.nodes >= s.cfg.InFlight || slices.ContainsFunc(s.roles.of[a.node], func(r *role) bool { return n.roles[r] >= r.budget() })
+func (n counts) full(s Situation, a *Action) bool {
+	return n.nodes >= s.InFlight ||
+		slices.ContainsFunc(s.Table.Of(a.Node), func(r *membership.Role) bool { return n.roles[r] >= budget(r) })
 }
 
-func drawSituation(t *rapid.T) situation {
-	rs := newTestRoles(t)
+func budget(r *membership.Role) int {
+	n, err := r.Budget.Of(len(r.Nodes()))
+	if err != nil {
+		panic(err)
+	}
+	return n
+}
+
+func drawSituation(t *rapid.T) Situation {
 	moments := rapid.Int64Range(-int64(2*time.Minute), int64(20*time.Second))
 	moment := func(what string) time.Time { return noon.Add(time.Duration(moments.Draw(t, what))) }
 	sometimes := func(what string) bool { return rapid.IntRange(0, 9).Draw(t, what) == 0 }
+	var roles []membership.RoleConfig
+	for _, name := range []string{"lb", "edge"} {
+		budget := rapid.SampledFrom([]membership.Budget{membership.DefaultBudget, "50%", "2", "100%"}).Draw(t, "budget")
+		roles = append(roles, membership.RoleConfig{Name: name, Budget: budget})
+	}
+	for _, name := range []string{"web", "db"} {
+		if !sometimes("unknown") {
+			r := membership.RoleConfig{Name: name}
+			if sometimes("too few") {
+				r.MinMembers = 5
+			}
+			roles = append(roles, r)
+		}
+	}
+	c := NewCluster(t, roles...)
 	for i := range rapid.IntRange(0, 4).Draw(t, "members") {
 		role := rapid.SampledFrom([]string{"web", "db"}).Draw(t, "role")
-		rs.mustMove(nil, serving(fmt.Sprint("m", i), inventory.Facts{"role": role}), ago(time.Hour))
+		c.Member(fmt.Sprint("m", i), inventory.Facts{"role": role}, ago(time.Hour))
 	}
-	mustNeed(rs.roles, "web")
-	mustNeed(rs.roles, "db")
-	rs.publish()
+	c.Needs("web", "db")
+	c.Publish()
+	s := Situation{Config: DefaultConfig, Table: c.Table, Rollout: Rollout{}}
+	s.Sync.Open = !sometimes("not synced")
 	for _, name := range []string{"web", "db"} {
-		r := rs.byName[name]
+		c.Fail(s.Rollout, name, rapid.SampledFrom([]int{0, 2, 3, 4}).Draw(t, "failed"))
 		if sometimes("closed") {
-			r.gate = roleGate{why: "members are missing", until: in(5 * time.Second)}
+			c.Close(name, in(5*time.Second))
 		}
-		if sometimes("too few") {
-			r.MinMembers = 5
-		}
-		r.configured = !sometimes("unheard of")
-		fails(r, rapid.SampledFrom([]int{0, 2, 3, 4}).Draw(t, "failed"))
 	}
-	s := situation{cfg: DefaultConfig(), roles: rs.roles, sync: api.Sync{Open: !sometimes("not synced")}}
-	if !s.sync.Open {
-		s.sync.Why, s.sync.Until = "calling the roll", in(rapid.SampledFrom([]time.Duration{time.Second, time.Minute}).Draw(t, "opens"))
+	if !s.Sync.Open {
+		opens := rapid.SampledFrom([]time.Duration{time.Second, time.Minute}).Draw(t, "opens")
+		s.Sync.Why, s.Sync.Until = "waiting for nodes to report", in(opens)
 	}
 	if sometimes("follows") {
-		s.notLeading = "controller ctl2 leads"
+		s.NotLeading = "controller ctl2 leads"
 	}
-	s.cfg.InFlight = rapid.IntRange(1, 5).Draw(t, "in flight")
+	s.InFlight = rapid.IntRange(1, 5).Draw(t, "in flight")
 	for i := range rapid.IntRange(0, 8).Draw(t, "nodes") {
 		node := fmt.Sprint("n", i)
 		for _, role := range []string{"lb", "edge"} {
 			if rapid.Bool().Draw(t, role) {
-				bear(rs.roles, role, node)
-				rs.byName[role].Budget = rapid.SampledFrom([]Budget{DefaultBudget, "50%", "2", "100%"}).Draw(t, "budget")
+				c.Has(role, node)
 			}
 		}
 		var running *kick.Running
-		var flying *flight
+		var flying *Flight
 		switch first := fmt.Sprint("a", rapid.IntRange(0, 2).Draw(t, "which")); rapid.IntRange(0, 7).Draw(t, "busy") {
 		case 0:
 			running = &kick.Running{Run: "r", Action: first}
 		case 1:
-			flying = &flight{id: "f", action: first, deadline: in(time.Minute)}
+			flying = &Flight{ID: "f", Key: Key{node, first}, Deadline: in(time.Minute)}
 		}
 		for j := range rapid.IntRange(1, 3).Draw(t, "actions") {
-			a := &action{node: node, name: fmt.Sprint("a", j), memory: &memory{}, running: running, flight: flying}
-			a.needs = needing(rs.roles, rapid.SampledFrom([][]string{nil, {"web"}, {"db"}, {"web", "db"}}).Draw(t, "needs")...)
-			a.status.Dirty = rapid.Bool().Draw(t, "dirty")
-			a.status.Applied = map[string]kick.Revision{}
-			for _, need := range a.needs {
+			a := &Action{Key: Key{node, fmt.Sprint("a", j)}, Retry: &Retry{}, Running: running, Flight: flying}
+			needs := rapid.SampledFrom([][]string{nil, {"web"}, {"db"}, {"web", "db"}}).Draw(t, "needs")
+			a.Needs = c.Needs(needs...)
+			a.Status.Dirty = rapid.Bool().Draw(t, "dirty")
+			a.Status.Applied = map[string]kick.Revision{}
+			for _, need := range a.Needs {
 				if rapid.Bool().Draw(t, "applied") {
-					a.status.Applied[need.as] = need.role.now.Revision
+					a.Status.Applied[need.As] = need.Role.Current().Revision
 				}
 			}
 			if sometimes("unresolved") {
-				a.unresolved = "the node itself has no fact site"
+				a.Unresolved = "the node itself has no fact site"
 			}
 			a.from, a.since = moment("from"), moment("since")
 			if sometimes("failing") {
-				a.memory.failures, a.memory.notBefore, a.memory.why = 1, moment("not before"), "it failed"
+				a.Retry.Failures, a.Retry.NotBefore, a.Retry.Why = 1, moment("not before"), "it failed"
 				if sometimes("with these needs") {
-					a.memory.tried = s.roles.fingerprint(a)
+					a.Retry.Tried = a.Fingerprint()
 				}
 			}
 			if sometimes("kicked before") {
-				a.memory.kicked, a.memory.took = moment("kicked"), time.Duration(rapid.IntRange(0, 20).Draw(t, "took"))*time.Second
+				a.Retry.kicked = moment("kicked")
+				a.Retry.Took = time.Duration(rapid.IntRange(0, 20).Draw(t, "took")) * time.Second
 			}
-			if sometimes("forced") {
-				a.forced = &order{}
+			if sometimes("ordered") {
+				a.Order = &api.KickOrder{}
 			}
-			s.actions = append(s.actions, a)
+			s.Actions = append(s.Actions, a)
 		}
 	}
 	for i := range rapid.IntRange(0, 2).Draw(t, "strays") {
-		stray := stray{key: key{fmt.Sprint("gone", i), "a0"}, gone: rapid.Bool().Draw(t, "gone")}
+		stray := Stray{Key: Key{fmt.Sprint("gone", i), "a0"}, Gone: rapid.Bool().Draw(t, "gone")}
 		for _, name := range []string{"lb", "edge"} {
-			if r := rs.byName[name]; r != nil && rapid.Bool().Draw(t, "bore "+name) {
-				stray.bears = append(stray.bears, r)
+			if rapid.Bool().Draw(t, "had "+name) {
+				stray.Roles = append(stray.Roles, c.Role(name))
 			}
 		}
 		if rapid.Bool().Draw(t, "handed web") {
-			stray.tries = []*role{rs.byName["web"]}
+			stray.Tries = []*membership.Role{c.Role("web")}
 		}
-		s.strays = append(s.strays, stray)
+		s.Strays = append(s.Strays, stray)
 	}
 	return s
 }
 
-func TestWhoWaitsLongestIsFirst(t *testing.T) {
-	s, a := hourOld(t)
-	s.cfg.InFlight = 1
+func TestActionThatWaitsLongestIsFirst(t *testing.T) {
+	_, s, a := HourOld(t)
+	s.InFlight = 1
 	older, younger, never := *a, *a, *a
-	older.node, younger.node, never.node = "lb2", "lb3", "lb4"
+	older.Node, younger.Node, never.Node = "lb2", "lb3", "lb4"
 	older.since = ago(2 * time.Hour)
 	younger.since = ago(time.Minute)
-	a.memory = &memory{sent: ago(time.Hour)} // as long as never, which was never kicked
-	s.actions = append(s.actions, &older, &younger, &never)
-	var order []string
-	for range s.actions {
-		for i, v := range plan(s, noon) {
-			if len(v.Gates) == 0 {
-				order = append(order, v.Node)
-				s.actions = slices.Delete(s.actions, i, i+1)
-				break
-			}
-		}
-	}
-	if want := []string{"lb2", "lb4", "lb1", "lb3"}; !slices.Equal(order, want) {
-		t.Errorf("they are kicked in the order %q, want %q", order, want)
+	a.Retry = &Retry{Sent: ago(time.Hour)} // as long as lb4, which was never kicked
+	s.Actions = append(s.Actions, &older, &younger, &never)
+	if got, want := kickOrder(s), []string{"lb2", "lb4", "lb1", "lb3"}; !slices.Equal(got, want) {
+		t.Errorf("the nodes are kicked in the order %q, want %q", got, want)
 	}
 }
 
 func TestBrokenRevisionIsTriedWhereItWasTriedLeastRecently(t *testing.T) {
-	s, a := hourOld(t)
-	s.cfg.InFlight = 1
-	fails(s.roles.byName["web"], 3)
+	c, s, a := HourOld(t)
+	s.InFlight = 1
+	c.Fail(s.Rollout, "web", 3)
 	for i, kicked := range []time.Time{ago(time.Minute), {}, ago(10 * time.Minute)} {
 		other := *a
-		other.node, other.since, other.memory = fmt.Sprint("lb", i+2), ago(2*time.Hour), &memory{sent: kicked}
-		s.actions = append(s.actions, &other)
+		other.Node, other.since, other.Retry = fmt.Sprint("lb", i+2), ago(2*time.Hour), &Retry{Sent: kicked}
+		s.Actions = append(s.Actions, &other)
 	}
-	a.memory.sent = ago(5 * time.Minute)
+	a.Retry.Sent = ago(5 * time.Minute)
+	if got, want := kickOrder(s), []string{"lb3", "lb4", "lb1", "lb2"}; !slices.Equal(got, want) {
+		t.Errorf("the nodes are kicked in the order %q, want %q", got, want)
+	}
+}
+
+// kickOrder is the order in which nodes are kicked, if each of them converges before the next is.
+func kickOrder(s Situation) []string {
 	var order []string
-	for range s.actions {
-		for i, v := range plan(s, noon) {
+	for range s.Actions {
+		for i, v := range Make(s, noon) {
 			if len(v.Gates) == 0 {
 				order = append(order, v.Node)
-				s.actions = slices.Delete(s.actions, i, i+1)
+				s.Actions = slices.Delete(s.Actions, i, i+1)
 				break
 			}
 		}
 	}
-	if want := []string{"lb3", "lb4", "lb1", "lb2"}; !slices.Equal(order, want) {
-		t.Errorf("they are kicked in the order %q, want %q", order, want)
-	}
+	return order
 }
 
-// Whoever is stale is kicked some time, whatever else goes on: runs that succeed, fail, and fail everywhere.
-func TestNobodyStarves(t *testing.T) {
+// Each stale action is kicked some time, while other runs succeed, fail, and fail everywhere.
+func TestNoActionStarves(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		rs := newTestRoles(t)
+		budget := rapid.SampledFrom([]membership.Budget{membership.DefaultBudget, "3"}).Draw(t, "budget")
+		c := NewCluster(t, membership.RoleConfig{Name: "lb", Budget: budget})
 		for _, role := range []string{"web", "db"} {
-			rs.mustMove(nil, serving("m-"+role, inventory.Facts{"role": role}), ago(time.Hour))
+			c.Member("m-"+role, inventory.Facts{"role": role}, ago(time.Hour))
 		}
-		rs.publish()
-		s := situation{cfg: DefaultConfig(), sync: api.Sync{Open: true}, roles: rs.roles}
-		s.cfg.InFlight = rapid.IntRange(1, 3).Draw(t, "in flight")
+		c.Publish()
+		s := Situation{Config: DefaultConfig, Sync: api.Sync{Open: true}, Table: c.Table, Rollout: Rollout{}}
+		s.InFlight = rapid.IntRange(1, 3).Draw(t, "in flight")
 		const nodes = 9
 		rounds := map[string]int{} // of waiting
 		for i := range nodes {
 			node := fmt.Sprint("lb", i)
-			bear(rs.roles, "lb", node)
+			c.Has("lb", node)
 			needs := rapid.SampledFrom([][]string{{"web"}, {"db"}, {"web", "db"}}).Draw(t, "needs")
-			s.actions = append(s.actions, &action{
-				node: node, name: "reload", needs: needing(rs.roles, needs...), since: ago(time.Hour), from: ago(time.Hour), memory: &memory{},
+			s.Actions = append(s.Actions, &Action{
+				Key: Key{node, "reload"}, Needs: c.Needs(needs...), since: ago(time.Hour), from: ago(time.Hour), Retry: &Retry{},
 			})
 		}
-		rs.byName["lb"].Budget = rapid.SampledFrom([]Budget{DefaultBudget, "3"}).Draw(t, "budget")
 		now := noon
 		for range 12 * nodes {
 			now = now.Add(2 * time.Minute)
-			for i, v := range plan(s, now) {
-				a := s.actions[i]
+			for i, v := range Make(s, now) {
+				a := s.Actions[i]
 				if len(v.Gates) > 0 {
-					if rounds[a.node]++; rounds[a.node] > 3*nodes {
-						t.Fatalf("%s waits for %+v since %d rounds", a.node, v.Gates, rounds[a.node])
+					if rounds[a.Node]++; rounds[a.Node] > 3*nodes {
+						t.Fatalf("%s has waited for %d rounds, now for %+v", a.Node, rounds[a.Node], v.Gates)
 					}
 					continue
 				}
-				rounds[a.node] = 0
-				a.memory.sent, a.memory.kicked = now, now
-				f := flight{node: a.node}
-				for _, need := range a.needs {
-					f.handed = append(f.handed, handed{need.role, need.role.now.Revision.Hash})
-				}
+				rounds[a.Node] = 0
+				a.Retry.Sent, a.Retry.kicked = now, now
+				f := a.NewFlight("r", v.Reason, c.Of(a.Node), now, now)
 				succeeded := rapid.IntRange(0, 9).Draw(t, "outcome") == 0
-				f.ended(succeeded)
+				s.Rollout.Ended(f, succeeded, c.Table)
 				if succeeded {
 					a.since = now // and stale again at once
 				}
@@ -681,14 +669,18 @@ func TestNobodyStarves(t *testing.T) {
 }
 
 // shown is all that a plan may read, by value.
-func shown(s situation) []string {
+func shown(s Situation) []string {
 	var all []string
-	for _, a := range s.actions {
-		all = append(all, fmt.Sprintf("%+v %+v %+v", *a, *a.memory, a.status.Applied))
+	for _, a := range s.Actions {
+		all = append(all, fmt.Sprintf("%+v %+v %+v", *a, *a.Retry, a.Status.Applied))
 	}
-	for _, name := range sortedKeys(s.roles.byName) {
-		r := s.roles.byName[name]
-		all = append(all, fmt.Sprintf("%s %+v %v %v %t %v %v %+v", name, r.now, r.nodes, r.members, r.changed, r.past, r.failed, r.gate))
+	for _, r := range s.Table.Roles() {
+		fields := reflect.ValueOf(*r)
+		for i := range fields.NumField() {
+			if name := fields.Type().Field(i).Name; name != "names" && name != "diffs" { // they only save time
+				all = append(all, fmt.Sprintf("%s: %s: %+v", r.Name, name, fields.Field(i)))
+			}
+		}
 	}
-	return append(all, fmt.Sprintf("%+v %s %+v", s.sync, s.notLeading, s.cfg))
+	return append(all, fmt.Sprintf("%+v %s %+v %+v", s.Sync, s.NotLeading, s.Config, s.Rollout))
 }
