@@ -82,7 +82,7 @@ func (c *Controller) accepted(f *plan.Flight, atMost time.Duration, now time.Tim
 	f.Accepted = true
 	f.Deadline = now.Add(atMost + 2*replyTimeout)
 	if a := c.fleet.action(f.Key); a != nil {
-		a.Retry.Accepted(f.Sent, f.Cause)
+		a.Retry.Accepted(f)
 		a.Order = nil
 	}
 	c.journal.begin(api.Run{ID: f.ID, Node: f.Node, Action: f.Action, Reason: f.Reason, Started: f.Sent})

@@ -14,7 +14,7 @@ import (
 // Kick carries out an operator's order. The error wraps api.ErrNotFound or api.ErrNotSynced. Any goroutine may call it while Run runs.
 func (c *Controller) Kick(ctx context.Context, o api.KickOrder) (kicked api.Kicked, err error) {
 	gone := c.inLoop(ctx, func(_ context.Context, now time.Time) (changed bool) {
-		kicked, err = c.kick(&plan.Order{KickOrder: o}, now)
+		kicked, err = c.kick(&o, now)
 		return err == nil && !o.DryRun
 	})
 	if gone != nil {
@@ -32,7 +32,7 @@ func (c *Controller) Lose(ctx context.Context, o api.LossOrder) (err error) {
 	return cmp.Or(gone, err)
 }
 
-func (c *Controller) kick(order *plan.Order, now time.Time) (api.Kicked, error) {
+func (c *Controller) kick(order *api.KickOrder, now time.Time) (api.Kicked, error) {
 	kicked := api.Kicked{Actions: []api.Verdict{}, After: c.journal.seq}
 	if !c.listening.sync.Open {
 		return kicked, fmt.Errorf("kick %s: %w: %s", order.Object, api.ErrNotSynced, c.listening.sync.Why)

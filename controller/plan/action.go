@@ -16,62 +16,61 @@ type Key struct{ Node, Action string }
 func (k Key) String() string { return k.Node + "/" + k.Action }
 
 // Action is one action of a node: what the node reports of it, and what the controller remembers. It has one owner.
+//
+// It works like an item of a work queue. A node has at most one run in flight, of all its actions. An action that
+// becomes stale while a run is in flight is kicked once more after it, however much changed in the meantime.
 type Action struct {
 	Key
-	// Needs is what the action depends on. Unresolved is why something that it depends on is missing from Needs.
+	// Needs is what the action depends on, under different names. Unresolved is why some of it is not in Needs, empty if
+	// all is.
 	Needs      []membership.Need
 	Unresolved string
-	// Status is what the node reported last, or what follows from a result since.
+	// Status is what the node reported last, or what follows from a result that came since.
 	Status kick.ActionStatus
-	// Running and Flight are the run in progress on the node, of this action or another. A node has one at most.
+
+	// Running is the run that the node reports. Flight is the kick whose run is not known to have ended. Both are nil while
+	// there is none. They are the node's: its other actions have the same ones.
 	Running *kick.Running
 	Flight  *Flight
-	// Order is an operator's order that the node has not accepted yet.
-	Order *Order
-
-	// Since is when the action became stale; zero while it is not.
-	Since time.Time
-	// from is when the first change began that made it stale. The settle time counts from here.
-	from time.Time
-	// lacking is true while it is stale and has nothing to be configured from, see lacks.
-	lacking bool
-	// cause and fact say why it is stale: fact is the member fact that runs of its own cycle changed.
-	cause Cause
-	fact  string
-
-	// Retry is never nil.
+	// Order is an operator's order that the node has not accepted yet, or nil.
+	Order *api.KickOrder
+	// Retry is never nil. The next Action with this Key has the same one.
 	Retry *Retry
+
+	// Track sets the rest. since is when the action became stale, or was ordered. It is zero while the action is neither.
+	since time.Time
+	// from is when the first change began that made the action stale. The settle time counts from here. It is before since
+	// if the change was suspected first, and after since if the action was lacking. It means nothing while since is zero.
+	from time.Time
+	// lacking is true while the action is stale and lacks a role. It is false before the inventory is complete.
+	lacking bool
+	// cause is why the action is stale, and causeNone if it is not. fact is the member fact that runs changed; it is set
+	// exactly if cause is causeOwnCycle.
+	cause cause
+	fact  string
 }
 
-// Order is an operator's order to run an action now.
-type Order struct{ api.KickOrder }
-
-func (o *Order) reason() string {
-	if o.By == "" {
-		return "ordered by an operator"
-	}
-	return "ordered by " + o.By
-}
-
-// Flight is a kick that was sent, until its run is known to be over. A node has one at most. It outlives the node's presence: a node
-// that is gone may go on running.
+// Flight is a kick, from the moment that it is sent until its run is known to have ended. It outlives the node's
+// presence: a node that is gone may go on running.
 type Flight struct {
-	ID string
+	ID string // of the run
 	Key
+	// Reason is the verdict's, for people. It is empty for the kick of a former controller, and so is what it handed over.
 	Reason string
-	Cause  Cause
-	// Tried identifies the memberships that it handed over, see Action.Fingerprint; Handed is their hashes by role.
+	cause  cause // of the action when the kick was sent
+	// Tried is the Fingerprint that the action had, Handed is the same by the names of the roles.
 	Tried  string
 	Handed map[string]string
 	// Roles is the names of the roles that the node had.
-	Roles    []string
-	Sent     time.Time
+	Roles []string
+	Sent  time.Time
+	// Accepted is false until a reply, or a report of the run's end, shows that the node took the kick.
 	Accepted bool
-	// Deadline is when it is over at the latest.
+	// Deadline is when the run counts as lost. The reply to the kick comes, or is given up, before it.
 	Deadline time.Time
 }
 
-// lacks reports whether something that the action depends on cannot be configured from yet.
+// lacks reports whether a role that the action depends on is missing, not recovered, unknown, or too small.
 func (a *Action) lacks() bool {
 	return a.Unresolved != "" || slices.ContainsFunc(a.Needs, func(n membership.Need) bool {
 		return !n.Role.Open() || n.Role.Unknown() || n.Role.TooFew()
@@ -87,7 +86,7 @@ func (a *Action) Fingerprint() string {
 	return strings.Join(hashes, " ")
 }
 
-// stale reports whether what the action has applied is not current, and when the first change began that it lacks.
+// stale reports whether the action has to run, and when the first change began that it lacks.
 func (a *Action) stale(now time.Time) (from time.Time, stale bool) {
 	from = now
 	for _, need := range a.Needs {
@@ -110,19 +109,19 @@ func (a *Action) Track(synced bool, origins Origins, cycles Cycles, table *membe
 	from, stale := a.stale(now)
 	switch {
 	case !stale && a.Order == nil:
-		a.Since, a.from = time.Time{}, time.Time{}
-	case a.Since.IsZero():
-		a.Since, a.from = now, from
+		a.since, a.from = time.Time{}, time.Time{}
+	case a.since.IsZero():
+		a.since, a.from = now, from
 	}
-	was := a.lacking
+	lacked := a.lacking
 	a.lacking = stale && synced && a.lacks()
-	if was && stale && !a.lacking {
-		a.from = now // what it waited for may be the first change of a burst
+	if lacked && stale && !a.lacking {
+		a.from = now // what it lacked may be the first change of a burst
 	}
-	a.cause, a.fact = CauseNone, ""
+	a.cause, a.fact = causeNone, ""
 	switch {
 	case a.Order != nil:
-		a.cause = CauseOutside
+		a.cause = causeOutside
 	case stale:
 		a.cause, a.fact = cycles.causeOf(a, origins, table)
 	}
@@ -151,10 +150,10 @@ func (a *Action) MayUse(node string) bool {
 	return false
 }
 
-// NewFlight is the kick that carries out a verdict on an action.
+// NewFlight is the flight of a kick that carries out a verdict on the action. roles is those of its node.
 func (a *Action) NewFlight(id, reason string, roles []*membership.Role, now, deadline time.Time) *Flight {
 	f := &Flight{
-		ID: id, Key: a.Key, Reason: reason, Cause: a.cause, Tried: a.Fingerprint(), Handed: map[string]string{},
+		ID: id, Key: a.Key, Reason: reason, cause: a.cause, Tried: a.Fingerprint(), Handed: map[string]string{},
 		Roles: RoleNames(roles), Sent: now, Deadline: deadline,
 	}
 	for _, need := range a.Needs {
@@ -186,10 +185,11 @@ func (a *Action) Kick(id, reason string, by api.Identity) kick.Kick {
 	return k
 }
 
-// waits is since when an action waits for its place. A try that failed, or got no answer, puts it behind those that were not tried since.
+// waits is since when the action waits for its turn. A try that failed, or got no answer, puts it behind those that
+// were not tried since.
 func (a *Action) waits() time.Time {
-	if a.Retry.Sent.After(a.Since) {
+	if a.Retry.Sent.After(a.since) {
 		return a.Retry.Sent
 	}
-	return a.Since
+	return a.since
 }

@@ -10,36 +10,22 @@ import (
 	"kicker/controller/membership"
 )
 
-// admission is what may still be kicked in one plan. Every kick that is admitted takes its place from those after it.
-type admission struct {
+// places is the runs of one plan: those in progress, and those admitted so far. Each takes its place from those that
+// come after it.
+type places struct {
 	Situation
-	busy   map[string]struct{}           // nodes with a run; their number counts against in_flight
+	busy   map[string]struct{}           // nodes with a run
 	runs   map[*membership.Role]int      // how many of them have a role
 	gone   map[*membership.Role][]string // those of them that are gone
-	trying map[*membership.Role]string   // for a broken revision, the one action that tries it now
+	trying map[*membership.Role]string   // for a broken revision, an action that tries it now
 }
 
-// admit adds the gates of the actions that wait for nothing else: one run a node, the budgets, and a broken revision. Those that wait
-// longest come first.
+// admit adds the gates of the actions that wait for nothing else: one run a node, the budgets, and a broken revision.
+// Those that wait longest come first.
 func (s Situation) admit(verdicts []api.Verdict) {
-	ad := admission{s, map[string]struct{}{}, map[*membership.Role]int{}, map[*membership.Role][]string{}, map[*membership.Role]string{}}
-	for _, stray := range s.Strays {
-		for _, r := range stray.Tries {
-			ad.try(r, stray.Key)
-		}
-		ad.occupy(stray.Node, stray.Roles)
-		if stray.Gone {
-			for _, r := range stray.Roles {
-				ad.gone[r] = append(ad.gone[r], stray.Node)
-			}
-		}
-	}
 	var candidates []int
-	for i, a := range s.Actions {
-		if a.Running != nil || a.Flight != nil {
-			ad.admit(a)
-		}
-		if verdicts[i].State != api.Converged && len(verdicts[i].Gates) == 0 {
+	for i, v := range verdicts {
+		if v.State != api.Converged && len(v.Gates) == 0 {
 			candidates = append(candidates, i)
 		}
 	}
@@ -47,74 +33,100 @@ func (s Situation) admit(verdicts []api.Verdict) {
 		a, b := s.Actions[i], s.Actions[j]
 		return cmp.Or(a.waits().Compare(b.waits()), a.Retry.Sent.Compare(b.Retry.Sent))
 	})
+	p := s.inProgress()
 	for _, i := range candidates {
-		if verdicts[i].Gates = ad.gates(s.Actions[i]); len(verdicts[i].Gates) == 0 {
-			ad.admit(s.Actions[i])
+		if verdicts[i].Gates = p.full(s.Actions[i]); len(verdicts[i].Gates) == 0 {
+			p.take(s.Actions[i])
 		}
 	}
 }
 
-// admit gives an action its place.
-func (ad *admission) admit(a *Action) {
+// inProgress is the places of the runs that are in progress.
+func (s Situation) inProgress() *places {
+	p := &places{
+		s, map[string]struct{}{}, map[*membership.Role]int{}, map[*membership.Role][]string{}, map[*membership.Role]string{},
+	}
+	for _, stray := range s.Strays {
+		for _, r := range stray.Tries {
+			p.try(r, stray.Key)
+		}
+		p.occupy(stray.Node, stray.Roles)
+		if stray.Gone {
+			for _, r := range stray.Roles {
+				p.gone[r] = append(p.gone[r], stray.Node)
+			}
+		}
+	}
+	for _, a := range s.Actions {
+		if a.Running != nil || a.Flight != nil {
+			p.take(a)
+		}
+	}
+	return p
+}
+
+// take gives an action its place.
+func (p *places) take(a *Action) {
 	runs := a.Running == nil || a.Running.Action == a.Action // this action, of all that the node has
 	if a.Flight != nil {
 		runs = a.Flight.Action == a.Action
 	}
 	if runs {
 		for _, need := range a.Needs {
-			ad.try(need.Role, a.Key)
+			p.try(need.Role, a.Key)
 		}
 	}
-	ad.occupy(a.Node, ad.Table.Of(a.Node))
+	p.occupy(a.Node, p.Table.Of(a.Node))
 }
 
-func (ad *admission) try(r *membership.Role, by Key) {
-	if ad.Rollout.broken(r) {
-		ad.trying[r] = by.String()
+func (p *places) try(r *membership.Role, by Key) {
+	if p.Rollout.failures(r) >= brokenFrom {
+		p.trying[r] = by.String()
 	}
 }
 
-func (ad *admission) occupy(node string, roles []*membership.Role) {
-	if _, counted := ad.busy[node]; counted {
+func (p *places) occupy(node string, roles []*membership.Role) {
+	if _, counted := p.busy[node]; counted {
 		return
 	}
-	ad.busy[node] = struct{}{}
+	p.busy[node] = struct{}{}
 	for _, r := range roles {
-		ad.runs[r]++
+		p.runs[r]++
 	}
 }
 
-func (ad *admission) gates(a *Action) []api.Gate {
+// full is why there is no place for an action; nil if there is one.
+func (p *places) full(a *Action) []api.Gate {
 	var gates []api.Gate
 	wait := func(name, why string, args ...any) {
 		gates = append(gates, api.Gate{Name: name, Why: fmt.Sprintf(why, args...)})
 	}
-	if _, busy := ad.busy[a.Node]; busy {
+	if _, busy := p.busy[a.Node]; busy {
 		wait(api.GateRunning, "another action of this node goes first")
 	}
-	if n := len(ad.busy); n >= ad.InFlight {
+	if n := len(p.busy); n >= p.InFlight {
 		wait(api.GateBudget, "%s in progress in the cluster, as many as in_flight allows", api.Count(n, "run"))
 	}
-	for _, r := range ad.Table.Of(a.Node) {
-		gone := ad.gone[r]
-		nodes := len(r.Nodes())
+	for _, r := range p.Table.Of(a.Node) {
+		nodes, gone := len(r.Nodes()), p.gone[r]
 		most, err := r.Budget.Of(nodes)
 		if err != nil {
 			most = 1 // config rejects it
 		}
-		if n := ad.runs[r]; n >= most {
+		if n := p.runs[r]; n >= most {
 			doubt := ""
 			if len(gone) > 0 {
-				doubt = fmt.Sprintf(" (perhaps on %s, which is gone)", api.List(gone, 5))
+				doubt = fmt.Sprintf(" (gone, perhaps still running: %s)", api.List(gone, 5))
 			}
 			wait(api.GateBudget, "runs on %d of %s of role %s%s, as many as its budget %s allows",
 				n, api.Count(nodes+len(gone), "node"), r.Name, doubt, r.Budget)
 		}
 	}
 	for _, need := range a.Needs {
-		if other := ad.trying[need.Role]; other != "" {
-			wait(api.GateRollout, "role %s: revision %s failed on %d nodes and succeeded on none: one node at a time tries it, now %s",
-				need.As, need.Role.Current().Revision.Hash, ad.Rollout.failures(need.Role), other)
+		if other := p.trying[need.Role]; other != "" {
+			wait(api.GateRollout,
+				"role %s: revision %s failed on %d nodes and succeeded on none: one node at a time tries it, now %s",
+				need.As, need.Role.Current().Revision.Hash, p.Rollout.failures(need.Role), other)
 		}
 	}
 	return gates
@@ -123,17 +135,17 @@ func (ad *admission) gates(a *Action) []api.Gate {
 // brokenFrom is on how many nodes a revision has to fail, and succeed on none, until one node at a time tries it.
 const brokenFrom = 3
 
-// Rollout is on which nodes runs with a role's present revision failed, by the role's name. A revision that fails everywhere must not
-// be tried everywhere at once.
+// Rollout is on which nodes runs with a role's current revision failed, by the role's name. A revision that fails
+// everywhere must not be tried everywhere at once.
 type Rollout map[string]Failures
 
-// Failures is for one revision: the role's n-th. A newer one has none.
+// Failures is on which nodes runs with one revision failed, the n-th. They say nothing of any other revision.
 type Failures struct {
 	n     int64
 	nodes map[string]struct{}
 }
 
-// Ended notes how a run ended. Only runs with the present revision say something of it; one success clears it.
+// Ended notes how a run ended. Only a run with the current revision counts. One success clears the failures.
 func (ro Rollout) Ended(f *Flight, succeeded bool, table *membership.Table) {
 	for name, hash := range f.Handed {
 		r := table.Role(name)
@@ -150,6 +162,7 @@ func (ro Rollout) Ended(f *Flight, succeeded bool, table *membership.Table) {
 	}
 }
 
+// failures is on how many nodes the current revision of a role failed.
 func (ro Rollout) failures(r *membership.Role) int {
 	if f := ro[r.Name]; f.n == r.Current().Revision.N {
 		return len(f.nodes)
@@ -157,9 +170,7 @@ func (ro Rollout) failures(r *membership.Role) int {
 	return 0
 }
 
-func (ro Rollout) broken(r *membership.Role) bool { return ro.failures(r) >= brokenFrom }
-
-// Clone is a Rollout that shares nothing with this one that changes.
+// Clone is a Rollout like this one that shares nothing with it that changes.
 func (ro Rollout) Clone() Rollout {
 	c := Rollout{}
 	for role, f := range ro {

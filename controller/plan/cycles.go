@@ -16,7 +16,8 @@ type Cycles struct {
 	Found []api.Cycle
 }
 
-// join reports whether a role that an action of the node depends on is one of the node's, or depends on one of those in turn.
+// join reports whether a role that an action of the node depends on is one of the node's, or depends on one of those in
+// turn.
 func (cs Cycles) join(r *membership.Role, node string, table *membership.Table) bool {
 	group, known := cs.of[r.Name]
 	joins := func(has *membership.Role) bool {
@@ -32,15 +33,13 @@ func FindCycles(table *membership.Table, actions []*Action) Cycles {
 	return cyclesIn(dependencies(table, actions))
 }
 
-// dependencies is the roles that the nodes of each role depend on, by name and sorted. That a role depends on itself is normal and left
-// out.
+// dependencies is the roles that the nodes of each role depend on, by name and sorted. That a role depends on itself is
+// normal and left out.
 func dependencies(table *membership.Table, actions []*Action) map[string][]string {
 	selected := map[string][]*membership.Role{} // by node
 	for _, r := range table.Selected() {
 		for _, node := range r.Nodes() {
-			if r.Implicit() {
-				selected[node] = append(selected[node], r)
-			}
+			selected[node] = append(selected[node], r)
 		}
 	}
 	sets := map[string]map[string]struct{}{}
@@ -64,8 +63,8 @@ func dependencies(table *membership.Table, actions []*Action) map[string][]strin
 	return graph
 }
 
-// cyclesIn finds the roles that reach each other, and of each such group the shortest cycle through its first role. It is Tarjan's
-// algorithm for strongly connected components: it looks at each dependency once.
+// cyclesIn finds the roles that reach each other, and of each such group the shortest cycle through its first role. It
+// is Tarjan's algorithm for strongly connected components: it looks at each dependency once.
 func cyclesIn(graph map[string][]string) Cycles {
 	cs := Cycles{of: map[string]int{}}
 	var stack []string
@@ -74,6 +73,7 @@ func cyclesIn(graph map[string][]string) Cycles {
 	visit = func(role string) {
 		seen[role] = len(seen) + 1
 		low[role] = seen[role]
+		at := len(stack)
 		stack = append(stack, role)
 		for _, to := range graph[role] {
 			if _, done := cs.of[to]; done {
@@ -87,7 +87,6 @@ func cyclesIn(graph map[string][]string) Cycles {
 		if low[role] != seen[role] {
 			return
 		}
-		at := slices.Index(stack, role)
 		group := stack[at:]
 		for _, r := range group {
 			cs.of[r] = seen[role]

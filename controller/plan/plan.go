@@ -1,8 +1,9 @@
-// Package plan decides what each action should do now, and what it waits for. It is pure: a verdict follows from a Situation and the
-// time, and making it changes nothing. The controller carries out the verdicts that wait for nothing.
+// Package plan decides what each action should do now, and what it waits for. It is pure: a verdict follows from a
+// Situation and the time, and making it changes nothing. The controller carries out the verdicts that wait for nothing.
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -57,20 +58,21 @@ func Make(s Situation, now time.Time) []api.Verdict {
 	return verdicts
 }
 
-// Judge is the verdict on one action, without the gates that depend on other actions.
+// Judge is the verdict on one action, without the gates that depend on other actions. It is quick if the action is
+// converged, for most are.
 func (s Situation) Judge(a *Action, now time.Time) api.Verdict {
 	v := api.Verdict{
-		Node: a.Node, Action: a.Action, State: api.Converged, Since: a.Since, Last: a.Status.Last, Running: a.Running,
+		Node: a.Node, Action: a.Action, State: api.Converged, Since: a.since, Last: a.Status.Last, Running: a.Running,
 		Needs: make([]api.Need, len(a.Needs)),
 	}
 	var reasons []string
 	if a.Order != nil {
-		reasons = append(reasons, a.Order.reason())
+		reasons = append(reasons, "ordered by "+cmp.Or(a.Order.By, "an operator"))
 	}
 	for i, n := range a.Needs {
 		var reason string
 		if v.Needs[i], reason = compare(n, a.Status.Applied); reason != "" {
-			reasons = append(reasons, reason)
+			reasons = append(reasons, n.As+": "+reason)
 		}
 	}
 	if a.Unresolved != "" {
@@ -91,33 +93,27 @@ func (s Situation) Judge(a *Action, now time.Time) api.Verdict {
 }
 
 // compare is a need with what was applied of it, and why that is stale; empty if it is not.
-func compare(n membership.Need, applied map[string]kick.Revision) (api.Need, string) {
-	r := n.Role
-	need := api.Need{Role: n.As, Shared: n.Shared, Current: r.Current().Revision}
-	revision, ok := applied[n.As]
-	if ok {
-		need.Applied = &revision
-	}
-	current := ok && revision.Hash == need.Current.Hash
+func compare(n membership.Need, applied map[string]kick.Revision) (need api.Need, stale string) {
+	need = api.Need{Role: n.As, Shared: n.Shared, Current: n.Role.Current().Revision}
 	var diff membership.Diff
-	if ok && !current {
-		diff, _ = r.Since(revision.Hash)
+	was, ok := applied[n.As]
+	if ok {
+		need.Applied = &was
+		diff, _ = n.Role.Since(was.Hash)
 		need.Added, need.Removed, need.Changed = diff.Added, diff.Removed, diff.Changed
 	}
 	switch {
-	case !r.Open():
-		return need, n.As + ": its members are not known yet"
-	case current:
-		return need, ""
+	case !n.Role.Open():
+		return need, "its members are not known yet"
 	case !ok:
-		return need, n.As + ": never applied"
-	case diff.String() != "":
-		return need, n.As + ": " + diff.String()
+		return need, "never applied"
+	case was.Hash == need.Current.Hash:
+		return need, ""
 	}
-	return need, n.As + ": another membership was applied"
+	return need, cmp.Or(diff.String(), "another membership was applied")
 }
 
-// gates is what a stale action waits for.
+// gates is what a stale action waits for, apart from other actions.
 func (s Situation) gates(a *Action, now time.Time) []api.Gate {
 	var gates []api.Gate
 	wait := func(name, why string, until time.Time) {
@@ -146,7 +142,8 @@ func (s Situation) gates(a *Action, now time.Time) []api.Gate {
 			wait(api.GateUnknown, fmt.Sprintf("no node has role %s and no configuration names it", r.Name), time.Time{})
 		}
 		if r.TooFew() {
-			why := fmt.Sprintf("role %s has %s, fewer than its min_members %d", r.Name, api.Count(len(r.Current().Members), "member"), r.MinMembers)
+			has := api.Count(len(r.Current().Members), "member")
+			why := fmt.Sprintf("role %s has %s, fewer than its min_members %d", r.Name, has, r.MinMembers)
 			wait(api.GateMinMembers, why, time.Time{})
 		}
 	}
@@ -162,14 +159,16 @@ func (s Situation) gates(a *Action, now time.Time) []api.Gate {
 	if until := s.dampedUntil(a); now.Before(until) {
 		wait(api.GateBackoff, dampedWhy(a), until)
 	}
-	if until := a.Retry.Next(s.Backoff, a.Fingerprint()); now.Before(until) && now.Before(a.Retry.NotBefore) {
-		wait(api.GateBackoff, a.Retry.Why, until)
+	if now.Before(a.Retry.NotBefore) {
+		if until := a.Retry.Next(s.Backoff, a.Fingerprint()); now.Before(until) {
+			wait(api.GateBackoff, a.Retry.Why, until)
+		}
 	}
 	return gates
 }
 
-// observed is why an action is only observed, empty if it is kicked. Of its node's roles, one that is observed counts more than one that
-// is acted on, and either counts more than the cluster's mode.
+// observed is why an action is only observed, empty if it is kicked. Of its node's roles, one that is observed counts
+// more than one that is acted on, and either counts more than the cluster's mode.
 func (s Situation) observed(a *Action) string {
 	acts := s.Mode != ModeObserve
 	for _, r := range s.Table.Of(a.Node) {
@@ -192,10 +191,10 @@ func (c Config) settled(a *Action) time.Time {
 		return time.Time{}
 	}
 	first := a.from.Add(c.Settle)
-	if a.Retry.Kicked.IsZero() {
+	if a.Retry.kicked.IsZero() {
 		return first
 	}
-	again := a.Retry.Kicked.Add(min(max(4*a.Retry.Took, c.SettleMin), c.SettleMax))
+	again := a.Retry.kicked.Add(min(max(4*a.Retry.Took, c.SettleMin), c.SettleMax))
 	if again.After(first) {
 		return again
 	}

@@ -12,34 +12,37 @@ type BackoffConfig struct {
 	Max     time.Duration `mapstructure:"max"`
 }
 
-// Retry is what the controller remembers of an action's tries. It outlives the node's presence and the dependency, so that a role whose
-// members come and go does not hammer a failing node.
+// Retry is what the controller remembers of the tries of an action. It outlives the node's presence and the dependency,
+// so that a role whose members come and go does not hammer a failing node.
 type Retry struct {
-	// Used is when the action was last there. A Retry that is not used for long is forgotten.
+	// Used is when the action was there last. A Retry that was not used for long is forgotten.
 	Used time.Time
-	// Sent is when the last kick was sent; zero: the controller knows no more than the node reports.
-	Sent time.Time
-	// Kicked is when the last kick was sent that the node accepted. The settle time between two kicks counts from here.
-	Kicked time.Time
-	// Took is how long the last run took. Ended is when it ended.
-	Took  time.Duration
+	// Sent is when the last kick was sent; zero: the controller knows no more than the node reports. Tried is the
+	// Fingerprint that the action had then.
+	Sent  time.Time
+	Tried string
+	// SendAgain is the ID of the last kick if it got no reply, or empty. The same kick is sent again with the same ID, and
+	// so makes one run.
+	SendAgain string
+	// kicked is Sent of the last kick that the node accepted. The settle time between two kicks counts from here.
+	kicked time.Time
+	// Ended is when the last run ended. Took is how long its command took.
 	Ended time.Time
+	Took  time.Duration
 
-	// Failures is how many runs failed, or kicks were rejected, since the last success. It is 0 exactly when backoff is nil, except for
-	// failures that the node reported from before.
+	// Failures is how many runs failed, or kicks were rejected, in a row. It starts with those that the node reports.
+	// backoff is nil while none has failed here.
 	Failures int
 	backoff  *backoff.ExponentialBackOff
-	// NotBefore is when a kick with the memberships of the last one may follow. Why says what it waits for; see next.
+	// NotBefore is when the last kick may be tried again, see Next. Why is what it waits for until then. A kick that got
+	// no answer sets both without a failure. An order clears NotBefore.
 	NotBefore time.Time
 	Why       string
-	// Tried is the fingerprint of the memberships that the last kick handed over.
-	Tried string
-	// SendAgain is the id of a kick that got no reply. The same kick is sent again with the same id, and so makes one run.
-	SendAgain string
 
-	// SelfMade is how many accepted kicks in a row had no cause but runs of the action's own cycle. Damped says that this was reported.
-	SelfMade int
-	Damped   bool
+	// ownCycle is how many kicks in a row the node accepted whose cause was causeOwnCycle. damped says that an event
+	// reported it; then ownCycle is dampAfter at least.
+	ownCycle int
+	damped   bool
 }
 
 // Failed spaces the next try. It never gives up.
@@ -53,27 +56,27 @@ func (r *Retry) Failed(cfg BackoffConfig, now time.Time, why string) {
 	r.NotBefore, r.Why = now.Add(min(r.backoff.NextBackOff(), cfg.Max)), why
 }
 
-// Accepted notes that a node accepted a kick that was sent for a cause. A retry after a failure has none of its own.
-func (r *Retry) Accepted(sent time.Time, cause Cause) {
-	r.Kicked = sent
-	switch cause {
-	case CauseOwnCycle:
-		r.SelfMade++
-	case CauseOutside:
-		r.SelfMade = 0
-	}
-}
-
 // Succeeded ends the series of failures.
 func (r *Retry) Succeeded() {
 	r.backoff, r.Failures, r.NotBefore, r.Why = nil, 0, time.Time{}, ""
 }
 
+// Accepted notes that the node accepted a kick. One without a cause repeats a failed one, and so does not count.
+func (r *Retry) Accepted(f *Flight) {
+	r.kicked = f.Sent
+	switch f.cause {
+	case causeOwnCycle:
+		r.ownCycle++
+	case causeOutside:
+		r.ownCycle = 0
+	}
+}
+
 // Kept reports whether a Retry holds more than the node itself reports again.
 func (r *Retry) Kept() bool { return !r.Sent.IsZero() }
 
-// Next is when a kick with these memberships may follow the last one. After a failure, other memberships than those that failed may be
-// tried sooner, but not before the initial backoff; the retry of the failed ones keeps its backoff when others intervene.
+// Next is when a kick with these memberships may follow the last one. After a failure, other memberships than those
+// that failed may be tried sooner, but not before the initial backoff. The failed ones keep theirs.
 func (r *Retry) Next(cfg BackoffConfig, fingerprint string) time.Time {
 	soonest := r.Sent.Add(cfg.Initial)
 	if r.Failures > 0 && fingerprint != r.Tried && soonest.Before(r.NotBefore) {
