@@ -664,7 +664,7 @@ func (l *loop) returns(name, role string, status kick.Status) {
 
 func TestRunOfAGoneNodeKeepsItsPlaceUntilItsDeadline(t *testing.T) {
 	oneGone(t, func(l *loop, k kick.Kick) {
-		want := api.Gate{Name: api.GateBudget, Why: "runs on 1 of 2 nodes of role lb (perhaps on lb1, which is gone), as many as its budget 1 allows"}
+		want := api.Gate{Name: api.GateBudget, Why: "runs on 1 of 2 nodes of role lb (gone, perhaps still running: lb1), as many as its budget 1 allows"}
 		if v := l.View(); len(v.Verdicts) != 1 || len(v.Verdicts[0].Gates) != 1 || v.Verdicts[0].Gates[0] != want {
 			t.Errorf("the verdicts are %+v, want lb2 to wait for %+v", v.Verdicts, want)
 		}
