@@ -23,7 +23,7 @@ const (
 	GuardShadow = "shadow" // the hold is shown and not enforced
 )
 
-// DefaultConfig is the settings that a controller has unless told otherwise.
+// DefaultConfig is the settings that a controller has unless they are configured.
 func DefaultConfig() Config {
 	return Config{
 		Cluster:   "main",

@@ -214,7 +214,7 @@ func (c *Controller) keepPlace(node string, now time.Time) {
 	}
 	c.fleet.flights[node] = &plan.Flight{
 		ID: run.Run, Key: plan.Key{Node: node, Action: run.Action}, Roles: plan.RoleNames(c.table.Of(node)), Accepted: true,
-		Deadline: now.Add(kick.DefaultTimeout + kick.DefaultGrace), // only the former controller was told
+		Deadline: now.Add(kick.DefaultTimeout + kick.DefaultGrace), // the node told only the former controller
 	}
 }
 

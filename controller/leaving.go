@@ -8,8 +8,8 @@ import (
 
 // leaving is a node that leaves and wants to know which dependents still use it.
 type leaving struct {
-	reply string // where to answer
-	told  *inventory.LeaveStatus
+	reply string                 // where to answer
+	last  *inventory.LeaveStatus // the answer before
 }
 
 // answerLeaving tells the nodes that leave how far they are, when that has changed.
@@ -19,9 +19,9 @@ func (c *Controller) answerLeaving() {
 	}
 	for node, l := range c.leaving {
 		waiting := c.mayUse(node)
-		if l.told == nil || !slices.Equal(l.told.Waiting, waiting) {
-			l.told = &inventory.LeaveStatus{V: inventory.Version, Received: true, Released: len(waiting) == 0, Waiting: waiting}
-			c.bus.TellLeaving(l.reply, *l.told)
+		if l.last == nil || !slices.Equal(l.last.Waiting, waiting) {
+			l.last = &inventory.LeaveStatus{V: inventory.Version, Received: true, Released: len(waiting) == 0, Waiting: waiting}
+			c.bus.TellLeaving(l.reply, *l.last)
 		}
 	}
 }

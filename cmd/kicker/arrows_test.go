@@ -31,7 +31,10 @@ var arrows = map[string][]string{
 	"cmd/kicker/internal/client": {"controller/api"},
 	"cmd/kicker/internal/print":  {"controller/api", "inventory", "inventory/query", "kick"},
 	"cmd/kicker/internal/render": {"inventory/query", "kick"},
-	"config":                     {"controller", "controller/api", "inventory", "inventory/query", "kick"},
+	"config": {
+		"controller", "controller/api", "controller/bus", "controller/membership", "controller/plan",
+		"inventory", "inventory/query", "kick",
+	},
 	"controller": {
 		"controller/api", "controller/membership", "controller/plan", "inventory", "inventory/query", "kick",
 	},

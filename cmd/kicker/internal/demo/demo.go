@@ -90,7 +90,7 @@ func Run(ctx context.Context, haproxy string, once bool, stdout, stderr io.Write
 	return nil
 }
 
-// interrupted ends a demo that was told to end. That is a failure only of a story.
+// interrupted ends a demo after Ctrl-C. That is a failure only of a story.
 func (d *demo) interrupted(once bool) error {
 	d.timeline.title("The demo ends and removes everything it made.")
 	if once {
