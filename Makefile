@@ -20,13 +20,14 @@ build: ## bin/kicker, or BIN, static
 # for what hangs, however slow the machine. Most tests that run beside each other only wait. In CI no result is taken from a cache.
 test: setup check ## everything that must hold
 	$(GO) test -race -skip '^Test(Invariant[0-9]|Number)' -parallel 4 -timeout 30m $(if $(CI),-count=1) ./...
-	$(GO) test -run '^Test(Invariant|Number)' -timeout 30m $(if $(CI),-count=1) ./cmd/kicker
+	$(GO) test -run '^Test(Invariant|Number)' -timeout 30m $(if $(CI),-count=1) ./cmd/kicker/internal/daemon
 
 check: ## what can be said without running it
 	@unformatted=$$(gofmt -l .) && \
 	test -z "$$unformatted" || { echo "gofmt these: $$unformatted" >&2; exit 1; }
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
+	GOOS=darwin $(GO) build -o /dev/null ./cmd/kicker
 
 setup: ## haproxy and a C compiler, if they are missing
 	@.ci/setup.sh
@@ -40,14 +41,14 @@ fuzz: ## every fuzz target for FUZZTIME
 	done
 
 soak: ## random schedules of faults for SOAK; SEED=n plays one of them again
-	cd cmd/kicker && $(GO) test -race -timeout 0 -run '^TestInvariants$$' -args $(if $(SEED),-seed $(SEED),-soak $(SOAK))
+	cd cmd/kicker/internal/daemon && $(GO) test $(if $(RACE),-race) -timeout 0 -run '^TestInvariants$$' -args $(if $(SEED),-seed $(SEED),-soak $(SOAK))
 
 # Of what happens to whole clusters so many times are enough; see docs/explanation/performance.md.
 bench: ## what that page has numbers of; takes eight minutes, on a machine that does nothing else
 	$(GO) test -run '^$$' -bench . -benchtime 5s ./inventory ./controller
-	$(GO) test -run '^$$' -bench NodeStartsAndLeaves -benchtime 20x ./cmd/kicker
-	$(GO) test -run '^$$' -bench NodeDies -benchtime 5x ./cmd/kicker
-	$(GO) test -run '^$$' -bench 'IdleAgent|Controller' -benchtime 1x ./cmd/kicker
+	$(GO) test -run '^$$' -bench NodeStartsAndLeaves -benchtime 20x ./cmd/kicker/internal/daemon
+	$(GO) test -run '^$$' -bench NodeDies -benchtime 5x ./cmd/kicker/internal/daemon
+	$(GO) test -run '^$$' -bench 'IdleAgent|Controller' -benchtime 1x ./cmd/kicker/internal/daemon
 
 notice: ## NOTICE anew, from the licences of the modules in the binary
 	$(GO) run ./.ci/notice.go > NOTICE.new && mv NOTICE.new NOTICE

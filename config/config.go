@@ -1,29 +1,31 @@
-// Package config is what kicker was told: by flags, by the environment, by one file, and by what holds unless told otherwise.
+// Package config reads kicker's settings from flags, the environment, one file and the defaults, in this order.
 package config
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"kicker/controller"
+	"kicker/controller/bus"
 	"kicker/inventory"
 	"kicker/kick"
 )
 
-// Config is every setting. Load makes it, whole and checked; nobody changes it afterwards.
+// Config is every setting. Load returns it complete and checked; it does not change afterwards.
 type Config struct {
 	controller.Config `mapstructure:",squash"`
 
-	StateDir  string      `mapstructure:"state_dir"`  // the token, the sockets, and what an agent must not forget
-	TokenFile string      `mapstructure:"token_file"` // what guards listeners beyond loopback; see TokenPath
+	StateDir  string      `mapstructure:"state_dir"`  // the token, the sockets, and the state of the agents
+	TokenFile string      `mapstructure:"token_file"` // protects listeners beyond loopback; see TokenPath
 	Insecure  bool        `mapstructure:"insecure"`   // listen beyond loopback without a token
 	Log       LogConfig   `mapstructure:"log"`
 	Bus       BusConfig   `mapstructure:"bus"`
@@ -31,61 +33,61 @@ type Config struct {
 	Agent     AgentConfig `mapstructure:"agent"`
 }
 
-// LogConfig is how the daemons log, on stderr.
+// LogConfig is how controllers and agents log to stderr.
 type LogConfig struct {
 	Level  string `mapstructure:"level"`
 	Format string `mapstructure:"format"`
 }
 
-// BusConfig is where the controller has its bus.
+// BusConfig is the controller's bus.
 type BusConfig struct {
-	Listen    string `mapstructure:"listen"`     // of the embedded NATS server
-	URL       string `mapstructure:"url"`        // of an existing NATS; no embedded server then
+	Listen    string `mapstructure:"listen"`     // address of the embedded NATS server
+	URL       string `mapstructure:"url"`        // of an existing NATS; it replaces the embedded server
 	SystemURL string `mapstructure:"system_url"` // of the same NATS, with a user of its system account
 }
 
-// APIConfig is where the controller is asked.
+// APIConfig is the controller's HTTP API.
 type APIConfig struct {
 	Listen string `mapstructure:"listen"`
-	URL    string `mapstructure:"url"` // where the commands for people find it; follows Listen unless set
+	URL    string `mapstructure:"url"` // where commands reach it; derived from Listen unless set
 }
 
-// AgentConfig is what a node says of itself, and does when it is kicked.
+// AgentConfig is what a node announces, and the actions that it runs.
 type AgentConfig struct {
 	Server      []string      `mapstructure:"server"` // HOST, HOST:PORT or URL; see Servers
 	Name        string        `mapstructure:"name"`   // the lower-cased FQDN unless set
 	Instance    string        `mapstructure:"instance"`
 	Roles       []string      `mapstructure:"roles"`
-	DependsOn   []string      `mapstructure:"depends_on"` // for the actions that have no DependsOn of their own
+	DependsOn   []string      `mapstructure:"depends_on"` // of the actions that have no DependsOn of their own
 	Facts       []string      `mapstructure:"facts"`      // PATH=VALUE
 	Ready       ReadyConfig   `mapstructure:"ready"`
 	Actions     []kick.Action `mapstructure:"actions"`
-	LeaveOnStop string        `mapstructure:"leave_on_stop"` // one of the Goodbye constants
+	LeaveOnStop string        `mapstructure:"leave_on_stop"` // one of the Leave constants
 }
 
-// ReadyConfig is how a node finds out whether its own service is ready.
+// ReadyConfig is how an agent checks whether its node's service is ready.
 type ReadyConfig struct {
-	Check    string        `mapstructure:"check"` // without one, alive is ready
+	Check    string        `mapstructure:"check"` // without a check, a live agent is ready
 	Interval time.Duration `mapstructure:"interval"`
 	Timeout  time.Duration `mapstructure:"timeout"`
 	Rise     int           `mapstructure:"rise"` // successes in a row that make it ready
 	Fall     int           `mapstructure:"fall"` // failures in a row that make it not ready
 }
 
-// Whether an agent that is stopped says goodbye, and so stops being a member at once.
+// Whether an agent leaves when it is stopped. A node that leaves stops being a member at once.
 const (
-	LeaveAuto   = "auto" // if the machine is going down; else it says that it will be back soon
+	LeaveAuto   = "auto" // leave if the machine shuts down, else report a restart
 	LeaveAlways = "always"
 	LeaveNever  = "never"
 )
 
-// The ports that kicker listens on, and asks, unless told otherwise.
+// The default ports of the bus and of the API.
 const (
 	BusPort = "7422"
 	APIPort = "7423"
 )
 
-// Default is the settings that hold unless told otherwise.
+// Default returns the settings of a controller or agent without any configuration.
 func Default() Config {
 	return Config{
 		Config:   controller.DefaultConfig(),
@@ -113,15 +115,15 @@ func defaultStateDir(root bool) string {
 	}
 	home, err := os.UserHomeDir()
 	if err != nil {
-		return "" // refused by the checks: it must then be set
+		return "" // the checks reject it: state_dir must then be set
 	}
 	return filepath.Join(home, ".local", "state", "kicker")
 }
 
-// complete works out the settings that follow others.
+// complete fills in the settings that follow from others.
 func (c *Config) complete() {
 	if c.API.URL == "" {
-		c.API.URL = "http://" + reachable(c.API.Listen)
+		c.API.URL = "http://" + localAddress(c.API.Listen)
 	}
 	if len(c.Agent.Server) == 0 {
 		c.Agent.Server = Default().Agent.Server
@@ -133,8 +135,8 @@ func (c *Config) complete() {
 	}
 }
 
-// reachable is where one connects to, on the same machine, for what listens on listen.
-func reachable(listen string) string {
+// localAddress is the address at which the same machine reaches a listener.
+func localAddress(listen string) string {
 	host, port, err := net.SplitHostPort(listen)
 	if ip, ipErr := netip.ParseAddr(host); err == nil && (host == "" || ipErr == nil && ip.IsUnspecified()) {
 		return net.JoinHostPort("127.0.0.1", port)
@@ -142,23 +144,23 @@ func reachable(listen string) string {
 	return listen
 }
 
-// TokenPath is the file with the token that the controller's API wants from whoever changes something.
+// TokenPath is the file with the token that the controller's API requires for changes.
 func (c Config) TokenPath() string {
 	return cmp.Or(c.TokenFile, filepath.Join(c.StateDir, "token"))
 }
 
-// Servers are the URLs of the bus for an agent.
+// Servers returns the URLs at which an agent joins the bus.
 func (c AgentConfig) Servers() []string {
 	var urls []string
 	for _, s := range c.Server {
-		if u, err := serverURL(s); err == nil { // Load has refused the others
+		if u, err := serverURL(s); err == nil { // Load rejects the others
 			urls = append(urls, u)
 		}
 	}
 	return urls
 }
 
-// Parse is the check that the settings describe. There must be one.
+// Parse returns the check. It fails if none is set.
 func (c ReadyConfig) Parse() (inventory.Check, error) {
 	check, err := inventory.ParseCheck(c.Check)
 	if err != nil {
@@ -168,34 +170,40 @@ func (c ReadyConfig) Parse() (inventory.Check, error) {
 	return check, nil
 }
 
-// serverURL is the URL for a server of the bus given as HOST, HOST:PORT or URL.
+// serverURL returns the URL of a bus server that is given as HOST, HOST:PORT or URL.
 func serverURL(s string) (string, error) {
 	if strings.Contains(s, "://") {
-		return s, checkURL(s, "nats", "tls", "ws", "wss")
+		return s, checkURL(s, busSchemes...)
 	}
 	host, port, err := net.SplitHostPort(s)
 	if err != nil { // no port
 		host, port = strings.Trim(s, "[]"), BusPort
 	}
 	if _, err := netip.ParseAddr(host); err != nil && (host == "" || strings.ContainsAny(host, ":/ ,[]")) {
-		return "", fmt.Errorf("%q is no server: write HOST, HOST:PORT or nats://HOST:PORT", s)
+		return "", fmt.Errorf("%q is not a server: write HOST, HOST:PORT or nats://HOST:PORT", s)
 	}
-	if err := checkPort(port); err != nil {
-		return "", fmt.Errorf("%q: %w", s, err)
-	}
-	return "nats://" + net.JoinHostPort(host, port), nil
+	return "nats://" + net.JoinHostPort(host, port), checkPort(s, port)
 }
 
+// checkPort reports a wrong port in an address.
+func checkPort(address, port string) error {
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return fmt.Errorf("%q has an invalid port: use a number from 0 to 65535", address)
+	}
+	return nil
+}
+
+var busSchemes = []string{"nats", "tls", "ws", "wss"}
+
+// checkURL reports what is not a URL of one of the schemes. The error shows neither user nor password.
 func checkURL(s string, schemes ...string) error {
 	u, err := url.Parse(s)
-	s = secret.ReplaceAllString(s, hidden)
-	if wrong := (*url.Error)(nil); errors.As(err, &wrong) {
-		return fmt.Errorf("%q: %w", s, wrong.Err) // the whole error would tell the password
+	if err == nil && u.Host != "" && slices.Contains(schemes, u.Scheme) {
+		return nil
 	}
-	for _, scheme := range schemes {
-		if u.Scheme == scheme && u.Host != "" {
-			return nil
-		}
+	forms := strings.Join(schemes, "://HOST:PORT or ") + "://HOST:PORT"
+	if strings.Contains(s, "@") {
+		forms += ", and percent-encode special characters in the user and password"
 	}
-	return fmt.Errorf("%q: write %s://HOST:PORT", s, strings.Join(schemes, "://HOST:PORT or "))
+	return fmt.Errorf("%q is not a usable URL: write %s", bus.Redacted(s), forms)
 }

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"fmt"
 	"reflect"
 	"strings"
 	"time"
@@ -12,14 +11,14 @@ var (
 	durationType = reflect.TypeFor[time.Duration]()
 )
 
-// field is one key of a struct of settings, those of embedded structs included.
+// field is one key in a struct of settings.
 type field struct {
 	name  string
 	index []int
 	typ   reflect.Type
 }
 
-// fields are the keys of a struct of settings, in its order.
+// fields returns the keys of a struct of settings in its order, including those of embedded structs.
 func fields(t reflect.Type) []field {
 	var all []field
 	for _, f := range reflect.VisibleFields(t) {
@@ -30,23 +29,21 @@ func fields(t reflect.Type) []field {
 	return all
 }
 
-// walk visits every key of a struct of settings and below: log, then log.level; roles, then roles[].name.
-func walk(t reflect.Type, visit func(key string, t reflect.Type)) { walkBelow("", t, visit) }
-
-func walkBelow(prefix string, t reflect.Type, visit func(key string, t reflect.Type)) {
+// walk visits every key of a struct of settings, such as log, log.level, roles and roles[].name.
+func walk(prefix string, t reflect.Type, visit func(key string, t reflect.Type)) {
 	for _, f := range fields(t) {
 		key := join(prefix, f.name)
 		visit(key, f.typ)
 		switch {
 		case f.typ.Kind() == reflect.Struct:
-			walkBelow(key, f.typ, visit)
+			walk(key, f.typ, visit)
 		case isEntries(f.typ):
-			walkBelow(key+"[]", f.typ.Elem(), visit)
+			walk(key+"[]", f.typ.Elem(), visit)
 		}
 	}
 }
 
-// isEntries reports whether t is a list of entries that have keys of their own.
+// isEntries reports whether t is a list of structs.
 func isEntries(t reflect.Type) bool {
 	return t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Struct
 }
@@ -58,13 +55,13 @@ func join(prefix, name string) string {
 	return prefix + "." + name
 }
 
-// split takes a.b.c apart into a.b and c.
+// split splits a.b.c into a.b and c.
 func split(key string) (parent, name string) {
 	i := strings.LastIndexByte(key, '.')
 	return key[:max(i, 0)], key[i+1:]
 }
 
-// envName is the variable that sets the key, or empty: what has keys below it is not set as a whole.
+// envName is the environment variable that sets a key, or empty for a key that no variable can set.
 func envName(key string, t reflect.Type) string {
 	if t.Kind() == reflect.Struct || isEntries(t) || strings.Contains(key, "[]") {
 		return ""
@@ -72,7 +69,7 @@ func envName(key string, t reflect.Type) string {
 	return "KICKER_" + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
 }
 
-// describe says to a person what values of t are.
+// describe names the values of a type in an error for the user.
 func describe(t reflect.Type) string {
 	switch {
 	case t == durationType:
@@ -88,15 +85,13 @@ func describe(t reflect.Type) string {
 	case reflect.Struct, reflect.Map:
 		return "keys with values"
 	case reflect.String:
-		return "a text"
+		return "text"
 	case reflect.Bool:
 		return "true or false"
 	case reflect.Int:
 		return "a whole number"
 	case reflect.Float64:
 		return "a fraction"
-	case reflect.Int64, reflect.Uint64:
-		return "so large a number"
 	}
-	return fmt.Sprintf("a %s", t)
+	return "a number as large as this" // YAML's int64 and uint64
 }

@@ -11,11 +11,12 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/spf13/pflag"
 
-	"kicker/controller"
+	"kicker/controller/membership"
+	"kicker/controller/plan"
 	"kicker/kick"
 )
 
-// inFile writes a configuration into an empty directory that becomes the working directory, as kicker.yaml.
+// inFile writes kicker.yaml into an empty directory, which becomes the working directory.
 func inFile(t *testing.T, text string) Options {
 	t.Helper()
 	t.Chdir(t.TempDir())
@@ -55,7 +56,8 @@ func TestFlagsWinOverEnvironmentOverFileOverDefault(t *testing.T) {
 		t.Fatal(err)
 	}
 	o.Flags = map[string]*pflag.Flag{
-		"cluster": flags.Lookup("cluster"), "log.level": flags.Lookup("log-level"), "gone_after": flags.Lookup("gone-after"),
+		"cluster": flags.Lookup("cluster"), "log.level": flags.Lookup("log-level"),
+		"gone_after": flags.Lookup("gone-after"),
 	}
 	c := mustLoad(t, o)
 	got := []any{c.Cluster, c.GoneAfter, c.SettleMax, c.Log, c.SettleMin}
@@ -65,7 +67,7 @@ func TestFlagsWinOverEnvironmentOverFileOverDefault(t *testing.T) {
 	}
 }
 
-func TestFileIsReadWhole(t *testing.T) {
+func TestFileSetsEveryKindOfValue(t *testing.T) {
 	c := mustLoad(t, inFile(t, `
 roles:
   - name: WebFront
@@ -86,8 +88,11 @@ agent:
     - {name: note, command: say 'two words', depends_on: db}
     - once=/bin/once "a b"
 `))
-	if diff := cmp.Diff([]controller.RoleConfig{
-		{Name: "WebFront", Selector: "role=web,os.family=Debian", MemberFacts: []string{"IPAddress", "net.port"}, GoneAfter: 5 * time.Second, MinMembers: 2, Budget: "3"},
+	if diff := cmp.Diff([]membership.RoleConfig{
+		{
+			Name: "WebFront", Selector: "role=web,os.family=Debian", MemberFacts: []string{"IPAddress", "net.port"},
+			GoneAfter: 5 * time.Second, MinMembers: 2, Budget: "3",
+		},
 		{Name: "lb", DependsOn: []string{"WebFront same=Rack", "role=db"}, Action: "reload", Budget: "25%"},
 	}, c.Roles); diff != "" {
 		t.Errorf("roles (-want +got):\n%s", diff)
@@ -97,9 +102,14 @@ agent:
 		Roles:     []string{"lb"},
 		Facts:     []string{"Rack=A-7", "site.room=5"},
 		DependsOn: []string{"WebFront"},
-		Ready:     ReadyConfig{Check: "tcp:80", Interval: 500 * time.Millisecond, Timeout: time.Second, Rise: 2, Fall: 3},
+		Ready: ReadyConfig{
+			Check: "tcp:80", Interval: 500 * time.Millisecond, Timeout: time.Second, Rise: 2, Fall: 3,
+		},
 		Actions: []kick.Action{
-			{Name: "reload", Command: []string{"Reload", "--Now"}, Env: []string{"Path=X"}, DependsOn: []string{"WebFront"}, Timeout: time.Minute, Success: []int{0, 2}},
+			{
+				Name: "reload", Command: []string{"Reload", "--Now"}, Env: []string{"Path=X"},
+				DependsOn: []string{"WebFront"}, Timeout: time.Minute, Success: []int{0, 2},
+			},
 			{Name: "note", Command: []string{"say", "two words"}, DependsOn: []string{"db"}},
 			{Name: "once", Command: []string{"/bin/once", "a b"}, DependsOn: []string{"WebFront"}},
 		},
@@ -117,7 +127,7 @@ agent:
 	}
 }
 
-func TestEnvironmentReachesEveryScalarKey(t *testing.T) {
+func TestEnvironmentSetsScalarsAndLists(t *testing.T) {
 	o := inFile(t, "")
 	for name, value := range map[string]string{
 		"KICKER_INSECURE":             "true",
@@ -128,15 +138,18 @@ func TestEnvironmentReachesEveryScalarKey(t *testing.T) {
 		"KICKER_AGENT_FACTS":          "rack=7 'motto=two words'",
 		"KICKER_AGENT_READY_FALL":     "7",
 		"KICKER_AGENT_READY_INTERVAL": "2s",
-		"KICKER_LOG_LEVEL":            "", // is none
+		"KICKER_LOG_LEVEL":            "", // counts as not set
 	} {
 		t.Setenv(name, value)
 	}
 	c := mustLoad(t, o)
-	got := []any{c.Insecure, c.Bus.URL, c.Backoff, c.Agent.Name, c.Agent.Server, c.Agent.Facts, c.Agent.Ready.Fall, c.Agent.Ready.Interval, c.Log.Level}
+	got := []any{
+		c.Insecure, c.Bus.URL, c.Backoff, c.Agent.Name, c.Agent.Server,
+		c.Agent.Facts, c.Agent.Ready.Fall, c.Agent.Ready.Interval, c.Log.Level,
+	}
 	want := []any{
-		true, "nats://bus:4222", controller.BackoffConfig{Initial: 3 * time.Second, Max: 10 * time.Minute}, "web1.example",
-		[]string{"a", "b:1"}, []string{"rack=7", "motto=two words"}, 7, 2 * time.Second, "info",
+		true, "nats://bus:4222", plan.BackoffConfig{Initial: 3 * time.Second, Max: 10 * time.Minute},
+		"web1.example", []string{"a", "b:1"}, []string{"rack=7", "motto=two words"}, 7, 2 * time.Second, "info",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -155,20 +168,25 @@ func TestRepeatedFlagsAreAListAsTyped(t *testing.T) {
 		t.Fatal(err)
 	}
 	o.Flags = map[string]*pflag.Flag{
-		"agent.roles": flags.Lookup("role"), "agent.depends_on": flags.Lookup("depends-on"), "agent.actions": flags.Lookup("action"),
+		"agent.roles": flags.Lookup("role"), "agent.depends_on": flags.Lookup("depends-on"),
+		"agent.actions": flags.Lookup("action"),
 	}
 	c := mustLoad(t, o)
 	want := AgentConfig{
 		Roles:     []string{"lb", "cache"},
 		DependsOn: []string{"role=web,env=prod"},
-		Actions:   []kick.Action{{Name: "reload", Command: []string{"/bin/reload", "a, b", "]", `"`}, DependsOn: []string{"role=web,env=prod"}}},
+		Actions: []kick.Action{{
+			Name: "reload", Command: []string{"/bin/reload", "a, b", "]", `"`},
+			DependsOn: []string{"role=web,env=prod"},
+		}},
 	}
-	if diff := cmp.Diff(want, AgentConfig{Roles: c.Agent.Roles, DependsOn: c.Agent.DependsOn, Actions: c.Agent.Actions}); diff != "" {
+	got := AgentConfig{Roles: c.Agent.Roles, DependsOn: c.Agent.DependsOn, Actions: c.Agent.Actions}
+	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 
-func TestPathsThatWereTypedAreMeantFromHere(t *testing.T) {
+func TestTypedPathsAreRelativeToTheWorkingDirectory(t *testing.T) {
 	o := inFile(t, "")
 	t.Setenv("KICKER_STATE_DIR", "state")
 	here, err := os.Getwd()
@@ -181,7 +199,7 @@ func TestPathsThatWereTypedAreMeantFromHere(t *testing.T) {
 	}
 }
 
-func TestCommandsAskWhereTheAPIListens(t *testing.T) {
+func TestAPIURLFollowsTheListenAddress(t *testing.T) {
 	for listen, want := range map[string]string{
 		"127.0.0.1:1":    "http://127.0.0.1:1",
 		":2":             "http://127.0.0.1:2",
@@ -196,7 +214,7 @@ func TestCommandsAskWhereTheAPIListens(t *testing.T) {
 	}
 }
 
-func TestFileIsFoundWhereItIsLookedFor(t *testing.T) {
+func TestFindSearchesFlagVariableDirectoryThenEtc(t *testing.T) {
 	t.Chdir(t.TempDir())
 	me := os.Geteuid()
 	found := func(o Options, uid int) string {
@@ -205,7 +223,7 @@ func TestFileIsFoundWhereItIsLookedFor(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return strings.Replace(path, "/etc/kicker/kicker.yaml", "", 1) // there may be one on this machine
+		return strings.Replace(path, "/etc/kicker/kicker.yaml", "", 1) // this machine may have one
 	}
 	if got := found(Options{}, me); got != "" {
 		t.Errorf("without any file: %q", got)
@@ -234,28 +252,29 @@ func TestFileIsFoundWhereItIsLookedFor(t *testing.T) {
 		t.Errorf("with --config and KICKER_CONFIG: %q", got)
 	}
 	if _, err := Load(Options{}); err == nil || !strings.Contains(err.Error(), "env.yaml") {
-		t.Errorf("a file that was asked for and is not there: %v, want an error that names it", err)
+		t.Errorf("KICKER_CONFIG names a missing file: %v, want an error that names it", err)
 	}
 }
 
-func TestFileThatSomebodyElseLeftHereIsRefused(t *testing.T) {
+func TestFileOfAnotherUserIsRejected(t *testing.T) {
 	inFile(t, "")
 	stranger := os.Geteuid() + 1
-	if stranger == 1 { // root is a stranger to nobody
+	if stranger == 1 { // root's files are accepted
 		stranger = 2
 		if err := os.Chown("kicker.yaml", 1, 1); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if path, err := find(Options{}, stranger); err == nil || !strings.Contains(err.Error(), "say --config kicker.yaml") {
-		t.Errorf("find() = %q, %v, want an error that says how to mean it", path, err)
+	path, err := find(Options{}, stranger)
+	if err == nil || !strings.Contains(err.Error(), "use --config kicker.yaml") {
+		t.Errorf("find() = %q, %v, want an error with the remedy", path, err)
 	}
 	if path, err := find(Options{File: "kicker.yaml"}, stranger); err != nil {
 		t.Errorf("find(--config kicker.yaml) = %q, %v", path, err)
 	}
 }
 
-func TestShownSettingsLoadAgainAndSayWhereTheyAreFrom(t *testing.T) {
+func TestShownSettingsLoadAgainAndNameTheirSources(t *testing.T) {
 	o := inFile(t, `
 settle: 0
 token_file: /etc/kicker/token
@@ -270,23 +289,27 @@ agent:
 	if err := Show(o, &shown); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"settle: 0s # kicker.yaml:2\n", "  max: 1h # KICKER_BACKOFF_MAX\n", "settle_max: 1m # default\n", "roles: # kicker.yaml:5\n"} {
+	for _, want := range []string{
+		"settle: 0s # kicker.yaml:2\n", "  max: 1h # KICKER_BACKOFF_MAX\n", "settle_max: 1m # default\n",
+		"roles: # kicker.yaml:5\n",
+	} {
 		if !strings.Contains(shown.String(), want) {
 			t.Errorf("want %q in:\n%s", want, &shown)
 		}
 	}
 	if strings.Contains(shown.String(), "secret") {
-		t.Errorf("the password is shown:\n%s", &shown)
+		t.Errorf("Show prints the password:\n%s", &shown)
 	}
 	before := mustLoad(t, o)
-	unhidden := strings.Replace(strings.Replace(shown.String(), "xxxxx@", "user:secret@", 1), "xxxxx@", "sys:secret@", 1)
+	unhidden := strings.Replace(shown.String(), "xxxxx@", "user:secret@", 1)
+	unhidden = strings.Replace(unhidden, "xxxxx@", "sys:secret@", 1)
 	after := mustLoad(t, inFile(t, unhidden))
 	if diff := cmp.Diff(before, after, cmpopts.EquateEmpty()); diff != "" {
-		t.Errorf("what is shown loads as something else (-before +after):\n%s\n%s", diff, &shown)
+		t.Errorf("the shown settings load differently (-before +after):\n%s\n%s", diff, &shown)
 	}
 }
 
-func TestFlagsShadowNothing(t *testing.T) {
+func TestFlagReplacesOnlyItsOwnKey(t *testing.T) {
 	o := inFile(t, "bus: {listen: '127.0.0.1:1', url: nats://file:1}")
 	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
 	flags.String("listen", "", "")
@@ -299,35 +322,36 @@ func TestFlagsShadowNothing(t *testing.T) {
 	}
 }
 
-func TestFlagOfNoKeyIsAMistakeOfTheProgram(t *testing.T) {
+func TestFlagForAnUnknownKeyIsRejected(t *testing.T) {
 	o := inFile(t, "")
 	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
 	flags.String("name", "", "")
 	o.Flags = map[string]*pflag.Flag{"agent.nam": flags.Lookup("name")}
-	if _, err := Load(o); err == nil || err.Error() != "flag --name: there is no key agent.nam" {
+	if _, err := Load(o); err == nil || err.Error() != "flag --name sets the unknown key agent.nam" {
 		t.Errorf("Load: %v", err)
 	}
 }
 
-func FuzzAnyFileIsReadOrRefused(f *testing.F) {
+func FuzzEveryFileLoadsOrIsRejectedWithProblems(f *testing.F) {
 	example, err := os.ReadFile("../docs/reference/kicker.yaml")
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Add(example)
 	for _, seed := range []string{
-		"", "---\n", "null", "[]", "a: &a [*a]", "a: &a {<<: *a}", "backoff: 5", "roles: {name: x}", "roles: [null, 1, {name: [1]}]",
-		"agent: {ready: null, actions: [x=y, {command: a}]}", "gone_after: 1e9", "? [a]\n: b", "bus: {listen: 1:2:3}", "cluster: !!binary aGk=",
-		"settle: 2001-01-01", "agent: {facts: [a=1, a.b=2]}", "roles: &r [{name: a, depends_on: [b=]}]\nagent: {roles: *r}", "1: 2", "a::b: 3",
-		"backoff::max: 1s", "log: {level: {}}", "insecure: [true]", "agent: {ready: {rise: 1.5, fall: 99999999999999999999}}",
+		"", "---\n", "null", "[]", "a: &a [*a]", "a: &a {<<: *a}", "backoff: 5", "roles: {name: x}",
+		"roles: [null, 1, {name: [1]}]", "agent: {ready: null, actions: [x=y, {command: a}]}", "gone_after: 1e9",
+		"? [a]\n: b", "bus: {listen: 1:2:3}", "cluster: !!binary aGk=", "settle: 2001-01-01",
+		"agent: {facts: [a=1, a.b=2]}", "roles: &r [{name: a, depends_on: [b=]}]\nagent: {roles: *r}", "1: 2",
+		"a::b: 3", "backoff::max: 1s", "log: {level: {}}", "insecure: [true]",
+		"agent: {ready: {rise: 1.5, fall: 99999999999999999999}}", "log: &l {<<: *l}", "log: {}\nlog: {}",
 	} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		src := &sources{file: "kicker.yaml", flags: map[string]string{}, env: map[string]string{}}
-		c, err := src.parse(data, Options{Listens: true})
+		c, src, err := parse(data, Options{File: "kicker.yaml", Listens: true})
 		if err == nil && len(src.check(c, true)) > 0 {
-			t.Errorf("%q: taken, but it has problems", data)
+			t.Errorf("%q: accepted, but it has problems", data)
 		}
 		if problems, ok := err.(Problems); err != nil && (!ok || len(problems) == 0 || problems.Error() == "") {
 			t.Errorf("%q: error %v, want problems", data, err)

@@ -10,17 +10,20 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestWhatNeedsARestart(t *testing.T) {
+func TestNeedRestartListsWhatAReloadCannotChange(t *testing.T) {
 	for _, c := range []struct {
 		is   string
 		want []string
 	}{
 		{"", nil},
-		{"roles: [{name: web}]\nsettle: 7s\nsettle_min: 1s\nsettle_max: 2m\ngone_after: 20s\nin_flight: 3\nguard: shadow\nbackoff: {initial: 1s, max: 2s}", nil},
+		{"roles: [{name: web}]\nsettle: 7s\nsettle_min: 1s\nsettle_max: 2m\ngone_after: 20s\nin_flight: 3", nil},
+		{"guard: shadow\nmode: observe\nbackoff: {initial: 1s, max: 2s}", nil},
 		{"agent: {roles: [web]}\napi: {url: 'http://127.0.0.1:1'}", nil},
 		{"cluster: other", []string{"cluster"}},
-		{"bus: {listen: '127.0.0.1:1'}\napi: {listen: '127.0.0.1:2'}\nlog: {level: debug}", []string{"log.level", "bus.listen", "api.listen"}},
-		{"standby: true\nbus: {url: 'nats://127.0.0.1'}\nstate_dir: /a\ntoken_file: /b", []string{"standby", "state_dir", "token_file", "bus.url"}},
+		{"bus: {listen: '127.0.0.1:1'}\napi: {listen: '127.0.0.1:2'}\nlog: {level: debug}",
+			[]string{"log.level", "bus.listen", "api.listen"}},
+		{"standby: true\nbus: {url: 'nats://127.0.0.1'}\nstate_dir: /a\ntoken_file: /b",
+			[]string{"standby", "state_dir", "token_file", "bus.url"}},
 		{"bus: {url: 'nats://a', system_url: 'nats://u:p@a'}", []string{"bus.url", "bus.system_url"}},
 	} {
 		was, err := Parse(nil, Options{File: "old.yaml"})
@@ -37,9 +40,9 @@ func TestWhatNeedsARestart(t *testing.T) {
 	}
 }
 
-// A new setting is either one that a controller takes at run time, because it is in controller.Config, or is refused.
-func TestEverySettingIsTakenOrNamed(t *testing.T) {
-	walk(configType, func(key string, typ reflect.Type) {
+// A setting is either in controller.Config, and a reload applies it, or NeedRestart lists it.
+func TestEverySettingReloadsOrNeedsARestart(t *testing.T) {
+	walk("", configType, func(key string, typ reflect.Type) {
 		if typ.Kind() == reflect.Struct || strings.Contains(key, "[]") || strings.HasPrefix(key, "agent.") {
 			return
 		}
@@ -63,18 +66,19 @@ func TestEverySettingIsTakenOrNamed(t *testing.T) {
 		default:
 			return
 		}
-		named := len(NeedRestart(was, is)) == 1
-		if taken := !reflect.DeepEqual(was.Config, is.Config); named == taken && key != "cluster" && key != "standby" && key != "api.url" {
-			t.Errorf("%s: needs a restart: %t, is the loop's: %t", key, named, taken)
+		restart := len(NeedRestart(was, is)) == 1
+		inLoop := !reflect.DeepEqual(was.Config, is.Config)
+		if restart == inLoop && key != "cluster" && key != "standby" && key != "api.url" {
+			t.Errorf("%s: needs a restart: %t, is in controller.Config: %t", key, restart, inLoop)
 		}
 	})
 }
 
-func TestParseNamesTheFileAndTheFlagsStay(t *testing.T) {
+func TestParseNamesTheFileAndKeepsTheEnvironment(t *testing.T) {
 	t.Setenv("KICKER_SETTLE", "9s")
 	c, err := Parse([]byte("settle: 1s"), Options{File: "new.yaml"})
 	if err != nil || c.Settle != 9*time.Second {
-		t.Errorf("settle is %s, %v; want what the environment says", c.Settle, err)
+		t.Errorf("settle is %s, %v; want the value of the environment", c.Settle, err)
 	}
 	_, err = Parse([]byte("cluster: main\ngone_after: 1s"), Options{File: "new.yaml"})
 	var problems Problems

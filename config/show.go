@@ -1,17 +1,19 @@
 package config
 
 import (
+	"cmp"
 	"io"
 	"reflect"
-	"regexp"
 	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"kicker/controller/bus"
 )
 
-// Show writes the settings that hold, as a file that Load would read, each with where it comes from. Secrets in URLs are
-// left out.
+// Show writes the settings as a file that Load can read, each with its source in a comment. It hides the users and
+// passwords in URLs.
 func Show(o Options, w io.Writer) error {
 	c, src, err := load(o)
 	if err != nil {
@@ -25,14 +27,14 @@ func Show(o Options, w io.Writer) error {
 	return enc.Close()
 }
 
-// node is how v is written, which is at path.
+// node is the YAML of the value at a path.
 func (src *sources) node(path string, v reflect.Value) *yaml.Node {
 	if d, ok := v.Interface().(time.Duration); ok {
-		return scalar(short(d))
+		return scalar(shortDuration(d))
 	}
 	switch v.Kind() {
 	case reflect.String:
-		return scalar(secret.ReplaceAllString(v.String(), hidden))
+		return scalar(bus.Redacted(v.String()))
 	case reflect.Slice:
 		list := &yaml.Node{Kind: yaml.SequenceNode}
 		if !isEntries(v.Type()) || v.Len() == 0 {
@@ -54,20 +56,17 @@ func (src *sources) mapping(path string, v reflect.Value) *yaml.Node {
 	for _, f := range fields(v.Type()) {
 		value := v.FieldByIndex(f.index)
 		if inEntry && value.IsZero() {
-			continue // it follows something else
+			continue // it follows from another setting
 		}
 		at := join(path, f.name)
 		key, n := scalar(f.name), src.node(at, value)
 		if !inEntry && f.typ.Kind() != reflect.Struct {
-			where, _ := src.of(at)
-			if where == "" {
-				where = "default"
-			}
+			commented := n
 			if n.Kind == yaml.SequenceNode && n.Style != yaml.FlowStyle {
-				key.LineComment = where
-			} else {
-				n.LineComment = where
+				commented = key
 			}
+			where, _ := src.of(at)
+			commented.LineComment = cmp.Or(where, "default")
 		}
 		m.Content = append(m.Content, key, n)
 	}
@@ -76,17 +75,12 @@ func (src *sources) mapping(path string, v reflect.Value) *yaml.Node {
 
 func scalar(v any) *yaml.Node {
 	var n yaml.Node
-	_ = n.Encode(v) // fails for what is no text, number or bool
+	_ = n.Encode(v) // cannot fail for text, numbers and bools
 	return &n
 }
 
-// secret is what stands before the host in a URL, and hidden is what is shown of it.
-var secret = regexp.MustCompile(`://[^/@\s]*@`)
-
-const hidden = "://xxxxx@"
-
-// short is how a person writes d.
-func short(d time.Duration) string {
+// shortDuration is d, exactly, in the form that a person writes: 1h, not 1h0m0s.
+func shortDuration(d time.Duration) string {
 	s := d.String()
 	if strings.HasSuffix(s, "m0s") {
 		s = strings.TrimSuffix(s, "0s")

@@ -5,56 +5,52 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"kicker/controller/api"
 	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
-	"go.yaml.in/yaml/v3" // the parser that viper uses: the lines are those of what viper reads
+	"go.yaml.in/yaml/v3"
+
+	"kicker/controller/api"
 )
 
-// Problem is one thing that is wrong with the settings, and what to do about it.
-type Problem struct {
-	Where string // the flag, the variable, or FILE:LINE
-	Key   string // as roles[2].depends_on; empty if Where says it
-	Text  string
+// Problems is the error that lists everything wrong with the settings, one problem a line.
+type Problems []problem
 
-	line int
+// problem is one thing that is wrong with the settings, and the remedy.
+type problem struct {
+	where string // the flag, the variable, or FILE:LINE
+	key   string // such as roles[2].depends_on; empty if where is a flag or variable
+	text  string
+	line  int // 0 outside the file
 }
-
-func (p Problem) String() string {
-	parts := slices.DeleteFunc([]string{p.Where, p.Key, p.Text}, func(s string) bool { return s == "" })
-	return strings.Join(parts, ": ")
-}
-
-// Problems are all that is wrong with the settings.
-type Problems []Problem
 
 func (p Problems) Error() string {
 	lines := make([]string, len(p))
-	for i, problem := range p {
-		lines[i] = problem.String()
+	for i, one := range p {
+		parts := []string{one.where, one.key, one.text}
+		lines[i] = strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), ": ")
 	}
 	return strings.Join(lines, "\n")
 }
 
-// unread reports whether q is about a value that could not be read, which p says already.
-func (p Problems) unread(q Problem) bool {
-	return slices.ContainsFunc(p, func(p Problem) bool { return p.Where == q.Where && strings.HasPrefix(q.Key, p.Key) })
+// cover reports whether p already has a problem with the value that q is about, or with one that contains it.
+func (p Problems) cover(q problem) bool {
+	return slices.ContainsFunc(p, func(r problem) bool { return r.where == q.where && strings.HasPrefix(q.key, r.key) })
 }
 
-// sources know where each setting comes from.
+// sources knows where each setting comes from.
 type sources struct {
-	file  string            // empty: there is none
-	flags map[string]string // by key
-	env   map[string]string // by key
-	lines map[string]int    // by path in the file, as roles[2].name
+	file  string            // empty if there is none
+	flags map[string]string // names by key
+	env   map[string]string // names by key
+	lines map[string]int    // in the file, by path such as roles[2].name
 }
 
-// of says where the value at a path comes from; what is missing in an entry of a list is placed at the entry. where is empty for a
-// default.
+// of returns the source of the value at a path: a flag, a variable or a line in the file. Of a value that is missing in
+// a list's entry it is the line of the entry. where is empty for a default.
 func (src *sources) of(path string) (where string, line int) {
 	key, _, _ := strings.Cut(path, "[")
 	if flag, ok := src.flags[key]; ok {
@@ -63,37 +59,38 @@ func (src *sources) of(path string) (where string, line int) {
 	if name, ok := src.env[key]; ok {
 		return name, 0
 	}
-	for ; path != "" && len(path) >= len(key); path = path[:max(strings.LastIndexAny(path, ".["), 0)] {
+	for len(path) >= len(key) && path != "" {
 		if line, ok := src.lines[path]; ok {
 			return src.file + ":" + strconv.Itoa(line), line
 		}
+		path = path[:max(strings.LastIndexAny(path, ".["), 0)]
 	}
 	return "", 0
 }
 
-// has reports whether the value at a path is not the default.
+// has reports whether the value at a path is set, and not the default.
 func (src *sources) has(path string) bool {
 	where, _ := src.of(path)
 	return where != ""
 }
 
-// problem is a problem with the value at a path, placed where that value comes from.
-func (src *sources) problem(path, format string, args ...any) Problem {
-	p := Problem{Key: path, Text: fmt.Sprintf(format, args...)}
-	if p.Where, p.line = src.of(path); p.Where != "" && p.line == 0 {
-		p.Key = "" // a flag or a variable is one key
+// problem returns a problem with the value at a path, located at the value's source.
+func (src *sources) problem(path, format string, args ...any) problem {
+	p := problem{key: path, text: fmt.Sprintf(format, args...)}
+	if p.where, p.line = src.of(path); p.where != "" && p.line == 0 {
+		p.key = "" // a flag or variable sets one key only
 	}
 	return p
 }
 
 var indexes = regexp.MustCompile(`\[\d+\]`)
 
-// unknown is a problem with a key that there is not.
-func (src *sources) unknown(path string) Problem {
+// unknown returns the problem with a key that does not exist.
+func (src *sources) unknown(path string) problem {
 	parent, name := split(path)
 	parent = indexes.ReplaceAllString(parent, "[]")
 	var here, elsewhere []string
-	walk(configType, func(key string, _ reflect.Type) {
+	walk("", configType, func(key string, _ reflect.Type) {
 		switch at, last := split(key); {
 		case at == parent:
 			here = append(here, last)
@@ -107,90 +104,83 @@ func (src *sources) unknown(path string) Problem {
 	case len(elsewhere) == 1:
 		return src.problem(path, "unknown key (did you mean %s?)", elsewhere[0])
 	}
-	return src.problem(path, "unknown key: there are %s", strings.Join(here, ", "))
+	return src.problem(path, "unknown key: use one of %s", strings.Join(here, ", "))
 }
 
-// scan finds where everything is in the file, and what is wrong with its keys. If it is not readable the rest can't be told.
-func (src *sources) scan(data []byte) (problems Problems, readable bool) {
+// readFile returns the settings in the file's data and remembers the line of each. Without settings, the problems say
+// why the file is unreadable; with settings, they are about single keys.
+func (src *sources) readFile(data []byte) (map[string]any, Problems) {
 	src.lines = map[string]int{}
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	var doc, second yaml.Node
 	if err := dec.Decode(&doc); errors.Is(err, io.EOF) {
-		return nil, true // nothing in it
+		return nil, nil // the file is empty
 	} else if err != nil {
-		return Problems{src.syntax(err)}, false
+		return nil, Problems{src.syntax(err)}
 	}
 	root := doc.Content[0]
 	switch {
 	case !errors.Is(dec.Decode(&second), io.EOF):
-		return Problems{{Where: src.file, Text: "more than one document, or something after its end: only the first would be read"}}, false
+		return nil, Problems{{where: src.file, text: "text follows the first YAML document: keep one document"}}
 	case root.Tag == "!!null":
-		return nil, true
+		return nil, nil
 	case root.Kind != yaml.MappingNode:
-		return Problems{{Where: src.file, Text: "want lines of KEY: VALUE at the top"}}, false
+		return nil, Problems{{where: src.file, text: `want keys with values at the top level, such as "cluster: main"`}}
 	}
-	readable = true
-	src.scanMapping(root, configType, "", func(p Problem, twice bool) {
-		problems = append(problems, p)
-		readable = readable && !twice
-	})
-	return problems, readable
+	problems := src.scan(root, configType, "")
+	settings := map[string]any{}
+	if err := root.Decode(&settings); err != nil {
+		if len(problems) == 0 { // else err repeats a duplicate key
+			problems = Problems{src.syntax(err)}
+		}
+		return nil, problems
+	}
+	return settings, problems
 }
 
-func (src *sources) scanMapping(n *yaml.Node, t reflect.Type, at string, found func(p Problem, twice bool)) {
-	here := map[string]int{}
-	known := fields(t)
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		key, value := n.Content[i], n.Content[i+1]
-		if key.Kind != yaml.ScalarNode || key.Tag == "!!merge" {
-			continue
-		}
-		path := join(at, key.Value)
-		if before, twice := here[key.Value]; twice {
-			where := src.file + ":" + strconv.Itoa(key.Line)
-			found(Problem{where, path, fmt.Sprintf("line %d has it already: remove one of them", before), key.Line}, true)
-			continue
-		}
-		here[key.Value] = key.Line
-		src.lines[path] = key.Line
-		if i := slices.IndexFunc(known, func(f field) bool { return f.name == key.Value }); i >= 0 {
-			src.scanValue(value, known[i].typ, path, found)
-		} else {
-			found(src.unknown(path), false)
-		}
-	}
-}
-
-func (src *sources) scanValue(n *yaml.Node, t reflect.Type, path string, found func(p Problem, twice bool)) {
+// scan remembers the lines of everything below a node of type t, and finds unknown and duplicate keys.
+func (src *sources) scan(n *yaml.Node, t reflect.Type, path string) (problems Problems) {
 	switch {
-	case n.Kind == yaml.MappingNode && t.Kind() == reflect.Struct:
-		src.scanMapping(n, t, path, found)
 	case n.Kind == yaml.SequenceNode && t.Kind() == reflect.Slice:
 		for i, item := range n.Content {
 			at := fmt.Sprintf("%s[%d]", path, i)
 			src.lines[at] = item.Line
-			src.scanValue(item, t.Elem(), at, found)
+			problems = append(problems, src.scan(item, t.Elem(), at)...)
+		}
+	case n.Kind == yaml.MappingNode && t.Kind() == reflect.Struct:
+		for pair := range slices.Chunk(n.Content, 2) {
+			problems = append(problems, src.scanKey(pair[0], pair[1], t, path)...)
 		}
 	}
+	return problems
 }
 
-var yamlLine = regexp.MustCompile(`^(?:yaml: )?line (\d+): `)
+func (src *sources) scanKey(key, value *yaml.Node, t reflect.Type, parent string) Problems {
+	if key.Kind != yaml.ScalarNode || key.Tag == "!!merge" {
+		return nil
+	}
+	path := join(parent, key.Value)
+	if first, duplicate := src.lines[path]; duplicate {
+		src.lines[path] = key.Line
+		return Problems{src.problem(path, "already set on line %d: remove one of the two", first)}
+	}
+	src.lines[path] = key.Line
+	known := fields(t)
+	if i := slices.IndexFunc(known, func(f field) bool { return f.name == key.Value }); i >= 0 {
+		return src.scan(value, known[i].typ, path)
+	}
+	return Problems{src.unknown(path)}
+}
 
-// syntax is a problem that the parser has with the file.
-func (src *sources) syntax(err error) Problem {
-	text := err.Error()
-	for inner := err; inner != nil; inner = errors.Unwrap(inner) {
-		text = inner.Error() // without what viper says around it
-		if yamlLine.MatchString(text) {
-			break
-		}
-	}
-	text = strings.TrimPrefix(text, "yaml: ")
+var yamlLine = regexp.MustCompile(`^line (\d+): `)
+
+// syntax returns the problem that the YAML parser has with the file.
+func (src *sources) syntax(err error) problem {
+	text := strings.TrimPrefix(err.Error(), "yaml: ")
 	text = strings.TrimPrefix(text, "unmarshal errors:\n  ")
-	p := Problem{Where: src.file, Text: text}
+	where := src.file
 	if m := yamlLine.FindStringSubmatch(text); m != nil {
-		p.Where += ":" + m[1]
-		p.Text = text[len(m[0]):]
+		where, text = where+":"+m[1], text[len(m[0]):]
 	}
-	return p
+	return problem{where: where, text: "not valid YAML: " + text}
 }

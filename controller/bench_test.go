@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"kicker/controller/api"
+	"kicker/controller/plan"
 	"kicker/inventory"
 	"kicker/kick"
 )
@@ -23,7 +24,7 @@ func newBench(b *testing.B) (c *Controller, beat func(i, epoch int) inventory.Re
 	role := func(i int) string { return fmt.Sprintf("role%d", i%benchRoles) }
 	c, err := New(DefaultConfig(), "bench", inventory.New(), Bus{
 		Send: func(context.Context, kick.Kick) (kick.Reply, error) {
-			b.Error("all is applied, and somebody was kicked")
+			b.Error("all is applied, and a node was kicked")
 			return kick.Reply{}, nil
 		},
 		Ask: func(string, string) {}, RequestReports: func(time.Duration) {}, Beacon: func(string, int64, time.Duration) {},
@@ -51,19 +52,19 @@ func newBench(b *testing.B) (c *Controller, beat func(i, epoch int) inventory.Re
 		}}
 	}
 	for i := range facts {
-		c.hear(inventory.Received{At: time.Now(), Facts: &facts[i]})
-		c.hear(beat(i, 1))
+		c.ingest(inventory.Received{At: time.Now(), Facts: &facts[i]})
+		c.ingest(beat(i, 1))
 	}
-	c.sync = api.Sync{Open: true}
-	c.openRoles(time.Now())
+	c.listening.sync = api.Sync{Open: true}
+	c.table.Recover(c.inv.Snapshot(), c.reports(), time.Now())
 	c.publish(time.Now())
-	for name, r := range c.roles.byName {
-		applied[name] = r.now.Revision
+	for _, r := range c.table.Roles() {
+		applied[r.Name] = r.Current().Revision
 	}
 	for i := range facts {
-		c.hear(beat(i, 2))
+		c.ingest(beat(i, 2))
 	}
-	c.turn(b.Context(), time.Now())
+	c.turn(b.Context(), true, time.Now())
 	if n := len(c.view.Load().Verdicts); n != benchNodes {
 		b.Fatalf("%d verdicts, want %d", n, benchNodes)
 	}
@@ -75,7 +76,7 @@ func BenchmarkPlan(b *testing.B) {
 	c, _ := newBench(b)
 	s, now := c.situation(), time.Now()
 	for b.Loop() {
-		plan(s, now)
+		plan.Make(s, now)
 	}
 }
 
@@ -83,7 +84,7 @@ func BenchmarkPlan(b *testing.B) {
 func BenchmarkTurn(b *testing.B) {
 	c, beat := newBench(b)
 	for epoch := 3; b.Loop(); epoch++ {
-		c.hear(beat(epoch%benchNodes, epoch))
-		c.turn(b.Context(), time.Now())
+		c.ingest(beat(epoch%benchNodes, epoch))
+		c.turn(b.Context(), true, time.Now())
 	}
 }

@@ -8,52 +8,78 @@ import (
 	"kicker/inventory"
 )
 
-// conflict is a name that two machines claim, for as long as both are heard.
+// conflict is a name that two machines claim, for as long as both report.
 type conflict struct {
 	api.Conflict
-	heard time.Time // the refused one was, last
+	last time.Time // when the rejected one reported last
 }
 
-// noteConflict takes in that a heartbeat was refused, as another instance bears its node's name. It is told once, and shown for as long as
-// it lasts.
-func (c *Controller) noteConflict(heard *inventory.Conflict, now time.Time) {
+// nameConflict notes that a heartbeat was rejected because another machine has its node's name. It is recorded once, and shown for as
+// long as it lasts.
+func (c *Controller) nameConflict(with *inventory.Conflict, now time.Time) (changed bool) {
 	c.journal.counts.InvalidMessages++
-	is := conflict{api.Conflict{Node: heard.Node, Accepted: heard.Accepted, Rejected: heard.Rejected, Since: now}, now}
-	was, lasts := c.conflicts[heard.Node]
+	is := conflict{api.Conflict{Node: with.Node, Accepted: with.Accepted, Rejected: with.Rejected, Since: now}, now}
+	was, lasts := c.conflicts[with.Node]
 	if lasts {
 		is.Since = was.Since
 	} else {
-		c.event(api.Event{Time: now, Kind: api.EventConflictBegan, Node: is.Node, Text: fmt.Sprintf("node %s: %s", is.Node, is)})
+		c.event(api.Event{Time: now, Kind: api.EventConflictBegan, Node: is.Node, Text: is.String()})
 	}
-	c.changed = c.changed || is.Accepted != was.Accepted || is.Rejected != was.Rejected
-	c.conflicts[heard.Node] = is
+	c.conflicts[with.Node] = is
+	return is.Accepted != was.Accepted || is.Rejected != was.Rejected
 }
 
-// endConflicts forgets those of which the refused instance is not heard any more. Who is blind hears nobody.
-func (c *Controller) endConflicts(now time.Time) {
-	if !c.sync.Open {
-		return
+// version is a node whose messages have another version, for as long as it sends them.
+type version struct {
+	api.VersionMismatch
+	last time.Time
+}
+
+// maxVersions bounds how many such nodes are remembered.
+const maxVersions = 1000
+
+// wrongVersion notes that a message has another version. It is recorded once, and shown for as long as such messages come.
+func (c *Controller) wrongVersion(e *inventory.VersionError, now time.Time) (changed bool) {
+	c.journal.counts.InvalidMessages++
+	is, lasts := c.versions[e.Node]
+	if !lasts && len(c.versions) >= maxVersions {
+		return false
 	}
+	if !lasts {
+		is.VersionMismatch = api.VersionMismatch{Node: e.Node, Since: now}
+		c.event(api.Event{Time: now, Kind: api.EventWrongVersion, Node: e.Node, Text: fmt.Sprintf("node %s: %s", e.Node, e)})
+	}
+	changed = is.Version != e.Version
+	is.Version, is.last = e.Version, now
+	c.versions[e.Node] = is
+	return changed
+}
+
+// endReports ends the conflicts and the wrong versions that no message shows any more, as far as messages are received.
+func (c *Controller) endReports(now time.Time) (changed bool) {
+	if !c.listening.sync.Open {
+		return false
+	}
+	silence := max(c.cfg.GoneAfter, 4*c.listening.pace)
 	for node, k := range c.conflicts {
-		if now.Sub(k.heard) >= max(c.cfg.GoneAfter, 4*c.pace) {
-			c.conflictOver(node, "instance "+k.Rejected+" is not heard any more", now)
+		if now.Sub(k.last) >= silence {
+			c.conflictEnded(node, "instance "+k.Rejected+" no longer reports", now)
+			changed = true
 		}
 	}
+	for node, v := range c.versions {
+		if now.Sub(v.last) >= silence {
+			delete(c.versions, node)
+			changed = true
+		}
+	}
+	return changed
 }
 
-func (c *Controller) conflictOver(node, why string, now time.Time) {
+func (c *Controller) conflictEnded(node, why string, now time.Time) {
 	if _, lasts := c.conflicts[node]; lasts {
 		delete(c.conflicts, node)
-		c.changed = true
-		c.event(api.Event{Time: now, Kind: api.EventConflictEnded, Node: node, Text: fmt.Sprintf("node %s: one machine claims this name: %s", node, why)})
+		c.event(api.Event{Time: now, Kind: api.EventConflictEnded, Node: node,
+			Text: fmt.Sprintf("node %s: one machine claims this name: %s", node, why)})
 	}
-}
-
-// showConflicts is the conflicts by node.
-func (c *Controller) showConflicts() []api.Conflict {
-	var shown []api.Conflict
-	for _, node := range sortedKeys(c.conflicts) {
-		shown = append(shown, c.conflicts[node].Conflict)
-	}
-	return shown
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -14,30 +15,37 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/nats-io/nats.go"
 
 	"kicker/controller/api"
+	"kicker/controller/membership"
 	"kicker/inventory"
 	"kicker/kick"
 )
 
-// loop is a controller whose nodes are the test: it says what is heard, and answers the kicks.
+var noon = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+
+func ago(d time.Duration) time.Time { return noon.Add(-d) }
+func in(d time.Duration) time.Time  { return noon.Add(d) }
+
+var silent = slog.New(slog.DiscardHandler)
+
+// loop is a controller whose nodes are the test: it reports for them, and answers the kicks.
 type loop struct {
 	*Controller
-	heard   chan inventory.Received
-	results chan kick.Result
-	deaf    atomic.Bool
-	sending atomic.Int64 // kicks under way
-	conns   uint64       // a node that was gone is back over another connection
+	received chan inventory.Received
+	results  chan kick.Result
+	mute     atomic.Bool  // no canary comes back
+	sending  atomic.Int64 // kicks under way
+	conns    uint64       // a node that was gone is back over another connection
 
 	mu      sync.Mutex
 	kicks   []kick.Kick
 	rolls   int
-	told    []inventory.LeaveStatus
+	leavers []inventory.LeaveStatus                              // answers to nodes that leave
 	asked   []string                                             // "beat web1"
 	beacons []int64                                              // their epochs
 	rosters map[string][]kick.Member                             // by holder; none: the holder does not answer
-	reaches func(node string, others []string) ([]string, error) // nil: nobody answers
+	reaches func(node string, others []string) ([]string, error) // nil: none answers
 	answer  func(context.Context, kick.Kick) (kick.Reply, error) // nil: accepted
 }
 
@@ -45,12 +53,12 @@ type loop struct {
 func inLoop(t *testing.T, cfg Config, story func(*loop)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		l := &loop{heard: make(chan inventory.Received, 1024), results: make(chan kick.Result)}
+		l := &loop{received: make(chan inventory.Received, 1024), results: make(chan kick.Result)}
 		c, err := New(cfg, "me", inventory.New(), Bus{
 			Send: l.send, Roster: l.roster, Probe: l.reach, Ask: func(node, do string) { l.asked = append(l.asked, do+" "+node) },
 			Beacon:         func(_ string, epoch int64, _ time.Duration) { l.beacons = append(l.beacons, epoch) },
 			RequestReports: func(time.Duration) { l.rolls++ },
-			TellLeaving:    func(_ string, f inventory.LeaveStatus) { l.told = append(l.told, f) },
+			TellLeaving:    func(_ string, f inventory.LeaveStatus) { l.leavers = append(l.leavers, f) },
 		}, silent)
 		if err != nil {
 			t.Fatal(err)
@@ -59,7 +67,7 @@ func inLoop(t *testing.T, cfg Config, story func(*loop)) {
 		ctx, stop := context.WithCancel(context.Background())
 		var daemon sync.WaitGroup
 		daemon.Go(func() {
-			if err := c.Run(ctx, l.heard, l.results); err != nil {
+			if err := c.Run(ctx, l.received, l.results); err != nil {
 				t.Errorf("run: %v", err)
 			}
 			if n := l.sending.Load(); n != 0 {
@@ -73,15 +81,15 @@ func inLoop(t *testing.T, cfg Config, story func(*loop)) {
 	})
 }
 
-// canaries come back as long as the listener is not deaf.
+// canaries come back unless the bus is mute.
 func (l *loop) canaries(ctx context.Context) {
 	for tick := time.Tick(inventory.CanaryEvery); ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick:
-			if !l.deaf.Load() {
-				l.heard <- inventory.Received{At: time.Now(), Canary: true}
+			if !l.mute.Load() {
+				l.received <- inventory.Received{At: time.Now(), Canary: true}
 			}
 		}
 	}
@@ -115,14 +123,14 @@ func (l *loop) roster(_ context.Context, node, action, _ string) ([]kick.Member,
 	defer l.mu.Unlock()
 	members, ok := l.rosters[node+"/"+action]
 	if !ok {
-		return nil, "", nats.ErrNoResponders
+		return nil, "", kick.ErrNoAgent
 	}
 	return members, kick.Hash(members), nil
 }
 
 func (l *loop) reach(_ context.Context, node string, others []string) ([]string, error) {
 	if l.reaches == nil {
-		return nil, nats.ErrNoResponders
+		return nil, inventory.ErrNoAgent
 	}
 	return l.reaches(node, others)
 }
@@ -134,33 +142,37 @@ func (l *loop) kicked() []kick.Kick {
 	return l.kicks
 }
 
-// ends is the message that says how a run ended, after all that was heard.
+// ends is the message that says how a run ended, after all that was received.
 func (l *loop) ends(res kick.Result) {
 	synctest.Wait()
 	l.results <- res
 	synctest.Wait()
 }
 
-// passes lets time go by, in which nobody but web1 beats.
+// passes lets time go by, in which only web1 beats.
 func (l *loop) passes(d time.Duration) {
 	time.Sleep(d)
 	l.says("web1", "web", kick.Status{})
-	l.heard <- inventory.Received{At: time.Now(), Canary: true}
+	l.received <- inventory.Received{At: time.Now(), Canary: true}
 }
 
 func (l *loop) closes(node string) {
-	l.heard <- inventory.Received{At: time.Now(), Disconnect: &inventory.Disconnect{Conn: inventory.Conn{Server: node, Client: 1 + l.conns}}}
+	l.received <- inventory.Received{At: time.Now(), Disconnect: &inventory.Disconnect{Conn: inventory.Conn{Server: node, Client: 1 + l.conns}}}
 }
 
 // says is a beat, and the facts that it announces, of a node with a status.
 func (l *loop) says(name, role string, status kick.Status) {
-	facts := inventory.Facts{"role": role}
+	l.reports(name, inventory.Facts{"role": role}, status)
+}
+
+// reports is a beat of a node with facts.
+func (l *loop) reports(name string, facts inventory.Facts, status kick.Status) {
 	data, err := json.Marshal(status)
 	if err != nil {
 		panic(err)
 	}
-	l.heard <- inventory.Received{At: time.Now(), Facts: &inventory.FactsMessage{Node: name, Instance: "m", Boot: "b", Facts: facts}}
-	l.heard <- inventory.Received{At: time.Now(), Beat: &inventory.Beat{
+	l.received <- inventory.Received{At: time.Now(), Facts: &inventory.FactsMessage{Node: name, Instance: "m", Boot: "b", Facts: facts}}
+	l.received <- inventory.Received{At: time.Now(), Beat: &inventory.Beat{
 		Node: name, Instance: "m", Boot: "b", Conn: inventory.Conn{Server: name, Client: 1 + l.conns}, Facts: facts.Digest(), Ready: true, NextIn: 1000, Kick: data,
 	}}
 }
@@ -182,16 +194,16 @@ func reload(changes ...func(*kick.ActionStatus)) kick.Status {
 	return kick.Status{Actions: []kick.ActionStatus{a}}
 }
 
-func TestKickThatIsNotAcceptedIsTriedAgainAtABoundedRate(t *testing.T) {
+func TestRejectedKickIsRetriedAtABoundedRate(t *testing.T) {
 	for _, ordered := range []bool{false, true} {
 		for claim, c := range map[string]struct {
 			answer func(context.Context, kick.Kick) (kick.Reply, error)
 			most   int // in ten minutes
 		}{
-			"busy":     {replying(kick.Busy), 10*60 + 1},
-			"disabled": {replying(kick.Disabled), 10},
-			"made up":  {replying("made up"), 10},
-			"nobody":   {func(context.Context, kick.Kick) (kick.Reply, error) { return kick.Reply{}, nats.ErrNoResponders }, 10*60 + 1},
+			"busy":       {replying(kick.Busy), 10*60 + 1},
+			"disabled":   {replying(kick.Disabled), 10},
+			"made up":    {replying("made up"), 10},
+			"unanswered": {func(context.Context, kick.Kick) (kick.Reply, error) { return kick.Reply{}, kick.ErrNoAgent }, 10*60 + 1},
 		} {
 			t.Run(fmt.Sprintf("%s, ordered %t", claim, ordered), func(t *testing.T) {
 				inLoop(t, patient(), func(l *loop) {
@@ -221,7 +233,7 @@ func replying(a kick.Answer) func(context.Context, kick.Kick) (kick.Reply, error
 	}
 }
 
-func TestEndWaitsForTheKicksThatAreUnderWay(t *testing.T) {
+func TestRunWaitsForTheKicksThatItSent(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		l.answer = func(ctx context.Context, k kick.Kick) (kick.Reply, error) {
 			<-ctx.Done()
@@ -237,7 +249,7 @@ func TestEndWaitsForTheKicksThatAreUnderWay(t *testing.T) {
 	})
 }
 
-func TestWhatFailedAndIsNeededAgainIsNotTriedSoonerForWhatWasNeededMeanwhile(t *testing.T) {
+func TestRetryKeepsItsBackoffWhenOthersIntervene(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		l.says("web1", "web", kick.Status{})
 		l.says("lb1", "lb", reload())
@@ -257,8 +269,8 @@ func TestWhatFailedAndIsNeededAgainIsNotTriedSoonerForWhatWasNeededMeanwhile(t *
 		before := len(l.kicked())
 		web2 := func(ready bool) {
 			facts := inventory.Facts{"role": "web"}
-			l.heard <- inventory.Received{At: time.Now(), Facts: &inventory.FactsMessage{Node: "web2", Instance: "m", Boot: "b", Facts: facts}}
-			l.heard <- inventory.Received{At: time.Now(), Beat: &inventory.Beat{
+			l.received <- inventory.Received{At: time.Now(), Facts: &inventory.FactsMessage{Node: "web2", Instance: "m", Boot: "b", Facts: facts}}
+			l.received <- inventory.Received{At: time.Now(), Beat: &inventory.Beat{
 				Node: "web2", Instance: "m", Boot: "b", Conn: inventory.Conn{Server: "web2", Client: 1}, Facts: facts.Digest(), Ready: ready, Leaving: !ready, NextIn: 1000,
 			}}
 		}
@@ -281,7 +293,7 @@ func TestWhatFailedAndIsNeededAgainIsNotTriedSoonerForWhatWasNeededMeanwhile(t *
 	})
 }
 
-func TestDryRunChangesNothing(t *testing.T) {
+func TestDryRunOfAnOrderChangesNothing(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		l.answer = replying(kick.Disabled)
 		l.says("web1", "web", kick.Status{})
@@ -299,7 +311,7 @@ func TestDryRunChangesNothing(t *testing.T) {
 	})
 }
 
-func TestOrderThatCannotBeCarriedOutIsRefused(t *testing.T) {
+func TestImpossibleOrderIsRejected(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		if _, err := l.Kick(context.Background(), api.KickOrder{Object: "node/lb1"}); !errors.Is(err, api.ErrNotSynced) {
 			t.Errorf("before it is synced: %v", err)
@@ -308,7 +320,7 @@ func TestOrderThatCannotBeCarriedOutIsRefused(t *testing.T) {
 		l.says("lb1", "lb", reload())
 		l.sync(t)
 		for _, o := range []api.KickOrder{
-			{Object: "node/nobody"}, {Object: "role/nobody"}, {Object: "lb1"}, {Object: "node/web1"}, {Object: "node/lb1", Action: "other"},
+			{Object: "node/none"}, {Object: "role/none"}, {Object: "lb1"}, {Object: "node/web1"}, {Object: "node/lb1", Action: "other"},
 		} {
 			if _, err := l.Kick(context.Background(), o); !errors.Is(err, api.ErrNotFound) {
 				t.Errorf("%+v: %v, want not found", o, err)
@@ -317,14 +329,14 @@ func TestOrderThatCannotBeCarriedOutIsRefused(t *testing.T) {
 	})
 }
 
-func TestHeartbeatThatCannotBeUnderstoodInPartKeepsWhatWasKnown(t *testing.T) {
+func TestPartlyInvalidHeartbeatKeepsWhatWasKnown(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		l.says("web1", "web", kick.Status{})
 		applied := map[string]kick.Revision{"web": {Epoch: 1, N: 1, Hash: "1-old"}}
 		l.says("lb1", "lb", reload(func(a *kick.ActionStatus) { a.Applied = applied }))
 		l.sync(t)
 		before := len(l.kicked())
-		l.heard <- inventory.Received{At: time.Now(), Beat: &inventory.Beat{
+		l.received <- inventory.Received{At: time.Now(), Beat: &inventory.Beat{
 			Node: "lb1", Instance: "m", Boot: "b", Conn: inventory.Conn{Server: "lb1", Client: 1 + l.conns},
 			Facts: inventory.Facts{"role": "lb"}.Digest(), Ready: true, NextIn: 1000, Kick: json.RawMessage(`{"actions": 7}`),
 		}}
@@ -340,7 +352,7 @@ func TestHeartbeatThatCannotBeUnderstoodInPartKeepsWhatWasKnown(t *testing.T) {
 	})
 }
 
-func TestResultOfARunThatNobodyAskedForIsNotBelieved(t *testing.T) {
+func TestResultOfAnUnknownRunIsIgnored(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		l.says("web1", "web", kick.Status{})
 		l.sync(t)
@@ -363,7 +375,7 @@ func success(k kick.Kick) kick.Result {
 	}
 }
 
-func TestRunIsOverWhenTheFirstOfMessageAndHeartbeatSaysSo(t *testing.T) {
+func TestFirstReportOfAnEndEndsTheRun(t *testing.T) {
 	heartbeat := func(l *loop, k kick.Kick) {
 		l.says("lb1", "lb", reload(func(a *kick.ActionStatus) {
 			a.Applied = map[string]kick.Revision{"web": k.Needs[0].Revision}
@@ -397,7 +409,7 @@ func TestRunIsOverWhenTheFirstOfMessageAndHeartbeatSaysSo(t *testing.T) {
 	}
 }
 
-func TestReplyThatComesAfterTheEndIsNoSecondRun(t *testing.T) {
+func TestReplyAfterTheEndIsNoSecondRun(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		l.answer = func(_ context.Context, k kick.Kick) (kick.Reply, error) {
 			l.results <- success(k)
@@ -416,7 +428,7 @@ func TestReplyThatComesAfterTheEndIsNoSecondRun(t *testing.T) {
 	})
 }
 
-func TestRunThatIsNotHeardOfByItsDeadlineIsLost(t *testing.T) {
+func TestRunWithoutAReportByItsDeadlineIsLost(t *testing.T) {
 	for claim, vanished := range map[string]bool{"its action is still there": false, "its action is not": true} {
 		t.Run(claim, func(t *testing.T) {
 			inLoop(t, patient(), func(l *loop) {
@@ -436,7 +448,7 @@ func TestRunThatIsNotHeardOfByItsDeadlineIsLost(t *testing.T) {
 	}
 }
 
-func TestKickWithoutAReplyIsTheSameKickAgain(t *testing.T) {
+func TestUnansweredKickIsSentAgainWithItsID(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		lost := 2
 		l.answer = func(_ context.Context, k kick.Kick) (kick.Reply, error) {
@@ -456,16 +468,16 @@ func TestKickWithoutAReplyIsTheSameKickAgain(t *testing.T) {
 	})
 }
 
-func TestBlindControllerKicksNobodyUntilItHasListenedAnew(t *testing.T) {
+func TestMissedMessagesStopKicksUntilNodesReport(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		l.says("web1", "web", kick.Status{})
 		l.sync(t)
 		rolls := l.rolls
-		l.heard <- inventory.Received{At: time.Now(), Missed: "the bus was away"}
+		l.received <- inventory.Received{At: time.Now(), Missed: "the bus was away"}
 		l.says("lb1", "lb", reload())
 		synctest.Wait()
 		if s := l.View().Sync; s.Open {
-			t.Error("the sync gate is open right after it was blind")
+			t.Error("the sync gate is open right after messages were missed")
 		}
 		time.Sleep(3 * time.Second)
 		if n := len(l.kicked()); n != 0 {
@@ -495,31 +507,31 @@ func TestHigherEpochIsOutdone(t *testing.T) {
 		l.says("lb1", "lb", status)
 		synctest.Wait()
 		if got := l.View().Identity.Epoch; got != other+1 {
-			t.Errorf("its own epoch, heard back, made it %d", got)
+			t.Errorf("its own epoch, received back, made it %d", got)
 		}
 	})
 }
 
-func TestLateGoodbyeIsAnsweredAndRememberedByNobody(t *testing.T) {
+func TestLateLeaveIsNeitherAnsweredNorKept(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		conn := inventory.Conn{Server: "s", Client: 9}
-		l.heard <- inventory.Received{At: time.Now(), Disconnect: &inventory.Disconnect{Conn: conn}}
-		l.heard <- inventory.Received{At: time.Now(), Reply: "inbox", Beat: &inventory.Beat{
+		l.received <- inventory.Received{At: time.Now(), Disconnect: &inventory.Disconnect{Conn: conn}}
+		l.received <- inventory.Received{At: time.Now(), Reply: "inbox", Beat: &inventory.Beat{
 			Node: "late", Instance: "m", Boot: "b", Conn: conn, NextIn: 1000, Leaving: true,
 		}}
 		l.says("web1", "web", kick.Status{})
 		l.closes("web1")
-		l.heard <- inventory.Received{At: time.Now(), Reply: "inbox", Beat: &inventory.Beat{
+		l.received <- inventory.Received{At: time.Now(), Reply: "inbox", Beat: &inventory.Beat{
 			Node: "web1", Instance: "m", Boot: "b", Conn: inventory.Conn{Server: "web1", Client: 1}, NextIn: 1000, Leaving: true,
 		}}
 		synctest.Wait()
-		if len(l.leaving) != 0 || len(l.told) != 0 {
-			t.Errorf("%d nodes are leaving, %d were answered", len(l.leaving), len(l.told))
+		if len(l.leaving) != 0 || len(l.leavers) != 0 {
+			t.Errorf("%d nodes are leaving, %d were answered", len(l.leaving), len(l.leavers))
 		}
 	})
 }
 
-func TestLeavingNodeIsToldHowFarItIsWhenThatChangesAndNotOtherwise(t *testing.T) {
+func TestLeavingNodeIsAnsweredWhenItsStateChanges(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		l.says("web1", "web", kick.Status{})
 		l.says("web2", "web", kick.Status{})
@@ -535,7 +547,7 @@ func TestLeavingNodeIsToldHowFarItIsWhenThatChangesAndNotOtherwise(t *testing.T)
 			l.ends(kick.Result{Node: "lb1", Action: "reload", Run: k.ID, Outcome: kick.Succeeded, Applied: map[string]kick.Revision{"web": revision()}})
 		}
 		succeeds()
-		l.heard <- inventory.Received{At: time.Now(), Reply: "inbox", Beat: &inventory.Beat{
+		l.received <- inventory.Received{At: time.Now(), Reply: "inbox", Beat: &inventory.Beat{
 			Node: "web2", Instance: "m", Boot: "b", Conn: inventory.Conn{Server: "web2", Client: 1}, Facts: inventory.Facts{"role": "web"}.Digest(),
 			Ready: true, NextIn: 1000, Leaving: true,
 		}}
@@ -546,8 +558,8 @@ func TestLeavingNodeIsToldHowFarItIsWhenThatChangesAndNotOtherwise(t *testing.T)
 		for range 10 {
 			l.passes(time.Second)
 		}
-		if len(l.told) != 2 || l.told[0].Released || fmt.Sprint(l.told[0].Waiting) != "[lb1/reload]" || !l.told[1].Released || len(l.told[1].Waiting) != 0 {
-			t.Errorf("web2 was told %+v, want once for whom it waits, and once that it is released", l.told)
+		if len(l.leavers) != 2 || l.leavers[0].Released || fmt.Sprint(l.leavers[0].Waiting) != "[lb1/reload]" || !l.leavers[1].Released || len(l.leavers[1].Waiting) != 0 {
+			t.Errorf("web2 was answered %+v, want once what it waits for, and once that it is released", l.leavers)
 		}
 	})
 }
@@ -555,13 +567,13 @@ func TestLeavingNodeIsToldHowFarItIsWhenThatChangesAndNotOtherwise(t *testing.T)
 // unbudgeted is a configuration in which only in_flight bounds the runs of lb.
 func unbudgeted() Config {
 	cfg := patient()
-	cfg.Roles = []RoleConfig{{Name: "lb", Budget: "100%"}}
+	cfg.Roles = []membership.RoleConfig{{Name: "lb", Budget: "100%"}}
 	return cfg
 }
 
 var atOnce = DefaultConfig().InFlight
 
-func TestAsManyRunsAsMayBeAreInProgress(t *testing.T) {
+func TestBudgetIsUsedFully(t *testing.T) {
 	inLoop(t, unbudgeted(), func(l *loop) {
 		l.says("web1", "web", kick.Status{})
 		for i := range 3 * atOnce {
@@ -581,7 +593,7 @@ func TestAsManyRunsAsMayBeAreInProgress(t *testing.T) {
 	})
 }
 
-func TestControllerStopsWhateverIsOnItsWay(t *testing.T) {
+func TestControllerStopsInAnySituation(t *testing.T) {
 	inLoop(t, unbudgeted(), func(l *loop) {
 		l.answer = func(ctx context.Context, _ kick.Kick) (kick.Reply, error) {
 			<-ctx.Done()
@@ -611,7 +623,7 @@ func TestControllerStopsWhateverIsOnItsWay(t *testing.T) {
 // oneAtATime is two balancers that may run one at a time, and what the first of them says of itself.
 func oneAtATime(t *testing.T, lb1 kick.Status, story func(l *loop)) {
 	cfg := patient()
-	cfg.Roles = []RoleConfig{{Name: "lb", Budget: "1"}}
+	cfg.Roles = []membership.RoleConfig{{Name: "lb", Budget: "1"}}
 	inLoop(t, cfg, func(l *loop) {
 		l.says("web1", "web", kick.Status{})
 		l.says("lb1", "lb", lb1)
@@ -650,9 +662,9 @@ func (l *loop) returns(name, role string, status kick.Status) {
 	synctest.Wait()
 }
 
-func TestRunOnANodeThatIsGoneKeepsItsPlaceUntilItsDeadline(t *testing.T) {
+func TestRunOfAGoneNodeKeepsItsPlaceUntilItsDeadline(t *testing.T) {
 	oneGone(t, func(l *loop, k kick.Kick) {
-		want := api.Gate{Name: api.GateBudget, Why: "something runs on 1 of 2 nodes of role lb (on lb1 perhaps: not heard any more), as many as its budget 1 allows"}
+		want := api.Gate{Name: api.GateBudget, Why: "runs on 1 of 2 nodes of role lb (perhaps on lb1, which is gone), as many as its budget 1 allows"}
 		if v := l.View(); len(v.Verdicts) != 1 || len(v.Verdicts[0].Gates) != 1 || v.Verdicts[0].Gates[0] != want {
 			t.Errorf("the verdicts are %+v, want lb2 to wait for %+v", v.Verdicts, want)
 		}
@@ -667,7 +679,7 @@ func TestRunOnANodeThatIsGoneKeepsItsPlaceUntilItsDeadline(t *testing.T) {
 	})
 }
 
-func TestNodeThatIsBackSaysWhatBecameOfItsRun(t *testing.T) {
+func TestReturningNodeReportsItsRun(t *testing.T) {
 	applied := func(k kick.Kick) kick.Status {
 		return reload(func(a *kick.ActionStatus) {
 			a.Applied = map[string]kick.Revision{"web": k.Needs[0].Revision}
@@ -707,7 +719,7 @@ func TestNodeThatIsBackSaysWhatBecameOfItsRun(t *testing.T) {
 		oneGone(t, func(l *loop, k kick.Kick) {
 			l.returns("lb1", "lb", reload())
 			if v := l.View(); v.Runs[0].Outcome != kick.Lost || len(l.kicked()) != 2 {
-				t.Errorf("%d kicks, and the run is %+v; want it lost, and somebody kicked", len(l.kicked()), v.Runs[0])
+				t.Errorf("%d kicks, and the run is %+v; want it lost, and a node kicked", len(l.kicked()), v.Runs[0])
 			}
 		})
 	})
@@ -721,7 +733,7 @@ func TestNodeThatIsBackSaysWhatBecameOfItsRun(t *testing.T) {
 	})
 }
 
-func TestRunOfAFormerControllerKeepsItsPlaceTooWhenItsNodeIsGone(t *testing.T) {
+func TestFormerControllersRunKeepsItsPlace(t *testing.T) {
 	runs := reload()
 	runs.Running = &kick.Running{Run: "former-1", Action: "reload"}
 	oneAtATime(t, runs, func(l *loop) {
@@ -755,7 +767,7 @@ func TestRunOnANodeWithoutActionsTakesAPlace(t *testing.T) {
 	})
 }
 
-func TestNodeThatComesAndGoesDoesNotEscapeItsBackoff(t *testing.T) {
+func TestFlappingNodeKeepsItsBackoff(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		l.answer = replying(kick.Disabled)
 		l.says("web1", "web", kick.Status{})
@@ -792,14 +804,14 @@ func TestEndlessChurnLeavesNothing(t *testing.T) {
 		}
 		synctest.Wait()
 		for what, n := range map[string]int{
-			"actions of": len(l.byNode), "memories": len(l.memories), "flights": len(l.flights), "leaving": len(l.leaving),
+			"actions": len(l.fleet.actions), "retries": len(l.fleet.retries), "flights": len(l.fleet.flights), "leaving": len(l.leaving),
 		} {
 			if n != 0 {
 				t.Errorf("%s: %d are left", what, n)
 			}
 		}
-		if len(l.Controller.status) != 1 || len(l.roles.byName) > 2_000 || len(l.journal.events) > 2*keepEvents {
-			t.Errorf("%d statuses, %d roles, %d events are kept", len(l.Controller.status), len(l.roles.byName), len(l.journal.events))
+		if len(l.fleet.status) != 1 || len(l.table.Roles()) > 2_000 || len(l.journal.events) > 2*keepEvents {
+			t.Errorf("%d statuses, %d roles, %d events are kept", len(l.fleet.status), len(l.table.Roles()), len(l.journal.events))
 		}
 	})
 }
@@ -816,13 +828,13 @@ func TestOneNodeCannotFillTheMemory(t *testing.T) {
 		time.Sleep(2 * tidyEvery)
 		l.says("mad", "mad", kick.Status{})
 		synctest.Wait()
-		if n := len(l.memories); n > 1 {
+		if n := len(l.fleet.retries); n > 1 {
 			t.Errorf("%d actions are remembered of one node that has one", n)
 		}
 	})
 }
 
-func TestWhoJoinsIsToldAsItIs(t *testing.T) {
+func TestJoinEventSaysWhetherTheNodeIsReady(t *testing.T) {
 	for want, n := range map[string]inventory.Node{
 		"":                               {Life: inventory.Alive, Ready: true},
 		", leaving":                      {Life: inventory.Left, Ready: true},
@@ -835,7 +847,7 @@ func TestWhoJoinsIsToldAsItIs(t *testing.T) {
 	}
 }
 
-func TestEachChangeOfANodeIsToldOnce(t *testing.T) {
+func TestEachChangeOfANodeIsOneEvent(t *testing.T) {
 	is := func(life inventory.Life, changes ...func(*inventory.Node)) *inventory.Node {
 		n := &inventory.Node{Name: "web1", Instance: "m", Boot: "b", Life: life, Ready: true}
 		for _, change := range changes {
@@ -858,22 +870,22 @@ func TestEachChangeOfANodeIsToldOnce(t *testing.T) {
 		{is(inventory.Alive), is(inventory.Suspect), api.EventSuspect, "node web1 is suspect: for a reason"},
 		{is(inventory.Suspect), is(inventory.Suspect), "", ""},
 		{is(inventory.Suspect), is(inventory.Alive), api.EventBack, "node web1 is back"},
-		{is(inventory.Alive), is(inventory.Restarting), api.EventRestarting, "node web1 is back soon: its agent stopped"},
+		{is(inventory.Alive), is(inventory.Restarting), api.EventRestarting, "node web1 is restarting: its agent stopped"},
 		{is(inventory.Restarting), is(inventory.Alive), api.EventBack, "node web1 is back"},
-		{is(inventory.Alive), is(inventory.Left), api.EventLeft, "node web1 said goodbye"},
+		{is(inventory.Alive), is(inventory.Left), api.EventLeft, "node web1 left"},
 		{is(inventory.Left), is(inventory.Alive), api.EventBack, "node web1 is back"},
 		{is(inventory.Suspect), is(inventory.Alive, boots), api.EventReplaced, "node web1 was replaced: for a reason"},
 		{is(inventory.Alive), is(inventory.Alive, another), api.EventReplaced, "node web1 was replaced: for a reason"},
 		{is(inventory.Suspect), nil, api.EventGone, "node web1 is gone: for a reason"},
 		{is(inventory.Left), nil, "", ""},
 	} {
-		told := &Controller{journal: newJournal(), log: silent}
-		told.tell(inventory.Change{Before: c.before, After: c.after, Why: "for a reason"}, noon)
+		c2 := &Controller{journal: newJournal(), log: silent}
+		c2.recordChange(inventory.Change{Before: c.before, After: c.after, Why: "for a reason"}, noon)
 		want := []api.Event{{Seq: 1, Time: noon, Kind: c.kind, Node: "web1", Text: c.text}}
 		if c.kind == "" {
 			want = nil
 		}
-		if diff := cmp.Diff(want, told.journal.events); diff != "" {
+		if diff := cmp.Diff(want, c2.journal.events); diff != "" {
 			t.Errorf("from %+v to %+v (-want +got):\n%s", c.before, c.after, diff)
 		}
 	}

@@ -7,118 +7,116 @@ import (
 	"time"
 
 	"kicker/controller/api"
+	"kicker/controller/plan"
 	"kicker/kick"
 )
 
 // dispatch sends the kick that carries out a verdict. Its reply comes back to the loop.
-func (c *Controller) dispatch(ctx context.Context, a *action, v api.Verdict, now time.Time) {
-	f := &flight{
-		node: a.node, action: a.name, reason: v.Reason, tried: c.roles.fingerprint(a), cause: a.cause,
-		bears: c.roles.borneBy(a.node), sent: now, deadline: now.Add(2 * replyTimeout),
+func (c *Controller) dispatch(ctx context.Context, a *plan.Action, v api.Verdict, now time.Time) {
+	id := a.Retry.SendAgain
+	if id == "" || a.Retry.Tried != a.Fingerprint() {
+		id = c.newRunID()
 	}
-	for _, need := range a.needs {
-		f.handed = append(f.handed, handed{need.role, need.role.now.Revision.Hash})
-	}
-	if a.memory.retry != "" && a.memory.tried == f.tried {
-		f.id = a.memory.retry
-	} else {
-		f.id = c.newRunID()
-	}
-	a.memory.retry, a.memory.tried, a.memory.sent = "", f.tried, now
-	c.flights[a.node] = f
-	order := a.order(v, f.id, c.identity)
-	c.send(ctx, func(ctx context.Context) func(time.Time) {
+	f := a.NewFlight(id, v.Reason, c.table.Of(a.Node), now, now.Add(2*replyTimeout))
+	a.Retry.SendAgain, a.Retry.Tried, a.Retry.Sent = "", f.Tried, now
+	c.fleet.flights[a.Node] = f
+	order := a.Kick(id, v.Reason, c.identity())
+	c.ask(ctx, func(ctx context.Context) func(time.Time) bool {
 		reply, err := c.bus.Send(ctx, order)
-		return func(now time.Time) { c.replied(f, reply, err, now) }
+		return func(now time.Time) bool { c.replied(f, reply, err, now); return true }
 	})
 }
 
-// replied takes in what a node made of a kick.
-func (c *Controller) replied(f *flight, r kick.Reply, err error, now time.Time) {
-	c.changed = true
+// replied follows how a node answered a kick.
+func (c *Controller) replied(f *plan.Flight, r kick.Reply, err error, now time.Time) {
 	count(c.journal.counts.Kicks, r.Answer)
-	if c.flights[f.node] != f {
-		return // its run's end was heard before its beginning
+	if c.fleet.flights[f.Node] != f {
+		return // the end of its run was received before the reply
 	}
 	if err == nil && r.Answer == kick.Accepted {
-		c.accepted(f, time.Duration(r.Deadline)*time.Millisecond, now)
+		c.accepted(f, milliseconds(r.Deadline), now)
 		return
 	}
-	delete(c.flights, f.node)
-	a := c.action(f.node, f.action)
+	delete(c.fleet.flights, f.Node)
+	a := c.fleet.action(f.Key)
 	if a == nil {
 		return
 	}
-	m := a.memory
+	retry := a.Retry
+	later := func(why string) { retry.NotBefore, retry.Why = now.Add(askAgain), why }
+	kind, text := api.EventKickUnanswered, "kick of %s unanswered: %s"
 	switch {
 	case err == nil && r.Answer == kick.AlreadyApplied:
-		a.forced = nil
-		m.notBefore, m.why = now.Add(askAgain), "it says that all is applied; its next heartbeat will show it"
+		a.Order = nil
+		later("it reports that all is applied; its next heartbeat will show it")
 		return
 	case err == nil && r.Answer == kick.Busy:
-		m.notBefore, m.why = now.Add(askAgain), "run "+r.Run+" was in progress"
+		later("run " + r.Run + " was in progress")
 		return
 	case errors.Is(err, context.DeadlineExceeded):
-		m.retry = f.id // it may have been accepted
-		m.notBefore, m.why = now.Add(askAgain), "no reply to the last kick"
+		retry.SendAgain = f.ID // it may have been accepted
+		later("the node gave no answer within 3s")
+	case errors.Is(err, kick.ErrNoAgent):
+		later(kick.ErrNoAgent.Error())
 	case err != nil:
-		m.notBefore, m.why = now.Add(askAgain), err.Error()
+		later(err.Error())
 	default:
-		m.failed(c.cfg.Backoff, now, fmt.Sprintf("the last kick was refused: %s", refusal(r)))
+		kind, text = api.EventKickRejected, "kick of %s rejected: %s"
+		retry.Failed(c.cfg.Backoff, now, "kick rejected: "+rejection(r))
 	}
-	why := m.why
+	why := retry.Why
 	if err == nil {
-		why = refusal(r)
+		why = rejection(r)
 	}
-	c.event(api.Event{Time: now, Kind: api.EventKickRejected, Node: f.node, Action: f.action, Run: f.id, Text: fmt.Sprintf("kick of %s/%s was not accepted: %s", f.node, f.action, why)})
+	c.event(api.Event{Time: now, Kind: kind, Node: f.Node, Action: f.Action, Run: f.ID, Text: fmt.Sprintf(text, f.Key, why)})
 }
 
-func refusal(r kick.Reply) string {
+func rejection(r kick.Reply) string {
 	if r.Detail == "" {
 		return string(r.Answer)
 	}
 	return fmt.Sprintf("%s (%s)", r.Answer, r.Detail)
 }
 
-func (c *Controller) accepted(f *flight, bound time.Duration, now time.Time) {
-	f.accepted = true
-	f.deadline = now.Add(bound + 2*replyTimeout)
-	if a := c.action(f.node, f.action); a != nil {
-		a.memory.accepted(f.sent, f.cause)
-		a.forced = nil
+func (c *Controller) accepted(f *plan.Flight, atMost time.Duration, now time.Time) {
+	f.Accepted = true
+	f.Deadline = now.Add(atMost + 2*replyTimeout)
+	if a := c.fleet.action(f.Key); a != nil {
+		a.Retry.Accepted(f.Sent, f.Cause)
+		a.Order = nil
 	}
-	c.journal.begin(api.Run{ID: f.id, Node: f.node, Action: f.action, Reason: f.reason, Started: f.sent})
-	c.event(api.Event{Time: now, Kind: api.EventKicked, Node: f.node, Action: f.action, Run: f.id, Text: fmt.Sprintf("kicked %s/%s (%s)", f.node, f.action, f.reason)})
-	c.ended(f.node, c.status[f.node], now)
+	c.journal.begin(api.Run{ID: f.ID, Node: f.Node, Action: f.Action, Reason: f.Reason, Started: f.Sent})
+	c.event(api.Event{Time: now, Kind: api.EventKicked, Node: f.Node, Action: f.Action, Run: f.ID, Text: fmt.Sprintf("kicked %s (%s)", f.Key, f.Reason)})
+	c.endedBy(f.Node, c.fleet.status[f.Node], now)
 }
 
-// result takes in how a run ended, from the message that says so. The message may be lost: the node's heartbeat says it again.
-func (c *Controller) result(res kick.Result, now time.Time) {
-	f, status := c.flights[res.Node], c.status[res.Node]
-	flying := f != nil && f.id == res.Run
-	a := c.action(res.Node, res.Action)
+// result follows the message that says how a run ended. The message may be lost: the node's heartbeat says it again.
+func (c *Controller) result(res kick.Result, now time.Time) (changed bool) {
+	f, status := c.fleet.flights[res.Node], c.fleet.status[res.Node]
+	inFlight := f != nil && f.ID == res.Run
+	a := c.fleet.action(plan.Key{Node: res.Node, Action: res.Action})
 	if a == nil {
-		if flying {
-			c.land(f, res, now)
+		if inFlight {
+			c.endStray(f, res, now)
 		}
-		return // not heard of any more, or garbage
+		return inFlight // otherwise its node is gone, or there is no such action
 	}
 	running := status.Running != nil && status.Running.Run == res.Run
-	if !flying && !running && !c.journal.knows(res.Run) {
-		return // late: the heartbeat has said more since
+	if !inFlight && !running && !c.journal.knows(res.Run) {
+		return false // late: the heartbeat has said more since
 	}
-	c.changed = true
-	if (flying || running) && (a.status.Last == nil || a.status.Last.Run != res.Run) {
-		a.status.Applied, a.status.Dirty, a.status.Last = res.Applied, res.Dirty, lastRun(a.status.Last, res) // its heartbeat follows
+	if (inFlight || running) && (a.Status.Last == nil || a.Status.Last.Run != res.Run) {
+		a.Status.Applied, a.Status.Dirty, a.Status.Last = res.Applied, res.Dirty, lastRun(a.Status.Last, res) // until its next heartbeat
 	}
 	if running {
 		status.Running = nil
-		c.setStatus(res.Node, status)
+		c.fleet.setStatus(res.Node, status)
 	}
 	c.end(a, res, now)
+	return true
 }
 
-// lastRun is what the node's next heartbeat will say of the run.
+// lastRun is what the node's next heartbeat will say of a run.
 func lastRun(before *kick.LastRun, res kick.Result) *kick.LastRun {
 	last := &kick.LastRun{Run: res.Run, Outcome: res.Outcome, Exit: res.Exit, Duration: res.Duration}
 	if res.Outcome != kick.Succeeded {
@@ -130,16 +128,16 @@ func lastRun(before *kick.LastRun, res kick.Result) *kick.LastRun {
 	return last
 }
 
-// ended takes in how runs ended, from what a heartbeat says.
-func (c *Controller) ended(node string, status kick.Status, now time.Time) {
+// endedBy ends the runs that a heartbeat reports as ended.
+func (c *Controller) endedBy(node string, status kick.Status, now time.Time) {
 	for _, s := range status.Actions {
-		a, f := c.action(node, s.Name), c.flights[node]
+		a, f := c.fleet.action(plan.Key{Node: node, Action: s.Name}), c.fleet.flights[node]
 		if a == nil || s.Last == nil {
 			continue
 		}
-		ours := f != nil && f.id == s.Last.Run
-		former := c.status[node].Running != nil && c.status[node].Running.Run == s.Last.Run
-		if ours || former {
+		inFlight := f != nil && f.ID == s.Last.Run
+		was := c.fleet.running[node]
+		if inFlight || was != nil && was.Run == s.Last.Run {
 			c.end(a, kick.Result{
 				Node: node, Action: s.Name, Run: s.Last.Run, Outcome: s.Last.Outcome, Exit: s.Last.Exit, Duration: s.Last.Duration,
 			}, now)
@@ -147,106 +145,88 @@ func (c *Controller) ended(node string, status kick.Status, now time.Time) {
 	}
 }
 
-// end is the end of a run. It may be told twice.
-func (c *Controller) end(a *action, res kick.Result, now time.Time) {
-	if f := c.flights[a.node]; f != nil && f.id == res.Run {
-		if !f.accepted {
+// end is the end of a run. It may be reported twice.
+func (c *Controller) end(a *plan.Action, res kick.Result, now time.Time) {
+	succeeded := res.Outcome == kick.Succeeded
+	if f := c.fleet.flights[a.Node]; f != nil && f.ID == res.Run {
+		if !f.Accepted {
 			c.accepted(f, 0, now) // the reply is late, or lost
-			if c.flights[a.node] != f {
+			if c.fleet.flights[a.Node] != f {
 				return
 			}
 		}
-		delete(c.flights, a.node)
-		f.ended(res.Outcome == kick.Succeeded)
+		delete(c.fleet.flights, a.Node)
+		c.fleet.rollout.Ended(f, succeeded, c.table)
 	}
 	if !c.journal.end(res.Run, now, res) {
 		return
 	}
-	m := a.memory
-	m.ended, m.took = now, time.Duration(res.Duration)*time.Millisecond
-	if res.Outcome == kick.Succeeded {
-		m.succeeded()
-		c.event(api.Event{Time: now, Kind: api.EventSucceeded, Node: a.node, Action: a.name, Run: res.Run, Text: fmt.Sprintf("%s/%s succeeded in %s", a.node, a.name, m.took)})
+	retry := a.Retry
+	retry.Ended, retry.Took = now, milliseconds(res.Duration)
+	if succeeded {
+		retry.Succeeded()
+		c.event(api.Event{Time: now, Kind: api.EventSucceeded, Node: a.Node, Action: a.Action, Run: res.Run,
+			Text: fmt.Sprintf("%s succeeded in %s", a.Key, api.Duration(retry.Took))})
 		return
 	}
-	why := fmt.Sprintf("%s/%s %s", a.node, a.name, describe(res))
-	m.failed(c.cfg.Backoff, now, "the last run "+describe(res))
-	again := m.next(c.cfg.Backoff, c.roles.fingerprint(a)).Sub(now)
-	c.event(api.Event{Time: now, Kind: api.EventFailed, Node: a.node, Action: a.name, Run: res.Run,
-		Text: fmt.Sprintf("%s, failure %d in a row; again in %.1f s", why, m.failures, max(0, again).Seconds())})
-}
-
-func describe(res kick.Result) string {
-	text := string(res.Outcome)
-	if res.Outcome == kick.Failed && res.Exit >= 0 {
-		text = fmt.Sprintf("failed with exit code %d", res.Exit)
-	}
-	if res.Outcome == kick.Lost {
-		text = "was lost"
-	}
+	outcome := api.Outcome(res.Outcome, res.Exit)
 	if res.Error != "" {
-		text += ": " + res.Error
+		outcome += ": " + res.Error
 	}
-	return text
+	retry.Failed(c.cfg.Backoff, now, "last run: "+outcome)
+	again := retry.Next(c.cfg.Backoff, a.Fingerprint()).Sub(now)
+	c.event(api.Event{Time: now, Kind: api.EventFailed, Node: a.Node, Action: a.Action, Run: res.Run,
+		Text: fmt.Sprintf("%s %s; failure %d in a row, next try in %s", a.Key, outcome, retry.Failures, api.Duration(again))})
 }
 
-// expire ends the runs that were not heard of by their deadline.
-func (c *Controller) expire(now time.Time) {
-	for node, f := range c.flights {
-		if now.Before(f.deadline) || !f.accepted {
-			continue // an unanswered Send has its own deadline
+// expire ends the runs of which no report came by their deadline.
+func (c *Controller) expire(now time.Time) (changed bool) {
+	for _, f := range c.fleet.flights {
+		if now.Before(f.Deadline) || !f.Accepted {
+			continue // a kick that has no reply yet has a timeout of its own
 		}
-		c.changed = true
-		lost := kick.Result{Run: f.id, Outcome: kick.Lost, Exit: -1, Error: "nothing was heard of it by its deadline"}
-		if a := c.action(node, f.action); a != nil {
+		changed = true
+		lost := kick.Result{Run: f.ID, Outcome: kick.Lost, Exit: -1, Error: "no report of its end came by its deadline"}
+		if a := c.fleet.action(f.Key); a != nil {
 			c.end(a, lost, now)
 		} else {
-			c.land(f, lost, now)
+			c.endStray(f, lost, now)
 		}
 	}
+	return changed
 }
 
-// land ends a flight whose action is not heard of any more.
-func (c *Controller) land(f *flight, res kick.Result, now time.Time) {
-	c.changed = true
-	if !f.accepted {
+// endStray ends a run whose action its node no longer reports.
+func (c *Controller) endStray(f *plan.Flight, res kick.Result, now time.Time) {
+	if !f.Accepted {
 		c.accepted(f, 0, now) // the reply is late, or lost
 	}
-	delete(c.flights, f.node)
-	c.journal.end(f.id, now, res)
+	delete(c.fleet.flights, f.Node)
+	c.journal.end(f.ID, now, res)
 }
 
-// keepPlace makes a flight of a run that a former controller kicked, when its node goes. Those of this one are flights already, or were
-// given up at their deadlines.
+// keepPlace makes a flight of a run that a former controller kicked, when its node goes. The runs of this controller are flights already,
+// or ended at their deadlines.
 func (c *Controller) keepPlace(node string, now time.Time) {
-	run := c.running[node]
-	if run == nil || c.flights[node] != nil || c.journal.knows(run.Run) {
+	run := c.fleet.running[node]
+	if run == nil || c.fleet.flights[node] != nil || c.journal.knows(run.Run) {
 		return
 	}
-	c.flights[node] = &flight{
-		id: run.Run, node: node, action: run.Action, bears: c.roles.borneBy(node), accepted: true,
-		deadline: now.Add(kick.DefaultTimeout + kick.DefaultGrace), // only the former controller was told
+	c.fleet.flights[node] = &plan.Flight{
+		ID: run.Run, Key: plan.Key{Node: node, Action: run.Action}, Roles: plan.RoleNames(c.table.Of(node)), Accepted: true,
+		Deadline: now.Add(kick.DefaultTimeout + kick.DefaultGrace), // only the former controller was told
 	}
 }
 
-// rejoined takes in what became of the run that was in progress when a node went, or rebooted: whoever accepted a kick knows of it.
+// rejoined ends the run that was in progress when a node went or rebooted, unless the node reports it: who accepted a kick knows of it.
 func (c *Controller) rejoined(node string, now time.Time) {
-	c.ended(node, c.status[node], now) // by now its actions are known
-	f := c.flights[node]
-	if f == nil || !f.accepted {
+	c.endedBy(node, c.fleet.status[node], now) // its actions are known by now
+	f := c.fleet.flights[node]
+	if f == nil || !f.Accepted {
 		return
 	}
-	if run := c.running[node]; run != nil && run.Run == f.id {
+	if run := c.fleet.running[node]; run != nil && run.Run == f.ID {
 		return
 	}
-	c.land(f, kick.Result{Outcome: kick.Lost, Exit: -1, Error: "its node knows nothing of it"}, now)
-}
-
-func (c *Controller) action(node, name string) *action {
-	for _, a := range c.byNode[node] {
-		if a.name == name {
-			return a
-		}
-	}
-	return nil
+	c.endStray(f, kick.Result{Outcome: kick.Lost, Exit: -1, Error: "its node does not know of it"}, now)
 }

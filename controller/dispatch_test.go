@@ -15,7 +15,7 @@ func failed(k kick.Kick) kick.Result {
 	return kick.Result{Node: k.Node, Action: k.Action, Run: k.ID, Outcome: kick.Failed, Exit: 1, Duration: 1000, Dirty: true}
 }
 
-func TestKickWithAnotherMembershipIsNeverTheSameKickAgain(t *testing.T) {
+func TestAnotherMembershipMakesAnotherKick(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		l.answer = func(context.Context, kick.Kick) (kick.Reply, error) { return kick.Reply{}, context.DeadlineExceeded }
 		l.says("web1", "web", kick.Status{})
@@ -32,7 +32,7 @@ func TestKickWithAnotherMembershipIsNeverTheSameKickAgain(t *testing.T) {
 	})
 }
 
-func TestRunThatEndsAfterItsBoundIsHeardBeforeItIsGivenUp(t *testing.T) {
+func TestRunMayEndShortlyAfterItsDeadline(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		l.says("web1", "web", kick.Status{})
 		l.says("lb1", "lb", reload())
@@ -42,7 +42,7 @@ func TestRunThatEndsAfterItsBoundIsHeardBeforeItIsGivenUp(t *testing.T) {
 		time.Sleep(time.Until(started.Add(time.Minute + replyTimeout))) // its bound is a minute
 		synctest.Wait()
 		if r := l.View().Runs[0]; !r.Ended.IsZero() {
-			t.Errorf("it is given up before its end could be heard: %+v", r)
+			t.Errorf("it expires before its end could be received: %+v", r)
 		}
 		l.ends(success(k))
 		if v := l.View(); v.Counts.Runs[kick.Lost] != 0 || v.Counts.Runs[kick.Succeeded] != 1 {
@@ -51,7 +51,7 @@ func TestRunThatEndsAfterItsBoundIsHeardBeforeItIsGivenUp(t *testing.T) {
 	})
 }
 
-func TestRunWhoseReplyWasLostAndThatFailedIsToldByTheNextReply(t *testing.T) {
+func TestNextReplyReportsAFailedRunWithoutReply(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		l.answer = func(context.Context, kick.Kick) (kick.Reply, error) {
 			l.answer = nil
@@ -74,7 +74,7 @@ func TestRunWhoseReplyWasLostAndThatFailedIsToldByTheNextReply(t *testing.T) {
 	})
 }
 
-func TestRunOfAFormerControllerIsOverWhenItsNodeSaysSo(t *testing.T) {
+func TestFormerControllersRunEndsByHeartbeat(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		status := reload()
 		status.Running = &kick.Running{Run: "former-1", Action: "reload"}
@@ -91,7 +91,7 @@ func TestRunOfAFormerControllerIsOverWhenItsNodeSaysSo(t *testing.T) {
 	})
 }
 
-func TestRevisionThatFailsEverywhereIsTriedOnOneNodeAtATime(t *testing.T) {
+func TestBrokenRevisionIsTriedOnOneNodeAtATime(t *testing.T) {
 	inLoop(t, unbudgeted(), func(l *loop) {
 		l.says("web1", "web", kick.Status{})
 		for i := range 10 {
@@ -109,7 +109,7 @@ func TestRevisionThatFailsEverywhereIsTriedOnOneNodeAtATime(t *testing.T) {
 	})
 }
 
-func TestRunThatWasGivenUpTakesNoPlaceWhenItsNodeGoes(t *testing.T) {
+func TestExpiredRunTakesNoPlaceWhenItsNodeGoes(t *testing.T) {
 	oneAtATime(t, reload(), func(l *loop) {
 		k := l.kicked()[0]
 		status := reload()
@@ -181,7 +181,7 @@ func TestKicksOfAnActionAreApart(t *testing.T) {
 	}
 }
 
-func TestLastRunOfAResultIsWhatTheNodeWillSay(t *testing.T) {
+func TestResultGivesTheLastRunOfTheNextHeartbeat(t *testing.T) {
 	twice := &kick.LastRun{Run: "r1", Outcome: kick.Failed, Failures: 2}
 	for _, c := range []struct {
 		before  *kick.LastRun

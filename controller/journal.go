@@ -2,7 +2,6 @@ package controller
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -13,23 +12,23 @@ import (
 	"kicker/kick"
 )
 
-// Bounds of what is kept to be asked for.
+// Bounds of what is kept.
 const (
-	keepEvents = 4096
-	keepRuns   = 1000
-	// A flood of garbage makes an event a second at most.
-	refuseEvery = time.Second
-	maxText     = 1 << 10 // bytes of an event's text
-	maxKinds    = 32      // of answers and outcomes that are counted apart: nodes can make up any
+	keepEvents   = 4096
+	keepRuns     = 1000
+	invalidEvery = time.Second // an event at most, however many messages are invalid
+	maxText      = 1 << 10     // bytes of an event's text
+	maxKinds     = 32          // of answers and outcomes that are counted apart: nodes can send any
 )
 
-// journal is what happened and was decided, for those who ask.
+// journal is what happened and was decided.
 type journal struct {
-	seq     int64
-	events  []api.Event // at least the last keepEvents; what was written is never changed
-	runs    []api.Run   // likewise; replaced as a whole when one of them ends
-	counts  api.Counts
-	refused time.Time // the last event about a refused message
+	seq    int64       // of the newest event
+	events []api.Event // at least the last keepEvents; what was written is never changed, for views hold it
+	runs   []api.Run   // at least the last keepRuns; replaced as a whole when one of them ends
+	kicks  int64       // how many run ids were made
+	counts api.Counts
+	warned time.Time // when the last event about an invalid message was made
 }
 
 func newJournal() journal {
@@ -52,23 +51,23 @@ func (j *journal) add(e api.Event, log *slog.Logger) {
 	}
 	j.events = append(j.events, e)
 	j.counts.Events[e.Kind]++
-	attrs := []slog.Attr{slog.String("kind", e.Kind)}
+	attrs := []slog.Attr{slog.String("text", e.Text)}
 	for _, a := range []slog.Attr{slog.String("node", e.Node), slog.String("role", e.Role), slog.String("action", e.Action), slog.String("run", e.Run)} {
 		if a.Value.String() != "" {
 			attrs = append(attrs, a)
 		}
 	}
-	log.LogAttrs(context.Background(), slog.LevelInfo, e.Text, attrs...)
+	log.LogAttrs(context.Background(), api.EventLevel(e.Kind), e.Kind, attrs...)
 }
 
-// refuse counts a refused message, and tells of it unless it told of another a moment ago.
-func (j *journal) refuse(err error, now time.Time, log *slog.Logger) {
+// invalid counts an invalid message, and makes an event of it unless there was one a moment ago.
+func (j *journal) invalid(err error, now time.Time, log *slog.Logger) {
 	j.counts.InvalidMessages++
-	if now.Sub(j.refused) < refuseEvery {
+	if now.Sub(j.warned) < invalidEvery {
 		return
 	}
-	j.refused = now
-	j.add(api.Event{Time: now, Kind: api.EventInvalidMessage, Text: "refused: " + err.Error()}, log)
+	j.warned = now
+	j.add(api.Event{Time: now, Kind: api.EventInvalidMessage, Text: "invalid message: " + err.Error()}, log)
 }
 
 func (j *journal) begin(r api.Run) {
@@ -78,7 +77,7 @@ func (j *journal) begin(r api.Run) {
 	j.runs = append(j.runs, r)
 }
 
-// knows reports whether a run is remembered.
+// knows reports whether the journal has a run.
 func (j *journal) knows(id string) bool {
 	return slices.ContainsFunc(j.runs, func(r api.Run) bool { return r.ID == id })
 }
@@ -90,14 +89,14 @@ func (j *journal) end(id string, now time.Time, res kick.Result) bool {
 		if res.Node == "" {
 			return false
 		}
-		took := time.Duration(res.Duration) * time.Millisecond
+		took := milliseconds(res.Duration)
 		j.begin(api.Run{ID: id, Node: res.Node, Action: res.Action, Reason: "kicked by a former controller", Started: now.Add(-took)})
 		i = len(j.runs) - 1
 	}
 	r := j.runs[i]
 	known := r.Outcome != ""
 	if r.Outcome == kick.Lost && res.Outcome != kick.Lost {
-		known = false // its node was not heard for a while, and now tells the truth
+		known = false // its node did not report for a while, and now says how it ended
 		j.counts.Runs[kick.Lost]--
 	}
 	if known && (r.Error+r.Output != "" || res.Error+res.Output == "") {
@@ -105,7 +104,7 @@ func (j *journal) end(id string, now time.Time, res kick.Result) bool {
 	}
 	if !known {
 		r.Ended, r.Outcome, r.Exit = now, res.Outcome, res.Exit
-		r.Duration = time.Duration(res.Duration) * time.Millisecond
+		r.Duration = milliseconds(res.Duration)
 		count(j.counts.Runs, res.Outcome)
 	}
 	r.Error, r.Output = res.Error, res.Output
@@ -119,14 +118,6 @@ func count[K ~string](counts map[K]int64, what K) {
 		what = "other"
 	}
 	counts[what]++
-}
-
-// quantity is a number of things, as one says it.
-func quantity(n int, singular string) string {
-	if n == 1 {
-		return "1 " + singular
-	}
-	return fmt.Sprintf("%d %ss", n, singular)
 }
 
 func last[E any](all []E, most int) []E {

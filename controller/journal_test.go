@@ -3,7 +3,6 @@ package controller
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -12,8 +11,6 @@ import (
 	"kicker/controller/api"
 	"kicker/kick"
 )
-
-var silent = slog.New(slog.DiscardHandler)
 
 func TestJournalKeepsTheLastOfEach(t *testing.T) {
 	j := newJournal()
@@ -38,7 +35,7 @@ func TestJournalKeepsTheLastOfEach(t *testing.T) {
 	}
 }
 
-func TestWhatAViewHoldsIsNotChanged(t *testing.T) {
+func TestViewIsNeverChanged(t *testing.T) {
 	j := newJournal()
 	j.add(api.Event{Text: "first"}, silent)
 	j.begin(api.Run{ID: "r1"})
@@ -52,41 +49,41 @@ func TestWhatAViewHoldsIsNotChanged(t *testing.T) {
 	}
 }
 
-func TestEndOfARun(t *testing.T) {
+func TestJournalNotesEachEndOfARunOnce(t *testing.T) {
 	heartbeat := kick.Result{Node: "lb1", Action: "reload", Outcome: kick.Failed, Exit: 2, Duration: 1500}
 	message := heartbeat
 	message.Output, message.Error = "line", "why"
-	lost := kick.Result{Outcome: kick.Lost, Exit: -1, Error: "nothing was heard"}
-	type told struct {
+	lost := kick.Result{Outcome: kick.Lost, Exit: -1, Error: "no report"}
+	type report struct {
 		res  kick.Result
 		news bool
 	}
 	for _, c := range []struct {
-		claim  string
-		told   []told
-		run    api.Run
-		counts map[kick.Outcome]int64
+		claim   string
+		reports []report
+		run     api.Run
+		counts  map[kick.Outcome]int64
 	}{
-		{"told by the message, then by the heartbeat", []told{{message, true}, {heartbeat, false}},
+		{"reported by the message, then by the heartbeat", []report{{message, true}, {heartbeat, false}},
 			api.Run{Outcome: kick.Failed, Exit: 2, Output: "line", Error: "why"}, map[kick.Outcome]int64{kick.Failed: 1}},
-		{"told by the heartbeat, then by the message: only the output is new", []told{{heartbeat, true}, {message, false}, {heartbeat, false}},
+		{"reported by the heartbeat, then by the message: only the output is new", []report{{heartbeat, true}, {message, false}, {heartbeat, false}},
 			api.Run{Outcome: kick.Failed, Exit: 2, Output: "line", Error: "why"}, map[kick.Outcome]int64{kick.Failed: 1}},
-		{"an error without output is new too", []told{{heartbeat, true}, {kick.Result{Outcome: kick.Failed, Exit: 2, Error: "why"}, false}},
+		{"an error without output is new too", []report{{heartbeat, true}, {kick.Result{Outcome: kick.Failed, Exit: 2, Error: "why"}, false}},
 			api.Run{Outcome: kick.Failed, Exit: 2, Error: "why"}, map[kick.Outcome]int64{kick.Failed: 1}},
-		{"told twice", []told{{message, true}, {message, false}},
+		{"reported twice", []report{{message, true}, {message, false}},
 			api.Run{Outcome: kick.Failed, Exit: 2, Output: "line", Error: "why"}, map[kick.Outcome]int64{kick.Failed: 1}},
-		{"lost, and then the truth", []told{{lost, true}, {heartbeat, true}},
+		{"lost, and then the truth", []report{{lost, true}, {heartbeat, true}},
 			api.Run{Outcome: kick.Failed, Exit: 2}, map[kick.Outcome]int64{kick.Failed: 1, kick.Lost: 0}},
-		{"the truth, and then lost", []told{{message, true}, {lost, false}},
+		{"the truth, and then lost", []report{{message, true}, {lost, false}},
 			api.Run{Outcome: kick.Failed, Exit: 2, Output: "line", Error: "why"}, map[kick.Outcome]int64{kick.Failed: 1}},
 	} {
 		t.Run(c.claim, func(t *testing.T) {
 			j := newJournal()
 			j.begin(api.Run{ID: "other"})
 			j.begin(api.Run{ID: "r1"})
-			for i, told := range c.told {
-				if news := j.end("r1", in(time.Duration(i)), told.res); news != told.news {
-					t.Errorf("telling %d is news: %t, want %t", i+1, news, told.news)
+			for i, r := range c.reports {
+				if news := j.end("r1", in(time.Duration(i)), r.res); news != r.news {
+					t.Errorf("report %d is news: %t, want %t", i+1, news, r.news)
 				}
 			}
 			r := j.runs[1]
@@ -105,10 +102,10 @@ func TestEndOfARun(t *testing.T) {
 	}
 }
 
-func TestRunOfAFormerControllerIsTakenUp(t *testing.T) {
+func TestJournalAddsRunsOfAFormerController(t *testing.T) {
 	j := newJournal()
 	if j.end("r1", noon, kick.Result{Outcome: kick.Lost}) || len(j.runs) != 0 {
-		t.Error("a run that nobody knows was lost, and that was news")
+		t.Error("an unknown run was lost, and that was news")
 	}
 	if !j.end("r1", noon, kick.Result{Node: "lb1", Action: "reload", Outcome: kick.Succeeded, Duration: 2000}) {
 		t.Error("its end is no news")
@@ -118,10 +115,10 @@ func TestRunOfAFormerControllerIsTakenUp(t *testing.T) {
 	}
 }
 
-func TestRefusalsMakeAnEventASecondAtMost(t *testing.T) {
+func TestInvalidMessagesMakeOneEventASecond(t *testing.T) {
 	j := newJournal()
 	for i := range 10_000 {
-		j.refuse(errors.New("garbage"), in(time.Duration(i)*time.Millisecond), silent)
+		j.invalid(errors.New("garbage"), in(time.Duration(i)*time.Millisecond), silent)
 	}
 	if j.counts.InvalidMessages != 10_000 || len(j.events) != 10 {
 		t.Errorf("10 000 refusals in 10 s: %d counted, %d events; want all and 10", j.counts.InvalidMessages, len(j.events))
@@ -145,7 +142,7 @@ func TestNodesCannotMakeTheJournalLong(t *testing.T) {
 	}
 }
 
-func TestEventsSpeakOfOneAsOne(t *testing.T) {
+func TestEventsUseTheSingularForOne(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		l.says("web1", "web", kick.Status{})
 		l.sync(t)
@@ -154,7 +151,7 @@ func TestEventsSpeakOfOneAsOne(t *testing.T) {
 			texts = append(texts, e.Text)
 		}
 		all := strings.Join(texts, "\n")
-		for _, want := range []string{"s: 1 node heard", "role web has 1 member"} {
+		for _, want := range []string{"s with 1 node", "role web: 1 member"} {
 			if !strings.Contains(all+"\n", want+"\n") {
 				t.Errorf("no event says %q:\n%s", want, all)
 			}

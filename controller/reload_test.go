@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"strings"
 	"testing"
 	"time"
 
@@ -14,6 +13,8 @@ import (
 	"pgregory.net/rapid"
 
 	"kicker/controller/api"
+	"kicker/controller/membership"
+	"kicker/controller/plan"
 	"kicker/inventory"
 	"kicker/kick"
 )
@@ -42,7 +43,7 @@ func newSmallWorld(t *rapid.T) *smallWorld {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.Controller, w.now = c, c.identity.Started
+	w.Controller, w.now = c, c.leadership.started
 	return w
 }
 
@@ -55,20 +56,20 @@ func (w *smallWorld) config(when string) Config {
 	cfg.Settle = draw(w, when+" settle", 0, time.Second, time.Minute)
 	cfg.InFlight = draw(w, when+" in_flight", 1, 256)
 	cfg.Guard = draw(w, when+" guard", GuardOn, GuardOn, GuardShadow)
-	cfg.Mode = draw(w, when+" mode", ModeAct, ModeAct, ModeObserve)
+	cfg.Mode = draw(w, when+" mode", plan.ModeAct, plan.ModeAct, plan.ModeObserve)
 	cfg.Backoff.Max = draw(w, when+" backoff.max", 10*time.Second, 10*time.Minute)
 	for _, name := range []string{"web", "db", "lb", "front"} {
 		if !draw(w, when+" has "+name, true, false) {
 			continue
 		}
-		cfg.Roles = append(cfg.Roles, RoleConfig{
+		cfg.Roles = append(cfg.Roles, membership.RoleConfig{
 			Name:        name,
 			Selector:    draw(w, name+" selector", "", "", "role="+name, "role=wbe", "env=prod"),
 			MemberFacts: draw(w, name+" member_facts", nil, []string{"port"}, []string{"port", "env"}),
-			DependsOn:   draw(w, name+" depends_on", nil, []string{"web"}, []string{"db", "env=prod"}, []string{"web same=env"}, []string{"nobody"}),
+			DependsOn:   draw(w, name+" depends_on", nil, []string{"web"}, []string{"db", "env=prod"}, []string{"web same=env"}, []string{"none"}),
 			MinMembers:  draw(w, name+" min_members", 0, 0, 2),
-			Budget:      draw[Budget](w, name+" budget", "", "1", "100%"),
-			Mode:        draw(w, name+" mode", "", ModeAct, ModeObserve),
+			Budget:      draw[membership.Budget](w, name+" budget", "", "1", "100%"),
+			Mode:        draw(w, name+" mode", "", plan.ModeAct, plan.ModeObserve),
 		})
 	}
 	return cfg
@@ -80,9 +81,8 @@ func (w *smallWorld) says(name string) {
 	a := kick.ActionStatus{Name: "reload", Applied: map[string]kick.Revision{}, Dirty: draw(w, name+" dirty", false, false, true)}
 	a.DependsOn = draw(w, name+" depends_on", nil, []string{"web"}, []string{"web same=env"}, []string{"web", "db"})
 	for _, as := range []string{"web", "db", "env=prod"} {
-		r := w.roles.byName[draw(w, name+" applied "+as, as, "web where env=prod", "other")]
-		if r != nil {
-			a.Applied[as] = r.now.Revision
+		if r := w.table.Role(draw(w, name+" applied "+as, as, "web where env=prod", "other")); r != nil {
+			a.Applied[as] = r.Current().Revision
 		}
 	}
 	if draw(w, name+" failed", false, false, true) {
@@ -92,8 +92,8 @@ func (w *smallWorld) says(name string) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.hear(inventory.Received{At: w.now, Facts: &inventory.FactsMessage{Node: name, Instance: "m", Boot: "b", Facts: facts}})
-	w.hear(inventory.Received{At: w.now, Beat: &inventory.Beat{
+	w.ingest(inventory.Received{At: w.now, Facts: &inventory.FactsMessage{Node: name, Instance: "m", Boot: "b", Facts: facts}})
+	w.ingest(inventory.Received{At: w.now, Beat: &inventory.Beat{
 		Node: name, Instance: "m", Boot: "b", Conn: inventory.Conn{Server: name, Client: 1}, Facts: facts.Digest(),
 		Ready: draw(w, name+" ready", true, true, true, false), Leaving: draw(w, name+" leaving", false, false, false, true), NextIn: 1000, Kick: data,
 	}})
@@ -101,10 +101,17 @@ func (w *smallWorld) says(name string) {
 
 func (w *smallWorld) passes(d time.Duration) {
 	w.now = w.now.Add(d)
-	w.hear(inventory.Received{At: w.now, Canary: true})
-	w.changed = true
-	w.turn(quietly, w.now)
-	w.sends.Wait()
+	w.ingest(inventory.Received{At: w.now, Canary: true})
+	w.turn(quietly, true, w.now)
+	w.asking.Wait()
+}
+
+// reloaded puts another configuration in force, and takes the turn that follows.
+func (w *smallWorld) reloaded(cfg Config) {
+	if err := w.reload(cfg, w.now); err != nil {
+		w.t.Fatal(err)
+	}
+	w.turn(quietly, true, w.now)
 }
 
 // lives is some time in which things happen.
@@ -116,7 +123,7 @@ func (w *smallWorld) lives() {
 			case "says":
 				w.says(name)
 			case "dies":
-				w.hear(inventory.Received{At: w.now, Disconnect: &inventory.Disconnect{Conn: inventory.Conn{Server: name, Client: 1}}})
+				w.ingest(inventory.Received{At: w.now, Disconnect: &inventory.Disconnect{Conn: inventory.Conn{Server: name, Client: 1}}})
 			}
 		}
 		w.passes(draw(w, "passes", 500*time.Millisecond, 5*time.Second, time.Minute))
@@ -125,12 +132,12 @@ func (w *smallWorld) lives() {
 
 // state is all that a change of configuration may move, to be compared.
 func (w *smallWorld) state() any {
-	return []any{w.cfg, w.showRoles(), plan(w.situation(), w.now), w.roles.n, w.journal.seq, len(w.flights), len(w.memories)}
+	return []any{w.cfg, w.viewRoles(), plan.Make(w.situation(), w.now), w.table.Next(true), w.journal.seq, len(w.fleet.flights), len(w.fleet.retries)}
 }
 
 var asOne = cmp.Options{cmpopts.EquateEmpty(), cmp.AllowUnexported(inventory.Snapshot{})}
 
-func TestPlanIsWhatReloadDoes(t *testing.T) {
+func TestDryRunIsWhatAReloadDoes(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newSmallWorld(t)
 		w.says("n0")
@@ -139,26 +146,24 @@ func TestPlanIsWhatReloadDoes(t *testing.T) {
 		cfg := w.config("after")
 
 		before := w.state()
-		next, err := w.under(cfg, w.now)
+		next, err := w.with(cfg, w.now)
 		if err != nil {
 			t.Fatal(err)
 		}
-		verdicts := next.foreseen(w.now)
-		roles := next.showRoles()
+		verdicts := next.firstTurn(w.now)
+		roles := next.viewRoles()
 		if diff := cmp.Diff(before, w.state(), asOne); diff != "" {
 			t.Fatalf("a plan changed (-before +after):\n%s", diff)
 		}
 
-		if err := w.reload(quietly, cfg, w.now); err != nil {
-			t.Fatal(err)
-		}
+		w.reloaded(cfg)
 		if diff := cmp.Diff(verdicts, w.View().Verdicts, asOne); diff != "" {
 			t.Fatalf("verdicts (-planned +reloaded):\n%s", diff)
 		}
 		if diff := cmp.Diff(roles, w.View().Roles, asOne); diff != "" {
 			t.Fatalf("roles (-planned +reloaded):\n%s", diff)
 		}
-		w.sends.Wait()
+		w.asking.Wait()
 		w.lives() // with what it is made of now
 	})
 }
@@ -169,73 +174,65 @@ func TestReloadedRolesAgreeWithTheNodes(t *testing.T) {
 		w.says("n0")
 		w.passes(10 * time.Second)
 		w.lives()
-		if err := w.reload(quietly, w.config("after"), w.now); err != nil {
-			t.Fatal(err)
-		}
-		for _, r := range w.roles.byName {
+		w.reloaded(w.config("after"))
+		for _, r := range w.table.Roles() {
+			if !r.Open() || r.Held(false) != nil {
+				continue
+			}
 			want := map[string]bool{}
 			for n := range w.inv.Snapshot().All() {
-				if n.Eligible() && r.selector.Matches(n.Facts) {
+				if n.Eligible() && r.Has(n.Name) || r.Missing(n.Name) {
 					want[n.Name] = true
 				}
 			}
 			got := map[string]bool{}
-			for name := range r.members {
-				got[name] = true
+			for _, m := range r.Current().Members {
+				if w.inv.Snapshot().Node(m.Node) != nil {
+					got[m.Node] = true
+				}
 			}
-			if diff := cmp.Diff(want, got); diff != "" {
+			if diff := cmp.Diff(want, got, asOne); diff != "" {
 				t.Fatalf("members of %s (-want +got):\n%s", r.Name, diff)
 			}
-			if r.gate.open && !w.roles.shadow {
-				for name := range r.guard.missing {
-					want[name] = true
-				}
-				if names := memberNames(r); len(strings.Fields(names)) != len(want) {
-					t.Fatalf("%s was published with %s, want %v", r.Name, names, want)
-				}
-			}
 		}
-		for node, actions := range w.byNode {
-			for _, a := range actions {
-				if a.memory != w.memories[key{node, a.name}] {
-					t.Fatalf("%s/%s has another memory", node, a.name)
-				}
-				for _, need := range a.needs {
-					if w.roles.byName[need.role.Name] != need.role {
-						t.Fatalf("%s/%s needs a role %s that is there no more", node, a.name, need.role.Name)
-					}
+		for _, a := range w.fleet.all() {
+			if a.Retry != w.fleet.retries[a.Key] {
+				t.Fatalf("%s has another retry", a.Key)
+			}
+			for _, need := range a.Needs {
+				if w.table.Role(need.Role.Name) != need.Role {
+					t.Fatalf("%s depends on a role %s that is no longer there", a.Key, need.Role.Name)
 				}
 			}
 		}
 	})
 }
 
-func TestRolesUnderTheSameConfigurationAreTheSame(t *testing.T) {
+func TestSameConfigurationKeepsTheRoles(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newSmallWorld(t)
 		w.says("n0")
 		w.passes(10 * time.Second)
 		w.lives()
-		w.passes(2 * guardPause)
-		w.passes(tidyEvery) // else it has roles that nobody needs any more
-		next, err := w.under(w.cfg, w.now)
+		w.passes(2 * time.Second) // losses that wait for others are published
+		w.passes(tidyEvery)       // otherwise it has roles that are no longer needed
+		next, err := w.with(w.cfg, w.now)
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.changed = true
-		w.turn(quietly, w.now)
-		verdicts := next.foreseen(w.now)
-		if diff := cmp.Diff(w.View().Roles, next.showRoles(), asOne); diff != "" {
+		w.turn(quietly, true, w.now)
+		verdicts := next.firstTurn(w.now)
+		if diff := cmp.Diff(w.View().Roles, next.viewRoles(), asOne); diff != "" {
 			t.Fatalf("roles (-before +after):\n%s", diff)
 		}
 		if diff := cmp.Diff(w.View().Verdicts, verdicts, asOne); diff != "" {
 			t.Fatalf("verdicts (-before +after):\n%s", diff)
 		}
-		w.sends.Wait()
+		w.asking.Wait()
 	})
 }
 
-func TestPlanIsOfWhatBecomesAnotherAlone(t *testing.T) {
+func TestPlanShowsOnlyWhatChanges(t *testing.T) {
 	one, two := kick.Revision{Epoch: 1, N: 1, Hash: "1-0ne"}, kick.Revision{Epoch: 1, N: 2, Hash: "1-tw0"}
 	verdict := func(node string, state api.State, reason string, current kick.Revision) api.Verdict {
 		return api.Verdict{Node: node, Action: "reload", State: state, Reason: reason, Needs: []api.Need{{Role: "web", Current: current}}}
@@ -251,7 +248,7 @@ func TestPlanIsOfWhatBecomesAnotherAlone(t *testing.T) {
 	same, other := api.Role{Name: "db"}, api.Role{Name: "web", Selector: "role=web"}
 	was := other
 	was.Selector = "role=wbe"
-	p := newPlan(&api.View{Verdicts: now, Roles: []api.Role{same, was}}, then, []api.Role{same, other})
+	p := compare(&api.View{Verdicts: now, Roles: []api.Role{same, was}}, then, []api.Role{same, other})
 	var actions []string
 	for _, a := range p.Actions {
 		actions = append(actions, fmt.Sprintf("%s %t", a.Node, a.BecomesStale))
@@ -266,8 +263,8 @@ func TestPlanIsOfWhatBecomesAnotherAlone(t *testing.T) {
 
 func TestReloadNamesWhatChanged(t *testing.T) {
 	was, is := DefaultConfig(), DefaultConfig()
-	was.Roles = []RoleConfig{{Name: "web"}, {Name: "db", MinMembers: 1}, {Name: "gone"}}
-	is.Roles = []RoleConfig{{Name: "db", MinMembers: 2}, {Name: "web"}, {Name: "new"}}
+	was.Roles = []membership.RoleConfig{{Name: "web"}, {Name: "db", MinMembers: 1}, {Name: "gone"}}
+	is.Roles = []membership.RoleConfig{{Name: "db", MinMembers: 2}, {Name: "web"}, {Name: "new"}}
 	is.Settle, is.Backoff.Max = 2*time.Second, time.Hour
 	want := []string{"settle", "backoff", "role db", "role gone", "role new"}
 	if diff := cmp.Diff(want, changedKeys(was, is)); diff != "" {
@@ -278,20 +275,18 @@ func TestReloadNamesWhatChanged(t *testing.T) {
 	}
 }
 
-func TestRoleThatSomebodyHasAppliedIsKnownThoughNobodyBearsIt(t *testing.T) {
+func TestRoleThatAnActionHasAppliedIsKnown(t *testing.T) {
 	for _, applied := range []bool{true, false} {
-		c, err := New(DefaultConfig(), "me", inventory.New(), Bus{}, slog.New(slog.DiscardHandler))
-		if err != nil {
-			t.Fatal(err)
-		}
-		a := kick.ActionStatus{Name: "reload", DependsOn: []string{"web"}}
-		if applied {
-			a.Applied = map[string]kick.Revision{"web": {Hash: "1-of a former controller"}}
-		}
-		lb := &inventory.Node{Name: "lb1", Life: inventory.Alive, Ready: true, Facts: inventory.Facts{}}
-		c.setActions(lb, kick.Status{Actions: []kick.ActionStatus{a}}, c.identity.Started)
-		if c.roles.byName["web"].unheardOf() == applied {
-			t.Errorf("lb1 has applied web: %t, and web is unheard of: %t", applied, c.roles.byName["web"].unheardOf())
-		}
+		inLoop(t, patient(), func(l *loop) {
+			a := kick.ActionStatus{Name: "reload", DependsOn: []string{"web"}}
+			if applied {
+				a.Applied = map[string]kick.Revision{"web": {Hash: "1-of-before"}}
+			}
+			l.says("lb1", "lb", kick.Status{Actions: []kick.ActionStatus{a}})
+			l.sync(t)
+			if web := l.View().Roles[1]; web.Unknown == applied {
+				t.Errorf("lb1 has applied web: %t, and web is unknown: %t", applied, web.Unknown)
+			}
+		})
 	}
 }

@@ -16,142 +16,148 @@ import (
 
 // How a node announces itself.
 const (
-	DefaultPace = time.Second // between two beats, until a beacon says otherwise
-	MinPace     = 100 * time.Millisecond
-	MaxPace     = time.Minute
-	MaxSplay    = time.Minute // of a roll call
+	defaultPace = time.Second // from one heartbeat to the next, until a beacon says otherwise
+	minPace     = 100 * time.Millisecond
+	maxPace     = time.Minute
+	maxSplay    = time.Minute // of a report request
 
 	leavingPace = 250 * time.Millisecond // until the node is released
 
-	reachTimeout = 1500 * time.Millisecond // for another node to take a connection
-	lastFlush    = 2 * time.Second         // for the last beat to reach the broker
-	maxEpoch     = 7_258_118_400_000       // the year 2200 in Unix milliseconds: a higher one is garbage, and would silence every controller
+	probeTimeout = 1500 * time.Millisecond // for a target to accept a connection
+	lastFlush    = 2 * time.Second         // for the last heartbeat to reach the server
+	maxEpoch     = 7_258_118_400_000       // the year 2200 in Unix milliseconds: nodes obey the highest
 )
 
-// Announcer says on the bus that a node is alive and what it is. Its methods may be called from any goroutine, before, during and
-// after Run; the newest of what they say is announced as soon as there is a connection. Set its fields before Run.
+// Announcer announces on the bus that a node is alive, and what it is. Any goroutine may call its methods before,
+// during and after Run: the newest content is sent as soon as there is a connection. Set its fields before Run.
 type Announcer struct {
-	OnBeacon func(Beacon)              // hears every sound beacon, in Run's goroutine
-	LeaveOnStop  func() bool               // asked when Run ends: true says goodbye, false, as no function, "back soon"
-	Probe    func(address string) bool // whether HOST:PORT takes a connection; unless set it tries
+	OnBeacon    func(Beacon)              // receives every valid beacon, on Run's goroutine
+	LeaveOnStop func() bool               // called when Run ends: whether to leave; nil: restart
+	Probe       func(address string) bool // whether HOST:PORT accepts a connection
 
-	nc   *nats.Conn
-	self Identity
-	log  *slog.Logger
-	wake chan struct{} // something was said, or the connection changed
+	nc       *nats.Conn
+	identity Identity
+	log      *slog.Logger
+	wake     chan struct{} // the content or the connection changed
 
-	mu  sync.Mutex
-	say statement
+	mu   sync.Mutex
+	next content
 }
 
-// statement is what a node has to say, apart from what Run finds out.
-type statement struct {
-	version  int    // counts what was said
-	facts    []byte // a whole FactsMessage
-	digest   string
+// content is what a node announces about itself.
+type content struct {
+	changes  int    // counts calls that may have changed it
+	facts    []byte // an encoded FactsMessage
+	digest   string // of the facts
 	ready    bool
 	checking bool
-	why      string
+	notReady string // why
 	kick     json.RawMessage
 	leaving  bool
 }
 
-// NewAnnouncer announces self on nc, ready and without facts until told otherwise. The connection should have no reconnect buffer:
-// a beat that comes late is a lie.
-func NewAnnouncer(nc *nats.Conn, self Identity, log *slog.Logger) *Announcer {
-	a := &Announcer{nc: nc, self: self, log: log, wake: make(chan struct{}, 1), say: statement{ready: true}}
+// NewAnnouncer returns an Announcer of a node that is ready and has no facts. nc should have no reconnect buffer: a
+// heartbeat must not arrive late.
+func NewAnnouncer(nc *nats.Conn, identity Identity, log *slog.Logger) *Announcer {
+	a := &Announcer{
+		Probe: accepts, nc: nc, identity: identity, log: log, wake: make(chan struct{}, 1), next: content{ready: true},
+	}
 	if err := a.SetFacts(nil); err != nil {
 		panic(err) // no facts are not too many
 	}
 	return a
 }
 
-// SetFacts says what the node's facts are: JSON values, as encoding/json decodes them. Too many are refused, and change nothing.
+// SetFacts sets the node's facts: JSON values, as encoding/json decodes them. Too many are an error and change nothing.
 func (a *Announcer) SetFacts(facts Facts) error {
 	if facts == nil {
 		facts = Facts{}
 	}
-	digest := facts.Digest()
-	message := encode(FactsMessage{V: Version, Node: a.self.Node, Instance: a.self.Instance, Boot: a.self.Boot, Facts: facts})
-	if len(message) > MaxFacts {
-		return fmt.Errorf("facts of %s: %d bytes, more than %d: leave out those that nobody selects nodes by", a.self.Node, len(message), MaxFacts)
+	id := a.identity
+	message := encode(FactsMessage{V: Version, Node: id.Node, Instance: id.Instance, Boot: id.Boot, Facts: facts})
+	if len(message) > maxFacts {
+		return fmt.Errorf("facts of %s: %d bytes, at most %d are allowed: leave out facts that no selector uses",
+			id.Node, len(message), maxFacts)
 	}
-	a.change(func(say *statement) { say.facts, say.digest = message, digest })
+	digest := facts.Digest()
+	a.change(func(c *content) { c.facts, c.digest = message, digest })
 	return nil
 }
 
-// SetReady says whether the node's service is ready, and why not.
+// SetReady sets whether the node's service is ready, and why not.
 func (a *Announcer) SetReady(ready bool, why string) {
 	if ready {
 		why = ""
 	}
-	a.change(func(say *statement) { say.ready, say.checking, say.why = ready, false, why })
+	a.change(func(c *content) { c.ready, c.checking, c.notReady = ready, false, why })
 }
 
-// SetChecking says that it is not known yet whether the node's service is ready, and why: a node that was ready before its agent was
-// started again stays so.
+// SetChecking says that it is not known yet whether the node's service is ready, and why. A node that was ready before
+// its agent restarted stays ready.
 func (a *Announcer) SetChecking(why string) {
-	a.change(func(say *statement) { say.ready, say.checking, say.why = false, true, why })
+	a.change(func(c *content) { c.ready, c.checking, c.notReady = false, true, why })
 }
 
-// SetKick says how the node's actions stand. status has to be JSON.
+// SetKick sets the status of the node's actions. It must be JSON.
 func (a *Announcer) SetKick(status json.RawMessage) {
 	status = bytes.Clone(status)
-	a.change(func(say *statement) { say.kick = status })
+	a.change(func(c *content) { c.kick = status })
 }
 
-// Leave says goodbye. There is no way back but a new Announcer.
-func (a *Announcer) Leave() {
-	a.change(func(say *statement) { say.leaving = true })
-}
+// Leave makes the node leave. Only a new Announcer joins again.
+func (a *Announcer) Leave() { a.change(func(c *content) { c.leaving = true }) }
 
-// Reconnected says that nc has a new connection. Without it the next beat finds out.
-func (a *Announcer) Reconnected() { a.change(func(*statement) {}) }
+// Reconnected tells the Announcer that nc has a new connection. Otherwise it finds out at the next heartbeat.
+func (a *Announcer) Reconnected() { a.change(func(*content) {}) }
 
-func (a *Announcer) change(set func(*statement)) {
+func (a *Announcer) change(set func(*content)) {
 	a.mu.Lock()
-	set(&a.say)
-	a.say.version++
+	set(&a.next)
+	a.next.changes++
 	a.mu.Unlock()
 	select {
 	case a.wake <- struct{}{}:
-	default: // Run will find this change with the one before
+	default: // Run has yet to see the change before
 	}
 }
 
-// Run announces the node until ctx ends, then says goodbye or "back soon". An error means that the connection is of no use any more.
+// Run announces the node until ctx ends. Its last heartbeat says that the node leaves, or that its agent restarts. It
+// is an error if nc is closed before.
 func (a *Announcer) Run(ctx context.Context) error {
-	v := voice{Announcer: a, rhythm: newRhythm(time.Now(), DefaultPace), pace: DefaultPace}
-	defer v.opinions.Wait()
-	v.in = make(chan *nats.Msg, 64) // more at once is a flood, and whatever is asked of a node will be asked again
-	defer v.unsubscribe()
+	s := session{Announcer: a, schedule: newSchedule(time.Now(), defaultPace), pace: defaultPace}
+	defer s.probes.Wait()
+	s.in = make(chan *nats.Msg, 64) // more are dropped; what is asked of a node is asked again
+	defer s.unsubscribe()
+	cluster, node := a.identity.Cluster, a.identity.Node
 	for _, subject := range []string{
-		nodeSubject(a.self.Cluster, a.self.Node), leaveSubject(a.self.Cluster, a.self.Node), reportSubject(a.self.Cluster), beaconSubject(a.self.Cluster),
+		nodeSubject(cluster, node), leaveSubject(cluster, node), reportSubject(cluster), beaconSubject(cluster),
 	} {
-		if err := v.subscribe(subject); err != nil {
-			return fmt.Errorf("announce %s: %w", a.self.Node, err)
+		if err := s.subscribe(subject); err != nil {
+			return fmt.Errorf("announce %s: %w", node, err)
 		}
 	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		now := time.Now()
-		v.update(now)
-		if !now.Before(v.rhythm.due()) {
-			v.beat()
-			v.rhythm.beaten(now)
+		s.refresh(now)
+		if !now.Before(s.schedule.due()) {
+			if a.nc.IsConnected() {
+				s.send(s.beat, s.replyTo())
+			}
+			s.schedule.sent(now)
 		}
 		if a.nc.IsClosed() {
-			return fmt.Errorf("announce %s: %w", a.self.Node, nats.ErrConnectionClosed)
+			return fmt.Errorf("announce %s: %w", node, nats.ErrConnectionClosed)
 		}
-		timer.Reset(time.Until(v.rhythm.due()))
+		timer.Reset(time.Until(s.schedule.due()))
 		select {
 		case <-ctx.Done():
-			v.finish()
+			s.stop()
 			return nil
-		case m := <-v.in:
-			if err := v.hear(m); err != nil {
-				a.log.Debug("message ignored", "subject", m.Subject, "err", err)
+		case m := <-s.in:
+			if err := s.receive(m); err != nil {
+				a.log.Debug("invalid message ignored", "subject", m.Subject, "err", err)
 			}
 		case <-a.wake:
 		case <-timer.C:
@@ -159,358 +165,259 @@ func (a *Announcer) Run(ctx context.Context) error {
 	}
 }
 
-// voice is an Announcer that runs. It belongs to Run's goroutine.
-type voice struct {
+// session is one Run of an Announcer. It belongs to Run's goroutine.
+type session struct {
 	*Announcer
-	in chan *nats.Msg // all that is heard, in the order of the wire
+	in     chan *nats.Msg // all messages, in the order of the wire
+	subs   []*nats.Subscription
+	probes sync.WaitGroup // in progress
 
-	opinions sync.WaitGroup // being formed
-	subs     []*nats.Subscription
+	schedule schedule
+	pace     time.Duration // that the controller asks for
+	epoch    int64         // the highest one of a beacon
 
-	rhythm rhythm
-	pace   time.Duration // as the controller wants it
-	epoch  int64         // the highest heard in a beacon
+	current content // of beat
+	conn    Conn    // of beat
+	beat    []byte  // the encoded heartbeat
 
-	said     statement // in encoded, with conn
-	conn     Conn
-	encoded  []byte // the beat
-	told     string // digest of the facts that were sent last
-	factsDue bool   // they were asked for
+	sentFacts      string // digest of the facts that were sent last
+	factsRequested bool
 
-	inbox    string   // where a leaving node's beats are answered
-	farewell LeaveStatus // the newest answer
+	inbox       string      // where the controller answers a leaving node
+	leaveStatus LeaveStatus // its newest answer
 }
 
-// update makes the beat anew if there is something new to say, and sees to it that it is said at once.
-func (v *voice) update(now time.Time) {
-	v.mu.Lock()
-	say := v.say
-	v.mu.Unlock()
-	conn, connected := connection(v.nc)
+// refresh encodes the heartbeat again if it changed, and requests that it be sent at once.
+func (s *session) refresh(now time.Time) {
+	s.mu.Lock()
+	next := s.next
+	s.mu.Unlock()
+	conn, connected := connection(s.nc)
 	if !connected {
-		conn = v.conn
+		conn = s.conn
 	}
-	every := v.pace
-	if say.leaving && !v.farewell.Released {
+	every := s.pace
+	if next.leaving && !s.leaveStatus.Released {
 		every = min(every, leavingPace)
 	}
-	spoken := say.version != v.said.version || conn != v.conn
-	if !spoken && every == v.rhythm.every {
+	changed := next.changes != s.current.changes || conn != s.conn
+	if !changed && every == s.schedule.every {
 		return
 	}
-	v.said, v.conn = say, conn
-	v.rhythm.setEvery(now, every)
-	before := v.encoded
-	v.encoded = encode(v.compose())
-	if spoken && !bytes.Equal(v.encoded, before) {
-		v.rhythm.ask(now)
+	s.current, s.conn = next, conn
+	s.schedule.setEvery(now, every)
+	before := s.beat
+	s.beat = encode(s.compose())
+	if changed && !bytes.Equal(s.beat, before) {
+		s.schedule.request(now)
 	}
 }
 
-func (v *voice) compose() Beat {
+func (s *session) compose() Beat {
+	id, c := s.identity, s.current
 	return Beat{
-		V: Version, Node: v.self.Node, Instance: v.self.Instance, Boot: v.self.Boot, Conn: v.conn,
-		Facts: v.said.digest, Ready: v.said.ready, NotReady: v.said.why, Checking: v.said.checking, Leaving: v.said.leaving,
-		NextIn: v.rhythm.every.Milliseconds(), Kick: v.said.kick,
+		V: Version, Node: id.Node, Instance: id.Instance, Boot: id.Boot, Conn: s.conn, Facts: c.digest,
+		Ready: c.ready, NotReady: c.notReady, Checking: c.checking, Leaving: c.leaving,
+		NextIn: s.schedule.every.Milliseconds(), Kick: c.kick,
 	}
 }
 
-// beat sends the beat. What can't be sent now is not kept: the first beat of the next connection says it all.
-func (v *voice) beat() {
-	if !v.nc.IsConnected() {
-		return
+// send sends a heartbeat. The facts go before it if they changed or were requested, so that the controller need not
+// request them.
+func (s *session) send(beat []byte, reply string) {
+	if s.factsRequested || s.sentFacts != s.current.digest {
+		s.publish(factsSubject(s.identity.Cluster, s.identity.Node), "", s.current.facts)
+		s.sentFacts, s.factsRequested = s.current.digest, false
 	}
-	v.tellFacts()
-	v.publish(heartbeatSubject(v.self.Cluster, v.self.Node), v.replyTo(), v.encoded)
+	s.publish(heartbeatSubject(s.identity.Cluster, s.identity.Node), reply, beat)
 }
 
-// tellFacts sends the facts if they are new or were asked for: before the beat that announces them, so that nobody need ask.
-func (v *voice) tellFacts() {
-	if v.factsDue || v.told != v.said.digest {
-		v.publish(factsSubject(v.self.Cluster, v.self.Node), "", v.said.facts)
-		v.told, v.factsDue = v.said.digest, false
-	}
-}
-
-// replyTo is where a beat is to be answered: only a leaving node's, to learn how far its goodbye has come.
-func (v *voice) replyTo() string {
-	if !v.said.leaving || v.farewell.Released {
+// replyTo is where a leaving node expects a LeaveStatus, "" for any other node.
+func (s *session) replyTo() string {
+	if !s.current.leaving || s.leaveStatus.Released {
 		return ""
 	}
-	if v.inbox == "" {
-		inbox := v.nc.NewInbox()
-		if err := v.subscribe(inbox); err != nil {
-			v.log.Warn("the goodbye cannot be answered", "node", v.self.Node, "err", err)
+	if s.inbox == "" {
+		inbox := s.nc.NewInbox()
+		if err := s.subscribe(inbox); err != nil {
+			s.log.Warn("no answer to leaving can be received", "node", s.identity.Node, "err", err)
 			return ""
 		}
-		v.inbox = inbox
+		s.inbox = inbox
 	}
-	return v.inbox
+	return s.inbox
 }
 
-// finish sends the last beat.
-func (v *voice) finish() {
-	goodbye := v.LeaveOnStop != nil && v.LeaveOnStop()
-	v.update(time.Now())
-	last := v.compose()
-	last.Leaving = last.Leaving || goodbye
+// stop sends the last heartbeat.
+func (s *session) stop() {
+	leave := s.LeaveOnStop != nil && s.LeaveOnStop()
+	s.refresh(time.Now())
+	last := s.compose()
+	if leave {
+		last.Leaving = true
+	}
 	if !last.Leaving {
 		last.RestartWithin = MaxRestart.Milliseconds()
 	}
-	if !v.nc.IsConnected() {
+	if !s.nc.IsConnected() {
 		return
 	}
-	v.tellFacts()
-	v.publish(heartbeatSubject(v.self.Cluster, v.self.Node), "", encode(last))
+	s.send(encode(last), "")
 	ctx, cancel := context.WithTimeout(context.Background(), lastFlush)
 	defer cancel()
-	if err := v.nc.FlushWithContext(ctx); err != nil {
-		v.log.Warn("the last heartbeat may not have been sent", "node", v.self.Node, "err", err)
+	if err := s.nc.FlushWithContext(ctx); err != nil {
+		s.log.Warn("last heartbeat may be lost", "node", s.identity.Node, "err", err)
 	}
 }
 
-func (v *voice) publish(subject, reply string, data []byte) {
-	if err := v.nc.PublishMsg(&nats.Msg{Subject: subject, Reply: reply, Data: data}); err != nil {
-		v.log.Warn("message not sent", "subject", subject, "err", err)
+func (s *session) publish(subject, reply string, data []byte) {
+	if err := s.nc.PublishMsg(&nats.Msg{Subject: subject, Reply: reply, Data: data}); err != nil {
+		s.log.Warn("message not sent", "subject", subject, "err", err)
 	}
 }
 
-func (v *voice) subscribe(subject string) error {
-	sub, err := v.nc.ChanSubscribe(subject, v.in)
+func (s *session) subscribe(subject string) error {
+	sub, err := s.nc.ChanSubscribe(subject, s.in)
 	if err != nil {
 		return fmt.Errorf("subscribe to %s: %w", subject, err)
 	}
-	v.subs = append(v.subs, sub)
+	s.subs = append(s.subs, sub)
 	return nil
 }
 
-func (v *voice) unsubscribe() {
-	for _, sub := range v.subs {
+func (s *session) unsubscribe() {
+	for _, sub := range s.subs {
 		_ = sub.Unsubscribe() // fails only when the connection is closed
 	}
 }
 
-// hear takes in one message. An error is one that was no good and changed nothing.
-func (v *voice) hear(m *nats.Msg) error {
+// receive obeys a message. An invalid one is an error and changes nothing.
+func (s *session) receive(m *nats.Msg) error {
 	switch m.Subject {
-	case beaconSubject(v.self.Cluster):
-		return v.hearBeacon(m.Data)
-	case reportSubject(v.self.Cluster):
-		return v.hearRollcall(m.Data)
-	case v.inbox:
-		return v.hearFarewell(m)
+	case beaconSubject(s.identity.Cluster):
+		return s.receiveBeacon(m.Data)
+	case reportSubject(s.identity.Cluster):
+		return s.receiveReportRequest(m.Data)
+	case s.inbox:
+		return s.receiveLeaveStatus(m.Data)
 	}
-	return v.hearOrder(m)
+	return s.receiveOrder(m)
 }
 
-func (v *voice) hearBeacon(data []byte) error {
+func (s *session) receiveBeacon(data []byte) error {
 	b, err := decodeBeacon(data)
 	if err != nil {
 		return err
 	}
 	if b.Epoch == 0 {
-		return nil // a question for controllers
+		return nil // a question to controllers
 	}
-	if v.OnBeacon != nil {
-		v.OnBeacon(b)
+	if s.OnBeacon != nil {
+		s.OnBeacon(b)
 	}
-	if b.Epoch < v.epoch {
-		return fmt.Errorf("beacon of epoch %d, lower than %d", b.Epoch, v.epoch)
+	if b.Epoch < s.epoch {
+		return fmt.Errorf("beacon: epoch %d is lower than %d", b.Epoch, s.epoch)
 	}
-	v.epoch = b.Epoch
-	pace := time.Duration(b.Pace) * time.Millisecond
-	if b.Pace > MaxPace.Milliseconds() || pace < MinPace {
-		return fmt.Errorf("beacon with a pace of %d ms", b.Pace)
+	s.epoch = b.Epoch
+	if b.Pace < minPace.Milliseconds() || b.Pace > maxPace.Milliseconds() {
+		return fmt.Errorf("beacon: pace_ms %d: out of range", b.Pace)
 	}
-	v.pace = pace
+	s.pace = time.Duration(b.Pace) * time.Millisecond
 	return nil
 }
 
-// decodeBeacon reads a beacon. One of epoch 0 asks the controllers that run for theirs.
-func decodeBeacon(data []byte) (Beacon, error) {
-	var b Beacon
-	if err := decode(data, &b, &b.V); err != nil {
-		return b, err
-	}
-	if b.ID == "" || b.Epoch < 0 || b.Epoch > maxEpoch {
-		return b, fmt.Errorf("beacon of %.20q with epoch %d", b.ID, b.Epoch)
-	}
-	return b, nil
-}
-
-func (v *voice) hearRollcall(data []byte) error {
+func (s *session) receiveReportRequest(data []byte) error {
 	var r ReportRequest
-	if err := decode(data, &r, &r.V); err != nil {
+	if err := decode("", data, maxMessage, &r, &r.V); err != nil {
 		return err
 	}
-	if r.Splay < 0 || r.Splay > MaxSplay.Milliseconds() {
-		return fmt.Errorf("roll call with a splay of %d ms", r.Splay)
+	if r.Splay < 0 || r.Splay > maxSplay.Milliseconds() {
+		return fmt.Errorf("report request: splay_ms %d: out of range", r.Splay)
 	}
-	v.rhythm.ask(time.Now().Add(upTo(time.Duration(r.Splay) * time.Millisecond)))
+	s.schedule.request(time.Now().Add(randomPart(time.Duration(r.Splay) * time.Millisecond)))
 	return nil
 }
 
-func (v *voice) hearFarewell(m *nats.Msg) error {
-	if len(m.Data) == 0 {
-		return errors.New("nobody hears the goodbye") // the broker says so
+func (s *session) receiveLeaveStatus(data []byte) error {
+	if len(data) == 0 {
+		return errors.New("no controller receives the heartbeat") // the server says so
 	}
-	var f LeaveStatus
-	if err := decode(m.Data, &f, &f.V); err != nil {
+	var status LeaveStatus
+	if err := decode("", data, maxMessage, &status, &status.V); err != nil {
 		return err
 	}
-	if !v.farewell.Released { // nothing takes that back
-		v.farewell = f
+	if !s.leaveStatus.Released { // a release is final
+		s.leaveStatus = status
 	}
 	return nil
 }
 
-func (v *voice) hearOrder(m *nats.Msg) error {
+func (s *session) receiveOrder(m *nats.Msg) error {
 	var o Order
-	if err := decode(m.Data, &o, &o.V); err != nil {
-		return v.answer(m, LeaveStatus{Rejected: err.Error()}, err)
+	if err := decode("", m.Data, maxMessage, &o, &o.V); err != nil {
+		s.reply(m, LeaveStatus{V: Version, Rejected: err.Error()})
+		return err
 	}
 	switch o.Do {
 	case DoBeat:
-		v.rhythm.ask(time.Now())
+		s.schedule.request(time.Now())
 	case DoFacts:
-		v.factsDue = true
-		v.rhythm.ask(time.Now())
+		s.factsRequested = true
+		s.schedule.request(time.Now())
 	case DoProbe:
 		if len(o.Targets) > MaxTargets {
-			return fmt.Errorf("asked to reach %d others, more than %d", len(o.Targets), MaxTargets)
+			return fmt.Errorf("probe of %d targets, at most %d are allowed", len(o.Targets), MaxTargets)
 		}
-		v.opinions.Go(func() { v.publish(m.Reply, "", encode(ProbeReply{V: Version, Reached: v.reach(o.Targets)})) })
+		s.probes.Go(func() { s.reply(m, ProbeReply{V: Version, Reached: s.probe(o.Targets)}) })
 	case DoLeave:
-		v.Leave()
-		return v.answer(m, v.farewell, nil)
+		s.Leave()
+		status := s.leaveStatus
+		status.V = Version
+		s.reply(m, status)
 	default:
-		err := fmt.Errorf("no such order: %q", o.Do)
-		return v.answer(m, LeaveStatus{Rejected: err.Error()}, err)
+		err := fmt.Errorf("unknown order %q", o.Do)
+		s.reply(m, LeaveStatus{V: Version, Rejected: err.Error()})
+		return err
 	}
 	return nil
 }
 
-// answer replies to an order whose sender waits for it, and returns why the order was refused, if it was.
-func (v *voice) answer(m *nats.Msg, f LeaveStatus, refused error) error {
-	f.V = Version
+// reply answers an order whose sender waits for an answer.
+func (s *session) reply(m *nats.Msg, answer any) {
 	if m.Reply != "" {
-		v.publish(m.Reply, "", encode(f))
+		s.publish(m.Reply, "", encode(answer))
 	}
-	return refused
 }
 
-// connection names nc's present connection; false if it has none.
+// probe returns the targets that accept a connection. It connects to all at once.
+func (s *session) probe(targets []string) []string {
+	accepted := make([]bool, len(targets))
+	var tries sync.WaitGroup
+	for i, target := range targets {
+		tries.Go(func() { accepted[i] = s.Probe(target) })
+	}
+	tries.Wait()
+	reached := []string{} // not null in JSON
+	for i, target := range targets {
+		if accepted[i] {
+			reached = append(reached, target)
+		}
+	}
+	return reached
+}
+
+func accepts(address string) bool {
+	conn, err := net.DialTimeout("tcp", address, probeTimeout)
+	if err != nil {
+		return false
+	}
+	_ = conn.Close() // nothing was sent
+	return true
+}
+
+// connection returns the present connection of nc; false if it has none.
 func connection(nc *nats.Conn) (Conn, bool) {
 	server := nc.ConnectedServerId()
 	client, err := nc.GetClientID()
 	return Conn{Server: server, Client: client}, err == nil && server != "" && server == nc.ConnectedServerId()
-}
-
-// SendBeacon says to every node of a cluster which controller speaks, and its pace.
-func SendBeacon(nc *nats.Conn, cluster string, b Beacon) error {
-	b.V = Version
-	if err := nc.Publish(beaconSubject(cluster), encode(b)); err != nil {
-		return fmt.Errorf("send beacon: %w", err)
-	}
-	return nil
-}
-
-// CallRoll asks every node of a cluster to beat within splay.
-func RequestReports(nc *nats.Conn, cluster string, splay time.Duration) error {
-	if err := nc.Publish(reportSubject(cluster), encode(ReportRequest{V: Version, Splay: splay.Milliseconds()})); err != nil {
-		return fmt.Errorf("call the roll: %w", err)
-	}
-	return nil
-}
-
-// Ask asks one node for a beat (DoBeat) or its facts (DoFacts).
-func Ask(nc *nats.Conn, cluster, node, do string) error {
-	if err := nc.Publish(nodeSubject(cluster, node), encode(Order{V: Version, Do: do})); err != nil {
-		return fmt.Errorf("ask %s for %s: %w", node, do, err)
-	}
-	return nil
-}
-
-// RequestLeave tells a node to say goodbye, and returns how far that has come. Asked again it says how far by now.
-func RequestLeave(ctx context.Context, nc *nats.Conn, cluster, node string) (LeaveStatus, error) {
-	m, err := nc.RequestWithContext(ctx, leaveSubject(cluster, node), encode(Order{V: Version, Do: DoLeave}))
-	if errors.Is(err, nats.ErrNoResponders) {
-		return LeaveStatus{}, fmt.Errorf("leave %s: no agent of that name is on the bus: %w", node, err)
-	}
-	if err != nil {
-		return LeaveStatus{}, fmt.Errorf("leave %s: %w", node, err)
-	}
-	var f LeaveStatus
-	if err := decode(m.Data, &f, &f.V); err != nil {
-		return LeaveStatus{}, fmt.Errorf("leave %s: answer: %w", node, err)
-	}
-	if f.Rejected != "" {
-		return f, fmt.Errorf("leave %s: refused: %s", node, f.Rejected)
-	}
-	return f, nil
-}
-
-// AskReach asks a node which of others, HOST:PORT each, it can connect to. It answers within two seconds.
-func Probe(ctx context.Context, nc *nats.Conn, cluster, node string, others []string) ([]string, error) {
-	m, err := nc.RequestWithContext(ctx, nodeSubject(cluster, node), encode(Order{V: Version, Do: DoProbe, Targets: others}))
-	if err != nil {
-		return nil, fmt.Errorf("ask %s for a second opinion: %w", node, err)
-	}
-	var o ProbeReply
-	if err := decode(m.Data, &o, &o.V); err != nil {
-		return nil, fmt.Errorf("ask %s for a second opinion: answer: %w", node, err)
-	}
-	return o.Reached, nil
-}
-
-// reach is those of others that take a connection.
-func (v *voice) reach(others []string) []string {
-	try := v.Probe
-	if try == nil {
-		try = takesConnection
-	}
-	reached := make([]bool, len(others))
-	var tries sync.WaitGroup
-	for i, address := range others {
-		tries.Go(func() { reached[i] = try(address) })
-	}
-	tries.Wait()
-	found := []string{}
-	for i, address := range others {
-		if reached[i] {
-			found = append(found, address)
-		}
-	}
-	return found
-}
-
-func takesConnection(address string) bool {
-	conn, err := net.DialTimeout("tcp", address, reachTimeout)
-	if err != nil {
-		return false
-	}
-	_ = conn.Close() // it was only to see
-	return true
-}
-
-func encode(message any) []byte {
-	data, err := json.Marshal(message)
-	if err != nil {
-		panic(fmt.Sprintf("inventory: %T that is no JSON: %v", message, err)) // what goes into messages is built from JSON values
-	}
-	return data
-}
-
-// decode reads a message other than a node's; version is where its version is read to.
-func decode(data []byte, message any, version *int) error {
-	if len(data) > MaxBeat {
-		return fmt.Errorf("%d bytes, more than %d", len(data), MaxBeat)
-	}
-	if err := json.Unmarshal(data, message); err != nil {
-		return err
-	}
-	if *version != Version {
-		return fmt.Errorf("version %d, want %d", *version, Version)
-	}
-	return nil
 }

@@ -16,40 +16,41 @@ import (
 const (
 	benchNodes = 1000
 	benchBeats = 200_000 // in a round
-	benchBurst = 10_000  // then a mark, by which the publisher learns how far the other end is
-	benchAhead = 4       // bursts that the publisher is ahead of it: less than what overruns a client
+	benchBurst = 10_000  // heartbeats, then a mark that shows the publisher how far the receiver is
+	benchAhead = 4       // bursts that the publisher is ahead, so few that the client drops none
 )
 
-// One operation is a round of raw and a round of kicker: the rates are the medians of all rounds, and ratio is the median of the
-// rounds' ratios. Run it with -benchtime 9x or more.
+// One operation is a round of raw and a round of kicker: the rates are the medians of all rounds, and ratio is the
+// median of the rounds' ratios. Run it with -benchtime 9x or more.
 func BenchmarkUnchangedHeartbeats(b *testing.B) {
 	for _, size := range []int{64, 300} {
 		b.Run(fmt.Sprintf("bytes=%d", size), func(b *testing.B) {
-			srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true})
+			srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true,
+				NoSigs: true})
 			if err != nil {
 				b.Fatal(err)
 			}
-			go srv.Start() // ends with Shutdown, which is waited for
+			go srv.Start() // until Shutdown
 			defer srv.WaitForShutdown()
 			defer srv.Shutdown()
 			if !srv.ReadyForConnections(10 * time.Second) {
 				b.Fatal("the server is not up")
 			}
-			var raw, taken, ratio []float64
+			var raw, kicker, ratio []float64
 			for b.Loop() {
 				r := dropHeartbeats(b, srv.ClientURL(), size)
 				k := listenToHeartbeats(b, srv.ClientURL(), size)
-				raw, taken, ratio = append(raw, r), append(taken, k), append(ratio, k/r)
+				raw, kicker, ratio = append(raw, r), append(kicker, k), append(ratio, k/r)
 			}
 			b.ReportMetric(0, "ns/op")
 			b.ReportMetric(median(raw), "raw/s")
-			b.ReportMetric(median(taken), "kicker/s")
+			b.ReportMetric(median(kicker), "kicker/s")
 			b.ReportMetric(median(ratio), "ratio")
 		})
 	}
 }
 
-// dropHeartbeats is how many heartbeats a second reach a subscriber that does nothing with them.
+// dropHeartbeats measures how many heartbeats a second reach a subscriber that drops them.
 func dropHeartbeats(b *testing.B, url string, size int) float64 {
 	nc := benchConnect(b, url)
 	defer nc.Close()
@@ -65,7 +66,7 @@ func dropHeartbeats(b *testing.B, url string, size int) float64 {
 	return publishHeartbeats(b, url, nc, size, marks)
 }
 
-// listenToHeartbeats is how many heartbeats a second are taken in by Listen, of nodes that have nothing new to say.
+// listenToHeartbeats measures how many unchanged heartbeats a second Listen receives.
 func listenToHeartbeats(b *testing.B, url string, size int) float64 {
 	nc := benchConnect(b, url)
 	defer nc.Close()
@@ -73,7 +74,7 @@ func listenToHeartbeats(b *testing.B, url string, size int) float64 {
 	inv, out, done := New(), make(chan Received), make(chan error, 1)
 	for i := range benchNodes {
 		name := benchName(i)
-		inv.leases.renew(name, benchBeat(name, size), time.Now(), time.Second)
+		inv.leases.replace(name, benchBeat(name, size), time.Now(), time.Second)
 	}
 	marks := make(chan struct{}, benchBeats)
 	drained := make(chan struct{})
@@ -83,10 +84,10 @@ func listenToHeartbeats(b *testing.B, url string, size int) float64 {
 			select {
 			case h := <-out:
 				switch {
-				case h.Invalid != nil: // the mark: no message of a node
+				case h.Invalid != nil: // the mark is no valid heartbeat
 					marks <- struct{}{}
 				case !h.Canary:
-					b.Errorf("heard %+v, though no node said anything new", h)
+					b.Errorf("received %+v, though no node says anything new", h)
 				}
 			case <-ctx.Done():
 				return
@@ -95,7 +96,7 @@ func listenToHeartbeats(b *testing.B, url string, size int) float64 {
 	}()
 	go func() { done <- Listen(ctx, nc, "main", "bench", inv, out) }()
 	for nc.NumSubscriptions() < 2 {
-		time.Sleep(time.Millisecond) // until it listens
+		time.Sleep(time.Millisecond) // until Listen has subscribed
 	}
 	rate := publishHeartbeats(b, url, nc, size, marks)
 	cancel()
@@ -106,7 +107,8 @@ func listenToHeartbeats(b *testing.B, url string, size int) float64 {
 	return rate
 }
 
-// publishHeartbeats is how many heartbeats a second go from one connection to listener, where each burst ends in marks.
+// publishHeartbeats measures how many heartbeats a second go from one connection to listener, which sends each mark to
+// marks.
 func publishHeartbeats(b *testing.B, url string, listener *nats.Conn, size int, marks <-chan struct{}) float64 {
 	if err := listener.Flush(); err != nil {
 		b.Fatal(err)
@@ -141,7 +143,8 @@ func publishHeartbeats(b *testing.B, url string, listener *nats.Conn, size int, 
 }
 
 func benchConnect(b *testing.B, url string) *nats.Conn {
-	nc, err := nats.Connect(url, nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { b.Error(err) }))
+	fail := func(_ *nats.Conn, _ *nats.Subscription, err error) { b.Error(err) }
+	nc, err := nats.Connect(url, nats.ErrorHandler(fail))
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -150,11 +153,11 @@ func benchConnect(b *testing.B, url string) *nats.Conn {
 
 func benchName(i int) string { return fmt.Sprintf("web%04d.example.com", i) }
 
-// benchBeat is a heartbeat of that size; of a small one only the size is right.
+// benchBeat is a heartbeat of that size; a small one is cut off.
 func benchBeat(name string, size int) []byte {
 	beat := Beat{
-		V: Version, Node: name, Instance: "4c4c4544-0042-3510-8051-b4c04f4d3632", Boot: "b10c0de5-0f59-4c23-b5d6-7ef5d0a0a5b2",
-		Conn: Conn{Server: "NSERVER", Client: 42}, Facts: "4d7fde67f16e56b09f05a758", Ready: true, NextIn: 1000, Kick: json.RawMessage(`""`),
+		V: Version, Node: name, Instance: uuid, Boot: bootID, Conn: Conn{Server: "NSERVER", Client: 42},
+		Facts: "4d7fde67f16e56b09f05a758", Ready: true, NextIn: 1000, Kick: json.RawMessage(`""`),
 	}
 	if missing := size - len(encode(beat)); missing > 0 {
 		beat.Kick = json.RawMessage(`"` + strings.Repeat("k", missing) + `"`)
@@ -167,25 +170,25 @@ func median(values []float64) float64 {
 	return sorted[len(sorted)/2]
 }
 
-// A heartbeat that says something new is a row anew.
+// A changed heartbeat writes a row.
 func BenchmarkChangedHeartbeat(b *testing.B) {
 	for _, nodes := range []int{1000, 100_000} {
 		b.Run(fmt.Sprintf("nodes=%d", nodes), func(b *testing.B) {
 			inv := New()
-			take := func(i int, ready bool) {
+			apply := func(i int, ready bool) {
 				beat := Beat{
-					V: Version, Node: benchName(i), Instance: "bench", Boot: "bench", Conn: Conn{Server: "bench", Client: uint64(i)},
-					Ready: ready, NextIn: 1000,
+					V: Version, Node: benchName(i), Instance: "bench", Boot: "bench",
+					Conn: Conn{Server: "bench", Client: uint64(i)}, Ready: ready, NextIn: 1000,
 				}
 				if _, err := inv.Apply(Received{At: time.Now(), Beat: &beat}); err != nil {
 					b.Fatal(err)
 				}
 			}
 			for i := range nodes {
-				take(i, true)
+				apply(i, true)
 			}
 			for i := 0; b.Loop(); i++ {
-				take(i%nodes, i/nodes%2 == 1)
+				apply(i%nodes, i/nodes%2 == 1)
 			}
 		})
 	}

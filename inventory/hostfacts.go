@@ -1,23 +1,20 @@
 package inventory
 
 import (
+	"cmp"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	"kicker/inventory/query"
 )
 
-// HostFacts are the facts that a machine knows without being told, named as Facter names them: hostname, fqdn, ipaddress, os,
-// kernel, kernelrelease, and boot_time in Unix seconds. What cannot be found out is left out. The ipaddress is the one that speaks
-// to towards, the bus's HOST:PORT.
+// HostFacts returns the machine's own facts, named as in Facter: hostname, fqdn, ipaddress, os, kernel, kernelrelease,
+// and boot_time in Unix seconds. Unknown ones are left out. ipaddress is the address that connects to towards, the
+// HOST:PORT of the bus.
 func HostFacts(towards string) Facts {
 	return hostFacts("/", towards)
 }
@@ -33,11 +30,10 @@ func hostFacts(root, towards string) Facts {
 	if os := osFact(osRelease(root)); os != nil {
 		f["os"] = os
 	}
-	if kernel := readLine(root, "proc/sys/kernel/ostype"); kernel != "" {
-		f["kernel"] = kernel
-	}
-	if release := readLine(root, "proc/sys/kernel/osrelease"); release != "" {
-		f["kernelrelease"] = release
+	for fact, file := range map[string]string{"kernel": "ostype", "kernelrelease": "osrelease"} {
+		if line := readLine(root, "proc/sys/kernel/"+file); line != "" {
+			f[fact] = line
+		}
 	}
 	if boot, ok := bootTime(root); ok {
 		f["boot_time"] = boot
@@ -45,87 +41,19 @@ func hostFacts(root, towards string) Facts {
 	return f
 }
 
-// ParseFact reads PATH=VALUE. The value stays a string, as in Facter; selectors compare it as a number where it looks like one.
-func ParseFact(s string) (path, value string, err error) {
-	path, value, ok := strings.Cut(s, "=")
-	path = strings.TrimSpace(path)
-	if !ok {
-		return "", "", fmt.Errorf("fact %q: want NAME=VALUE, as in site.room=5", s)
-	}
-	if err := query.CheckPath(path); err != nil {
-		return "", "", fmt.Errorf("fact %q: %w", s, err)
-	}
-	return path, value, nil
-}
-
-// Set sets the fact at path, nested at the dots, to a JSON value. It replaces the value that was there, but neither facts below
-// path nor a value above it: they would be lost unseen.
-func (f Facts) Set(path string, value any) error {
-	level := map[string]any(f)
-	keys := strings.Split(path, ".")
-	last := len(keys) - 1
-	for i, key := range keys[:last] {
-		next, taken := level[key]
-		inner, nested := next.(map[string]any)
-		if taken && !nested {
-			above := strings.Join(keys[:i+1], ".")
-			return fmt.Errorf("fact %s: there is %s=%v already, so there can be nothing below %s", path, above, next, above)
-		}
-		if !taken {
-			inner = map[string]any{}
-			level[key] = inner
-		}
-		level = inner
-	}
-	if inner, nested := level[keys[last]].(map[string]any); nested && len(inner) > 0 {
-		return fmt.Errorf("fact %s: there is %s.%s already, so %s cannot have a value itself", path, path, firstKey(inner), path)
-	}
-	level[keys[last]] = value
-	return nil
-}
-
-// SetRoles sets the fact role: a string for one role, a list for several, nothing for none.
-func (f Facts) SetRoles(roles []string) {
-	switch len(roles) {
-	case 0:
-	case 1:
-		f["role"] = roles[0]
-	default:
-		list := make([]any, len(roles))
-		for i, r := range roles {
-			list[i] = r
-		}
-		f["role"] = list
-	}
-}
-
-func firstKey(m map[string]any) string {
-	var keys []string
-	for k := range m {
-		keys = append(keys, k)
-	}
-	return slices.Min(keys)
-}
-
-// address is where the machine can be reached from towards, as far as it can tell: the source of the route there, else the first
-// global address, else a loopback.
+// address is the machine's address for others: the source address of the route to towards, else the first global
+// address, else a loopback address.
 func address(towards string) netip.Addr {
 	source := sourceAddress(towards)
 	if source.IsValid() && !source.IsLoopback() {
 		return source
 	}
-	if global := globalAddress(); global.IsValid() {
-		return global
-	}
-	if source.IsValid() {
-		return source
-	}
-	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	return cmp.Or(globalAddress(), source, netip.AddrFrom4([4]byte{127, 0, 0, 1}))
 }
 
-// sourceAddress asks the routing table by connecting a UDP socket, which sends nothing.
+// sourceAddress takes the source address of a connected UDP socket, which sends nothing.
 func sourceAddress(towards string) netip.Addr {
-	dialer := net.Dialer{Timeout: time.Second} // towards may be a name, and the resolver dead
+	dialer := net.Dialer{Timeout: time.Second} // towards may be a name that no resolver answers for
 	conn, err := dialer.Dial("udp", towards)
 	if err != nil {
 		return netip.Addr{}
@@ -164,7 +92,7 @@ func globalAddress() netip.Addr {
 	return v6
 }
 
-// distributions are Facter's words for the IDs of os-release: its os.name and os.family.
+// distributions has Facter's os.name and os.family by the ID of os-release.
 var distributions = map[string]struct{ name, family string }{
 	"debian":              {"Debian", "Debian"},
 	"ubuntu":              {"Ubuntu", "Debian"},
@@ -190,8 +118,8 @@ var distributions = map[string]struct{ name, family string }{
 	"gentoo":              {"Gentoo", "Gentoo"},
 }
 
-// osFact is the fact os of what /etc/os-release says. A distribution without a word of Facter's keeps its own name, and is of the
-// family that it says it is like.
+// osFact is the fact "os". A distribution that is not in distributions keeps its own name and gets the family of one in
+// its ID_LIKE.
 func osFact(release map[string]string) map[string]any {
 	id := release["ID"]
 	if id == "" {
@@ -221,7 +149,7 @@ func osFact(release map[string]string) map[string]any {
 	return fact
 }
 
-// osRelease reads os-release(5).
+// osRelease parses os-release(5).
 func osRelease(root string) map[string]string {
 	data, err := os.ReadFile(filepath.Join(root, "etc/os-release"))
 	if errors.Is(err, os.ErrNotExist) {
@@ -240,7 +168,7 @@ func osRelease(root string) map[string]string {
 	return release
 }
 
-// bootTime is when the machine started, in Unix seconds: a float64, as every number that comes from JSON.
+// bootTime is when the machine booted, in Unix seconds: a float64, as every number from JSON.
 func bootTime(root string) (float64, bool) {
 	data, err := os.ReadFile(filepath.Join(root, "proc/stat"))
 	if err != nil {

@@ -10,12 +10,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestHostFactsAreNamedAsFacterNamesThem(t *testing.T) {
+func TestHostFactsAreNamedAsInFacter(t *testing.T) {
 	root := machineRoot(t, map[string]string{
-		"etc/os-release":            "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nNAME=\"Debian GNU/Linux\"\nVERSION_ID=\"12\"\nID=debian\n",
+		"etc/os-release":            "NAME=\"Debian GNU/Linux\"\nVERSION_ID=\"12\"\nID=debian\n",
 		"proc/sys/kernel/ostype":    "Linux\n",
 		"proc/sys/kernel/osrelease": "6.1.0-18-amd64\n",
-		"proc/stat":                 "cpu 1 2 3\nintr " + strings.Repeat("0 ", 100_000) + "\nbtime 1700000000\nprocesses 9\n",
+		"proc/stat": "cpu 1 2 3\nintr " + strings.Repeat("0 ", 100_000) +
+			"\nbtime 1700000000\nprocesses 9\n",
 	})
 	got := hostFacts(root, "")
 	want := Facts{
@@ -47,11 +48,11 @@ func TestHostFactsAreJSONValues(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(decoded, facts); diff != "" {
-		t.Errorf("the facts differ from what arrives (-arrives +are):\n%s", diff)
+		t.Errorf("the facts change when they are encoded (-decoded +original):\n%s", diff)
 	}
 }
 
-func TestOSFamilyIsInFactersWords(t *testing.T) {
+func TestOSFamilyIsNamedAsInFacter(t *testing.T) {
 	for text, want := range map[string]map[string]any{
 		"ID=ubuntu\nVERSION_ID=\"24.04\"\nID_LIKE=debian": osNamed("Ubuntu", "Debian", "24.04", "24.04"),
 		"ID='rocky'\nVERSION_ID='9.3'":                    osNamed("Rocky", "RedHat", "9.3", "9"),
@@ -99,8 +100,8 @@ func TestParseFact(t *testing.T) {
 		"port":    "want NAME=VALUE",
 		"=5":      "a name on both sides of each dot",
 		"a..b=5":  "a name on both sides of each dot",
-		"a<b=5":   `here is "<b"`,
-		"my a=xy": "must not have spaces",
+		"a<b=5":   `remove them at "<b"`,
+		"my a=xy": "has no spaces",
 	} {
 		if path, value, err := ParseFact(text); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("ParseFact(%q) = %q, %q, %v, want an error with %q", text, path, value, err, want)
@@ -108,9 +109,10 @@ func TestParseFact(t *testing.T) {
 	}
 }
 
-func TestSetNestsAndRefusesToLoseFacts(t *testing.T) {
+func TestSetNestsAndReplacesNoOtherFacts(t *testing.T) {
 	facts := Facts{"ipaddress": "10.0.0.1"}
-	for _, set := range [][2]string{{"site.room", "5"}, {"site.hall.side", "east"}, {"ipaddress", "10.0.0.2"}, {"site.room", "6"}} {
+	for _, set := range [][2]string{{"site.room", "5"}, {"site.hall.side", "east"}, {"ipaddress", "10.0.0.2"},
+		{"site.room", "6"}} {
 		if err := facts.Set(set[0], set[1]); err != nil {
 			t.Errorf("Set(%s) = %v", set[0], err)
 		}

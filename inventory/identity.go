@@ -1,6 +1,7 @@
 package inventory
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,52 +13,47 @@ import (
 	"time"
 )
 
-// Self is who a node is on the bus.
+// Identity identifies a node on the bus.
 type Identity struct {
 	Cluster  string
 	Node     string
-	Instance string // which machine bears the name
-	Boot     string // which boot of it
+	Instance string // which machine has the name
+	Boot     string // which boot of that machine
 }
 
-// Detect fills in what known leaves empty: Node is the lower-cased FQDN, Instance the machine's DMI product UUID, else its
-// machine id, else its host name. Cluster has to be known. It takes a second at most, however dead the resolver is.
+// Detect fills in the empty fields of known, except Cluster. Node is the lower-cased FQDN. Instance is the machine's
+// DMI product UUID, else its machine id, else its host name. It takes one second at most, even if no resolver answers.
 func Detect(known Identity) (Identity, error) {
 	return detect(known, "/", hostName)
 }
 
-func detect(self Identity, root string, hostName func() (host, error)) (Identity, error) {
-	if err := CheckName(self.Cluster); err != nil {
+func detect(id Identity, root string, hostName func() (host, error)) (Identity, error) {
+	if err := CheckName(id.Cluster); err != nil {
 		return Identity{}, fmt.Errorf("cluster: %w", err)
 	}
 	name, err := hostName()
-	if self.Node == "" {
+	if id.Node == "" {
 		if err != nil {
-			return Identity{}, fmt.Errorf("node: no name configured, and the machine's is not known: %w", err)
+			return Identity{}, fmt.Errorf("the machine's host name is unknown, set agent.name or --name: %w", err)
 		}
-		self.Node = name.fqdn
-		if err := CheckName(self.Node); err != nil {
-			return Identity{}, fmt.Errorf("node: the machine's host name can't be the node's (set agent.name or --name): %w", err)
+		id.Node = name.fqdn
+		if err := CheckName(id.Node); err != nil {
+			return Identity{}, fmt.Errorf("the machine's host name is unusable, set agent.name or --name: %w", err)
 		}
 	}
-	if err := CheckName(self.Node); err != nil {
+	if err := CheckName(id.Node); err != nil {
 		return Identity{}, fmt.Errorf("node: %w", err)
 	}
-	if self.Instance == "" {
-		self.Instance = instance(root, name.short)
+	if id.Instance = cmp.Or(id.Instance, instance(root, name.short)); id.Instance == "" {
+		return Identity{}, errors.New("the machine has no product UUID, machine id or host name: set agent.instance")
 	}
-	if self.Instance == "" {
-		return Identity{}, errors.New("instance: the machine has neither product UUID, machine id nor host name: set agent.instance")
+	if id.Boot = cmp.Or(id.Boot, readLine(root, "proc/sys/kernel/random/boot_id")); id.Boot == "" {
+		return Identity{}, errors.New("cannot read /proc/sys/kernel/random/boot_id: is /proc mounted?")
 	}
-	if self.Boot == "" {
-		if self.Boot = readLine(root, "proc/sys/kernel/random/boot_id"); self.Boot == "" {
-			return Identity{}, errors.New("boot: /proc/sys/kernel/random/boot_id cannot be read: is /proc mounted?")
-		}
-	}
-	return self, nil
+	return id, nil
 }
 
-// instance is the first identity that is really one: firmware and unfinished images carry values that many machines share.
+// instance is the first identifier that is unique: some firmware and some images carry one that many machines share.
 func instance(root, hostName string) string {
 	uuid := strings.ToLower(readLine(root, "sys/class/dmi/id/product_uuid"))
 	shared := strings.Count(uuid, "-") != 4 ||
@@ -72,10 +68,10 @@ func instance(root, hostName string) string {
 	return hostName
 }
 
-// host is a machine's host name, short and with its domain where one can be found.
+// host is a machine's host name, short and with its domain if that is known.
 type host struct{ short, fqdn string }
 
-// hostName is asked once, so that the answer doesn't change while the process runs.
+// hostName is determined once, so that it doesn't change while the process runs.
 var hostName = sync.OnceValues(func() (host, error) {
 	name, err := os.Hostname()
 	if err != nil {
@@ -86,8 +82,8 @@ var hostName = sync.OnceValues(func() (host, error) {
 	return qualify(name, func(name string) (string, error) { return net.DefaultResolver.LookupCNAME(ctx, name) }), nil
 })
 
-// qualify completes name with its domain if canonical knows one. Other names than name with a domain are not believed: they say
-// what an address is called (localhost.localdomain), not what the machine is.
+// qualify adds the domain to a host name. It takes only the domain of that name itself from canonical: other names,
+// such as localhost.localdomain, belong to an address and not to the machine.
 func qualify(name string, canonical func(string) (string, error)) host {
 	name = strings.ToLower(strings.TrimSuffix(name, "."))
 	if short, _, qualified := strings.Cut(name, "."); qualified {
@@ -101,7 +97,7 @@ func qualify(name string, canonical func(string) (string, error)) host {
 	return host{name, full}
 }
 
-// readLine is the first line of a small file, without spaces around it; empty if there is none.
+// readLine returns the first line of a file, without spaces around it, or "".
 func readLine(root, path string) string {
 	data, err := os.ReadFile(filepath.Join(root, path))
 	if err != nil {

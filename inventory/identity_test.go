@@ -29,11 +29,11 @@ func TestDetectFillsInWhatIsNotConfigured(t *testing.T) {
 		t.Errorf("detect = %+v, %v, want what was configured", got, err)
 	}
 	if got, err := detect(configured, root, nameless); err != nil || got != configured {
-		t.Errorf("detect = %+v, %v on a machine without name, want what was configured", got, err)
+		t.Errorf("detect = %+v, %v on a machine without a name, want what was configured", got, err)
 	}
 }
 
-func TestInstanceIsTheFirstIdentityThatIsOne(t *testing.T) {
+func TestInstanceIsTheFirstUniqueIdentifier(t *testing.T) {
 	for _, tt := range []struct{ uuid, machineID, want string }{
 		{uuid, machine, uuid},
 		{"", machine, machine},
@@ -44,7 +44,8 @@ func TestInstanceIsTheFirstIdentityThatIsOne(t *testing.T) {
 		{"", "uninitialized", "web1"},
 		{"", "", "web1"},
 	} {
-		root := machineRoot(t, map[string]string{"sys/class/dmi/id/product_uuid": tt.uuid, "etc/machine-id": tt.machineID})
+		root := machineRoot(t, map[string]string{"sys/class/dmi/id/product_uuid": tt.uuid,
+			"etc/machine-id": tt.machineID})
 		if got := instance(root, "web1"); got != tt.want {
 			t.Errorf("instance with UUID %q, machine id %q = %q, want %q", tt.uuid, tt.machineID, got, tt.want)
 		}
@@ -53,21 +54,28 @@ func TestInstanceIsTheFirstIdentityThatIsOne(t *testing.T) {
 
 func TestDetectSaysWhatToConfigure(t *testing.T) {
 	whole := machineRoot(t, map[string]string{"etc/machine-id": machine, "proc/sys/kernel/random/boot_id": bootID})
-	for want, detected := range map[string]func() (Identity, error){
-		"set agent.name":     func() (Identity, error) { return detect(Identity{Cluster: "main"}, whole, named("web 1", "web 1")) },
-		`node: name "web/1"`: func() (Identity, error) { return detect(Identity{Cluster: "main", Node: "web/1"}, whole, nameless) },
-		"no name configured": func() (Identity, error) { return detect(Identity{Cluster: "main"}, whole, nameless) },
-		"cluster: name":      func() (Identity, error) { return detect(Identity{}, whole, nameless) },
-		"is /proc mounted?":  func() (Identity, error) { return detect(Identity{Cluster: "main"}, t.TempDir(), named("web1", "web1")) },
-		"set agent.instance": func() (Identity, error) { return detect(Identity{Cluster: "main", Node: "web1"}, t.TempDir(), nameless) },
+	empty := t.TempDir()
+	main, web1 := Identity{Cluster: "main"}, named("web1", "web1")
+	for _, c := range []struct {
+		known    Identity
+		root     string
+		hostName func() (host, error)
+		want     string
+	}{
+		{main, whole, named("web 1", "web 1"), "set agent.name"},
+		{Identity{Cluster: "main", Node: "web/1"}, whole, nameless, `node: name "web/1"`},
+		{main, whole, nameless, "host name is unknown"},
+		{Identity{}, whole, nameless, "cluster: name"},
+		{main, empty, web1, "is /proc mounted?"},
+		{Identity{Cluster: "main", Node: "web1"}, empty, nameless, "set agent.instance"},
 	} {
-		if got, err := detected(); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("detect = %+v, %v, want an error with %q", got, err, want)
+		if got, err := detect(c.known, c.root, c.hostName); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("detect = %+v, %v, want an error with %q", got, err, c.want)
 		}
 	}
 }
 
-func TestQualifyBelievesOnlyTheSameNameWithADomain(t *testing.T) {
+func TestQualifyTakesOnlyTheDomainOfTheName(t *testing.T) {
 	for _, tt := range []struct{ name, canonical, want string }{
 		{"Web1", "WEB1.Example.com.", "web1.example.com"},
 		{"web1.example.com", "", "web1.example.com"},

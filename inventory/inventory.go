@@ -1,4 +1,3 @@
-// Package inventory knows which nodes are alive and what they say of themselves, from nothing but what is heard on the bus.
 package inventory
 
 import (
@@ -10,91 +9,90 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-memdb"
-
-	"kicker/inventory/query"
 )
 
-// Life is where a node is between its first beat and its last.
+// Life is where a node is between its first heartbeat and its last.
 type Life string
 
-// The lives of a node. Alive, Suspect and BackSoon are members of their roles.
+// The lives of a node. In all of them but Left it can be a member of roles.
 const (
-	Alive    Life = "alive"
-	Suspect  Life = "suspect"   // its connection closed, or it missed beats; it has a moment to come back
-	Restarting Life = "restarting" // its agent stopped and means to be back
-	Left     Life = "left"      // it said goodbye; its agent may still be heard
+	Alive      Life = "alive"
+	Suspect    Life = "suspect"    // its connection closed, or heartbeats are missing
+	Restarting Life = "restarting" // its agent stopped and announced that it will be back
+	Left       Life = "left"       // it left on purpose; its agent may still run
 )
 
-// Bounds of liveness, by canary time.
+// Bounds of liveness, in canary time.
 const (
 	DefaultGoneAfter = 10 * time.Second        // silence after which a node is gone
-	DisconnectGrace      = 1500 * time.Millisecond // for a closed connection to be back
-	MaxRestart      = time.Minute             // the longest "back soon" that is believed
+	DisconnectGrace  = 1500 * time.Millisecond // for a node to reconnect after its connection closed
+	MaxRestart       = time.Minute             // the longest time that an agent gets to restart
 
-	cloneAfter   = 10 * time.Second // of a boot, one that it followed is another machine: /etc/machine-id was copied
-	closedMemory = time.Minute      // a beat of a closed connection can't be later than this
-	askAgain     = 2 * time.Second
-	maxAsked     = 1000 // facts asked for at once: even 64 KiB from each fit into what the server keeps for the listener
-	maxPending   = 4096
-	maxNodes     = 250_000 // more can only be garbage
+	cloneAfter         = 10 * time.Second // after a reboot; then the old boot is another machine's
+	rememberDisconnect = time.Minute      // no heartbeat arrives later than this after its connection closed
+	requestAgain       = 2 * time.Second  // after facts were requested in vain
+	maxRequests        = 1000             // for facts at once; the server must be able to keep all answers
+	maxEarlyFacts      = 4096             // facts without a heartbeat
+	maxNodes           = 250_000          // more are an attack or a mistake
 )
 
-// Node is a machine that is heard, as of one moment. It is never changed: a newer one takes its place.
+// Node is one machine at one moment. A Node is never changed: a newer one replaces it.
 type Node struct {
 	Name     string          `json:"node"`
-	Instance string          `json:"instance"`
-	Boot     string          `json:"boot"`
+	Instance string          `json:"instance"` // which machine has the name
+	Boot     string          `json:"boot"`     // which boot of that machine
 	Life     Life            `json:"life"`
-	Since    time.Time       `json:"since"` // in this Life since
-	Joined   time.Time       `json:"joined"`
+	Since    time.Time       `json:"since"`  // start of this Life
+	Joined   time.Time       `json:"joined"` // first heartbeat of this boot
 	Ready    bool            `json:"ready"`
-	NotReady string          `json:"not_ready,omitempty"`
-	Checking bool            `json:"checking,omitempty"` // not ready, as far as is known
-	Facts    Facts           `json:"facts"`              // nil: not known yet
-	Kick     json.RawMessage `json:"kick,omitempty"`
+	NotReady string          `json:"not_ready,omitempty"` // why not
+	Checking bool            `json:"checking,omitempty"`  // not ready, but its agent has yet to check
+	Facts    Facts           `json:"facts"`               // nil: not known yet
+	Kick     json.RawMessage `json:"kick,omitempty"`      // see Beat.Kick
 
-	conn     Conn
-	digest   string    // of the facts that it announced last; Facts may still be older
-	until    time.Time // Suspect by a closed connection, BackSoon: gone when a later canary came through
-	why      string    // Suspect: of what
-	oldBoots []string  // boots of this instance that were replaced, newest last
+	conn      Conn
+	digest    string    // of the facts that it announces; Facts may be older
+	deadline  time.Time // after a disconnect or while Restarting: it is gone when canary time reaches this; zero: none
+	suspicion string    // why it is Suspect
+	oldBoots  []string  // boots of this instance before Boot, newest last
 }
 
-// Serving reports whether the node is a member of the roles that its facts match.
+// Eligible reports whether the node is a member of the roles that its facts match.
 func (n *Node) Eligible() bool {
 	return n != nil && n.Ready && n.Facts != nil && (n.Life == Alive || n.Life == Suspect || n.Life == Restarting)
 }
 
-// Change is one node's step from Before to After. Before nil: it joined; After nil: it is no longer heard.
+// Change is one step of a node. Before is nil if it joined, After is nil if it is gone.
 type Change struct {
 	Before, After *Node
 	Why           string // for people
 }
 
-// Conflict is why a heartbeat was refused: another instance bears the name that it claims, and is heard.
+// Conflict is the error for a heartbeat that claims the name of another instance, which is alive.
 type Conflict struct{ Node, Accepted, Rejected string }
 
 func (c *Conflict) Error() string {
-	return fmt.Sprintf("heartbeat of %s: instance %s also claims the name that instance %s bears: one of them must be renamed", c.Node, c.Rejected, c.Accepted)
+	const text = "two machines claim the name %s: instance %s is accepted, instance %s is rejected"
+	return fmt.Sprintf(text, c.Node, c.Accepted, c.Rejected)
 }
 
-// Inventory is the nodes that are heard. It belongs to one goroutine, which feeds it what Listen hears; any other may read a
-// Snapshot. It decides by canary time alone: the moments at which the listener's own beats came back to it.
+// Inventory is the nodes that are not gone. It belongs to one goroutine, which applies what Listen receives. It decides
+// by canary time.
 type Inventory struct {
-	db      *memdb.MemDB
-	leases  *leases
-	byConn  map[Conn]string
-	waiting map[string]time.Time    // Suspect and BackSoon nodes, by name: Node.until
-	closed  map[Conn]time.Time      // closed connections, whose beats may still arrive
-	pending map[string]pendingFacts // facts that came before their beat
-	asked   map[string]time.Time    // nodes whose facts were asked for
-	probes  []string                // suspects that are to be asked for a beat
+	db           *memdb.MemDB
+	leases       *leases
+	byConn       map[Conn]string
+	deadlines    map[string]time.Time  // by node: its deadline
+	disconnected map[Conn]time.Time    // when each connection closed: heartbeats over it may still arrive
+	earlyFacts   map[string]earlyFacts // by node: facts that arrived before the heartbeat that announces them
+	missingFacts map[string]time.Time  // by node: when facts that are not known were last requested
+	newSuspects  []string              // by silence; to be asked for a heartbeat
 
-	// GoneAfter is the silence after which a node is gone. Set it before the first Take.
+	// GoneAfter is the silence after which a node is gone. Set it before the first Apply.
 	GoneAfter func(*Node) time.Duration
 }
 
-// New is an empty inventory.
+// New returns an empty inventory.
 func New() *Inventory {
 	db, err := memdb.NewMemDB(&memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
 		"node": {Name: "node", Indexes: map[string]*memdb.IndexSchema{
@@ -105,237 +103,255 @@ func New() *Inventory {
 		panic(err) // the schema is constant
 	}
 	return &Inventory{
-		db:        db,
-		leases:    &leases{byNode: map[string]*lease{}},
-		byConn:    map[Conn]string{},
-		waiting:   map[string]time.Time{},
-		closed:    map[Conn]time.Time{},
-		pending:   map[string]pendingFacts{},
-		asked:     map[string]time.Time{},
-		GoneAfter: func(*Node) time.Duration { return DefaultGoneAfter },
+		db:           db,
+		leases:       &leases{byNode: map[string]*lease{}},
+		byConn:       map[Conn]string{},
+		deadlines:    map[string]time.Time{},
+		disconnected: map[Conn]time.Time{},
+		earlyFacts:   map[string]earlyFacts{},
+		missingFacts: map[string]time.Time{},
+		GoneAfter:    func(*Node) time.Duration { return DefaultGoneAfter },
 	}
 }
 
-// Take takes in one thing that was heard, and returns what it changed. An error is a message that was refused: it changed nothing.
-func (inv *Inventory) Apply(h Received) ([]Change, error) {
+// Apply applies one thing that was received, and returns what it changed. On an error, such as a *Conflict, nothing
+// changed.
+func (inv *Inventory) Apply(r Received) ([]Change, error) {
 	switch {
-	case h.Invalid != nil:
-		return nil, h.Invalid
-	case h.Beat != nil:
-		return inv.beat(h)
-	case h.Facts != nil:
-		return inv.facts(*h.Facts, h.At)
-	case h.Disconnect != nil:
-		return inv.close(*h.Disconnect, h.At), nil
-	case h.Canary:
-		return inv.sweep(h.At), nil
-	case h.Missed != "":
-		inv.leases.wasBlind(h.At)
-		inv.renew(h.At)
+	case r.Invalid != nil:
+		return nil, r.Invalid
+	case r.Beat != nil:
+		return inv.applyBeat(r)
+	case r.Facts != nil:
+		return inv.applyFacts(*r.Facts, r.At)
+	case r.Disconnect != nil:
+		return inv.applyDisconnect(*r.Disconnect, r.At), nil
+	case r.Canary:
+		return inv.applyCanary(r.At), nil
+	case r.Missed != "":
+		inv.leases.noteMissed(r.At)
+		inv.renewAll(r.At)
 	}
 	return nil, nil
 }
 
-func (inv *Inventory) beat(h Received) ([]Change, error) {
-	b := h.Beat
-	was := inv.node(b.Node)
-	closed, late := inv.closed[b.Conn] // sent before its connection closed, handled after: it happens
-	if late && !lastWords(b, was) {
+func (inv *Inventory) applyBeat(r Received) ([]Change, error) {
+	b := r.Beat
+	before := inv.node(b.Node)
+	closed, late := inv.disconnected[b.Conn] // the report of a disconnect can overtake a heartbeat
+	if late && !announcesStop(b, before) {
 		return nil, nil
 	}
-	next := &Node{
-		Name: b.Node, Instance: b.Instance, Boot: b.Boot, Life: Alive, Since: h.At, Joined: h.At,
-		Ready: b.Ready, NotReady: b.NotReady, Checking: b.Checking, Kick: b.Kick, conn: b.Conn, digest: b.Facts,
+	if before == nil && inv.leases.len() >= maxNodes {
+		return nil, fmt.Errorf("heartbeat of %s: there are %d nodes already, no more are accepted", b.Node, maxNodes)
 	}
-	why := ""
-	switch {
-	case was == nil && inv.leases.len() >= maxNodes:
-		return nil, fmt.Errorf("heartbeat of %s: %d nodes are heard already", b.Node, maxNodes)
-	case was == nil:
-	case was.Instance != b.Instance:
-		if was.Life == Alive && !inv.leases.late(b.Node) {
-			return nil, &Conflict{Node: b.Node, Accepted: was.Instance, Rejected: b.Instance}
+	if before != nil {
+		if err := inv.conflict(before, b, r.At); err != nil {
+			return nil, err
 		}
-		why = "another instance bears the name"
-	case slices.Contains(was.oldBoots, b.Boot):
-		if h.At.Sub(was.Joined) > cloneAfter { // too late for the last words of a machine that booted
-			return nil, &Conflict{Node: b.Node, Accepted: was.Instance + " in boot " + was.Boot, Rejected: b.Instance + " in boot " + b.Boot}
+		if before.Instance == b.Instance && slices.Contains(before.oldBoots, b.Boot) {
+			return nil, nil // sent before the reboot
 		}
-		return nil, nil
-	case was.Boot != b.Boot:
-		next.oldBoots = append(slices.Clone(was.oldBoots[max(0, len(was.oldBoots)-3):]), was.Boot)
-		why = "booted again"
-	default:
-		next.Joined, next.oldBoots = was.Joined, was.oldBoots
-		next.Facts = was.Facts // until the new ones arrive
-		if b.Checking && was.Ready && was.Life != Left {
-			next.Ready, next.NotReady, next.Checking = true, "", false // its agent was started again, not its service
-		}
+		inv.releaseConn(before)
 	}
-	switch {
-	case b.Leaving:
-		next.Life, why = Left, "said goodbye"
-	case b.RestartWithin > 0:
-		within := min(b.RestartWithin, MaxRestart.Milliseconds())
-		next.Life, next.until = Restarting, h.At.Add(time.Duration(within)*time.Millisecond)
-	}
-	if was != nil && was.Life == next.Life && was.Boot == next.Boot {
-		next.Since = was.Since
-	}
-	inv.attachFacts(next, was)
-	if was != nil {
-		inv.disown(was)
-	}
+	after, why := successor(before, b, r.At)
+	inv.attachFacts(after, before)
 	inv.byConn[b.Conn] = b.Node
-	inv.wait(next)
-	inv.leases.renew(b.Node, h.raw, h.At, time.Duration(b.NextIn)*time.Millisecond)
-	inv.put(next)
-	changes := []Change{{Before: was, After: next, Why: why}}
-	if late { // as if it had come before the closing
-		changes = append(changes, inv.close(Disconnect{Conn: b.Conn}, closed)...)
+	inv.leases.replace(b.Node, r.raw, r.At, time.Duration(b.NextIn)*time.Millisecond)
+	inv.put(after)
+	changes := []Change{{Before: before, After: after, Why: why}}
+	if late { // as if it had arrived before the disconnect
+		changes = append(changes, inv.applyDisconnect(Disconnect{Conn: b.Conn}, closed)...)
 	}
 	return changes, nil
 }
 
-// lastWords reports whether a late beat says why the connection of a node closed. No other revives anybody.
-func lastWords(b *Beat, was *Node) bool {
-	return was != nil && was.Life == Suspect && was.conn == b.Conn && was.Instance == b.Instance && was.Boot == b.Boot && (b.Leaving || b.RestartWithin > 0)
+// announcesStop reports whether a late heartbeat explains why a suspect's connection closed. No other late one counts.
+func announcesStop(b *Beat, n *Node) bool {
+	return (b.Leaving || b.RestartWithin > 0) &&
+		n != nil && n.Life == Suspect && n.conn == b.Conn && n.Instance == b.Instance && n.Boot == b.Boot
 }
 
-// attachFacts gives a node the facts that it announced the digest of, if they are known.
-func (inv *Inventory) attachFacts(n, was *Node) {
-	if was != nil && was.Facts != nil && was.Instance == n.Instance && was.Facts.Digest() == n.digest {
-		n.Facts = was.Facts
-		delete(inv.asked, n.Name)
-		return
-	}
-	if m, ok := inv.pending[n.Name]; ok && m.Instance == n.Instance && m.Boot == n.Boot && m.Facts.Digest() == n.digest {
-		n.Facts = m.Facts
-		delete(inv.pending, n.Name)
-		delete(inv.asked, n.Name)
-		return
-	}
-	if _, ok := inv.asked[n.Name]; !ok {
-		inv.asked[n.Name] = time.Time{}
-	}
-}
-
-type pendingFacts struct {
-	FactsMessage
-	at time.Time
-}
-
-func (inv *Inventory) facts(m FactsMessage, at time.Time) ([]Change, error) {
-	was := inv.node(m.Node)
-	if was == nil || was.Instance != m.Instance || was.Boot != m.Boot || was.digest != m.Facts.Digest() {
-		if _, known := inv.pending[m.Node]; !known && len(inv.pending) >= maxPending {
-			return nil, fmt.Errorf("facts of %s: the facts of %d nodes without a heartbeat are kept already", m.Node, maxPending)
+// conflict returns a *Conflict if a heartbeat comes from another machine than the node, which is alive.
+func (inv *Inventory) conflict(n *Node, b *Beat, at time.Time) error {
+	switch {
+	case n.Instance != b.Instance:
+		if n.Life == Alive && !inv.leases.late(n.Name) {
+			return &Conflict{n.Name, n.Instance, b.Instance}
 		}
-		inv.pending[m.Node] = pendingFacts{m, at} // the beat that announces them comes next
-		return nil, nil
-	}
-	delete(inv.asked, m.Node)
-	next := *was
-	next.Facts = m.Facts
-	inv.put(&next)
-	return []Change{{Before: was, After: &next}}, nil
-}
-
-func (inv *Inventory) close(c Disconnect, at time.Time) []Change {
-	inv.closed[c.Conn] = at
-	name, ok := inv.byConn[c.Conn]
-	if !ok {
-		return nil
-	}
-	delete(inv.byConn, c.Conn)
-	was := inv.node(name)
-	switch was.Life {
-	case Left:
-		return inv.remove(was, "its agent stopped")
-	case Alive, Suspect:
-		return []Change{inv.suspect(was, at, "its connection closed: "+c.Why, at.Add(DisconnectGrace))}
+	case slices.Contains(n.oldBoots, b.Boot) && at.Sub(n.Joined) > cloneAfter:
+		return &Conflict{n.Name, n.Instance + " in boot " + n.Boot, b.Instance + " in boot " + b.Boot}
 	}
 	return nil
 }
 
-// suspect makes a node a suspect, until a beat of it is heard. It is gone at until, or zero, after silence.
-func (inv *Inventory) suspect(n *Node, at time.Time, why string, until time.Time) Change {
-	next := *n
-	next.Life, next.why, next.until = Suspect, why, until
-	if n.Life != Suspect {
-		next.Since = at
+// successor returns the node after a heartbeat, without new facts, and why it changed.
+func successor(before *Node, b *Beat, at time.Time) (n *Node, why string) {
+	n = &Node{
+		Name: b.Node, Instance: b.Instance, Boot: b.Boot, Life: Alive, Since: at, Joined: at,
+		Ready: b.Ready, NotReady: b.NotReady, Checking: b.Checking, Kick: b.Kick, conn: b.Conn, digest: b.Facts,
 	}
-	inv.wait(&next)
-	inv.put(&next)
-	inv.leases.forgetBeat(n.Name) // the same bytes again say something new, or are a late beat of a closed connection
-	return Change{Before: n, After: &next, Why: why}
+	switch {
+	case before == nil:
+	case before.Instance != b.Instance:
+		why = "another instance has the name"
+	case before.Boot != b.Boot:
+		n.oldBoots = append(slices.Clone(before.oldBoots[max(0, len(before.oldBoots)-3):]), before.Boot)
+		why = "rebooted"
+	default:
+		n.Joined, n.oldBoots = before.Joined, before.oldBoots
+		n.Facts = before.Facts // until the new ones arrive
+		if b.Checking && before.Ready && before.Life != Left {
+			n.Ready, n.NotReady, n.Checking = true, "", false // its agent restarted, its service did not
+		}
+	}
+	switch {
+	case b.Leaving:
+		n.Life, why = Left, "left"
+	case b.RestartWithin > 0:
+		within := min(b.RestartWithin, MaxRestart.Milliseconds())
+		n.Life, n.deadline = Restarting, at.Add(time.Duration(within)*time.Millisecond)
+	}
+	if before != nil && before.Life == n.Life && before.Boot == n.Boot {
+		n.Since = before.Since
+	}
+	return n, why
 }
 
-// sweep is run when a canary came through: what was not heard by now was not sent.
-func (inv *Inventory) sweep(canary time.Time) []Change {
-	if inv.leases.returning(canary) {
-		inv.renew(canary)
+// attachFacts gives a node the facts that it announces if they are known, and else notes that they are missing.
+func (inv *Inventory) attachFacts(n, before *Node) {
+	early, ok := inv.earlyFacts[n.Name]
+	switch {
+	case before != nil && before.Facts != nil && before.Instance == n.Instance && before.Facts.Digest() == n.digest:
+		n.Facts = before.Facts
+		delete(inv.missingFacts, n.Name)
+	case ok && early.Instance == n.Instance && early.Boot == n.Boot && early.Facts.Digest() == n.digest:
+		n.Facts = early.Facts
+		delete(inv.earlyFacts, n.Name)
+		delete(inv.missingFacts, n.Name)
+	default:
+		if _, missing := inv.missingFacts[n.Name]; !missing {
+			inv.missingFacts[n.Name] = time.Time{} // not requested yet
+		}
+	}
+}
+
+// earlyFacts are facts that arrived before the heartbeat that announces them.
+type earlyFacts struct {
+	FactsMessage
+	at time.Time
+}
+
+func (inv *Inventory) applyFacts(m FactsMessage, at time.Time) ([]Change, error) {
+	before := inv.node(m.Node)
+	if before == nil || before.Instance != m.Instance || before.Boot != m.Boot || before.digest != m.Facts.Digest() {
+		if _, known := inv.earlyFacts[m.Node]; !known && len(inv.earlyFacts) >= maxEarlyFacts {
+			return nil, fmt.Errorf("facts of %s: %d nodes sent facts and no heartbeat already", m.Node, maxEarlyFacts)
+		}
+		inv.earlyFacts[m.Node] = earlyFacts{m, at}
+		return nil, nil
+	}
+	delete(inv.missingFacts, m.Node)
+	after := *before
+	after.Facts = m.Facts
+	inv.put(&after)
+	return []Change{{Before: before, After: &after}}, nil
+}
+
+func (inv *Inventory) applyDisconnect(d Disconnect, at time.Time) []Change {
+	inv.disconnected[d.Conn] = at
+	name, ok := inv.byConn[d.Conn]
+	if !ok {
+		return nil
+	}
+	delete(inv.byConn, d.Conn)
+	n := inv.node(name)
+	switch n.Life {
+	case Left:
+		return []Change{inv.remove(n, "its agent stopped")}
+	case Alive, Suspect:
+		return []Change{inv.suspect(n, at, fmt.Sprintf("its connection closed (%s)", d.Why), at.Add(DisconnectGrace))}
+	}
+	return nil
+}
+
+// suspect makes a node Suspect until its next heartbeat. It is gone at deadline; if that is zero, after its silence.
+func (inv *Inventory) suspect(n *Node, at time.Time, why string, deadline time.Time) Change {
+	after := *n
+	after.Life, after.suspicion, after.deadline = Suspect, why, deadline
+	if n.Life != Suspect {
+		after.Since = at
+	}
+	inv.put(&after)
+	inv.leases.forgetBeat(n.Name) // its next heartbeat changes it even if it repeats the last one
+	return Change{Before: n, After: &after, Why: why}
+}
+
+// applyCanary moves canary time forward: a heartbeat that has not been received by now was not sent.
+func (inv *Inventory) applyCanary(canary time.Time) []Change {
+	if inv.leases.reconnecting(canary) {
+		inv.renewAll(canary)
 	}
 	var changes []Change
-	for name, until := range inv.waiting {
-		if canary.Before(until) {
+	for name, deadline := range inv.deadlines {
+		if canary.Before(deadline) {
 			continue
 		}
 		n := inv.node(name)
-		why := fmt.Sprintf("its agent stopped and was not back within %s", MaxRestart)
+		why := fmt.Sprintf("its agent stopped and was not back within %gm", MaxRestart.Minutes())
 		if n.Life == Suspect {
-			why = fmt.Sprintf("%s, and it was not back within %s", n.why, DisconnectGrace)
+			why = fmt.Sprintf("%s and it did not reconnect within %gs", n.suspicion, DisconnectGrace.Seconds())
 		}
-		changes = append(changes, inv.remove(n, why)...)
+		changes = append(changes, inv.remove(n, why))
 	}
-	for _, silent := range inv.leases.missed(canary) {
-		n := inv.node(silent.node)
-		if _, ok := inv.waiting[n.Name]; ok {
-			continue // for something else, above
+	for _, s := range inv.leases.silentNodes(canary) {
+		n := inv.node(s.name)
+		if !n.deadline.IsZero() {
+			continue
 		}
-		if silent.since >= max(silent.least, inv.GoneAfter(n)) {
-			changes = append(changes, inv.remove(n, fmt.Sprintf("silent for %.1f s", silent.since.Seconds()))...)
+		why := fmt.Sprintf("silent for %.1fs", s.silence.Seconds())
+		if s.silence >= max(s.atLeast, inv.GoneAfter(n)) {
+			changes = append(changes, inv.remove(n, why))
 		} else if n.Life == Alive {
-			changes = append(changes, inv.suspect(n, canary, fmt.Sprintf("silent for %.1f s", silent.since.Seconds()), time.Time{}))
-			inv.probes = append(inv.probes, n.Name)
+			changes = append(changes, inv.suspect(n, canary, why, time.Time{}))
+			inv.newSuspects = append(inv.newSuspects, n.Name)
 		}
 	}
-	for conn, at := range inv.closed {
-		if canary.Sub(at) > closedMemory {
-			delete(inv.closed, conn)
+	for conn, at := range inv.disconnected {
+		if canary.Sub(at) > rememberDisconnect {
+			delete(inv.disconnected, conn)
 		}
 	}
-	for name, facts := range inv.pending {
-		if canary.Sub(facts.at) > askAgain {
-			delete(inv.pending, name) // the beat should have followed at once; facts can be asked for again
+	for name, facts := range inv.earlyFacts {
+		if canary.Sub(facts.at) > requestAgain {
+			delete(inv.earlyFacts, name) // its heartbeat should have followed at once; facts can be requested
 		}
 	}
 	slices.SortFunc(changes, func(a, b Change) int { return strings.Compare(a.Before.Name, b.Before.Name) })
 	return changes
 }
 
-// renew gives every node its full time anew: nothing can be told from silence until now.
-func (inv *Inventory) renew(at time.Time) {
+// renewAll gives every node its full time again: silence until now proves nothing.
+func (inv *Inventory) renewAll(at time.Time) {
 	inv.leases.renewAll(at)
-	for name := range inv.waiting {
+	for name := range inv.deadlines {
 		n := *inv.node(name)
-		if until := at.Add(max(DisconnectGrace, inv.GoneAfter(&n))); until.After(n.until) {
-			n.until = until
+		if deadline := at.Add(max(DisconnectGrace, inv.GoneAfter(&n))); deadline.After(n.deadline) {
+			n.deadline = deadline
 		}
-		inv.wait(&n)
 		inv.put(&n)
 	}
 }
 
-// Owing is how many nodes have announced facts that are not known.
-func (inv *Inventory) MissingFacts() int { return len(inv.asked) }
+// MissingFacts is how many nodes have announced facts that are not known yet.
+func (inv *Inventory) MissingFacts() int { return len(inv.missingFacts) }
 
-// Wanting is the nodes to be asked for their facts now, few at once. It takes them as asked.
+// FactsToRequest returns the nodes whose facts must be requested now, few at a time, and counts them as requested.
 func (inv *Inventory) FactsToRequest(now time.Time) []string {
 	var names []string
-	room := maxAsked
-	for name, at := range inv.asked {
-		if now.Sub(at) >= askAgain {
+	room := maxRequests
+	for name, at := range inv.missingFacts {
+		if now.Sub(at) >= requestAgain {
 			names = append(names, name)
 		} else {
 			room-- // its facts may be on their way
@@ -343,31 +359,30 @@ func (inv *Inventory) FactsToRequest(now time.Time) []string {
 	}
 	names = names[:min(len(names), max(room, 0))]
 	for _, name := range names {
-		inv.asked[name] = now
+		inv.missingFacts[name] = now
 	}
 	slices.Sort(names)
 	return names
 }
 
-// Len is how many nodes are heard.
-func (inv *Inventory) Len() int { return inv.leases.len() }
-
-// Probing is the nodes to be asked for a beat now. It takes them as asked.
+// NewSuspects returns the nodes that became suspect by silence since the last call. Each should be asked for a
+// heartbeat.
 func (inv *Inventory) NewSuspects() []string {
-	names := inv.probes
-	inv.probes = nil
+	names := inv.newSuspects
+	inv.newSuspects = nil
 	return names
 }
 
-func (inv *Inventory) wait(n *Node) {
-	if n.until.IsZero() {
-		delete(inv.waiting, n.Name)
-	} else {
-		inv.waiting[n.Name] = n.until
-	}
-}
+// Len is the number of nodes.
+func (inv *Inventory) Len() int { return inv.leases.len() }
 
+// put stores a node in place of its former state.
 func (inv *Inventory) put(n *Node) {
+	if n.deadline.IsZero() {
+		delete(inv.deadlines, n.Name)
+	} else {
+		inv.deadlines[n.Name] = n.deadline
+	}
 	txn := inv.db.Txn(true)
 	if err := txn.Insert("node", n); err != nil {
 		panic(err) // the row fits the schema
@@ -375,21 +390,21 @@ func (inv *Inventory) put(n *Node) {
 	txn.Commit()
 }
 
-func (inv *Inventory) remove(n *Node, why string) []Change {
+func (inv *Inventory) remove(n *Node, why string) Change {
 	txn := inv.db.Txn(true)
 	if err := txn.Delete("node", n); err != nil {
-		panic(err) // the row was read a moment ago, and nobody else writes
+		panic(err) // the row was read a moment ago, and there is one writer
 	}
 	txn.Commit()
-	inv.leases.drop(n.Name)
-	delete(inv.waiting, n.Name)
-	delete(inv.asked, n.Name)
-	inv.disown(n)
-	return []Change{{Before: n, Why: why}}
+	inv.leases.remove(n.Name)
+	delete(inv.deadlines, n.Name)
+	delete(inv.missingFacts, n.Name)
+	inv.releaseConn(n)
+	return Change{Before: n, Why: why}
 }
 
-// disown takes a node off its connection, unless another node has claimed that since.
-func (inv *Inventory) disown(n *Node) {
+// releaseConn ends a node's claim on its connection, unless another node has claimed it since.
+func (inv *Inventory) releaseConn(n *Node) {
 	if inv.byConn[n.conn] == n.Name {
 		delete(inv.byConn, n.conn)
 	}
@@ -397,13 +412,13 @@ func (inv *Inventory) disown(n *Node) {
 
 func (inv *Inventory) node(name string) *Node { return (&Snapshot{inv.db}).Node(name) }
 
-// Snapshot is the inventory as it is now; it never changes.
+// Snapshot returns the nodes as they are now.
 func (inv *Inventory) Snapshot() *Snapshot { return &Snapshot{inv.db.Snapshot()} }
 
-// Snapshot is the nodes that were heard at one moment. Any goroutine may read it.
+// Snapshot is the nodes at one moment. It never changes, and any goroutine may read it.
 type Snapshot struct{ db *memdb.MemDB }
 
-// Node is the node of that name, nil if it is not heard.
+// Node returns the node of that name, or nil.
 func (s *Snapshot) Node(name string) *Node {
 	row, err := s.db.Txn(false).First("node", "id", name)
 	if err != nil {
@@ -413,7 +428,7 @@ func (s *Snapshot) Node(name string) *Node {
 	return n
 }
 
-// All is every node, by name.
+// All yields every node, sorted by name.
 func (s *Snapshot) All() iter.Seq[*Node] {
 	return func(yield func(*Node) bool) {
 		rows, err := s.db.Txn(false).Get("node", "id_prefix", "")
@@ -426,30 +441,4 @@ func (s *Snapshot) All() iter.Seq[*Node] {
 			}
 		}
 	}
-}
-
-// Len is the number of nodes.
-func (s *Snapshot) Len() int {
-	n := 0
-	for range s.All() {
-		n++
-	}
-	return n
-}
-
-// Roles is what the fact "role" says: one role, or several.
-func (f Facts) Roles() []string {
-	switch role, _ := query.Lookup(f, "role"); role := role.(type) {
-	case string:
-		return []string{role}
-	case []any:
-		var roles []string
-		for _, r := range role {
-			if s, ok := r.(string); ok {
-				roles = append(roles, s)
-			}
-		}
-		return roles
-	}
-	return nil
 }

@@ -13,11 +13,12 @@ import (
 	"pgregory.net/rapid"
 )
 
-// hearing is an inventory and the moment that it is told of things.
-type hearing struct {
+// timeline is an inventory and a clock.
+type timeline struct {
 	*Inventory
 	t   failer
 	now time.Time
+	why string // of the last heartbeat that changed something
 }
 
 type failer interface {
@@ -26,31 +27,35 @@ type failer interface {
 	Errorf(format string, args ...any)
 }
 
-func newHearing(t failer) *hearing {
-	return &hearing{New(), t, time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
+func newTimeline(t failer) *timeline {
+	return &timeline{Inventory: New(), t: t, now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
 }
 
-func (h *hearing) take(x Received) []Change {
+func (h *timeline) apply(r Received) []Change {
 	h.t.Helper()
-	x.At = h.now
-	changes, err := h.Apply(x)
+	r.At = h.now
+	changes, err := h.Apply(r)
 	if err != nil {
-		h.t.Fatalf("%+v: %v", x, err)
+		h.t.Fatalf("%+v: %v", r, err)
 	}
 	return changes
 }
 
-// beat tells of a beat as the listener does: one that says nothing new goes no further than the leases.
-func (h *hearing) beat(b Beat) ([]Change, error) {
+// beat receives a heartbeat as the listener does: one that says nothing new only renews its lease.
+func (h *timeline) beat(b Beat) ([]Change, error) {
 	raw := encode(b)
-	if h.leases.same(b.Node, raw, h.now) {
+	if h.leases.renewSame(b.Node, raw, h.now) {
 		return nil, nil
 	}
 	h.leases.forgetBeat(b.Node)
-	return h.Apply(Received{At: h.now, Beat: &b, raw: raw})
+	changes, err := h.Apply(Received{At: h.now, Beat: &b, raw: raw})
+	if len(changes) > 0 {
+		h.why = changes[0].Why
+	}
+	return changes, err
 }
 
-func (h *hearing) beats(beats ...Beat) {
+func (h *timeline) beats(beats ...Beat) {
 	h.t.Helper()
 	for _, b := range beats {
 		if _, err := h.beat(b); err != nil {
@@ -59,20 +64,22 @@ func (h *hearing) beats(beats ...Beat) {
 	}
 }
 
-func (h *hearing) canary() []Change      { h.t.Helper(); return h.take(Received{Canary: true}) }
-func (h *hearing) blind()                { h.t.Helper(); h.take(Received{Missed: "test"}) }
-func (h *hearing) after(d time.Duration) { h.now = h.now.Add(d) }
-func (h *hearing) closing(c Conn) []Change {
+func (h *timeline) canary() []Change      { h.t.Helper(); return h.apply(Received{Canary: true}) }
+func (h *timeline) missed()               { h.t.Helper(); h.apply(Received{Missed: "test"}) }
+func (h *timeline) after(d time.Duration) { h.now = h.now.Add(d) }
+func (h *timeline) disconnect(c Conn) []Change {
 	h.t.Helper()
-	return h.take(Received{Disconnect: &Disconnect{c, "client closed"}})
+	return h.apply(Received{Disconnect: &Disconnect{c, "client closed"}})
 }
-func (h *hearing) facts(b Beat, f Facts) {
+func (h *timeline) facts(b Beat, f Facts) {
 	h.t.Helper()
-	h.take(Received{Facts: &FactsMessage{V: Version, Node: b.Node, Instance: b.Instance, Boot: b.Boot, Facts: f}})
+	h.apply(Received{Facts: &FactsMessage{V: Version, Node: b.Node, Instance: b.Instance, Boot: b.Boot, Facts: f}})
 }
 
-// life is what web1 is now, "" if it is not heard.
-func (h *hearing) life() Life {
+func count(s *Snapshot) int { return len(slices.Collect(s.All())) }
+
+// life is the life of web1, "" if it is gone.
+func (h *timeline) life() Life {
 	if n := h.node("web1"); n != nil {
 		return n.Life
 	}
@@ -84,11 +91,11 @@ var (
 	isDB  = Facts{"role": "db"}
 )
 
-// web1 is a beat of the node that these tests are about, changed as a test needs it.
+// web1 is a heartbeat of the node that these tests are about, with changes.
 func web1(changes ...func(*Beat)) Beat {
 	b := Beat{
-		V: Version, Node: "web1", Instance: "m1", Boot: "b1", Conn: Conn{"s", 1}, Facts: isWeb.Digest(), Ready: true, NextIn: 1000,
-		Kick: json.RawMessage("{}"),
+		V: Version, Node: "web1", Instance: "m1", Boot: "b1", Conn: Conn{"s", 1}, Facts: isWeb.Digest(),
+		Ready: true, NextIn: 1000, Kick: json.RawMessage("{}"),
 	}
 	for _, change := range changes {
 		change(&b)
@@ -104,237 +111,238 @@ func leaving(b *Beat)                   { b.Leaving = true }
 func notReady(b *Beat)                  { b.Ready = false }
 func ofNode(name string) func(*Beat)    { return func(b *Beat) { b.Node = name } }
 func every(d time.Duration) func(*Beat) { return func(b *Beat) { b.NextIn = d.Milliseconds() } }
-func backWithin(d time.Duration) func(*Beat) {
+func restartWithin(d time.Duration) func(*Beat) {
 	return func(b *Beat) { b.RestartWithin = d.Milliseconds() }
 }
 
 func TestLifeOfANode(t *testing.T) {
 	for _, c := range []struct {
 		claim string
-		story func(*hearing)
+		story func(*timeline)
 		want  Life
 	}{
-		{"silence of two and a half beats is nothing", func(h *hearing) {
+		{"a node is alive after two and a half missing heartbeats", func(h *timeline) {
 			h.after(2500 * time.Millisecond)
 			h.canary()
 		}, Alive},
-		{"longer silence is suspect", func(h *hearing) {
+		{"longer silence makes it suspect", func(h *timeline) {
 			h.after(2500*time.Millisecond + 1)
 			h.canary()
 		}, Suspect},
-		{"and no more than that while it is shorter than its bound", func(h *hearing) {
+		{"it stays suspect until gone_after", func(h *timeline) {
 			h.after(DefaultGoneAfter - 1)
 			h.canary()
 		}, Suspect},
-		{"a suspect by silence has its whole bound", func(h *hearing) {
+		{"a silent suspect has all of gone_after", func(h *timeline) {
 			h.after(3 * time.Second)
 			h.canary()
 			h.after(DefaultGoneAfter - 3*time.Second - 1)
 			h.canary()
 		}, Suspect},
-		{"but no more than it", func(h *hearing) {
+		{"and no more", func(h *timeline) {
 			h.after(3 * time.Second)
 			h.canary()
 			h.after(DefaultGoneAfter - 3*time.Second)
 			h.canary()
 		}, ""},
-		{"a suspect by silence that says the same again is alive", func(h *hearing) {
+		{"a silent suspect that repeats its heartbeat is alive", func(h *timeline) {
 			h.after(3 * time.Second)
 			h.canary()
 			h.beats(web1())
 		}, Alive},
-		{"a suspect by silence whose connection closes has a moment", func(h *hearing) {
+		{"a silent suspect whose connection closes has the grace", func(h *timeline) {
 			h.after(3 * time.Second)
 			h.canary()
-			h.closing(Conn{"s", 1})
+			h.disconnect(Conn{"s", 1})
 			h.after(DisconnectGrace - 1)
 			h.canary()
 		}, Suspect},
-		{"and no more, though its bound is longer", func(h *hearing) {
+		{"and no more, though gone_after is longer", func(h *timeline) {
 			h.after(3 * time.Second)
 			h.canary()
-			h.closing(Conn{"s", 1})
+			h.disconnect(Conn{"s", 1})
 			h.after(DisconnectGrace)
 			h.canary()
 		}, ""},
-		{"blindness gives a suspect by silence its whole bound anew", func(h *hearing) {
+		{"after missed messages a silent suspect has all of gone_after", func(h *timeline) {
 			h.after(3 * time.Second)
 			h.canary()
 			h.after(time.Hour)
-			h.blind()
+			h.missed()
 			h.after(DefaultGoneAfter - 1)
 			h.canary()
 		}, Suspect},
-		{"who said goodbye is not suspected", func(h *hearing) {
+		{"a node that left is not suspect", func(h *timeline) {
 			h.beats(web1(leaving))
 			h.after(3 * time.Second)
 			h.canary()
 		}, Left},
-		{"silence as long as its bound is the end", func(h *hearing) {
+		{"after gone_after it is gone", func(h *timeline) {
 			h.after(DefaultGoneAfter)
 			h.canary()
 		}, ""},
-		{"silence that no canary tells of is nothing", func(h *hearing) {
+		{"without a canary silence proves nothing", func(h *timeline) {
 			h.after(time.Hour)
 		}, Alive},
-		{"a node that beats slowly has three and a half beats", func(h *hearing) {
+		{"a node with a slow pace has three and a half heartbeats", func(h *timeline) {
 			h.beats(web1(every(10 * time.Second)))
 			h.after(35*time.Second - 1)
 			h.canary()
 		}, Suspect},
-		{"of which two and a half are nothing", func(h *hearing) {
+		{"it is alive for two and a half of them", func(h *timeline) {
 			h.beats(web1(every(10 * time.Second)))
 			h.after(25 * time.Second)
 			h.canary()
 		}, Alive},
-		{"but no more", func(h *hearing) {
+		{"and gone after three and a half", func(h *timeline) {
 			h.beats(web1(every(10 * time.Second)))
 			h.after(35 * time.Second)
 			h.canary()
 		}, ""},
-		{"an unchanged beat renews the lease", func(h *hearing) {
+		{"an unchanged heartbeat renews the lease", func(h *timeline) {
 			h.after(9 * time.Second)
 			h.beats(web1())
 			h.after(2500 * time.Millisecond)
 			h.canary()
 		}, Alive},
-		{"blindness gives everybody the whole time anew", func(h *hearing) {
+		{"after missed messages every node has its full time", func(h *timeline) {
 			h.after(time.Hour)
-			h.blind()
+			h.missed()
 			h.after(DefaultGoneAfter - 1)
 			h.canary()
 		}, Suspect},
-		{"and suspects nobody by itself", func(h *hearing) {
+		{"missed messages alone make no node suspect", func(h *timeline) {
 			h.after(time.Hour)
-			h.blind()
+			h.missed()
 			h.after(2500 * time.Millisecond)
 			h.canary()
 		}, Alive},
-		{"blindness saves nobody for ever", func(h *hearing) {
-			h.blind()
+		{"after missed messages a silent node is gone in the end", func(h *timeline) {
+			h.missed()
 			h.after(DefaultGoneAfter)
 			h.canary()
 		}, ""},
-		{"its connection closed", func(h *hearing) {
-			h.closing(Conn{"s", 1})
+		{"a node whose connection closed is suspect", func(h *timeline) {
+			h.disconnect(Conn{"s", 1})
 		}, Suspect},
-		{"a suspect has a moment", func(h *hearing) {
-			h.closing(Conn{"s", 1})
+		{"a disconnected suspect has the grace", func(h *timeline) {
+			h.disconnect(Conn{"s", 1})
 			h.after(DisconnectGrace - 1)
 			h.canary()
 		}, Suspect},
-		{"a suspect is gone after it", func(h *hearing) {
-			h.closing(Conn{"s", 1})
+		{"and is gone after it", func(h *timeline) {
+			h.disconnect(Conn{"s", 1})
 			h.after(DisconnectGrace)
 			h.canary()
 		}, ""},
-		{"a suspect that is heard on another connection is alive", func(h *hearing) {
-			h.closing(Conn{"s", 1})
+		{"a suspect that sends over a new connection is alive", func(h *timeline) {
+			h.disconnect(Conn{"s", 1})
 			h.beats(web1(onConn(2)))
 			h.after(DisconnectGrace)
 			h.canary()
 		}, Alive},
-		{"a late beat of a closed connection revives nobody", func(h *hearing) {
-			h.closing(Conn{"s", 1})
+		{"a late heartbeat of a closed connection revives no node", func(h *timeline) {
+			h.disconnect(Conn{"s", 1})
 			h.beats(web1(), web1(notReady))
 		}, Suspect},
-		{"nor brings it back", func(h *hearing) {
-			h.closing(Conn{"s", 1})
+		{"nor adds it again", func(h *timeline) {
+			h.disconnect(Conn{"s", 1})
 			h.after(DisconnectGrace)
 			h.canary()
 			h.beats(web1(), web1(notReady))
 		}, ""},
-		{"but its last words count, when the closing overtakes them", func(h *hearing) {
-			h.closing(Conn{"s", 1})
-			h.beats(web1(backWithin(time.Minute)), web1())
+		{"a late announcement of a restart counts", func(h *timeline) {
+			h.disconnect(Conn{"s", 1})
+			h.beats(web1(restartWithin(time.Minute)), web1())
 			h.after(time.Minute - 1)
 			h.canary()
 		}, Restarting},
-		{"and so does its goodbye", func(h *hearing) {
-			h.closing(Conn{"s", 1})
+		{"a late announcement of leaving counts", func(h *timeline) {
+			h.disconnect(Conn{"s", 1})
 			h.beats(web1(leaving))
 		}, ""},
-		{"unless it is heard on another connection", func(h *hearing) {
-			h.closing(Conn{"s", 1})
+		{"unless it sends over a new connection", func(h *timeline) {
+			h.disconnect(Conn{"s", 1})
 			h.beats(web1(onConn(2)), web1(leaving))
 		}, Alive},
-		{"a connection that closed before its first beat was heard is closed", func(h *hearing) {
-			h.closing(Conn{"s", 2})
+		{"a connection may close before its first heartbeat arrives", func(h *timeline) {
+			h.disconnect(Conn{"s", 2})
 			h.beats(web1(onConn(2), notReady))
 			if h.node("web1").conn != (Conn{"s", 1}) {
-				h.t.Errorf("the beat of the closed connection was taken")
+				h.t.Errorf("the heartbeat of the closed connection was applied")
 			}
 		}, Alive},
-		{"a former connection that closes says nothing", func(h *hearing) {
+		{"the end of a former connection changes nothing", func(h *timeline) {
 			h.beats(web1(onConn(2)))
-			h.closing(Conn{"s", 1})
+			h.disconnect(Conn{"s", 1})
 		}, Alive},
-		{"the same client number at another server is another connection", func(h *hearing) {
-			h.closing(Conn{"t", 1})
+		{"the same client number at another server is another connection", func(h *timeline) {
+			h.disconnect(Conn{"t", 1})
 		}, Alive},
-		{"blindness gives a suspect the whole time anew", func(h *hearing) {
-			h.closing(Conn{"s", 1})
+		{"after missed messages a disconnected suspect has its full time", func(h *timeline) {
+			h.disconnect(Conn{"s", 1})
 			h.after(DisconnectGrace)
-			h.blind()
+			h.missed()
 			h.canary()
 		}, Suspect},
-		{"facts of a suspect revive nobody", func(h *hearing) {
-			h.closing(Conn{"s", 1})
+		{"facts revive no suspect", func(h *timeline) {
+			h.disconnect(Conn{"s", 1})
 			h.facts(web1(), isWeb)
 			h.after(DisconnectGrace)
 			h.canary()
 		}, ""},
-		{"goodbye", func(h *hearing) { h.beats(web1(leaving)) }, Left},
-		{"a node that said goodbye is there as long as it is heard", func(h *hearing) {
+		{"a node that leaves has left", func(h *timeline) { h.beats(web1(leaving)) }, Left},
+		{"a node that left is gone after gone_after", func(h *timeline) {
 			h.beats(web1(leaving))
 			h.after(DefaultGoneAfter)
 			h.canary()
 		}, ""},
-		{"a node that said goodbye and closed its connection is gone at once", func(h *hearing) {
+		{"a node that left is gone when its connection closes", func(h *timeline) {
 			h.beats(web1(leaving))
-			h.closing(Conn{"s", 1})
+			h.disconnect(Conn{"s", 1})
 		}, ""},
-		{"an agent that says goodbye no more is alive", func(h *hearing) {
+		{"a new agent of a node that left is alive", func(h *timeline) {
 			h.beats(web1(leaving), web1(onConn(2)))
 		}, Alive},
-		{"back soon", func(h *hearing) { h.beats(web1(backWithin(time.Minute))) }, Restarting},
-		{"back soon outlives silence and a closed connection", func(h *hearing) {
-			h.beats(web1(backWithin(time.Minute)))
-			h.closing(Conn{"s", 1})
+		{"a node that announces a restart is restarting",
+			func(h *timeline) { h.beats(web1(restartWithin(time.Minute))) }, Restarting},
+		{"it stays so without a connection", func(h *timeline) {
+			h.beats(web1(restartWithin(time.Minute)))
+			h.disconnect(Conn{"s", 1})
 			h.after(time.Minute - 1)
 			h.canary()
 		}, Restarting},
-		{"but not its time", func(h *hearing) {
-			h.beats(web1(backWithin(30 * time.Second)))
+		{"for as long as it announced", func(h *timeline) {
+			h.beats(web1(restartWithin(30 * time.Second)))
 			h.after(30 * time.Second)
 			h.canary()
 		}, ""},
-		{"nor a minute", func(h *hearing) {
-			h.beats(web1(backWithin(time.Hour)))
+		{"at most a minute", func(h *timeline) {
+			h.beats(web1(restartWithin(time.Hour)))
 			h.after(MaxRestart)
 			h.canary()
 		}, ""},
-		{"whatever it says", func(h *hearing) {
+		{"however long it announced", func(h *timeline) {
 			h.beats(web1(func(b *Beat) { b.RestartWithin = 1 << 62 }))
 			h.after(MaxRestart - 1)
 			h.canary()
 		}, Restarting},
-		{"blindness shortens no promise to be back", func(h *hearing) {
-			h.beats(web1(backWithin(time.Minute)))
-			h.blind()
+		{"missed messages do not shorten a restart", func(h *timeline) {
+			h.beats(web1(restartWithin(time.Minute)))
+			h.missed()
 			h.after(time.Minute - 1)
 			h.canary()
 		}, Restarting},
-		{"back", func(h *hearing) {
-			h.beats(web1(backWithin(time.Minute)))
-			h.closing(Conn{"s", 1})
+		{"a node that is back is alive", func(h *timeline) {
+			h.beats(web1(restartWithin(time.Minute)))
+			h.disconnect(Conn{"s", 1})
 			h.beats(web1(onConn(2)))
 			h.after(2500 * time.Millisecond)
 			h.canary()
 		}, Alive},
 	} {
 		t.Run(c.claim, func(t *testing.T) {
-			h := newHearing(t)
+			h := newTimeline(t)
 			h.beats(web1())
 			c.story(h)
 			if got := h.life(); got != c.want {
@@ -344,172 +352,209 @@ func TestLifeOfANode(t *testing.T) {
 	}
 }
 
-func TestWhoBearsAName(t *testing.T) {
+func TestWhichMachineHasAName(t *testing.T) {
 	for _, c := range []struct {
 		claim    string
-		story    func(*hearing) error
+		story    func(*timeline) error
 		instance string
 		boot     string
-		refused  bool
-		why      string // of the last change
+		rejected bool
+		why      string
 	}{
-		{"a newer boot replaces the old at once", func(h *hearing) error {
+		{"a newer boot replaces the old at once", func(h *timeline) error {
 			h.beats(web1(ofBoot("b2"), onConn(2)))
 			return nil
-		}, "m1", "b2", false, "booted again"},
-		{"a late beat of a boot that is over is nothing", func(h *hearing) error {
+		}, "m1", "b2", false, "rebooted"},
+		{"a late heartbeat of the old boot is ignored", func(h *timeline) error {
 			h.beats(web1(ofBoot("b2"), onConn(2)), web1())
 			return nil
-		}, "m1", "b2", false, "booted again"},
-		{"nor are those of the boots before it", func(h *hearing) error {
-			h.beats(web1(ofBoot("b2")), web1(ofBoot("b3")), web1(ofBoot("b4")), web1(ofBoot("b5")), web1(ofBoot("b2")), web1())
+		}, "m1", "b2", false, "rebooted"},
+		{"so are those of the boots before it", func(h *timeline) error {
+			h.beats(web1(ofBoot("b2")), web1(ofBoot("b3")), web1(ofBoot("b4")), web1(ofBoot("b5")), web1(ofBoot("b2")),
+				web1())
 			return nil
-		}, "m1", "b5", false, "booted again"},
-		{"one that goes on and on is another machine with the same machine id", func(h *hearing) error {
+		}, "m1", "b5", false, "rebooted"},
+		{"later ones are of another machine with the same machine id", func(h *timeline) error {
 			h.beats(web1(ofBoot("b2"), onConn(2)))
 			h.after(cloneAfter + 1)
 			_, err := h.beat(web1())
 			return err
-		}, "m1", "b2", true, "booted again"},
-		{"another instance is refused while the first one beats", func(h *hearing) error {
+		}, "m1", "b2", true, "rebooted"},
+		{"another instance is rejected while the first one is alive", func(h *timeline) error {
 			h.after(2 * time.Second)
 			h.canary()
 			_, err := h.beat(web1(ofInstance("m2"), onConn(2)))
 			return err
 		}, "m1", "b1", true, ""},
-		{"silence that no canary tells of is no missed beat", func(h *hearing) error {
+		{"also when silence is not proved by a canary", func(h *timeline) error {
 			h.after(9 * time.Second)
 			_, err := h.beat(web1(ofInstance("m2"), onConn(2)))
 			return err
 		}, "m1", "b1", true, ""},
-		{"another instance takes over when the first one missed its beat", func(h *hearing) error {
+		{"another instance takes over when heartbeats are missing", func(h *timeline) error {
 			h.after(2501 * time.Millisecond)
 			h.canary()
 			h.beats(web1(ofInstance("m2"), onConn(2)))
 			return nil
-		}, "m2", "b1 of m2", false, "another instance bears the name"},
-		{"and when its connection closed", func(h *hearing) error {
-			h.closing(Conn{"s", 1})
+		}, "m2", "b1 of m2", false, "another instance has the name"},
+		{"and when its connection closed", func(h *timeline) error {
+			h.disconnect(Conn{"s", 1})
 			h.beats(web1(ofInstance("m2"), onConn(2)))
 			return nil
-		}, "m2", "b1 of m2", false, "another instance bears the name"},
-		{"and when it said goodbye", func(h *hearing) error {
+		}, "m2", "b1 of m2", false, "another instance has the name"},
+		{"and when it left", func(h *timeline) error {
 			h.beats(web1(leaving), web1(ofInstance("m2"), onConn(2)))
 			return nil
-		}, "m2", "b1 of m2", false, "another instance bears the name"},
-		{"the first one does not take it back", func(h *hearing) error {
+		}, "m2", "b1 of m2", false, "another instance has the name"},
+		{"the first one does not get it back", func(h *timeline) error {
 			h.after(3 * time.Second)
 			h.canary()
 			h.beats(web1(ofInstance("m2"), onConn(2)))
 			_, err := h.beat(web1())
 			return err
-		}, "m2", "b1 of m2", true, ""},
-		{"blindness is no missed beat", func(h *hearing) error {
+		}, "m2", "b1 of m2", true, "another instance has the name"},
+		{"missed messages are no missing heartbeats", func(h *timeline) error {
 			h.after(time.Minute)
-			h.blind()
+			h.missed()
 			_, err := h.beat(web1(ofInstance("m2"), onConn(2)))
 			return err
 		}, "m1", "b1", true, ""},
 	} {
 		t.Run(c.claim, func(t *testing.T) {
-			h := newHearing(t)
+			h := newTimeline(t)
 			h.beats(web1())
 			err := c.story(h)
-			if (err != nil) != c.refused {
-				t.Fatalf("error %v, want one: %t", err, c.refused)
+			if (err != nil) != c.rejected {
+				t.Fatalf("error %v, want one: %t", err, c.rejected)
 			}
 			if n := h.node("web1"); n.Instance != c.instance || n.Boot != c.boot {
-				t.Errorf("the name is borne by %s of %s, want %s of %s", n.Boot, n.Instance, c.boot, c.instance)
+				t.Errorf("boot %s of %s has the name, want %s of %s", n.Boot, n.Instance, c.boot, c.instance)
+			}
+			if h.why != c.why {
+				t.Errorf("the last change says %q, want %q", h.why, c.why)
 			}
 		})
 	}
 }
 
+func TestChangesSayWhyInPlainWords(t *testing.T) {
+	for _, c := range []struct {
+		story func(*timeline) []Change
+		want  string
+	}{
+		{func(h *timeline) []Change { return h.disconnect(Conn{"s", 1}) }, "its connection closed (client closed)"},
+		{func(h *timeline) []Change {
+			h.disconnect(Conn{"s", 1})
+			h.after(DisconnectGrace)
+			return h.canary()
+		}, "its connection closed (client closed) and it did not reconnect within 1.5s"},
+		{func(h *timeline) []Change { h.after(10200 * time.Millisecond); return h.canary() }, "silent for 10.2s"},
+		{func(h *timeline) []Change {
+			h.beats(web1(restartWithin(time.Minute)))
+			h.after(time.Minute)
+			return h.canary()
+		}, "its agent stopped and was not back within 1m"},
+		{func(h *timeline) []Change { changes, _ := h.beat(web1(leaving)); return changes }, "left"},
+		{func(h *timeline) []Change { h.beats(web1(leaving)); return h.disconnect(Conn{"s", 1}) }, "its agent stopped"},
+	} {
+		h := newTimeline(t)
+		h.beats(web1())
+		if changes := c.story(h); len(changes) != 1 || changes[0].Why != c.want {
+			t.Errorf("changes %+v, want one that says %q", changes, c.want)
+		}
+	}
+}
+
 func TestConflictNamesBothInstances(t *testing.T) {
-	h := newHearing(t)
+	h := newTimeline(t)
 	h.beats(web1())
 	_, err := h.beat(web1(ofInstance("m2")))
-	if conflict := (*Conflict)(nil); !errors.As(err, &conflict) || *conflict != (Conflict{Node: "web1", Accepted: "m1", Rejected: "m2"}) {
-		t.Errorf("error %v, want a conflict of m1 and m2 over web1", err)
+	if conflict := (*Conflict)(nil); !errors.As(err, &conflict) ||
+		*conflict != (Conflict{Node: "web1", Accepted: "m1", Rejected: "m2"}) {
+		t.Errorf("error %v, want a conflict of m1 and m2 about web1", err)
+	}
+	want := "two machines claim the name web1: instance m1 is accepted, instance m2 is rejected"
+	if err.Error() != want {
+		t.Errorf("the error says %q, want %q", err, want)
 	}
 }
 
 func TestFactsOfANode(t *testing.T) {
 	for _, c := range []struct {
-		claim  string
-		story  func(*hearing)
-		want   Facts
-		wanted bool // it is to be asked
+		claim   string
+		story   func(*timeline)
+		want    Facts
+		missing bool
 	}{
-		{"are asked for when nothing but their digest is known", func(*hearing) {}, nil, true},
-		{"are attached when they come", func(h *hearing) { h.facts(web1(), isWeb) }, isWeb, false},
-		{"of another digest are not", func(h *hearing) { h.facts(web1(), isDB) }, nil, true},
-		{"of another boot are not", func(h *hearing) { h.facts(web1(ofBoot("b0")), isWeb) }, nil, true},
-		{"of another instance are not", func(h *hearing) { h.facts(web1(ofInstance("m2")), isWeb) }, nil, true},
-		{"stay until the new ones arrive", func(h *hearing) {
+		{"are requested when only their digest is known", func(*timeline) {}, nil, true},
+		{"are attached when they arrive", func(h *timeline) { h.facts(web1(), isWeb) }, isWeb, false},
+		{"of another digest are not", func(h *timeline) { h.facts(web1(), isDB) }, nil, true},
+		{"of another boot are not", func(h *timeline) { h.facts(web1(ofBoot("b0")), isWeb) }, nil, true},
+		{"of another instance are not", func(h *timeline) { h.facts(web1(ofInstance("m2")), isWeb) }, nil, true},
+		{"stay until the new ones arrive", func(h *timeline) {
 			h.facts(web1(), isWeb)
 			h.beats(web1(announcing(isDB)))
 		}, isWeb, true},
-		{"that came before the beat which announces them are taken with it", func(h *hearing) {
+		{"that arrived before their heartbeat are attached by it", func(h *timeline) {
 			h.facts(web1(), isWeb)
 			h.facts(web1(), isDB)
 			h.beats(web1(announcing(isDB)))
 		}, isDB, false},
-		{"are kept for a beat that is a moment late", func(h *hearing) {
+		{"are kept for a heartbeat that is a little late", func(h *timeline) {
 			h.facts(web1(), isWeb)
 			h.facts(web1(), isDB)
 			h.after(time.Second)
 			h.canary()
 			h.beats(web1(announcing(isDB)))
 		}, isDB, false},
-		{"that nobody announces are forgotten", func(h *hearing) {
+		{"that no heartbeat announces are forgotten", func(h *timeline) {
 			h.facts(web1(), isWeb)
 			h.facts(web1(), isDB)
-			h.after(askAgain + 1)
+			h.after(requestAgain + 1)
 			h.canary()
 			h.beats(web1(announcing(isDB)))
 		}, isWeb, true},
-		{"that turned back before they were sent are not asked for", func(h *hearing) {
+		{"that changed back before they were sent are not requested", func(h *timeline) {
 			h.facts(web1(), isWeb)
 			h.beats(web1(announcing(isDB)), web1())
 		}, isWeb, false},
-		{"outlive a boot that did not change them", func(h *hearing) {
+		{"outlive a boot that did not change them", func(h *timeline) {
 			h.facts(web1(), isWeb)
 			h.beats(web1(ofBoot("b2")))
 		}, isWeb, false},
-		{"do not outlive a boot that changed them", func(h *hearing) {
+		{"do not outlive a boot that changed them", func(h *timeline) {
 			h.facts(web1(), isWeb)
 			h.beats(web1(ofBoot("b2"), announcing(isDB)))
 		}, nil, true},
-		{"are not another instance's, even if it announces the same", func(h *hearing) {
+		{"are not another instance's, even if it announces the same", func(h *timeline) {
 			h.facts(web1(), isWeb)
-			h.closing(Conn{"s", 1})
+			h.disconnect(Conn{"s", 1})
 			h.beats(web1(ofInstance("m2"), onConn(2)))
 		}, nil, true},
-		{"that are none are known", func(h *hearing) {
+		{"can be none", func(h *timeline) {
 			h.beats(web1(announcing(Facts{})))
 			h.facts(web1(), Facts{})
 		}, Facts{}, false},
 	} {
 		t.Run(c.claim, func(t *testing.T) {
-			h := newHearing(t)
+			h := newTimeline(t)
 			h.beats(web1())
 			c.story(h)
 			n := h.node("web1")
 			if diff := cmp.Diff(c.want, n.Facts); diff != "" {
 				t.Errorf("want -, have +:\n%s", diff)
 			}
-			if got := len(h.FactsToRequest(h.now)) == 1; got != c.wanted {
-				t.Errorf("it is to be asked for its facts: %t, want %t", got, c.wanted)
+			if got := len(h.FactsToRequest(h.now)) == 1; got != c.missing {
+				t.Errorf("its facts must be requested: %t, want %t", got, c.missing)
 			}
 			if n.Eligible() != (n.Facts != nil) {
-				t.Errorf("serving: %t with facts %v", n.Eligible(), n.Facts)
+				t.Errorf("eligible: %t with facts %v", n.Eligible(), n.Facts)
 			}
 		})
 	}
 }
 
-func TestServingIsToBeReadyKnownAndThere(t *testing.T) {
+func TestEligibleNodesAreReadyKnownAndPresent(t *testing.T) {
 	for _, c := range []struct {
 		node *Node
 		want bool
@@ -523,43 +568,43 @@ func TestServingIsToBeReadyKnownAndThere(t *testing.T) {
 		{&Node{Life: Alive, Ready: true}, false},
 	} {
 		if got := c.node.Eligible(); got != c.want {
-			t.Errorf("%+v: serving %t, want %t", c.node, got, c.want)
+			t.Errorf("%+v: eligible %t, want %t", c.node, got, c.want)
 		}
 	}
 }
 
-func TestFewFactsAreAskedForAtOnce(t *testing.T) {
-	h := newHearing(t)
-	const nodes = 3 * maxAsked
+func TestFactsAreRequestedFromFewNodesAtATime(t *testing.T) {
+	h := newTimeline(t)
+	const nodes = 3 * maxRequests
 	for i := range nodes {
 		h.beats(web1(ofNode(fmt.Sprint("n", i)), onConn(uint64(i))))
 	}
-	asked := h.FactsToRequest(h.now)
-	if len(asked) != maxAsked {
-		t.Fatalf("%d are asked at once, want %d", len(asked), maxAsked)
+	requested := h.FactsToRequest(h.now)
+	if len(requested) != maxRequests {
+		t.Fatalf("%d requests at once, want %d", len(requested), maxRequests)
 	}
 	if more := h.FactsToRequest(h.now); len(more) != 0 {
-		t.Fatalf("%d more are asked while none has answered", len(more))
+		t.Fatalf("%d more requests before the first answer", len(more))
 	}
-	for _, name := range asked[:10] {
+	for _, name := range requested[:10] {
 		h.facts(web1(ofNode(name)), isWeb)
 	}
 	if more := h.FactsToRequest(h.now); len(more) != 10 {
-		t.Errorf("%d more are asked after 10 have answered", len(more))
+		t.Errorf("%d more requests after 10 answers", len(more))
 	}
-	for turns := 0; len(h.asked) > 0; turns++ {
+	for turns := 0; len(h.missingFacts) > 0; turns++ {
 		if turns > 10 {
-			t.Fatalf("%d facts are still missing", len(h.asked))
+			t.Fatalf("%d facts are still missing", len(h.missingFacts))
 		}
-		h.after(askAgain)
+		h.after(requestAgain)
 		for _, name := range h.FactsToRequest(h.now) {
 			h.facts(web1(ofNode(name)), isWeb)
 		}
 	}
 }
 
-func TestRoleOfANodeKeepsItsGoneAfter(t *testing.T) {
-	h := newHearing(t)
+func TestGoneAfterDependsOnTheNode(t *testing.T) {
+	h := newTimeline(t)
 	h.GoneAfter = func(n *Node) time.Duration {
 		if slices.Contains(n.Facts.Roles(), "web") {
 			return 4 * time.Second
@@ -571,39 +616,41 @@ func TestRoleOfANodeKeepsItsGoneAfter(t *testing.T) {
 	h.facts(web1(ofNode("db1")), isDB)
 	h.after(4 * time.Second)
 	changes := h.canary()
-	if len(changes) != 2 || changes[1].Before.Name != "web1" || changes[1].After != nil || changes[1].Why != "silent for 4.0 s" {
+	if len(changes) != 2 || changes[1].Before.Name != "web1" || changes[1].After != nil ||
+		changes[1].Why != "silent for 4.0s" {
 		t.Fatalf("after 4 s: %+v, want web1 gone", changes)
 	}
 	if db1 := changes[0]; db1.Before.Name != "db1" || db1.After == nil || db1.After.Life != Suspect {
-		t.Errorf("after 4 s: %+v, want db1 no more than suspect", db1)
+		t.Errorf("after 4 s: %+v, want db1 suspect", db1)
 	}
 }
 
-func TestWhoIsSilentIsAskedForABeatOnce(t *testing.T) {
-	h := newHearing(t)
-	h.beats(web1(), web1(ofNode("web2"), onConn(2)), web1(ofNode("web3"), onConn(3)), web1(ofNode("web4"), onConn(4), leaving))
-	h.closing(Conn{"s", 2}) // that is a fact, and needs no question
+func TestSilentNodesAreNewSuspectsOnce(t *testing.T) {
+	h := newTimeline(t)
+	h.beats(web1(), web1(ofNode("web2"), onConn(2)), web1(ofNode("web3"), onConn(3)),
+		web1(ofNode("web4"), onConn(4), leaving))
+	h.disconnect(Conn{"s", 2}) // a certain disconnect needs no question
 	h.after(3 * time.Second)
 	h.beats(web1(ofNode("web3"), onConn(3)))
 	h.canary()
 	if got := h.NewSuspects(); !slices.Equal(got, []string{"web1"}) {
-		t.Errorf("%q are asked for a beat, want web1, which alone is silent", got)
+		t.Errorf("new suspects %q, want web1: only it is silent", got)
 	}
 	h.after(time.Second)
 	h.canary()
 	if got := h.NewSuspects(); len(got) != 0 {
-		t.Errorf("%q are asked for a beat again", got)
+		t.Errorf("new suspects %q, want none: web1 was one before", got)
 	}
 	h.beats(web1())
 	h.after(3 * time.Second)
 	h.canary()
 	if got := h.NewSuspects(); !slices.Contains(got, "web1") {
-		t.Errorf("%q are asked for a beat, want web1, which was heard and is silent again", got)
+		t.Errorf("new suspects %q, want web1: it is silent again", got)
 	}
 }
 
-func TestUnchangedBeatWritesNoRow(t *testing.T) {
-	h := newHearing(t)
+func TestUnchangedHeartbeatWritesNoRow(t *testing.T) {
+	h := newTimeline(t)
 	h.beats(web1())
 	h.facts(web1(), isWeb)
 	before := h.node("web1")
@@ -617,33 +664,33 @@ func TestUnchangedBeatWritesNoRow(t *testing.T) {
 		h.canary()
 	}
 	if h.node("web1") != before {
-		t.Error("the row was written anew")
+		t.Error("the row was written")
 	}
 	select {
 	case <-watch:
-		t.Error("whoever watches the row was woken")
+		t.Error("watchers of the row were woken")
 	default:
 	}
-	if raw := encode(web1(notReady)); h.leases.same("web1", raw, h.now) {
-		t.Error("a beat that says something new passed for an unchanged one")
+	if raw := encode(web1(notReady)); h.leases.renewSame("web1", raw, h.now) {
+		t.Error("a changed heartbeat was taken for an unchanged one")
 	}
 }
 
 func TestSnapshotNeverChanges(t *testing.T) {
-	h := newHearing(t)
+	h := newTimeline(t)
 	h.beats(web1())
 	s := h.Snapshot()
 	h.beats(web1(notReady), web1(ofNode("web2")))
-	if n := s.Node("web1"); !n.Ready || s.Len() != 1 || s.Node("web2") != nil {
-		t.Errorf("the snapshot has %d nodes, web1 ready %t: want it as it was", s.Len(), n.Ready)
+	if n := s.Node("web1"); !n.Ready || count(s) != 1 || s.Node("web2") != nil {
+		t.Errorf("the snapshot changed: %d nodes, web1 ready %t", count(s), n.Ready)
 	}
-	if s := h.Snapshot(); s.Node("web1").Ready || s.Len() != 2 {
-		t.Error("a new snapshot lacks what was heard since")
+	if s := h.Snapshot(); s.Node("web1").Ready || count(s) != 2 {
+		t.Error("a new snapshot lacks the newest changes")
 	}
 }
 
 func TestSinceAndJoinedAreKept(t *testing.T) {
-	h := newHearing(t)
+	h := newTimeline(t)
 	h.beats(web1())
 	start := h.now
 	h.after(time.Second)
@@ -663,21 +710,21 @@ func TestSinceAndJoinedAreKept(t *testing.T) {
 	}
 }
 
-func TestNodeIsSuspectSinceTheFirstSuspicion(t *testing.T) {
-	h := newHearing(t)
+func TestSuspectKeepsTheTimeOfTheFirstSuspicion(t *testing.T) {
+	h := newTimeline(t)
 	h.beats(web1())
 	h.after(3 * time.Second)
 	h.canary()
 	first := h.now
 	h.after(time.Second)
-	h.closing(Conn{"s", 1})
+	h.disconnect(Conn{"s", 1})
 	if n := h.node("web1"); n.Life != Suspect || n.Since != first {
 		t.Errorf("%s since %s, want suspect since it was silent, %s", n.Life, n.Since, first)
 	}
 }
 
-func TestAfterBlindnessNodesMayComeBackOneByOneForTwoMinutes(t *testing.T) {
-	h := newHearing(t)
+func TestNodesMayReconnectOneByOneForTwoMinutes(t *testing.T) {
+	h := newTimeline(t)
 	h.beats(web1())
 	other := func(i int) Beat { return web1(ofNode(fmt.Sprint("other", i)), onConn(uint64(i+2))) }
 	const others = 16 // one every 9 s: when the last ones come it is too late
@@ -685,7 +732,7 @@ func TestAfterBlindnessNodesMayComeBackOneByOneForTwoMinutes(t *testing.T) {
 		h.beats(other(i))
 	}
 	h.after(time.Second)
-	h.blind()
+	h.missed()
 	began := h.now
 	for n := range others {
 		h.after(9 * time.Second)
@@ -694,15 +741,15 @@ func TestAfterBlindnessNodesMayComeBackOneByOneForTwoMinutes(t *testing.T) {
 		}
 		h.canary()
 		if here, want := h.life() != "", h.now.Sub(began) < 2*time.Minute+DefaultGoneAfter; here != want {
-			t.Fatalf("%s after the blindness web1, which was not heard since, is a node: %t, want %t", h.now.Sub(began), here, want)
+			t.Fatalf("%s after missed messages silent web1 is still a node: %t, want %t", h.now.Sub(began), here, want)
 		}
 	}
 }
 
-func TestNodesWithOneConnectionDoNotTakeItFromEachOther(t *testing.T) {
-	h := newHearing(t)
+func TestNodesOnOneConnectionAreKeptApart(t *testing.T) {
+	h := newTimeline(t)
 	h.beats(web1(), web1(ofNode("web2")), web1(onConn(2)))
-	h.closing(Conn{"s", 1})
+	h.disconnect(Conn{"s", 1})
 	if n := h.node("web2"); n.Life != Suspect {
 		t.Errorf("web2, whose connection closed, is %s", n.Life)
 	}
@@ -711,27 +758,27 @@ func TestNodesWithOneConnectionDoNotTakeItFromEachOther(t *testing.T) {
 	}
 }
 
-func TestFactsWithoutABeatAreKeptForFew(t *testing.T) {
-	h := newHearing(t)
-	for i := range maxPending {
+func TestFactsWithoutAHeartbeatAreLimited(t *testing.T) {
+	h := newTimeline(t)
+	for i := range maxEarlyFacts {
 		h.facts(web1(ofNode(fmt.Sprint("n", i))), isWeb)
 	}
 	_, err := h.Apply(Received{At: h.now, Facts: &FactsMessage{Node: "one-more", Facts: isWeb}})
 	if err == nil {
-		t.Errorf("the facts of %d nodes without a heartbeat are kept", len(h.pending))
+		t.Errorf("the facts of %d nodes without a heartbeat are kept", len(h.earlyFacts))
 	}
-	h.after(askAgain + 1)
+	h.after(requestAgain + 1)
 	h.canary()
-	if len(h.pending) != 0 {
-		t.Errorf("the facts of %d nodes are kept for ever", len(h.pending))
+	if len(h.earlyFacts) != 0 {
+		t.Errorf("the facts of %d nodes without a heartbeat are kept forever", len(h.earlyFacts))
 	}
 }
 
-func TestRefusedMessageChangesNothing(t *testing.T) {
-	h := newHearing(t)
-	refused := fmt.Errorf("garbage")
-	if changes, err := h.Apply(Received{At: h.now, Invalid: refused}); err != refused || changes != nil {
-		t.Errorf("%v, %v: want the refusal alone", changes, err)
+func TestInvalidMessageChangesNothing(t *testing.T) {
+	h := newTimeline(t)
+	invalid := fmt.Errorf("invalid")
+	if changes, err := h.Apply(Received{At: h.now, Invalid: invalid}); err != invalid || changes != nil {
+		t.Errorf("%v, %v: want the error alone", changes, err)
 	}
 }
 
@@ -751,7 +798,7 @@ func TestRolesOfFacts(t *testing.T) {
 	}
 }
 
-func TestNodeWhoseAgentWasStartedAgainIsReadyUntilItsServiceWasChecked(t *testing.T) {
+func TestNodeStaysReadyWhileItsRestartedAgentChecks(t *testing.T) {
 	checking := func(b *Beat) { b.Ready, b.Checking, b.NotReady = false, true, "not checked yet" }
 	leaving := func(b *Beat) { b.Leaving = true }
 	for _, c := range []struct {
@@ -760,42 +807,43 @@ func TestNodeWhoseAgentWasStartedAgainIsReadyUntilItsServiceWasChecked(t *testin
 		want  bool
 	}{
 		{"it was ready", []Beat{web1(), web1(checking, onConn(2))}, true},
-		{"and was not since its check", []Beat{web1(), web1(checking, onConn(2)), web1(notReady, onConn(2))}, false},
-		{"however often it is started", []Beat{web1(), web1(checking, onConn(2)), web1(checking, onConn(3))}, true},
+		{"and its check failed", []Beat{web1(), web1(checking, onConn(2)), web1(notReady, onConn(2))}, false},
+		{"and its agent restarted twice", []Beat{web1(), web1(checking, onConn(2)), web1(checking, onConn(3))}, true},
 		{"it was not ready", []Beat{web1(notReady), web1(checking, onConn(2))}, false},
-		{"nobody knew it", []Beat{web1(checking)}, false},
-		{"the machine was started again", []Beat{web1(), web1(checking, ofBoot("b2"), onConn(2))}, false},
-		{"it had said goodbye", []Beat{web1(leaving), web1(checking, onConn(2))}, false},
+		{"it is new", []Beat{web1(checking)}, false},
+		{"its machine rebooted", []Beat{web1(), web1(checking, ofBoot("b2"), onConn(2))}, false},
+		{"it had left", []Beat{web1(leaving), web1(checking, onConn(2))}, false},
 	} {
 		t.Run(c.claim, func(t *testing.T) {
-			h := newHearing(t)
+			h := newTimeline(t)
 			h.beats(c.beats...)
-			if n := h.node("web1"); n.Ready != c.want || n.Checking != (!c.want && c.beats[len(c.beats)-1].Checking) || n.Ready == (n.NotReady != "") && n.Checking {
+			if n := h.node("web1"); n.Ready != c.want || n.Checking != (!c.want && c.beats[len(c.beats)-1].Checking) ||
+				n.Ready == (n.NotReady != "") && n.Checking {
 				t.Errorf("%+v, want ready: %t", n, c.want)
 			}
 		})
 	}
 }
 
-// The model: what an inventory must hold after any sequence of things heard.
+// The model is what an inventory must contain after any sequence of messages.
 
 type modelNode struct {
 	beat  Beat
-	heard time.Time // as far as silence is counted
-	beats time.Time // was heard
+	start time.Time // of its silence
+	beats time.Time // when its last heartbeat arrived
 	life  Life
 	until time.Time
-	boots []string // that are over
-	facts string   // digest of those known, "" none
+	boots []string // before the present one
+	facts string   // their digest, "" if they are not known
 }
 
 type model struct {
-	*hearing
+	*timeline
 	nodes  map[string]*modelNode
 	closed map[Conn]bool
 	canary time.Time
-	blind  time.Time        // last
-	away   int              // not heard since, when the last canary came
+	lost   time.Time        // when messages were last missed
+	silent int              // nodes without a heartbeat since then, at the last canary
 	rows   map[string]*Node // after the last change
 	counts map[string]int
 }
@@ -805,40 +853,46 @@ const modelGoneAfter = 4 * time.Second
 func TestInventoryAgreesWithItsModel(t *testing.T) {
 	total := map[string]int{}
 	rapid.Check(t, func(t *rapid.T) {
-		m := &model{hearing: newHearing(t), nodes: map[string]*modelNode{}, closed: map[Conn]bool{}, rows: map[string]*Node{}, counts: total}
+		m := &model{timeline: newTimeline(t), nodes: map[string]*modelNode{}, closed: map[Conn]bool{},
+			rows: map[string]*Node{}, counts: total}
 		m.GoneAfter = func(*Node) time.Duration { return modelGoneAfter }
 		m.Inventory.leases.canary = m.now
 		m.canary = m.now
 		t.Repeat(map[string]func(*rapid.T){
 			"beat":       m.drawBeat,
 			"beat again": m.drawSame,
-			"last words": m.drawLastWords,
+			"stop":       m.drawStop,
 			"facts":      m.drawFacts,
-			"close":      m.drawClosing,
-			"blind":      func(t *rapid.T) { m.drawBlind() },
+			"disconnect": m.drawDisconnect,
+			"missed":     func(t *rapid.T) { m.drawMissed() },
 			"canary":     func(t *rapid.T) { m.drawCanary() },
 			"hush": func(t *rapid.T) { // long enough to be suspect, not to be gone
 				m.after(time.Duration(rapid.IntRange(2501, 3500).Draw(t, "ms")) * time.Millisecond)
 				m.drawCanary()
 			},
-			"time": func(t *rapid.T) { m.after(time.Duration(rapid.IntRange(1, 2000).Draw(t, "ms")) * time.Millisecond) },
-			"":     func(t *rapid.T) { m.check() },
+			"time": func(t *rapid.T) {
+				m.after(time.Duration(rapid.IntRange(1, 2000).Draw(t, "ms")) * time.Millisecond)
+			},
+			"": func(t *rapid.T) { m.check() },
 		})
-		m.hearing.after(5 * time.Minute)
+		m.timeline.after(5 * time.Minute)
 		m.drawCanary()
 		m.check()
 		for what, n := range map[string]int{
-			"nodes": m.Snapshot().Len(), "leases": m.leases.len(), "byConn": len(m.byConn), "waiting": len(m.waiting),
-			"closed": len(m.Inventory.closed), "pending": len(m.pending), "asked": len(m.asked),
+			"nodes": count(m.Snapshot()), "leases": m.leases.len(), "byConn": len(m.byConn),
+			"deadlines": len(m.deadlines), "disconnected": len(m.Inventory.disconnected),
+			"earlyFacts": len(m.earlyFacts), "missingFacts": len(m.missingFacts),
 		} {
 			if n != 0 {
-				t.Errorf("%s: %d are left when nobody is heard any more", what, n)
+				t.Errorf("%s: %d are left when all nodes are gone", what, n)
 			}
 		}
 	})
-	for _, what := range []string{"joined", "suspect: silent", "suspect: closed", "revived", "gone: silent", "gone: suspect", "gone: back soon", "gone: left", "late", "last words", "conflict", "old boot", "replaced", "took over", "attached", "unchanged", "returning"} {
+	for _, what := range []string{"joined", "suspect: silent", "suspect: closed", "revived", "gone: silent",
+		"gone: suspect", "gone: restarting", "gone: left", "late", "stop", "conflict", "old boot", "replaced",
+		"took over", "attached", "unchanged", "reconnecting"} {
 		if total[what] == 0 {
-			t.Errorf("%q never happened: the test shows less than it says; %v", what, total)
+			t.Errorf("%q never happened, so the test does not test it: %v", what, total)
 		}
 	}
 }
@@ -856,36 +910,36 @@ func (m *model) drawBeat(t *rapid.T) {
 	case 0:
 		b.Leaving = true
 	case 1:
-		b.RestartWithin = rapid.Int64Range(1, 100_000).Draw(t, "back within")
+		b.RestartWithin = rapid.Int64Range(1, 100_000).Draw(t, "restart within")
 	}
-	m.tell(b)
+	m.receive(b)
 }
 
 func (m *model) drawSame(t *rapid.T) {
 	if len(m.nodes) == 0 {
 		return
 	}
-	m.tell(m.nodes[rapid.SampledFrom(slices.Sorted(maps.Keys(m.nodes))).Draw(t, "node")].beat)
+	m.receive(m.nodes[rapid.SampledFrom(slices.Sorted(maps.Keys(m.nodes))).Draw(t, "node")].beat)
 }
 
-// drawLastWords is a goodbye, or a back soon, over the connection that a node had, whether or not that is closed.
-func (m *model) drawLastWords(t *rapid.T) {
+// drawStop is a heartbeat that announces leaving or a restart, over the connection that a node had, open or closed.
+func (m *model) drawStop(t *rapid.T) {
 	if len(m.nodes) == 0 {
 		return
 	}
 	b := m.nodes[rapid.SampledFrom(slices.Sorted(maps.Keys(m.nodes))).Draw(t, "node")].beat
 	b.Leaving, b.RestartWithin = rapid.Bool().Draw(t, "leaving"), 30_000
-	m.tell(b)
+	m.receive(b)
 }
 
-func (m *model) tell(b Beat) {
+func (m *model) receive(b Beat) {
 	was := m.nodes[b.Node]
 	if lease := m.leases.byNode[b.Node]; lease != nil && string(lease.beat) == string(encode(b)) {
 		m.seen("unchanged")
 		if changes, err := m.beat(b); len(changes) > 0 || err != nil || !cmp.Equal(was.beat, b) {
-			m.t.Fatalf("%+v after %+v: taken for unchanged, %+v, %v", b, was.beat, changes, err)
+			m.t.Fatalf("%+v after %+v was taken for unchanged: %+v, %v", b, was.beat, changes, err)
 		}
-		was.heard, was.beats = m.now, m.now
+		was.start, was.beats = m.now, m.now
 		return
 	}
 	changes, err := m.beat(b)
@@ -895,16 +949,17 @@ func (m *model) tell(b Beat) {
 			m.t.Fatalf("%s: %+v changed %+v", what, b, changes)
 		}
 	}
-	lastWords := m.closed[b.Conn] && was != nil && was.life == Suspect && was.beat.Conn == b.Conn && (b.Leaving || b.RestartWithin > 0) &&
-		was.beat.Instance == b.Instance && was.beat.Boot == b.Boot
+	stop := m.closed[b.Conn] && was != nil && was.life == Suspect && was.beat.Conn == b.Conn &&
+		(b.Leaving || b.RestartWithin > 0) && was.beat.Instance == b.Instance && was.beat.Boot == b.Boot
 	switch {
-	case m.closed[b.Conn] && !lastWords:
+	case m.closed[b.Conn] && !stop:
 		quiet("late")
 		return
-	case was != nil && was.beat.Instance != b.Instance && was.life == Alive && m.canary.Sub(was.heard) <= 2500*time.Millisecond:
+	case was != nil && was.beat.Instance != b.Instance && was.life == Alive &&
+		m.canary.Sub(was.start) <= 2500*time.Millisecond:
 		quiet("conflict")
 		if err == nil {
-			m.t.Fatalf("%+v: taken, though %+v bears the name", b, was.beat)
+			m.t.Fatalf("%+v was accepted, though %+v has the name", b, was.beat)
 		}
 		return
 	case was != nil && was.beat.Instance == b.Instance && slices.Contains(was.boots, b.Boot):
@@ -922,7 +977,7 @@ func (m *model) tell(b Beat) {
 	if err != nil {
 		m.t.Fatalf("%+v: %v", b, err)
 	}
-	next := &modelNode{beat: b, heard: m.now, beats: m.now, life: Alive}
+	next := &modelNode{beat: b, start: m.now, beats: m.now, life: Alive}
 	if was != nil && was.life == Suspect && cmp.Equal(was.beat, b) {
 		m.seen("revived")
 	}
@@ -940,7 +995,7 @@ func (m *model) tell(b Beat) {
 	default:
 		next.boots, next.facts = was.boots, was.facts
 	}
-	if p, ok := m.pendingBefore(b); ok && next.facts != b.Facts {
+	if p, ok := m.attached(b); ok && next.facts != b.Facts {
 		m.seen("attached")
 		next.facts = p
 	}
@@ -951,8 +1006,8 @@ func (m *model) tell(b Beat) {
 		next.life, next.until = Restarting, m.now.Add(min(time.Duration(b.RestartWithin)*time.Millisecond, time.Minute))
 	}
 	m.nodes[b.Node] = next
-	if lastWords {
-		m.seen("last words")
+	if stop {
+		m.seen("stop")
 		if b.Leaving { // and its connection is closed
 			delete(m.nodes, b.Node)
 		}
@@ -960,8 +1015,8 @@ func (m *model) tell(b Beat) {
 	m.follow(changes)
 }
 
-// pendingBefore asks the row itself whether facts that came first were attached: what may be attached is checked in follow.
-func (m *model) pendingBefore(b Beat) (string, bool) {
+// attached reads from the row whether facts that arrived first were attached. follow checks which may be.
+func (m *model) attached(b Beat) (string, bool) {
 	n := m.node(b.Node)
 	if n == nil || n.Facts == nil {
 		return "", false
@@ -974,7 +1029,8 @@ func (m *model) drawFacts(t *rapid.T) {
 	b.Instance = rapid.SampledFrom([]string{"m1", "m2"}).Draw(t, "instance")
 	b.Boot = b.Instance + rapid.SampledFrom([]string{"-1", "-2"}).Draw(t, "boot")
 	f := rapid.SampledFrom([]Facts{isWeb, isDB}).Draw(t, "facts")
-	changes := m.take(Received{Facts: &FactsMessage{V: Version, Node: b.Node, Instance: b.Instance, Boot: b.Boot, Facts: f}})
+	changes := m.apply(Received{Facts: &FactsMessage{V: Version, Node: b.Node, Instance: b.Instance, Boot: b.Boot,
+		Facts: f}})
 	n := m.nodes[b.Node]
 	fits := n != nil && n.beat.Instance == b.Instance && n.beat.Boot == b.Boot && n.beat.Facts == f.Digest()
 	if fits != (len(changes) == 1) {
@@ -986,10 +1042,10 @@ func (m *model) drawFacts(t *rapid.T) {
 	m.follow(changes)
 }
 
-func (m *model) drawClosing(t *rapid.T) {
+func (m *model) drawDisconnect(t *rapid.T) {
 	c := Conn{"s", rapid.Uint64Range(1, 8).Draw(t, "conn")}
 	m.closed[c] = true
-	changes := m.closing(c)
+	changes := m.disconnect(c)
 	for _, change := range changes {
 		n := m.nodes[change.Before.Name]
 		if n == nil || n.beat.Conn != c {
@@ -1009,18 +1065,18 @@ func (m *model) drawClosing(t *rapid.T) {
 	m.follow(changes)
 }
 
-func (m *model) drawBlind() {
-	m.hearing.blind()
-	m.canary, m.blind = m.now, m.now
-	m.away = m.unheard()
+func (m *model) drawMissed() {
+	m.missed()
+	m.canary, m.lost = m.now, m.now
+	m.silent = m.unreported()
 	m.renewed()
 }
 
-// unheard is how many nodes were not heard since the listener was blind.
-func (m *model) unheard() int {
+// unreported is the number of nodes without a heartbeat since messages were missed.
+func (m *model) unreported() int {
 	n := 0
 	for _, node := range m.nodes {
-		if node.beats.Before(m.blind) {
+		if node.beats.Before(m.lost) {
 			n++
 		}
 	}
@@ -1029,7 +1085,7 @@ func (m *model) unheard() int {
 
 func (m *model) renewed() {
 	for name, n := range m.nodes {
-		n.heard = m.now
+		n.start = m.now
 		if !n.until.IsZero() && n.until.Before(m.now.Add(modelGoneAfter)) {
 			n.until = m.now.Add(modelGoneAfter)
 		}
@@ -1038,15 +1094,15 @@ func (m *model) renewed() {
 }
 
 func (m *model) drawCanary() {
-	changes := m.hearing.canary()
+	changes := m.timeline.canary()
 	m.canary = m.now
-	if m.away > 0 && m.now.Sub(m.blind) <= returnWithin {
-		away := m.unheard()
-		if away < m.away {
-			m.seen("returning")
+	if m.silent > 0 && m.now.Sub(m.lost) <= reconnectWithin {
+		silent := m.unreported()
+		if silent < m.silent {
+			m.seen("reconnecting")
 			m.renewed()
 		}
-		m.away = away
+		m.silent = silent
 	}
 	gone, suspected := map[string]bool{}, map[string]bool{}
 	for _, change := range changes {
@@ -1059,20 +1115,23 @@ func (m *model) drawCanary() {
 			m.t.Fatalf("a canary changed %+v", change)
 		}
 	}
-	if probed := m.NewSuspects(); !slices.Equal(slices.Sorted(slices.Values(probed)), slices.Sorted(maps.Keys(suspected))) {
-		m.t.Fatalf("%q are asked for a beat, and the suspects are %v", probed, suspected)
+	if probed := m.NewSuspects(); !slices.Equal(slices.Sorted(slices.Values(probed)),
+		slices.Sorted(maps.Keys(suspected))) {
+		m.t.Fatalf("new suspects %q, want %v", probed, suspected)
 	}
 	for name, n := range m.nodes {
-		late := m.now.Sub(n.heard) >= modelGoneAfter
+		late := m.now.Sub(n.start) >= modelGoneAfter
 		if !n.until.IsZero() {
 			late = !m.now.Before(n.until)
 		}
 		if late != gone[name] {
-			m.t.Fatalf("%s is %s, heard %s ago, until %s: gone %t, want %t", name, n.life, m.now.Sub(n.heard), n.until, gone[name], late)
+			m.t.Fatalf("%s is %s, silent for %s, deadline %s: gone %t, want %t", name, n.life, m.now.Sub(n.start),
+				n.until, gone[name], late)
 		}
-		silent := !late && n.life == Alive && m.now.Sub(n.heard) > 2500*time.Millisecond
+		silent := !late && n.life == Alive && m.now.Sub(n.start) > 2500*time.Millisecond
 		if silent != suspected[name] {
-			m.t.Fatalf("%s is %s, heard %s ago: suspected %t, want %t", name, n.life, m.now.Sub(n.heard), suspected[name], silent)
+			m.t.Fatalf("%s is %s, silent for %s: new suspect %t, want %t", name, n.life, m.now.Sub(n.start),
+				suspected[name], silent)
 		}
 		switch {
 		case silent:
@@ -1088,13 +1147,13 @@ func (m *model) drawCanary() {
 	}
 	m.follow(changes)
 	for c := range m.closed {
-		if _, kept := m.Inventory.closed[c]; !kept {
-			delete(m.closed, c) // for how long is for TestLateBeatsAreKnownForAMinute to say
+		if _, kept := m.Inventory.disconnected[c]; !kept {
+			delete(m.closed, c) // TestDisconnectsAreRememberedForAMinute tests when
 		}
 	}
 }
 
-// follow takes over changes: each begins where the one before it ended, and attaches no facts but those announced.
+// follow checks changes: each begins where the one before it ended, and attaches only the facts that are announced.
 func (m *model) follow(changes []Change) {
 	for _, c := range changes {
 		name := ""
@@ -1118,11 +1177,11 @@ func (m *model) follow(changes []Change) {
 
 func (m *model) check() {
 	want := map[string]Life{}
-	waiting := map[string]time.Time{}
+	deadlines := map[string]time.Time{}
 	for name, n := range m.nodes {
 		want[name] = n.life
 		if !n.until.IsZero() {
-			waiting[name] = n.until
+			deadlines[name] = n.until
 		}
 	}
 	got := map[string]Life{}
@@ -1136,12 +1195,12 @@ func (m *model) check() {
 			if digest != mn.facts || n.Ready != mn.beat.Ready || n.conn != mn.beat.Conn {
 				m.t.Fatalf("%s is %+v with facts %s, want those of %+v", n.Name, n, digest, mn)
 			}
-			if lease := m.leases.byNode[n.Name]; lease == nil || lease.heard != mn.beats {
-				m.t.Fatalf("the lease of %s is %+v, want it heard %s", n.Name, lease, mn.beats)
+			if lease := m.leases.byNode[n.Name]; lease == nil || lease.received != mn.beats {
+				m.t.Fatalf("the lease of %s is %+v, want it renewed at %s", n.Name, lease, mn.beats)
 			}
 		}
 		if m.rows[n.Name] != n {
-			m.t.Fatalf("%s is %+v, and no change said so", n.Name, n)
+			m.t.Fatalf("%s is %+v, without a change", n.Name, n)
 		}
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -1150,58 +1209,59 @@ func (m *model) check() {
 	if len(got) != m.leases.len() {
 		m.t.Fatalf("%d nodes, %d leases", len(got), m.leases.len())
 	}
-	if diff := cmp.Diff(waiting, m.waiting); diff != "" {
-		m.t.Fatalf("waited for: want -, have +:\n%s", diff)
+	if diff := cmp.Diff(deadlines, m.deadlines); diff != "" {
+		m.t.Fatalf("deadlines: want -, have +:\n%s", diff)
 	}
 	for conn, name := range m.byConn {
 		if n := m.node(name); n == nil || n.conn != conn {
-			m.t.Fatalf("%v is said to be the connection of %s, which is %+v", conn, name, n)
+			m.t.Fatalf("%v is the connection of %s, which is %+v", conn, name, n)
 		}
 	}
-	for name := range m.asked {
+	for name := range m.missingFacts {
 		if n := m.node(name); n == nil || n.Facts != nil && n.Facts.Digest() == n.digest {
-			m.t.Fatalf("%s is asked for facts, and is %+v", name, n)
+			m.t.Fatalf("the facts of %s are missing, and it is %+v", name, n)
 		}
 	}
 }
 
-func TestLateBeatsAreKnownForAMinute(t *testing.T) {
-	h := newHearing(t)
-	h.closing(Conn{"s", 1})
-	h.after(closedMemory)
+func TestDisconnectsAreRememberedForAMinute(t *testing.T) {
+	h := newTimeline(t)
+	h.disconnect(Conn{"s", 1})
+	h.after(rememberDisconnect)
 	h.canary()
 	h.beats(web1())
 	if got := h.life(); got != "" {
-		t.Errorf("a late beat made web1 %s", got)
+		t.Errorf("a late heartbeat made web1 %s", got)
 	}
 	h.after(1)
 	h.canary()
 	h.beats(web1())
 	if got := h.life(); got != Alive {
-		t.Errorf("a connection's number is refused for ever: web1 is %q", got)
+		t.Errorf("a connection's number is ignored forever: web1 is %q", got)
 	}
 }
 
-func TestEndlessChurnLeavesNothing(t *testing.T) {
-	h := newHearing(t)
+func TestEndlessChurnLeavesNoEntries(t *testing.T) {
+	h := newTimeline(t)
 	for i := range 10_000 {
 		b := web1(ofNode(fmt.Sprint("n", i)), onConn(uint64(i)))
 		h.facts(b, isWeb)
 		h.beats(b)
 		if i%2 == 0 {
-			h.closing(b.Conn)
+			h.disconnect(b.Conn)
 		}
 		if i%100 == 0 {
 			h.after(time.Second)
 			h.canary()
 		}
-		if n := h.Snapshot().Len(); n > 1_200 {
-			t.Fatalf("%d nodes are kept of 100 that come in a second", n)
+		if n := count(h.Snapshot()); n > 1_200 {
+			t.Fatalf("%d nodes are kept while 100 join each second", n)
 		}
 	}
 	h.after(2 * time.Minute)
 	h.canary()
-	if n := len(h.byConn) + len(h.waiting) + len(h.closed) + len(h.pending) + len(h.asked) + h.leases.len() + h.Snapshot().Len(); n != 0 {
+	n := count(h.Snapshot()) + h.leases.len() + len(h.byConn) + len(h.deadlines) + len(h.disconnected)
+	if n += len(h.earlyFacts) + len(h.missingFacts); n != 0 {
 		t.Errorf("%d entries are left", n)
 	}
 }

@@ -6,88 +6,88 @@ import (
 	"time"
 )
 
-// returnWithin is how long after it was blind the listener waits for those that come back one after the other.
-const returnWithin = 2 * time.Minute
+// reconnectWithin is how long after missed messages nodes may still reconnect one by one.
+const reconnectWithin = 2 * time.Minute
 
-// leases says who was heard last, when, and with which bytes. The bus's goroutine renews them, the inventory's owner reads them and
-// writes them when a beat says something new: this is the one lock of the package, and apart from the rows that readers wait on.
+// leases keeps each node's last heartbeat and when it was received. The listener's goroutine renews leases. The owner
+// of the inventory reads them, and replaces one when a heartbeat says something new. Hence the lock.
 type leases struct {
 	mu     sync.Mutex
 	byNode map[string]*lease
-	canary time.Time // when the newest canary came back
+	canary time.Time // canary time
 
-	anew    time.Time // every lease began no earlier
-	blind   time.Time // nobody was heard before, for all that silence proves
-	unheard int       // nodes that were not heard since
+	renewed    time.Time // silence counts from here at the earliest
+	missed     time.Time // messages sent before this may have been missed
+	unreported int       // nodes without a heartbeat since missed
 }
 
 type lease struct {
-	beat  []byte // the last one, whole; nil when the same bytes again would say something new
-	heard time.Time
-	next  time.Duration // between two beats
+	beat     []byte        // the last heartbeat; nil: the same bytes again would say something new
+	received time.Time     // when
+	next     time.Duration // after which the node sends the next
 }
 
-// same renews the lease of a node that says nothing new, and reports whether that is so.
-func (l *leases) same(node string, beat []byte, now time.Time) bool {
+// renewSame renews a node's lease if its heartbeat says nothing new, and reports whether that is so.
+func (l *leases) renewSame(node string, beat []byte, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	held := l.byNode[node]
 	if held == nil || !bytes.Equal(held.beat, beat) {
 		return false
 	}
-	held.heard = now
+	held.received = now
 	return true
 }
 
-func (l *leases) renew(node string, beat []byte, now time.Time, next time.Duration) {
+func (l *leases) replace(node string, beat []byte, now time.Time, next time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.byNode[node] = &lease{beat: beat, heard: now, next: next}
+	l.byNode[node] = &lease{beat: beat, received: now, next: next}
 }
 
 func (l *leases) renewAll(now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.canary, l.anew = now, now
+	l.canary, l.renewed = now, now
 }
 
-// wasBlind is that nothing can be told from silence until now.
-func (l *leases) wasBlind(now time.Time) {
+// noteMissed notes that messages may have been missed until now.
+func (l *leases) noteMissed(now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.blind = now
-	l.unheard = l.countUnheard()
+	l.missed = now
+	l.unreported = l.countUnreported()
 }
 
-// returning reports whether nodes were heard again, since it was asked last, that had not been since the listener was blind: then others
-// may be on their way, for a bus that was restarted takes thousands of connections one after the other.
-func (l *leases) returning(now time.Time) bool {
+// reconnecting reports whether nodes have sent their first heartbeat after missed messages since the last call. Then
+// others may follow: a restarted bus accepts thousands of connections one by one.
+func (l *leases) reconnecting(now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.unheard == 0 || now.Sub(l.blind) > returnWithin {
+	if l.unreported == 0 || now.Sub(l.missed) > reconnectWithin {
 		return false
 	}
-	before := l.unheard
-	l.unheard = l.countUnheard()
-	return l.unheard < before
+	before := l.unreported
+	l.unreported = l.countUnreported()
+	return l.unreported < before
 }
 
-func (l *leases) countUnheard() int {
+func (l *leases) countUnreported() int {
 	n := 0
 	for _, held := range l.byNode {
-		if held.heard.Before(l.blind) {
+		if held.received.Before(l.missed) {
 			n++
 		}
 	}
 	return n
 }
 
-// silent is for how long a node has been silent, as far as that is known.
-func (l *leases) silent(held *lease) time.Duration {
-	if held.heard.Before(l.anew) {
-		return l.canary.Sub(l.anew)
+// silence is how long a node has been silent, as far as canary time proves.
+func (l *leases) silence(held *lease) time.Duration {
+	if held.received.Before(l.renewed) {
+		return l.canary.Sub(l.renewed)
 	}
-	return l.canary.Sub(held.heard)
+	return l.canary.Sub(held.received)
 }
 
 func (l *leases) forgetBeat(node string) {
@@ -98,7 +98,7 @@ func (l *leases) forgetBeat(node string) {
 	}
 }
 
-func (l *leases) drop(node string) {
+func (l *leases) remove(node string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.byNode, node)
@@ -110,34 +110,34 @@ func (l *leases) len() int {
 	return len(l.byNode)
 }
 
-// late reports whether a node missed a beat.
+// late reports whether a node's heartbeat is missing.
 func (l *leases) late(node string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	held := l.byNode[node]
-	return held == nil || l.silent(held) > held.suspectAfter()
+	return held == nil || l.silence(held) > held.suspectAfter()
 }
 
-// silence is a node that missed beats.
-type silence struct {
-	node  string
-	since time.Duration
-	least time.Duration // for which it has to be silent, whatever its bound
+// silentNode is a node whose heartbeats are missing.
+type silentNode struct {
+	name    string
+	silence time.Duration
+	atLeast time.Duration // the silence after which it may be gone, at its pace
 }
 
-// missed is who missed beats, up to the canary that came back now.
-func (l *leases) missed(canary time.Time) []silence {
+// silentNodes moves canary time forward and returns the nodes whose heartbeats are missing.
+func (l *leases) silentNodes(canary time.Time) []silentNode {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.canary = canary
-	var silent []silence
-	for node, held := range l.byNode {
-		if since := l.silent(held); since > held.suspectAfter() {
-			silent = append(silent, silence{node, since, held.next * 7 / 2})
+	var silent []silentNode
+	for name, held := range l.byNode {
+		if silence := l.silence(held); silence > held.suspectAfter() {
+			silent = append(silent, silentNode{name, silence, held.next * 7 / 2})
 		}
 	}
 	return silent
 }
 
-// suspectAfter is two and a half beats.
+// suspectAfter is two and a half heartbeats.
 func (l *lease) suspectAfter() time.Duration { return l.next * 5 / 2 }

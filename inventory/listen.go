@@ -9,64 +9,63 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"golang.org/x/sys/unix"
 )
 
 // How the listener watches itself.
 const (
-	CanaryEvery = 250 * time.Millisecond // between two beats of its own
-	MissedAfter  = 2 * time.Second        // without one of them coming back: it may have missed anybody's
+	CanaryEvery = 250 * time.Millisecond // from one canary to the next
+	MissedAfter = 2 * time.Second        // without a canary: messages may have been missed
 
-	maxSlept = time.Second // of suspension, which the monotonic clock leaves out
+	maxSuspension = time.Second // of the machine; the monotonic clock does not count it
 
 	canaryPrefix = "_canary."
 
-	inbox = 1 << 17 // messages that wait for the listener; beyond it the client drops and says so
+	queueSize = 1 << 17 // messages waiting for the listener; more are dropped, and the client reports it
 )
 
-// Heard is one thing that the listener heard; exactly one of its fields says what.
+// Received is one thing that the listener received. Beside At and Reply exactly one field is set.
 type Received struct {
-	At      time.Time
-	Beat    *Beat  // one that says something new
-	Reply   string // where the answer to a leaving node's beat goes
-	Facts   *FactsMessage
-	Disconnect  *Disconnect
-	Beacon  *Beacon // of a controller, perhaps this one
-	Rival   string  // another listener's own beat came by: its id
-	Canary  bool    // the listener's own beat came back: whatever was sent before it was heard before it
-	DisconnectsLost    *string // why closed connections are not heard from now on, "" if they are again
-	Missed   string  // why somebody may have spoken without being heard; "" otherwise
-	Invalid error   // a message that was no good, for whatever reason
+	At              time.Time
+	Beat            *Beat  // a heartbeat that says something new
+	Reply           string // of Beat: where a leaving node expects a LeaveStatus
+	Facts           *FactsMessage
+	Disconnect      *Disconnect
+	Beacon          *Beacon // of a controller, perhaps this one
+	Rival           string  // the id of another listener, whose canary was received
+	Canary          bool    // the listener's canary came back: every message sent before it has been received
+	Missed          string  // why messages may have been missed
+	DisconnectsLost *string // why disconnects are not received from now on, "" if they are again
+	Invalid         error   // why a message is invalid
 
-	raw []byte
+	raw []byte // Beat as it was sent
 }
 
-// Closed is a connection that its client's end closed, as the broker tells.
+// Disconnect is a connection that was closed from its client's end, as the server reports it.
 type Disconnect struct {
 	Conn Conn
 	Why  string
 }
 
-// Listen hears what the nodes of a cluster say, until ctx ends, and sends what is new to out. A beat that is byte for byte the
-// node's last one renews its lease in inv and goes no further. id, unique to this listener, names its canary.
+// Listen receives the messages of a cluster's nodes until ctx ends, and sends what is new to out. A heartbeat that
+// repeats the node's last one only renews its lease in inv. id names this listener's canary and is unique.
 func Listen(ctx context.Context, nc *nats.Conn, cluster, id string, inv *Inventory, out chan<- Received) error {
 	l := &listener{
-		nc: nc, leases: inv.leases, out: out, heard: time.Now(), asleep: suspended(),
-		beats: heartbeatSubject(cluster, ""), facts: factsSubject(cluster, ""), beacon: beaconSubject(cluster), canary: canaryPrefix + id,
+		nc: nc, leases: inv.leases, beats: heartbeatSubject(cluster, ""), facts: factsSubject(cluster, ""),
+		beacon: beaconSubject(cluster), canary: canaryPrefix + id, canaryAt: time.Now(), suspended: suspended(),
 	}
-	others := nc.ErrorHandler()
+	handler := nc.ErrorHandler()
 	nc.SetErrorHandler(func(nc *nats.Conn, sub *nats.Subscription, err error) {
 		if errors.Is(err, nats.ErrSlowConsumer) {
 			l.dropped.Store(true)
-		} else if others != nil {
-			others(nc, sub, err)
+		} else if handler != nil {
+			handler(nc, sub, err)
 		}
 	})
-	in := make(chan *nats.Msg, inbox) // one for all, so that the order of the wire is kept
+	in := make(chan *nats.Msg, queueSize) // one for all subjects, to keep the order of the wire
 	for _, subject := range []string{l.beats + ">", l.facts + ">", l.beacon} {
 		sub, err := nc.ChanSubscribe(subject, in)
 		if err != nil {
-			return fmt.Errorf("listen to %s: %w", subject, err)
+			return fmt.Errorf("listen: subscribe to %s: %w", subject, err)
 		}
 		defer func() { _ = sub.Unsubscribe() }() // fails only when the connection is closed
 	}
@@ -77,112 +76,88 @@ func Listen(ctx context.Context, nc *nats.Conn, cluster, id string, inv *Invento
 		case <-ctx.Done():
 			return nil
 		case m := <-in:
-			if h, ok := l.take(m); ok {
-				if err := l.send(ctx, h); err != nil {
-					return nil
-				}
+			r, ok := l.receive(m, time.Now())
+			if !ok {
+				continue
+			}
+			select {
+			case out <- r:
+			case <-ctx.Done():
+				return nil
 			}
 		case <-tick.C:
 			if err := nc.Publish(l.beats+l.canary, nil); err != nil && !errors.Is(err, nats.ErrReconnectBufExceeded) {
-				return fmt.Errorf("listen: canary: %w", err)
+				return fmt.Errorf("listen: send the canary: %w", err)
 			}
 		}
 	}
 }
 
+// listener is the state of one Listen. It belongs to that goroutine.
 type listener struct {
-	asleep                       time.Duration // the machine, since it was booted
-	leases                       *leases
-	out                          chan<- Received
-	beats, facts, beacon, canary string
 	nc                           *nats.Conn
-	conn                         Conn        // over which the last canary came back
-	heard                        time.Time   // the last canary
-	dropped                      atomic.Bool // messages, by the client: they came faster than they were taken
+	leases                       *leases
+	beats, facts, beacon, canary string // subjects and their beginnings
+
+	canaryAt  time.Time     // when the last canary came back
+	conn      Conn          // over which it came back
+	suspended time.Duration // the machine's suspensions until then
+	dropped   atomic.Bool   // the client dropped messages
 }
 
-// take makes of a message what the inventory's owner needs to hear, if anything.
-func (l *listener) take(m *nats.Msg) (Received, bool) {
-	now := time.Now()
-	if node, ok := strings.CutPrefix(m.Subject, l.beats); ok {
-		if m.Reply == "" && l.leases.same(node, m.Data, now) {
-			return Received{}, false
+// receive turns a message into what the owner of the inventory must know, if anything.
+func (l *listener) receive(m *nats.Msg, now time.Time) (Received, bool) {
+	r := Received{At: now}
+	node, isBeat := strings.CutPrefix(m.Subject, l.beats)
+	switch {
+	case isBeat && m.Reply == "" && l.leases.renewSame(node, m.Data, now):
+		return r, false
+	case isBeat && strings.HasPrefix(node, "_"):
+		return l.receiveCanary(node, now)
+	case isBeat:
+		var b Beat
+		if b, r.Invalid = decodeBeat(node, m.Data); r.Invalid == nil {
+			l.leases.forgetBeat(node) // until this one is applied, one like the last says something new too
+			r.Beat, r.Reply, r.raw = &b, m.Reply, m.Data
 		}
-		if strings.HasPrefix(node, "_") {
-			return l.ownBeat(node, now)
+	case m.Subject == l.beacon:
+		var b Beacon
+		if b, r.Invalid = decodeBeacon(m.Data); r.Invalid == nil {
+			r.Beacon = &b
 		}
-		b, err := decodeBeat(node, m.Data)
-		if err != nil {
-			return Received{At: now, Invalid: err}, true
+	default:
+		var f FactsMessage
+		if f, r.Invalid = decodeFacts(strings.TrimPrefix(m.Subject, l.facts), m.Data); r.Invalid == nil {
+			r.Facts = &f
 		}
-		l.leases.forgetBeat(node) // should it return to its last one before this is taken in, that is new too
-		return Received{At: now, Beat: &b, Reply: m.Reply, raw: m.Data}, true
 	}
-	if m.Subject == l.beacon {
-		b, err := decodeBeacon(m.Data)
-		if err != nil {
-			return Received{At: now, Invalid: err}, true
-		}
-		return Received{At: now, Beacon: &b}, true
-	}
-	f, err := decodeFacts(strings.TrimPrefix(m.Subject, l.facts), m.Data)
-	if err != nil {
-		return Received{At: now, Invalid: err}, true
-	}
-	return Received{At: now, Facts: &f}, true
+	return r, true
 }
 
-func (l *listener) ownBeat(name string, now time.Time) (Received, bool) {
+// receiveCanary receives a canary: the listener's own, or that of another listener.
+func (l *listener) receiveCanary(name string, now time.Time) (Received, bool) {
 	if name != l.canary {
 		rival, isCanary := strings.CutPrefix(name, canaryPrefix)
 		return Received{At: now, Rival: rival}, isCanary && rival != ""
 	}
-	gap := now.Sub(l.heard)
-	l.heard = now
-	asleep := suspended()
-	slept := asleep - l.asleep
-	l.asleep = asleep
-	before := l.conn
-	if conn, connected := connection(l.nc); connected {
-		l.conn = conn
+	gap, suspension, conn := now.Sub(l.canaryAt), suspended()-l.suspended, l.conn
+	l.canaryAt = now
+	l.suspended += suspension
+	if current, connected := connection(l.nc); connected {
+		l.conn = current
 	}
+	missed := ""
 	switch {
-	case before == (Conn{}) && gap > 2*CanaryEvery:
-		return Received{At: now, Missed: fmt.Sprintf("the bus was joined %.1f s after the start", gap.Seconds())}, true
-	case before != (Conn{}) && before != l.conn:
-		return Received{At: now, Missed: "the connection to the bus was lost and made anew"}, true
-	case slept > maxSlept:
-		return Received{At: now, Missed: fmt.Sprintf("the machine was suspended for %.1f s", slept.Seconds())}, true
+	case conn == (Conn{}) && gap > 2*CanaryEvery:
+		missed = fmt.Sprintf("the controller joined the bus %.1fs after its start", gap.Seconds())
+	case conn != (Conn{}) && conn != l.conn:
+		missed = "the connection to the bus was lost and is restored"
+	case suspension > maxSuspension:
+		missed = fmt.Sprintf("the machine was suspended for %.1fs", suspension.Seconds())
 	case l.dropped.Swap(false):
-		return Received{At: now, Missed: "messages came faster than they could be taken, and some were dropped"}, true
+		missed = "messages arrived faster than the controller reads them, and some were dropped"
 	case gap > MissedAfter:
-		return Received{At: now, Missed: fmt.Sprintf("nothing came back from the bus for %.1f s", gap.Seconds())}, true
+		missed = fmt.Sprintf("no message came back from the bus for %.1fs", gap.Seconds())
 	}
-	return Received{At: now, Canary: true}, true
-}
-
-// suspended is for how long the machine has been suspended since it was booted: its boot clock goes on meanwhile.
-func suspended() time.Duration {
-	var boot, mono unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot) != nil || unix.ClockGettime(unix.CLOCK_MONOTONIC, &mono) != nil {
-		return 0 // then only a late canary tells
-	}
-	return time.Duration(boot.Nano() - mono.Nano())
-}
-
-func (l *listener) send(ctx context.Context, h Received) error {
-	select {
-	case l.out <- h:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// Answer tells a leaving node how far it is; reply is Heard.Reply.
-func AnswerLeave(nc *nats.Conn, reply string, f LeaveStatus) error {
-	if err := nc.Publish(reply, encode(f)); err != nil {
-		return fmt.Errorf("answer a leaving node: %w", err)
-	}
-	return nil
+	return Received{At: now, Canary: missed == "", Missed: missed}, true
 }

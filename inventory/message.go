@@ -1,51 +1,48 @@
 package inventory
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 )
 
-// Version is the version of every message in this package. A message of another version is refused.
+// Version is the version of every message in this package. A message of another version is invalid.
 const Version = 2
 
-// Limits of what is taken from the bus.
+// Limits of messages, in bytes.
 const (
-	MaxBeat  = 64 << 10 // bytes of a heartbeat
-	MaxFacts = 1 << 20  // bytes of a facts message
+	maxMessage = 64 << 10
+	maxFacts   = 1 << 20 // of a FactsMessage
 )
 
-// Conn is a connection to the bus, as the broker's own events name it.
+// Conn is a connection to the bus, as the server's own events name it.
 type Conn struct {
-	Server string `json:"server"` // the broker's id
-	Client uint64 `json:"client"` // the client's id at that broker
+	Server string `json:"server"` // the server's id
+	Client uint64 `json:"client"` // the client's id at that server
 }
 
-// Beat is a heartbeat, on kicker.CLUSTER.heartbeat.NODE. One that says nothing new is byte for byte the node's last one.
+// Beat is a heartbeat, on kicker.CLUSTER.heartbeat.NODE. One that says nothing new is byte for byte the node's last
+// one.
 type Beat struct {
-	V        int    `json:"v"`
-	Node     string `json:"node"`
-	Instance string `json:"instance"` // which machine bears the name
-	Boot     string `json:"boot"`     // which boot of it
-	Conn     Conn   `json:"conn"`
-	Facts    string `json:"facts"` // digest of the node's facts, see Digest
-	Ready    bool   `json:"ready"`
-	NotReady string `json:"not_ready,omitempty"` // why not
-	// Checking is that it is not known yet whether the node is ready: if it was in this boot, it is.
-	Checking bool `json:"checking,omitempty"`
-	// Leaving is the goodbye: alive, but not a member any more.
-	Leaving bool `json:"leaving,omitempty"`
-	// BackWithin is "back soon": the agent stops, and means to be back within this many milliseconds.
-	RestartWithin int64 `json:"restart_within_ms,omitempty"`
-	NextIn     int64 `json:"next_in_ms"` // milliseconds until the next beat
-	// Kick is what the node says of its actions, see kick.Status. This package only carries it.
+	V             int    `json:"v"`
+	Node          string `json:"node"`
+	Instance      string `json:"instance"` // which machine has the name
+	Boot          string `json:"boot"`     // which boot of that machine
+	Conn          Conn   `json:"conn"`
+	Facts         string `json:"facts"` // digest of the node's facts, see Facts.Digest
+	Ready         bool   `json:"ready"`
+	NotReady      string `json:"not_ready,omitempty"`         // why not
+	Checking      bool   `json:"checking,omitempty"`          // not known yet; a ready node stays ready in its boot
+	Leaving       bool   `json:"leaving,omitempty"`           // alive, but not a member any more
+	RestartWithin int64  `json:"restart_within_ms,omitempty"` // the agent stops; milliseconds until it is back
+	NextIn        int64  `json:"next_in_ms"`                  // milliseconds until the next heartbeat
+
+	// Kick is the status of the node's actions, see kick.Status. This package only passes it on.
 	Kick json.RawMessage `json:"kick,omitempty"`
 }
 
-// FactsMessage carries all facts of a node, on kicker.CLUSTER.facts.NODE: when they changed or were asked for.
+// FactsMessage carries all facts of a node, on kicker.CLUSTER.facts.NODE: when they changed or were requested.
 type FactsMessage struct {
 	V        int    `json:"v"`
 	Node     string `json:"node"`
@@ -54,103 +51,139 @@ type FactsMessage struct {
 	Facts    Facts  `json:"facts"`
 }
 
-// Facts are what a node says of itself: JSON values by name, nested where the source nests them.
-type Facts map[string]any
-
-// Digest identifies facts: equal facts have equal digests.
-func (f Facts) Digest() string {
-	b, err := json.Marshal(f) // map keys are sorted
-	if err != nil {
-		panic(fmt.Sprintf("inventory: facts that are no JSON: %v", err)) // facts come from JSON or are built from JSON values
-	}
-	sum := sha256.Sum256(b)
-	return hex.EncodeToString(sum[:12])
-}
-
-// Beacon is what the controller says to everyone, on kicker.CLUSTER.controller.
+// Beacon announces a controller to all nodes and controllers, on kicker.CLUSTER.controller.
 type Beacon struct {
 	V     int    `json:"v"`
-	ID    string `json:"id"`      // which run of which controller speaks
-	Epoch int64  `json:"epoch"`   // nodes obey the highest
-	Pace  int64  `json:"pace_ms"` // milliseconds between two beats of a node
+	ID    string `json:"id"`      // of one run of one controller
+	Epoch int64  `json:"epoch"`   // nodes obey the highest; 0 asks which controller leads
+	Pace  int64  `json:"pace_ms"` // milliseconds between two heartbeats of a node
 	API   string `json:"api,omitempty"`
 }
 
-// Rollcall asks every node to beat now, on kicker.CLUSTER.report.
+// ReportRequest asks every node for a heartbeat, on kicker.CLUSTER.report.
 type ReportRequest struct {
 	V     int   `json:"v"`
-	Splay int64 `json:"splay_ms"` // each node waits a random part of this first
+	Splay int64 `json:"splay_ms"` // each node waits for a random part of this first
 }
 
-// Order is what is asked of one node: by the controller on kicker.CLUSTER.node.NODE, by its own command line on kicker.CLUSTER.leave.NODE.
+// Order asks one node for something. The controller sends it on kicker.CLUSTER.node.NODE, `kicker leave` on
+// kicker.CLUSTER.leave.NODE.
 type Order struct {
-	V     int      `json:"v"`
-	Do    string   `json:"do"`              // one of the Do constants
-	Targets []string `json:"targets,omitempty"` // DoReach: HOST:PORT
+	V       int      `json:"v"`
+	Do      string   `json:"do"`                // one of the Do constants
+	Targets []string `json:"targets,omitempty"` // of DoProbe: HOST:PORT, at most MaxTargets
 }
 
-// What an Order can ask.
+// What an Order can ask for.
 const (
-	DoBeat  = "beat"  // beat now
-	DoFacts = "facts" // send all facts now
-	DoProbe = "probe" // try to connect; answered with an Opinion
-	DoLeave = "leave" // say goodbye; answered with a Farewell
+	DoBeat  = "beat"  // a heartbeat
+	DoFacts = "facts" // all facts
+	DoProbe = "probe" // to connect to each target; the answer is a ProbeReply
+	DoLeave = "leave" // to leave; the answer is a LeaveStatus
 )
 
-// Farewell says how far a goodbye has come: the controller's answer to the beat of a leaving node, and the node's answer to DoLeave.
+// MaxTargets is how many targets an Order can have.
+const MaxTargets = 32
+
+// LeaveStatus says how far leaving is. The controller answers the heartbeats of a leaving node with it, and the node
+// answers DoLeave.
 type LeaveStatus struct {
 	V        int      `json:"v"`
-	Received    bool     `json:"received"`             // the controller knows that the node leaves
-	Released bool     `json:"released"`          // every dependent has applied a membership without the node
-	Waiting  []string `json:"waiting,omitempty"` // NODE/ACTION of those that have not
-	Rejected  string   `json:"rejected,omitempty"` // why the order was refused
+	Received bool     `json:"received"`           // the controller knows that the node leaves
+	Released bool     `json:"released"`           // every dependent has applied a membership without the node
+	Waiting  []string `json:"waiting,omitempty"`  // NODE/ACTION of those that have not
+	Rejected string   `json:"rejected,omitempty"` // why the order was rejected
 }
 
-// Opinion is what a node says of others: which of those that it was asked about it can connect to.
+// ProbeReply says which targets accept a connection from the node.
 type ProbeReply struct {
 	V       int      `json:"v"`
 	Reached []string `json:"reached"`
 }
 
-// MaxReach is how many others a node is asked about at once.
-const MaxTargets = 32
+// VersionError is the error for a message of another version: its node runs another release of kicker.
+type VersionError struct {
+	Node    string
+	Version int
+}
+
+func (e *VersionError) Error() string {
+	upgrade := "kicker on " + e.Node
+	if e.Version > Version {
+		upgrade = "this program"
+	}
+	return fmt.Sprintf("%s: upgrade %s", otherVersion(e.Version), upgrade)
+}
+
+func otherVersion(v int) string {
+	return fmt.Sprintf("message version %d, this program speaks version %d", v, Version)
+}
 
 // Subjects of this package in a cluster.
 func heartbeatSubject(cluster, node string) string { return "kicker." + cluster + ".heartbeat." + node }
 func factsSubject(cluster, node string) string     { return "kicker." + cluster + ".facts." + node }
-func reportSubject(cluster string) string        { return "kicker." + cluster + ".report" }
+func reportSubject(cluster string) string          { return "kicker." + cluster + ".report" }
 func nodeSubject(cluster, node string) string      { return "kicker." + cluster + ".node." + node }
 func leaveSubject(cluster, node string) string     { return "kicker." + cluster + ".leave." + node }
 func beaconSubject(cluster string) string          { return "kicker." + cluster + ".controller" }
 
-// decodeBeat reads a heartbeat that came for the node that the subject names.
+func encode(message any) []byte {
+	data, err := json.Marshal(message)
+	if err != nil {
+		panic(fmt.Sprintf("inventory: encode %T: %v", message, err)) // messages are built from JSON values
+	}
+	return data
+}
+
+// decode decodes a message and checks its version, which it decodes into v. node is the sender, "" if it is a
+// controller.
+func decode(node string, data []byte, limit int, message any, v *int) error {
+	if len(data) > limit {
+		return fmt.Errorf("%d bytes, at most %d are allowed", len(data), limit)
+	}
+	err := json.Unmarshal(data, message)
+	if *v > 0 && *v != Version { // also if its other keys have other types
+		if CheckName(node) != nil {
+			return errors.New(otherVersion(*v))
+		}
+		return &VersionError{node, *v}
+	}
+	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		return fmt.Errorf("unexpected JSON %s at key %q", wrong.Value, wrong.Field)
+	}
+	if err != nil {
+		return fmt.Errorf("not valid JSON: %w", err)
+	}
+	if *v != Version {
+		return errors.New("it has no version")
+	}
+	return nil
+}
+
+// decodeBeat decodes a heartbeat, on the subject of node.
 func decodeBeat(node string, data []byte) (Beat, error) {
 	var b Beat
-	if len(data) > MaxBeat {
-		return b, fmt.Errorf("heartbeat of %s: %d bytes, more than %d", node, len(data), MaxBeat)
+	err := decode(node, data, maxMessage, &b, &b.V)
+	if err == nil {
+		err = checkSender(node, b.Node, b.Instance, b.Boot)
 	}
-	if err := json.Unmarshal(data, &b); err != nil {
+	if err == nil && (b.NextIn <= 0 || b.NextIn > maxPace.Milliseconds() || b.RestartWithin < 0) {
+		err = fmt.Errorf("next_in_ms %d, restart_within_ms %d: out of range", b.NextIn, b.RestartWithin)
+	}
+	if err != nil {
 		return b, fmt.Errorf("heartbeat of %s: %w", node, err)
-	}
-	if err := checkSender(b.V, b.Node, node, b.Instance, b.Boot); err != nil {
-		return b, fmt.Errorf("heartbeat of %s: %w", node, err)
-	}
-	if b.NextIn <= 0 || b.NextIn > MaxPace.Milliseconds() || b.RestartWithin < 0 {
-		return b, fmt.Errorf("heartbeat of %s: next_in_ms %d, restart_within_ms %d: out of range", node, b.NextIn, b.RestartWithin)
 	}
 	return b, nil
 }
 
-// decodeFacts reads a facts message that came for the node that the subject names.
+// decodeFacts decodes a facts message, on the subject of node.
 func decodeFacts(node string, data []byte) (FactsMessage, error) {
 	var m FactsMessage
-	if len(data) > MaxFacts {
-		return m, fmt.Errorf("facts of %s: %d bytes, more than %d", node, len(data), MaxFacts)
+	err := decode(node, data, maxFacts, &m, &m.V)
+	if err == nil {
+		err = checkSender(node, m.Node, m.Instance, m.Boot)
 	}
-	if err := json.Unmarshal(data, &m); err != nil {
-		return m, fmt.Errorf("facts of %s: %w", node, err)
-	}
-	if err := checkSender(m.V, m.Node, node, m.Instance, m.Boot); err != nil {
+	if err != nil {
 		return m, fmt.Errorf("facts of %s: %w", node, err)
 	}
 	if m.Facts == nil {
@@ -159,32 +192,44 @@ func decodeFacts(node string, data []byte) (FactsMessage, error) {
 	return m, nil
 }
 
-func checkSender(v int, said, subject, instance, boot string) error {
-	switch {
-	case v != Version:
-		return fmt.Errorf("version %d, want %d", v, Version)
-	case said != subject:
-		return fmt.Errorf("it names node %q", said)
-	case instance == "" || boot == "":
-		return errors.New("no instance or no boot")
+// decodeBeacon decodes a beacon.
+func decodeBeacon(data []byte) (Beacon, error) {
+	var b Beacon
+	err := decode("", data, maxMessage, &b, &b.V)
+	if err == nil && (b.ID == "" || b.Epoch < 0 || b.Epoch > maxEpoch) {
+		err = fmt.Errorf("id %.20q, epoch %d: out of range", b.ID, b.Epoch)
 	}
-	return CheckName(said)
+	if err != nil {
+		return b, fmt.Errorf("beacon: %w", err)
+	}
+	return b, nil
 }
 
-// CheckName reports why name can't be a node's or a cluster's: names are dot-separated tokens of [a-z0-9_-] and at most
-// 253 bytes, so that one stands at the end of a subject as it is. Those that start with "_" are kicker's own.
+// checkSender checks what a message on the subject of node says about its sender.
+func checkSender(node, name, instance, boot string) error {
+	switch {
+	case name != node:
+		return fmt.Errorf("it names node %q", name)
+	case instance == "" || boot == "":
+		return errors.New("it names no instance or no boot")
+	}
+	return CheckName(name)
+}
+
+// CheckName reports why a node or a cluster can't have a name. Names are dot-separated parts of [a-z0-9_-], at most 253
+// bytes, so that a subject can end in one. Names that start with "_" are kicker's own.
 func CheckName(name string) error {
 	if name == "" || len(name) > 253 {
-		return fmt.Errorf("name %.20q: must have 1 to 253 characters", name)
+		return fmt.Errorf("name %.20q: want 1 to 253 characters", name)
 	}
 	if name[0] == '_' {
 		return fmt.Errorf("name %q: names that start with _ are reserved", name)
 	}
-	for token := range strings.SplitSeq(name, ".") {
-		if token == "" {
+	for part := range strings.SplitSeq(name, ".") {
+		if part == "" {
 			return fmt.Errorf("name %q: empty part between dots", name)
 		}
-		for _, c := range []byte(token) {
+		for _, c := range []byte(part) {
 			if !('a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '_' || c == '-') {
 				return fmt.Errorf("name %q: %q is not allowed, only a-z 0-9 _ - and dots between", name, c)
 			}

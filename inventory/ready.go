@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
@@ -19,7 +20,8 @@ import (
 	"github.com/kballard/go-shellquote"
 )
 
-// Check finds out whether a node's service is ready. ParseCheck makes one, with defaults that may be changed before Watch.
+// Check checks whether a node's service is ready. ParseCheck returns one with defaults, which may be changed before
+// Watch.
 type Check struct {
 	Interval time.Duration // between the starts of two checks
 	Timeout  time.Duration // of one
@@ -38,13 +40,16 @@ const (
 	DefaultFall          = 3
 )
 
-// ParseCheck reads a check:
+// ParseCheck parses a check and says when the service is ready:
 //
-//	tcp:PORT, tcp:HOST:PORT    a connection is accepted
-//	http://…, https://…        a GET is answered with a status of 2xx or 3xx, as HAProxy's httpchk wants it (or http:http://…)
-//	exec:COMMAND ARG…          it exits with 0; no shell, but quotes and backslashes hold words together
+//	tcp:PORT, tcp:HOST:PORT    it accepts a connection
+//	http://…, https://…        it answers a GET with a status of 2xx or 3xx, as in HAProxy's httpchk
+//	http:http://…              the same
+//	exec:COMMAND ARG…          the command exits with 0; quotes and backslashes as in a shell, nothing is expanded
 func ParseCheck(s string) (Check, error) {
-	c := Check{Interval: DefaultCheckInterval, Timeout: DefaultCheckTimeout, Rise: DefaultRise, Fall: DefaultFall, text: s}
+	c := Check{
+		Interval: DefaultCheckInterval, Timeout: DefaultCheckTimeout, Rise: DefaultRise, Fall: DefaultFall, text: s,
+	}
 	kind, rest, _ := strings.Cut(s, ":")
 	var err error
 	switch {
@@ -65,37 +70,39 @@ func ParseCheck(s string) (Check, error) {
 	return c, nil
 }
 
-// String is the check as it was read.
+// String is the text that was parsed.
 func (c Check) String() string { return c.text }
 
-// Watch checks until ctx ends, and tells set whenever it changes whether the service is ready, or why not. Until Rise checks in a row have
-// succeeded, or Fall have failed, it is not known: that, and why, is told to checking, at once.
+// Watch checks until ctx ends. It calls set when the service becomes ready or not ready, and when the reason changes.
+// It calls checking, with the reason, while that is not known yet: until Rise checks in a row have succeeded or Fall
+// have failed.
 func (c Check) Watch(ctx context.Context, set func(ready bool, why string), checking func(why string)) error {
 	if c.Interval <= 0 || c.Timeout <= 0 || c.Rise < 1 || c.Fall < 1 {
-		return fmt.Errorf("check %s: interval %s, timeout %s, rise %d, fall %d: all must be more than 0", c.text, c.Interval, c.Timeout, c.Rise, c.Fall)
+		return fmt.Errorf("check %s: interval %s, timeout %s, rise %d, fall %d: all must be more than 0",
+			c.text, c.Interval, c.Timeout, c.Rise, c.Fall)
 	}
 	tick := time.NewTicker(c.Interval)
 	defer tick.Stop()
 	results := streak{rise: c.Rise, fall: c.Fall}
-	told := ""
+	reported := "" // the kind of the last failure
 	checking(c.text + ": not checked yet")
 	for {
 		err := c.once(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
-		was := results
+		before := results
 		results.count(err == nil)
 		switch {
-		case results.ready && !was.ready:
+		case results.ready && !before.ready:
 			set(true, "")
-		case results.ready || err == nil || was.ready == results.ready && was.known == results.known && told == kindOf(err):
-			// nothing new
+		case results.ready || err == nil:
+		case before.known == results.known && !before.ready && reported == kindOf(err):
 		case results.known:
-			told = kindOf(err)
+			reported = kindOf(err)
 			set(false, c.text+": "+err.Error())
 		default:
-			told = kindOf(err)
+			reported = kindOf(err)
 			checking(c.text + ": " + err.Error())
 		}
 		select {
@@ -111,7 +118,7 @@ func (c Check) once(ctx context.Context) error {
 	defer cancel()
 	err := c.probe(ctx)
 	if err != nil && ctx.Err() != nil {
-		return fmt.Errorf("no answer within %s", c.Timeout)
+		return fmt.Errorf("no answer within %gs", c.Timeout.Seconds())
 	}
 	return err
 }
@@ -119,10 +126,10 @@ func (c Check) once(ctx context.Context) error {
 // streak counts successes and failures in a row.
 type streak struct {
 	rise, fall int
-	known      bool // whether it is ready
+	known      bool // ready is
 	ready      bool
-	last       bool // result, and how many times in a row
-	times      int
+	last       bool // the last result
+	times      int  // that it came in a row
 }
 
 func (s *streak) count(success bool) {
@@ -166,7 +173,7 @@ func parseHTTP(text string) (func(context.Context) error, error) {
 		return nil, errors.New("want a URL such as http://localhost:8080/healthz")
 	}
 	client := &http.Client{
-		Transport:     &http.Transport{DisableKeepAlives: true}, // a connection that is kept says nothing about new ones; no proxy
+		Transport:     &http.Transport{DisableKeepAlives: true}, // a kept connection proves nothing; no proxy
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	return func(ctx context.Context) error {
@@ -180,7 +187,7 @@ func parseHTTP(text string) (func(context.Context) error, error) {
 			return innermost(err)
 		}
 		defer response.Body.Close()
-		_, _ = io.CopyN(io.Discard, response.Body, 64<<10) // politeness: the status has come already
+		_, _ = io.CopyN(io.Discard, response.Body, 64<<10) // the status is known; this only lets the service finish
 		if response.StatusCode < 200 || response.StatusCode > 399 {
 			return fmt.Errorf("status %d", response.StatusCode)
 		}
@@ -199,18 +206,18 @@ func parseExec(line string) (func(context.Context) error, error) {
 	return func(ctx context.Context) error { return run(ctx, argv) }, nil
 }
 
-// run runs a command in a process group of its own. All of the group dies with ctx, or at the latest when the command ends: what a
-// check left behind each time would pile up.
+// run runs a command in its own process group. The whole group is killed when ctx ends or the command exits, so that
+// checks leave no processes behind.
 func run(ctx context.Context, argv []string) error {
 	var output tail
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr = &output, &output
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = 100 * time.Millisecond // for a child left behind that keeps the output open
+	cmd.WaitDelay = 100 * time.Millisecond // if a child keeps the output open
 	err := cmd.Run()
 	if cmd.Process != nil {
-		_ = cmd.Cancel() // fails when nothing is left, as it should be
+		_ = cmd.Cancel() // fails if no process is left
 	}
 	if err == nil || errors.Is(err, exec.ErrWaitDelay) && cmd.ProcessState.Success() {
 		return nil
@@ -218,17 +225,20 @@ func run(ctx context.Context, argv []string) error {
 	if line := output.lastLine(); line != "" {
 		return &failure{err, line}
 	}
+	if start, ok := errors.AsType[*fs.PathError](err); ok {
+		return fmt.Errorf("%s: %w", start.Path, start.Err)
+	}
 	return err
 }
 
-// failure is a failed command and what it said. What it said does not tell it from another: there may be a clock in it, and every
-// change of why a node isn't ready is a new heartbeat.
+// failure is a failed command and its output. Two failures that differ only in their output are of one kind: the output
+// may contain the time, and each new reason is a new heartbeat.
 type failure struct {
 	error
-	said string
+	output string
 }
 
-func (f *failure) Error() string { return f.error.Error() + ": " + f.said }
+func (f *failure) Error() string { return f.error.Error() + ": " + f.output }
 
 func kindOf(err error) string {
 	if f, ok := errors.AsType[*failure](err); ok {
@@ -237,7 +247,7 @@ func kindOf(err error) string {
 	return err.Error()
 }
 
-// tail keeps the last bytes written to it.
+// tail keeps the last maxTail bytes that are written to it.
 type tail struct{ kept []byte }
 
 const maxTail = 256
@@ -253,7 +263,8 @@ func (t *tail) lastLine() string {
 	return strings.ToValidUTF8(string(text[bytes.LastIndexByte(text, '\n')+1:]), "")
 }
 
-// innermost is the cause at the bottom: what is around it names addresses, and those of our own end change every time.
+// innermost returns the innermost cause. The errors around it name addresses, and the local one changes with each
+// check.
 func innermost(err error) error {
 	for {
 		inner := errors.Unwrap(err)

@@ -67,13 +67,14 @@ func TestStreakAgreesWithModel(t *testing.T) {
 				ready, known = false, true
 			}
 			if s.ready != ready || s.known != known {
-				t.Fatalf("after %s with rise %d, fall %d: ready %v, known %v, want %v, %v", results, s.rise, s.fall, s.ready, s.known, ready, known)
+				t.Fatalf("after %s with rise %d, fall %d: ready %v, known %v, want %v, %v", results, s.rise, s.fall,
+					s.ready, s.known, ready, known)
 			}
 		}
 	})
 }
 
-func TestWatchChecksAtOnceThenAtIntervalsAndTellsOnlyChanges(t *testing.T) {
+func TestWatchChecksAtOnceAndReportsOnlyChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		results := []error{
 			errors.New("refused"), errors.New("refused"), errors.New("status 503"), nil, nil,
@@ -94,11 +95,11 @@ func TestWatchChecksAtOnceThenAtIntervalsAndTellsOnlyChanges(t *testing.T) {
 			return err
 		}
 		start := time.Now()
-		var told []string
+		var reported []string
 		if err := c.Watch(ctx, func(ready bool, why string) {
-			told = append(told, fmt.Sprint(time.Since(start), " ", ready, " ", why))
+			reported = append(reported, fmt.Sprint(time.Since(start), " ", ready, " ", why))
 		}, func(why string) {
-			told = append(told, fmt.Sprint(time.Since(start), " checking ", why))
+			reported = append(reported, fmt.Sprint(time.Since(start), " checking ", why))
 		}); err != nil {
 			t.Fatal(err)
 		}
@@ -111,8 +112,8 @@ func TestWatchChecksAtOnceThenAtIntervalsAndTellsOnlyChanges(t *testing.T) {
 			"11s false tcp:8080: exit status 1: at 12:00:01",
 			"13s true ",
 		}
-		if diff := cmp.Diff(want, told); diff != "" {
-			t.Errorf("told (-want +got):\n%s", diff)
+		if diff := cmp.Diff(want, reported); diff != "" {
+			t.Errorf("reported (-want +got):\n%s", diff)
 		}
 	})
 }
@@ -132,19 +133,21 @@ func TestCheckThatHangsFailsAfterItsTimeout(t *testing.T) {
 	})
 }
 
-func TestWatchRefusesSettingsThatMeanNothing(t *testing.T) {
+func TestWatchRejectsSettingsThatAreZero(t *testing.T) {
 	for _, spoil := range []func(*Check){
-		func(c *Check) { c.Interval = 0 }, func(c *Check) { c.Timeout = -1 }, func(c *Check) { c.Rise = 0 }, func(c *Check) { c.Fall = 0 },
+		func(c *Check) { c.Interval = 0 }, func(c *Check) { c.Timeout = -1 },
+		func(c *Check) { c.Rise = 0 }, func(c *Check) { c.Fall = 0 },
 	} {
 		c := parseCheck(t, "tcp:8080")
 		spoil(&c)
-		if err := c.Watch(t.Context(), func(bool, string) {}, func(string) {}); err == nil || !strings.Contains(err.Error(), "all must be more than 0") {
+		if err := c.Watch(t.Context(), func(bool, string) {}, func(string) {}); err == nil ||
+			!strings.Contains(err.Error(), "all must be more than 0") {
 			t.Errorf("Watch of %+v = %v, want an error", c, err)
 		}
 	}
 }
 
-func TestTCPCheckIsReadyWhileSomebodyListens(t *testing.T) {
+func TestTCPCheckSucceedsWhileThePortAccepts(t *testing.T) {
 	listener, err := net.Listen("tcp", "localhost:0")
 	if err != nil {
 		t.Fatal(err)
@@ -155,23 +158,23 @@ func TestTCPCheckIsReadyWhileSomebodyListens(t *testing.T) {
 	}
 	for _, text := range []string{"tcp:" + port, "tcp::" + port, "tcp:" + listener.Addr().String()} {
 		if err := once(t, text); err != nil {
-			t.Errorf("%s = %v while somebody listens", text, err)
+			t.Errorf("%s = %v while the port accepts", text, err)
 		}
 	}
 	if err := listener.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if err := once(t, "tcp:"+port); err == nil || err.Error() != "connection refused" {
-		t.Errorf("tcp:%s = %v when nobody listens, want connection refused", port, err)
+		t.Errorf("tcp:%s = %v on a closed port, want connection refused", port, err)
 	}
 }
 
-func TestHTTPCheckJudgesTheStatusAsHAProxyDoes(t *testing.T) {
+func TestHTTPCheckUsesTheStatusAsHAProxyDoes(t *testing.T) {
 	var connections atomic.Int64
 	service := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/200":
-			_, _ = io.WriteString(w, strings.Repeat("x", 1<<20)) // the reader may go away
+			_, _ = io.WriteString(w, strings.Repeat("x", 1<<20)) // the client may close the connection
 		case "/302":
 			http.Redirect(w, r, "/500", http.StatusFound)
 		case "/404":
@@ -214,14 +217,14 @@ func TestHTTPCheckJudgesTheStatusAsHAProxyDoes(t *testing.T) {
 	}
 }
 
-func TestExecCheckIsReadyWhenItsCommandExitsWithZero(t *testing.T) {
+func TestExecCheckSucceedsWhenItsCommandExitsWithZero(t *testing.T) {
 	for text, want := range map[string]string{
 		"exec:true":           "",
 		"exec:sh -c 'exit 3'": "exit status 3",
 		"exec:sh -c 'echo one; echo \"disk full\" >&2; false'": "exit status 1: disk full",
 		"exec:sh -c 'kill -9 $$'":                              "signal: killed",
-		"exec:/no/such/command":                                "fork/exec /no/such/command: no such file or directory",
-		"exec:sh -c 'sleep 1000 & exit 0'":                     "", // what it leaves behind keeps the output open
+		"exec:/no/such/command":                                "/no/such/command: no such file or directory",
+		"exec:sh -c 'sleep 1000 & exit 0'":                     "", // its child keeps the output open
 	} {
 		got := ""
 		if err := once(t, text); err != nil {
@@ -233,10 +236,10 @@ func TestExecCheckIsReadyWhenItsCommandExitsWithZero(t *testing.T) {
 	}
 }
 
-func TestExecCheckLeavesNoGrandchildren(t *testing.T) {
+func TestExecCheckLeavesNoProcesses(t *testing.T) {
 	for name, tt := range map[string]struct {
 		timeout time.Duration
-		then    string // what the command does beside its grandchild
+		then    string // what the command does after it started a grandchild
 	}{
 		"at its timeout":         {500 * time.Millisecond, "wait"},
 		"when the watch ends":    {time.Hour, "wait"},
@@ -265,7 +268,7 @@ func TestExecCheckLeavesNoGrandchildren(t *testing.T) {
 				t.Fatal(err)
 			}
 			if _, err := reader.Read(make([]byte, 1)); err != io.EOF {
-				t.Errorf("the grandchild lives on: reading from it = %v, want %v", err, io.EOF)
+				t.Errorf("the grandchild still runs: reading from it = %v, want %v", err, io.EOF)
 			}
 			cancel()
 			if err := <-watched; err != nil {
@@ -275,7 +278,7 @@ func TestExecCheckLeavesNoGrandchildren(t *testing.T) {
 	}
 }
 
-func TestParseCheckSaysWhatItWants(t *testing.T) {
+func TestParseCheckErrorsNameTheRemedy(t *testing.T) {
 	for text, want := range map[string]string{
 		"":                   `check "": want tcp:PORT`,
 		"8080":               "want tcp:PORT",
@@ -295,14 +298,16 @@ func TestParseCheckSaysWhatItWants(t *testing.T) {
 			t.Errorf("ParseCheck(%q) = %v, want an error with %s", text, err, want)
 		}
 	}
-	for _, text := range []string{"tcp:80", "tcp:[::1]:80", "tcp:web1:80", "https://web1/", "http:https://web1/", "exec:true"} {
-		if c := parseCheck(t, text); c.String() != text || c.Interval != time.Second || c.Timeout != time.Second || c.Rise != 1 || c.Fall != 3 {
+	for _, text := range []string{"tcp:80", "tcp:[::1]:80", "tcp:web1:80", "https://web1/", "http:https://web1/",
+		"exec:true"} {
+		if c := parseCheck(t, text); c.String() != text || c.Interval != time.Second || c.Timeout != time.Second ||
+			c.Rise != 1 || c.Fall != 3 {
 			t.Errorf("ParseCheck(%q) = %+v, want the defaults", text, c)
 		}
 	}
 }
 
-func TestTailKeepsTheEndOfALot(t *testing.T) {
+func TestTailKeepsTheEndOfALongOutput(t *testing.T) {
 	var tail tail
 	for i := range 10_000 {
 		fmt.Fprintf(&tail, "line %d\n", i)
@@ -323,7 +328,7 @@ func FuzzParseCheck(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, text string) {
 		if c, err := ParseCheck(text); err == nil && c.probe == nil {
-			t.Errorf("ParseCheck(%q) checks nothing", text)
+			t.Errorf("ParseCheck(%q) has no probe", text)
 		}
 	})
 }

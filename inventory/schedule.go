@@ -5,67 +5,58 @@ import (
 	"time"
 )
 
-// minGap is the least time between two beats, whatever happens.
+// minGap is the shortest time between two heartbeats on request.
 const minGap = 20 * time.Millisecond
 
-// rhythm says when a node's next beat is due: every so often, at a phase of its own so that nodes that started together do not beat
-// together, and in between when asked.
-type rhythm struct {
-	every time.Duration
-	next  time.Time // in any case
-	early time.Time // before that, if not zero
-	last  time.Time
+// schedule says when a node's next heartbeat is due: at an even pace, and sooner on request. Its phase is random, so
+// that nodes that start together do not send together.
+type schedule struct {
+	every     time.Duration
+	next      time.Time // of the even pace
+	requested time.Time // zero: nothing is
+	last      time.Time // when the last one was sent
 }
 
-// newRhythm begins with a beat at once.
-func newRhythm(now time.Time, every time.Duration) rhythm {
-	return rhythm{every: every, next: now.Add(upTo(every)), early: now}
+// newSchedule starts with a heartbeat at once.
+func newSchedule(now time.Time, every time.Duration) schedule {
+	return schedule{every: every, next: now.Add(randomPart(every)), requested: now}
 }
 
-func (r *rhythm) due() time.Time {
-	if r.early.IsZero() {
-		return r.next
-	}
-	at := r.early
-	if soonest := r.last.Add(minGap); at.Before(soonest) {
+func (s *schedule) due() time.Time {
+	at := s.requested
+	if soonest := s.last.Add(minGap); at.Before(soonest) {
 		at = soonest
 	}
-	if r.next.Before(at) {
-		return r.next
+	if s.requested.IsZero() || s.next.Before(at) {
+		return s.next
 	}
 	return at
 }
 
-// ask asks for a beat at that time, unless one comes sooner.
-func (r *rhythm) ask(at time.Time) {
-	if r.early.IsZero() || at.Before(r.early) {
-		r.early = at
+// request requests a heartbeat at that time, unless one is requested sooner.
+func (s *schedule) request(at time.Time) {
+	if s.requested.IsZero() || at.Before(s.requested) {
+		s.requested = at
 	}
 }
 
-// beaten says that a beat was made, which does for all that was asked.
-func (r *rhythm) beaten(now time.Time) {
-	r.last, r.early = now, time.Time{}
-	if !now.Before(r.next) {
-		missed := now.Sub(r.next) / r.every
-		r.next = r.next.Add((missed + 1) * r.every) // from its own past, so that it doesn't drift
+// sent notes that a heartbeat was sent. It fulfils every request.
+func (s *schedule) sent(now time.Time) {
+	s.last, s.requested = now, time.Time{}
+	if !now.Before(s.next) {
+		missed := now.Sub(s.next) / s.every
+		s.next = s.next.Add((missed + 1) * s.every) // not from now: the phase stays
 	}
 }
 
-// setEvery changes the time between beats. All nodes do so at once when the controller asks for it: hence a new phase, and a random
-// part of the shorter time until the beat that tells.
-func (r *rhythm) setEvery(now time.Time, every time.Duration) {
-	if every == r.every {
+// setEvery changes the pace. When the controller asks for that, all nodes do it at once: so the phase is random again,
+// and the first heartbeat with the new pace comes after a random part of the shorter one.
+func (s *schedule) setEvery(now time.Time, every time.Duration) {
+	if every == s.every {
 		return
 	}
-	r.ask(now.Add(upTo(min(r.every, every))))
-	r.every, r.next = every, now.Add(upTo(every))
+	s.request(now.Add(randomPart(min(s.every, every))))
+	s.every, s.next = every, now.Add(randomPart(every))
 }
 
-// upTo is a random part of d.
-func upTo(d time.Duration) time.Duration {
-	if d <= 0 {
-		return 0
-	}
-	return rand.N(d)
-}
+func randomPart(d time.Duration) time.Duration { return rand.N(max(d, 1)) }

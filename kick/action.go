@@ -9,13 +9,13 @@ import (
 	"github.com/kballard/go-shellquote"
 )
 
-// Action is what a node does when it is kicked: named and defined in the node's own configuration.
+// Action is what a node runs when it is kicked. Only the node's own configuration defines it.
 type Action struct {
 	Name      string        `mapstructure:"name"`
-	Command   []string      `mapstructure:"command"`    // argv; no shell
+	Command   []string      `mapstructure:"command"`    // a program and its arguments; no shell
 	DependsOn []string      `mapstructure:"depends_on"` // roles, or selectors; the node's unless set
-	Timeout   time.Duration `mapstructure:"timeout"`    // then TERM to its process group, and KILL after Grace; 0: DefaultTimeout
-	Grace     time.Duration `mapstructure:"grace"`      // 0: DefaultGrace
+	Timeout   time.Duration `mapstructure:"timeout"`    // then TERM to the process group; 0: DefaultTimeout
+	Grace     time.Duration `mapstructure:"grace"`      // after TERM, then KILL to every process; 0: DefaultGrace
 	Success   []int         `mapstructure:"success"`    // the exit codes that mean success; none: 0 alone
 	Env       []string      `mapstructure:"env"`        // NAME=VALUE, beside the agent's own environment
 }
@@ -26,14 +26,14 @@ const (
 	DefaultGrace   = 10 * time.Second
 )
 
-// Limits of what a node can be configured to do.
+// Limits of a node's actions.
 const (
-	MaxActions = 64
-	MaxTimeout = 24 * time.Hour
-	MaxGrace   = time.Hour
+	maxActions = 64
+	maxTimeout = 24 * time.Hour
+	maxGrace   = time.Hour
 )
 
-// slack is what a run may need beyond timeout and grace to be started, killed and written down.
+// slack is the time that a run may need beyond timeout and grace, to start, to be killed and to be written down.
 const slack = 5 * time.Second
 
 func (a Action) withDefaults() Action {
@@ -49,21 +49,21 @@ func (a Action) withDefaults() Action {
 	return a
 }
 
-// deadline is how long a run can take at the latest.
-func (a Action) deadline() time.Duration { return a.Timeout + a.Grace + slack }
+// limit is how long a run takes at most.
+func (a Action) limit() time.Duration { return a.Timeout + a.Grace + slack }
 
-// ValidateActions names everything that is wrong with a node's actions, by their keys in the configuration.
+// ValidateActions returns everything that is wrong with a node's actions, each by its key in the configuration.
 func ValidateActions(actions []Action) []error {
 	var errs []error
-	if len(actions) > MaxActions {
-		errs = append(errs, fmt.Errorf("actions: %d of them, at most %d are allowed", len(actions), MaxActions))
+	if len(actions) > maxActions {
+		errs = append(errs, fmt.Errorf("actions: %d of them, the limit is %d", len(actions), maxActions))
 	}
 	seen := map[string]int{}
 	for i, a := range actions {
 		wrong := func(key, format string, args ...any) {
 			errs = append(errs, fmt.Errorf("actions[%d].%s: %w", i, key, fmt.Errorf(format, args...)))
 		}
-		if err := checkActionName(a.Name); err != nil {
+		if err := checkWord("action", a.Name); err != nil {
 			wrong("name", "%w", err)
 		} else if first, taken := seen[a.Name]; taken {
 			wrong("name", "%q is the name of actions[%d] already, choose another", a.Name, first)
@@ -75,28 +75,28 @@ func ValidateActions(actions []Action) []error {
 		}
 		for _, word := range a.Command {
 			if strings.ContainsRune(word, 0) {
-				wrong("command", "%q has a NUL byte in it", word)
+				wrong("command", "%q contains a NUL byte", word)
 			}
 		}
-		if a.Timeout < 0 || a.Timeout > MaxTimeout {
-			wrong("timeout", "%v, want more than 0 and at most %v", a.Timeout, MaxTimeout)
+		if a.Timeout < 0 || a.Timeout > maxTimeout {
+			wrong("timeout", "%s, want more than 0 and at most %s", short(a.Timeout), short(maxTimeout))
 		}
-		if a.Grace < 0 || a.Grace > MaxGrace {
-			wrong("grace", "%v, want more than 0 and at most %v", a.Grace, MaxGrace)
+		if a.Grace < 0 || a.Grace > maxGrace {
+			wrong("grace", "%s, want more than 0 and at most %s", short(a.Grace), short(maxGrace))
 		}
 		for _, code := range a.Success {
 			if code < 0 || code > 255 {
-				wrong("success", "%d is no exit code, want 0 to 255", code)
+				wrong("success", "%d is not an exit code, want 0 to 255", code)
 			}
 		}
-		if len(a.DependsOn) > MaxNeeds {
-			wrong("depends_on", "%d roles, at most %d are allowed", len(a.DependsOn), MaxNeeds)
+		if len(a.DependsOn) > maxNeeds {
+			wrong("depends_on", "%d roles, the limit is %d", len(a.DependsOn), maxNeeds)
 		}
 		for j, role := range a.DependsOn {
 			if err := checkRole(role); err != nil {
 				wrong(fmt.Sprintf("depends_on[%d]", j), "%w", err)
 			} else if slices.Contains(a.DependsOn[:j], role) {
-				wrong(fmt.Sprintf("depends_on[%d]", j), "%q is there twice", role)
+				wrong(fmt.Sprintf("depends_on[%d]", j), "%q is there twice: remove one", role)
 			}
 		}
 		for j, pair := range a.Env {
@@ -112,19 +112,19 @@ func ValidateActions(actions []Action) []error {
 	return errs
 }
 
-// ParseAction reads NAME=COMMAND LINE, as in reload=/usr/local/bin/reload-lb --wait '10 s'. The command line is split into words
-// as a shell does, with quotes and backslashes; nothing in it is expanded.
+// ParseAction reads NAME=COMMAND LINE, as in reload=/usr/local/bin/reload-lb --wait '10 s'. It splits the command line
+// into words as a shell does, with quotes and backslashes, and expands nothing.
 func ParseAction(s string) (Action, error) {
 	name, line, ok := strings.Cut(s, "=")
 	if !ok {
 		return Action{}, fmt.Errorf("action %q: want NAME=COMMAND", s)
 	}
-	if err := checkActionName(name); err != nil {
+	if err := checkWord("action", name); err != nil {
 		return Action{}, fmt.Errorf("action %q: %w", s, err)
 	}
 	words, err := shellquote.Split(line)
 	if err != nil {
-		return Action{}, fmt.Errorf("action %q: %w", s, err)
+		return Action{}, fmt.Errorf("action %q: a quote is not closed, or a backslash is the last character", s)
 	}
 	a := Action{Name: name, Command: words}
 	if errs := ValidateActions([]Action{a}); len(errs) > 0 {
@@ -132,3 +132,8 @@ func ParseAction(s string) (Action, error) {
 	}
 	return a, nil
 }
+
+// short formats a duration as people write it: "10m", not "10m0s".
+func short(d time.Duration) string { return shorter.Replace(d.String()) }
+
+var shorter = strings.NewReplacer("h0m0s", "h", "m0s", "m")

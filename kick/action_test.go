@@ -9,10 +9,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestActionIsReadFromAFlag(t *testing.T) {
+func TestActionIsParsedFromAFlag(t *testing.T) {
 	for _, c := range []struct {
 		in   string
-		want []string // nil: refused
+		want []string // nil: rejected
 	}{
 		{`reload=/usr/local/bin/reload-lb`, []string{"/usr/local/bin/reload-lb"}},
 		{`reload=/bin/r --x 'a b'`, []string{"/bin/r", "--x", "a b"}},
@@ -31,7 +31,7 @@ func TestActionIsReadFromAFlag(t *testing.T) {
 		a, err := ParseAction(c.in)
 		if c.want == nil {
 			if err == nil || !strings.Contains(err.Error(), c.in[:2]) {
-				t.Errorf("ParseAction(%s) = %q, %v, want it refused by name", c.in, a.Command, err)
+				t.Errorf("ParseAction(%s) = %q, %v, want an error that names it", c.in, a.Command, err)
 			}
 			continue
 		}
@@ -44,9 +44,12 @@ func TestActionIsReadFromAFlag(t *testing.T) {
 	}
 }
 
-func TestWrongActionIsNamedByItsKey(t *testing.T) {
-	good := Action{Name: "reload", Command: []string{"r"}, Timeout: time.Second, Success: []int{0, 2}, Env: []string{"A=b"}, DependsOn: []string{"web"}}
-	if errs := ValidateActions([]Action{good, {Name: "other", Command: []string{"r"}}}); len(errs) > 0 {
+func TestInvalidActionIsReportedByItsKey(t *testing.T) {
+	valid := Action{
+		Name: "reload", Command: []string{"r"}, DependsOn: []string{"web"},
+		Timeout: time.Second, Success: []int{0, 2}, Env: []string{"A=b"},
+	}
+	if errs := ValidateActions([]Action{valid, {Name: "other", Command: []string{"r"}}}); len(errs) > 0 {
 		t.Fatal(errs)
 	}
 	for key, spoil := range map[string]func(*Action){
@@ -54,16 +57,16 @@ func TestWrongActionIsNamedByItsKey(t *testing.T) {
 		"actions[1].name: \"first\"":    func(a *Action) { a.Name = "first" },
 		"actions[1].command:":           func(a *Action) { a.Command = nil },
 		"actions[1].timeout:":           func(a *Action) { a.Timeout = -1 },
-		"actions[1].grace:":             func(a *Action) { a.Grace = 2 * MaxGrace },
+		"actions[1].grace: 2h, want":    func(a *Action) { a.Grace = 2 * maxGrace },
 		"actions[1].success:":           func(a *Action) { a.Success = []int{256} },
 		"actions[1].env[0]: \"A\"":      func(a *Action) { a.Env = []string{"A"} },
 		"actions[1].env[0]: KICKER_RUN": func(a *Action) { a.Env = []string{"KICKER_RUN=x"} },
 		"actions[1].depends_on[0]:":     func(a *Action) { a.DependsOn = []string{""} },
 		"actions[1].depends_on[1]:":     func(a *Action) { a.DependsOn = []string{"web", "web"} },
 	} {
-		bad := good
-		spoil(&bad)
-		err := errors.Join(ValidateActions([]Action{{Name: "first", Command: []string{"r"}}, bad})...)
+		invalid := valid
+		spoil(&invalid)
+		err := errors.Join(ValidateActions([]Action{{Name: "first", Command: []string{"r"}}, invalid})...)
 		if err == nil || !strings.HasPrefix(err.Error(), key) {
 			t.Errorf("got %v, want an error that starts with %s", err, key)
 		}

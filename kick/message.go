@@ -1,4 +1,14 @@
-// Package kick is the order to one node's action and the run that comes of it: sent by the controller, run by the node.
+// Package kick carries an order from the controller to one node's action, and runs the action on the node.
+//
+// The controller sends a Kick: bring this action up to date with these memberships. The node's Runner checks it and
+// writes to disk that the action is dirty and that a run is in progress. Only then does it start the action's command,
+// under a shim: a process of its own that outlives the agent. When the command succeeds, the memberships of the kick
+// are applied and the action is no longer dirty. The node reports this in a Result and in every later heartbeat.
+//
+// Two files are durable. The Runner writes state.json: what each action applied, whether it is dirty, how its last run
+// ended, which run is in progress, and the highest epoch seen. The shim writes ending.json: how the command ended.
+// A restarted agent reads both. It waits for a run that is still in progress, reports one that ended meanwhile, and
+// never starts a second run beside it.
 package kick
 
 import (
@@ -10,14 +20,14 @@ import (
 	"strings"
 )
 
-// Version is the version of every message in this package. A message of another version is refused.
+// Version is the version of every message and file of this package. Readers reject other versions.
 const Version = 2
 
-// Revision identifies a membership. Equality is by Hash alone, order by (Epoch, N).
+// Revision identifies a membership. Two are equal if their hashes are; (Epoch, N) orders them.
 type Revision struct {
-	Epoch int64  `json:"epoch"` // the controller's run that published it
+	Epoch int64  `json:"epoch"` // of the controller that published it
 	N     int64  `json:"n"`     // counts up within the epoch
-	Hash  string `json:"hash"`  // of the members, see Hash; starts with the algorithm's version
+	Hash  string `json:"hash"`  // of the members, see Hash
 }
 
 // Before reports whether r was published before o.
@@ -25,48 +35,50 @@ func (r Revision) Before(o Revision) bool {
 	return r.Epoch < o.Epoch || r.Epoch == o.Epoch && r.N < o.N
 }
 
-// Member is a node that is in a role, with the role's member facts.
+// Member is a member of a role, with the facts that the role publishes.
 type Member struct {
 	Node  string         `json:"node"`
 	Facts map[string]any `json:"facts"`
 }
 
-// Membership is the sorted members of one role, or selector, at a revision.
+// Membership is the members of one role, or selector, at a revision, sorted by name.
 type Membership struct {
 	Role     string   `json:"role"`
 	Revision Revision `json:"revision"`
 	Members  []Member `json:"members"`
 }
 
-// Hash is the identity of a list of members, whatever its order. The number before the dash is the algorithm's version.
+// Hash identifies a list of members, in any order. The number before the dash is the algorithm's version.
 func Hash(members []Member) string {
-	sorted := slices.SortedFunc(slices.Values(members), func(a, b Member) int { return strings.Compare(a.Node, b.Node) })
 	h := sha256.New()
 	enc := json.NewEncoder(h) // sorts the keys of maps, ends each member with a newline
-	for _, m := range sorted {
+	for _, m := range sorted(members) {
 		if err := enc.Encode(m); err != nil {
-			panic(fmt.Sprintf("kick: member facts that are no JSON: %v", err)) // they come from JSON
+			panic(fmt.Sprintf("kick: hash a member: %v", err)) // facts were decoded from JSON
 		}
 	}
 	return "1-" + hex.EncodeToString(h.Sum(nil)[:16])
 }
 
-// Kick is the order "bring yourself up to date" to one node's action, on kicker.CLUSTER.kick.NODE. It never carries a command.
+func sorted(members []Member) []Member {
+	return slices.SortedFunc(slices.Values(members), func(a, b Member) int { return strings.Compare(a.Node, b.Node) })
+}
+
+// Kick orders one action of one node to run, on kicker.CLUSTER.kick.NODE. It never carries a command.
 type Kick struct {
 	V          int    `json:"v"`
-	ID         string `json:"id"`         // of the run that comes of it; the same kick sent twice makes one run
-	Controller string `json:"controller"` // which run of which controller speaks
-	Epoch      int64  `json:"epoch"`
+	ID         string `json:"id"`         // of the run; a kick sent twice starts one run
+	Controller string `json:"controller"` // the id of the sending controller
+	Epoch      int64  `json:"epoch"`      // of that controller
 	Node       string `json:"node"`
 	Action     string `json:"action"`
-	Reason     string `json:"reason"` // for people: "web: +web4 -web2"
-	// Force asks for a run even if everything is applied already.
-	Force bool `json:"force,omitempty"`
-	// Needs is the membership to configure from, one for each role that the action depends on.
+	Reason     string `json:"reason"`          // for people: "web: +web4 -web2"
+	Force      bool   `json:"force,omitempty"` // run even if everything is applied
+	// Needs is the membership of each role that the action depends on.
 	Needs []Membership `json:"needs"`
 }
 
-// Answer is what a node makes of a kick.
+// Answer is how a node answers a kick.
 type Answer string
 
 // The answers to a kick.
@@ -76,10 +88,10 @@ const (
 	Busy           Answer = "busy" // another run is in progress
 	NoSuchAction   Answer = "no such action"
 	Disabled       Answer = "disabled"
-	Stale          Answer = "stale controller" // a higher epoch has been seen
-	Older          Answer = "older revision"   // a newer revision is known
-	Incomplete     Answer = "incomplete"       // the members did not arrive whole
-	Invalid      Answer = "invalid"
+	Stale          Answer = "stale controller" // the node has seen a higher epoch
+	Older          Answer = "older revision"   // the node has a newer revision
+	Incomplete     Answer = "incomplete"       // the members do not match the revision
+	Invalid        Answer = "invalid"
 )
 
 // Reply answers a Kick.
@@ -87,8 +99,8 @@ type Reply struct {
 	V        int    `json:"v"`
 	Answer   Answer `json:"answer"`
 	Run      string `json:"run,omitempty"`         // accepted: the kick's id; busy: the run in progress
-	Deadline int64  `json:"deadline_ms,omitempty"` // accepted, busy: milliseconds until the run is over at the latest
-	Detail   string `json:"detail,omitempty"`
+	Deadline int64  `json:"deadline_ms,omitempty"` // accepted, busy: until the run has ended at the latest
+	Detail   string `json:"detail,omitempty"`      // for people
 }
 
 // Outcome is how a run ended.
@@ -97,33 +109,33 @@ type Outcome string
 // The outcomes of a run.
 const (
 	Succeeded Outcome = "succeeded"
-	Failed    Outcome = "failed"    // an exit code that is no success, or it could not be started
-	TimedOut  Outcome = "timed out" // over the deadline
-	Killed    Outcome = "killed"    // by a signal that was not ours
-	Lost      Outcome = "lost"      // cut off by a reboot or a dead shim: nobody saw its end
+	Failed    Outcome = "failed"    // another exit code, or the command could not be started
+	TimedOut  Outcome = "timed out" // stopped at its deadline
+	Killed    Outcome = "killed"    // by a signal that the shim did not send
+	Lost      Outcome = "lost"      // the machine rebooted or the shim died: how the command ended is unknown
 )
 
-// Result says how a run ended, on kicker.CLUSTER.result.NODE.
+// Result reports how a run ended, on kicker.CLUSTER.result.NODE.
 type Result struct {
 	V        int     `json:"v"`
 	Node     string  `json:"node"`
 	Action   string  `json:"action"`
 	Run      string  `json:"run"`
 	Outcome  Outcome `json:"outcome"`
-	Exit     int     `json:"exit"` // exit code; -1 where there was none
+	Exit     int     `json:"exit"` // exit code; -1: there is none
 	Duration int64   `json:"duration_ms"`
-	Error    string  `json:"error,omitempty"`
-	Output   string  `json:"output,omitempty"` // its last 4 KiB
-	// Applied is what the action now is configured from, by role.
+	Error    string  `json:"error,omitempty"`  // for people: why the run could not start, or what ended it
+	Output   string  `json:"output,omitempty"` // the last 4 KiB
+	// Applied and Dirty are those of ActionStatus after the run.
 	Applied map[string]Revision `json:"applied"`
 	Dirty   bool                `json:"dirty"`
 }
 
-// Status is what a node says of its actions; it travels in the heartbeat.
+// Status is what a heartbeat reports of a node's actions.
 type Status struct {
-	Epoch      int64          `json:"epoch"`                // the highest epoch seen
-	Controller string         `json:"controller,omitempty"` // and whose it was
-	Actions    []ActionStatus `json:"actions,omitempty"`    // in the configuration's order
+	Epoch      int64          `json:"epoch"`                // the highest that the node has seen
+	Controller string         `json:"controller,omitempty"` // whose epoch it is
+	Actions    []ActionStatus `json:"actions,omitempty"`    // in the order of the configuration
 	Running    *Running       `json:"running,omitempty"`
 }
 
@@ -131,9 +143,9 @@ type Status struct {
 type ActionStatus struct {
 	Name      string   `json:"name"`
 	DependsOn []string `json:"depends_on,omitempty"` // roles, or selectors
-	// Applied is the revision of each needed role that the action last configured itself from, with success.
+	// Applied is the revision of each role that the last successful run was given.
 	Applied map[string]Revision `json:"applied,omitempty"`
-	// Dirty: a run began and has not succeeded since.
+	// Dirty is true from the start of a run until a run succeeds.
 	Dirty bool     `json:"dirty,omitempty"`
 	Last  *LastRun `json:"last,omitempty"`
 }
@@ -142,9 +154,9 @@ type ActionStatus struct {
 type LastRun struct {
 	Run      string  `json:"run"`
 	Outcome  Outcome `json:"outcome"`
-	Exit     int     `json:"exit"`
+	Exit     int     `json:"exit"` // exit code; -1: there is none
 	Duration int64   `json:"duration_ms"`
-	Failures int     `json:"failures,omitempty"` // in a row, this one included
+	Failures int     `json:"failures,omitempty"` // in a row, with this one
 }
 
 // Running is the run in progress.

@@ -20,7 +20,8 @@ var update = flag.Bool("update", false, "write the golden files")
 func members(names ...string) []Member {
 	var list []Member
 	for i, name := range names {
-		list = append(list, Member{Node: name, Facts: map[string]any{"ipaddress": fmt.Sprintf("10.0.0.%d", i+1), "port": "8080"}})
+		facts := map[string]any{"ipaddress": fmt.Sprintf("10.0.0.%d", i+1), "port": "8080"}
+		list = append(list, Member{Node: name, Facts: facts})
 	}
 	return list
 }
@@ -30,14 +31,23 @@ func membership(role string, epoch, n int64, names ...string) Membership {
 	return Membership{Role: role, Revision: Revision{Epoch: epoch, N: n, Hash: Hash(list)}, Members: list}
 }
 
+func mustMarshal(t testing.TB, v any) []byte {
+	t.Helper()
+	data, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
 func kickOf(id string, needs ...Membership) Kick {
 	return Kick{
-		V: Version, ID: id, Controller: "ctl1-a", Epoch: 1000, Node: "lb1.example.org", Action: "reload",
+		V: Version, ID: id, Controller: "ctl1-a", Epoch: 1000, Node: lb1, Action: "reload",
 		Reason: "web: +web2", Needs: needs,
 	}
 }
 
-// Each message has every key set, so that none can change unseen.
+// exampleMessages sets every key of every message, so that no key changes unseen.
 func exampleMessages() map[string]any {
 	web := membership("web", 1000, 7, "web1", "web2")
 	k := kickOf("r1", web)
@@ -49,8 +59,8 @@ func exampleMessages() map[string]any {
 		"part":  Part{V: Version, Of: web.Revision.Hash, Part: 1, Parts: 3, Members: list},
 		"reply": Reply{V: Version, Answer: Busy, Run: "r0", Deadline: 615000, Detail: "why"},
 		"result": Result{
-			V: Version, Node: "lb1.example.org", Action: "reload", Run: "r1", Outcome: Failed, Exit: 3, Duration: 1234,
-			Error: "why", Output: "its last words\n", Applied: applied, Dirty: true,
+			V: Version, Node: lb1, Action: "reload", Run: "r1", Outcome: Failed, Exit: 3, Duration: 1234,
+			Error: "why", Output: "the last line\n", Applied: applied, Dirty: true,
 		},
 		"status": Status{
 			Epoch: 1000, Controller: "ctl1-a",
@@ -66,12 +76,16 @@ func exampleMessages() map[string]any {
 		"state": state{
 			V: Version, Instance: "i-1", Epoch: 1000, Controller: "ctl1-a",
 			Actions: map[string]actionState{"reload": {
-				Applied: applied, Dirty: true, Handed: applied,
-				Last: &LastRun{Run: "r1", Outcome: TimedOut, Exit: -1, Duration: 10, Failures: 2}, Runs: []string{"r1", "r2"},
+				Applied: applied, Dirty: true, Attempted: applied,
+				Last: &LastRun{Run: "r1", Outcome: TimedOut, Exit: -1, Duration: 10, Failures: 2},
+				Runs: []string{"r1", "r2"},
 			}},
-			Run: &run{ID: "r2", Action: "reload", Success: []int{0, 2}, Deadline: 615000},
+			Run: &run{ID: "r2", Action: "reload", Success: []int{0, 2}, Limit: 615000},
 		},
-		"ending": Ending{Exit: -1, Signal: "SIGKILL", TimedOut: true, Lost: true, Error: "why", Duration: 10, Output: "its last words\n"},
+		"ending": Ending{
+			Exit: -1, Signal: "SIGKILL", TimedOut: true, Lost: true,
+			Error: "why", Duration: 10, Output: "the last line\n",
+		},
 	}
 }
 
@@ -100,7 +114,7 @@ func TestMessagesAreAsDocumented(t *testing.T) {
 	}
 }
 
-func TestGoldenMessagesAreUnderstood(t *testing.T) {
+func TestGoldenMessagesAreDecoded(t *testing.T) {
 	read := func(name string) []byte {
 		data, err := os.ReadFile(filepath.Join("testdata", name+".json"))
 		if err != nil {
@@ -108,11 +122,10 @@ func TestGoldenMessagesAreUnderstood(t *testing.T) {
 		}
 		return data
 	}
-	const node = "lb1.example.org"
-	k, err1 := decodeKick(node, read("kick"))
+	k, err1 := decodeKick(lb1, read("kick"))
 	p, err2 := decodePart(read("part"))
 	r, err3 := decodeReply(read("reply"))
-	res, err4 := decodeResult(node, read("result"))
+	res, err4 := decodeResult(lb1, read("result"))
 	st, err5 := ParseStatus(read("status"))
 	s, err6 := decodeState(read("state"))
 	for _, err := range []error{err1, err2, err3, err4, err5, err6} {
@@ -121,11 +134,11 @@ func TestGoldenMessagesAreUnderstood(t *testing.T) {
 		}
 	}
 	want := exampleMessages()
-	var indented bytes.Buffer
-	if err := json.Compact(&indented, p.Members); err != nil {
+	var compact bytes.Buffer
+	if err := json.Compact(&compact, p.Members); err != nil {
 		t.Fatal(err)
 	}
-	p.Members = indented.Bytes()
+	p.Members = compact.Bytes()
 	for name, got := range map[string]any{"kick": k, "part": p, "reply": r, "result": res, "status": st, "state": s} {
 		if !reflect.DeepEqual(got, want[name]) {
 			t.Errorf("%s: got %+v, want %+v", name, got, want[name])
@@ -133,83 +146,81 @@ func TestGoldenMessagesAreUnderstood(t *testing.T) {
 	}
 }
 
-func TestHashIdentifiesMembersWhateverTheirOrder(t *testing.T) {
+func TestHashIdentifiesMembersInAnyOrder(t *testing.T) {
 	web := members("web1", "web2", "web3")
-	turned := []Member{web[2], web[0], web[1]}
-	if Hash(web) != Hash(turned) {
-		t.Error("another order has another hash")
+	reordered := []Member{web[2], web[0], web[1]}
+	if Hash(web) != Hash(reordered) {
+		t.Error("the order of the members changes the hash")
 	}
 	moved := members("web1", "web2", "web3")
 	moved[1].Facts["port"] = "8081"
 	if Hash(web) == Hash(moved) {
-		t.Error("another port has the same hash")
+		t.Error("a changed port leaves the hash as it was")
 	}
 	if !strings.HasPrefix(Hash(nil), "1-") {
-		t.Errorf("Hash(nil) = %s, want the algorithm's version 1 in front", Hash(nil))
+		t.Errorf("Hash(nil) = %s, want a hash that begins with 1-", Hash(nil))
 	}
 }
 
-func TestKickThatMakesNoSenseIsRefused(t *testing.T) {
+func TestInvalidKickIsRejected(t *testing.T) {
 	web := membership("web", 1000, 1, "web1")
 	for name, spoil := range map[string]func(*Kick){
-		"version":          func(k *Kick) { k.V = 2 },
-		"another node":     func(k *Kick) { k.Node = "lb2" },
-		"no id":            func(k *Kick) { k.ID = "" },
-		"id is a path":     func(k *Kick) { k.ID = "../x" },
-		"action is a path": func(k *Kick) { k.Action = "../x" },
-		"no epoch":         func(k *Kick) { k.Epoch = 0 },
-		"epoch of 2300":    func(k *Kick) { k.Epoch = 10413792000000 },
-		"no controller":    func(k *Kick) { k.Controller = "" },
-		"NUL in reason":    func(k *Kick) { k.Reason = "a\x00b" },
-		"role twice":       func(k *Kick) { k.Needs = append(k.Needs, k.Needs[0]) },
-		"no hash":          func(k *Kick) { k.Needs[0].Revision.Hash = "" },
-		"revision of a controller to come": func(k *Kick) {
-			k.Needs[0].Revision.Epoch = k.Epoch + 1
-		},
-		"many needs": func(k *Kick) {
-			for i := range MaxNeeds {
+		"version":                   func(k *Kick) { k.V = Version - 1 },
+		"another node":              func(k *Kick) { k.Node = "lb2" },
+		"no id":                     func(k *Kick) { k.ID = "" },
+		"id is a path":              func(k *Kick) { k.ID = "../x" },
+		"action is a path":          func(k *Kick) { k.Action = "../x" },
+		"no epoch":                  func(k *Kick) { k.Epoch = 0 },
+		"epoch of 2300":             func(k *Kick) { k.Epoch = 10413792000000 },
+		"no controller":             func(k *Kick) { k.Controller = "" },
+		"NUL in reason":             func(k *Kick) { k.Reason = "a\x00b" },
+		"a role twice":              func(k *Kick) { k.Needs = append(k.Needs, k.Needs[0]) },
+		"no hash":                   func(k *Kick) { k.Needs[0].Revision.Hash = "" },
+		"revision of a later epoch": func(k *Kick) { k.Needs[0].Revision.Epoch = k.Epoch + 1 },
+		"too many needs": func(k *Kick) {
+			for i := range maxNeeds {
 				k.Needs = append(k.Needs, membership(fmt.Sprint("r", i), 1, 1))
 			}
 		},
-		"large":                    func(k *Kick) { k.Needs[0].Role = strings.Repeat("x", MaxMessage) },
-		"not printable controller": func(k *Kick) { k.Controller = "ctl\n1" },
-		"long reason":              func(k *Kick) { k.Reason = strings.Repeat("x", 4097) },
+		"too large":                           func(k *Kick) { k.Needs[0].Role = strings.Repeat("x", maxMessage) },
+		"control character in the controller": func(k *Kick) { k.Controller = "ctl\n1" },
+		"long reason":                         func(k *Kick) { k.Reason = strings.Repeat("x", 4097) },
 	} {
 		k := kickOf("r1", web)
-		if data, _ := json.Marshal(k); func() error { _, err := decodeKick(k.Node, data); return err }() != nil {
-			t.Fatal("the kick is refused before it is spoilt")
+		if _, err := decodeKick(lb1, mustMarshal(t, k)); err != nil {
+			t.Fatalf("the valid kick is rejected: %v", err)
 		}
 		spoil(&k)
-		data, err := json.Marshal(k)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := decodeKick("lb1.example.org", data); err == nil {
-			t.Errorf("%s: not refused", name)
+		if _, err := decodeKick(lb1, mustMarshal(t, k)); err == nil {
+			t.Errorf("%s: not rejected", name)
 		}
 	}
 }
 
-func TestKickAtTheLimitsIsTaken(t *testing.T) {
+func TestValueOfTheWrongTypeIsNamedByItsPath(t *testing.T) {
+	_, err := decodeKick(lb1, []byte(`{"needs":[{"revision":{"epoch":"x"}}]}`))
+	if want := "JSON string at .needs.revision.epoch has the wrong type"; fmt.Sprint(err) != want {
+		t.Errorf("got the error %v, want %s", err, want)
+	}
+}
+
+func TestKickAtTheLimitsIsAccepted(t *testing.T) {
 	k := kickOf(strings.Repeat("r", 64))
-	k.Epoch, k.Action, k.Controller, k.Reason = MaxEpoch, strings.Repeat("a", 64), strings.Repeat("c", 253), strings.Repeat("x", 4096)
-	for i := range MaxNeeds {
+	k.Epoch, k.Action = MaxEpoch, strings.Repeat("a", 64)
+	k.Controller, k.Reason = strings.Repeat("c", 253), strings.Repeat("x", 4096)
+	for i := range maxNeeds {
 		k.Needs = append(k.Needs, membership(fmt.Sprintf("%0256d", i), MaxEpoch, 1))
 	}
-	data, err := json.Marshal(k)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, err := decodeKick(k.Node, data); err != nil || len(got.Needs) != MaxNeeds {
-		t.Errorf("%d needs, %v", len(got.Needs), err)
+	if got, err := decodeKick(k.Node, mustMarshal(t, k)); err != nil || len(got.Needs) != maxNeeds {
+		t.Errorf("got %d needs, error %v; want %d needs", len(got.Needs), err, maxNeeds)
 	}
 }
 
-// A result and a reply are refused for anything that would be believed, stored or shown.
-func TestAnswerThatMakesNoSenseIsRefused(t *testing.T) {
+// Everything in a result or a reply that the controller trusts, stores or shows is checked.
+func TestInvalidResultOrReplyIsRejected(t *testing.T) {
 	result := exampleMessages()["result"].(Result)
 	for name, spoil := range map[string]func(*Result){
-		"version":            func(r *Result) { r.V = 2 },
+		"version":            func(r *Result) { r.V = Version - 1 },
 		"another node":       func(r *Result) { r.Node = "web1" },
 		"action is a path":   func(r *Result) { r.Action = "../x" },
 		"run is a path":      func(r *Result) { r.Run = "../x" },
@@ -217,78 +228,72 @@ func TestAnswerThatMakesNoSenseIsRefused(t *testing.T) {
 		"long outcome":       func(r *Result) { r.Outcome = Outcome(strings.Repeat("x", 33)) },
 		"NUL in the outcome": func(r *Result) { r.Outcome = "a\x00" },
 		"negative duration":  func(r *Result) { r.Duration = -1 },
-		"applied is wrong":   func(r *Result) { r.Applied = map[string]Revision{"web": {Epoch: 1, N: 1, Hash: "../x"}} },
-		"large":              func(r *Result) { r.Output = strings.Repeat("x", MaxAnswer) },
+		"hash is a path": func(r *Result) {
+			r.Applied = map[string]Revision{"web": {Epoch: 1, N: 1, Hash: "../x"}}
+		},
+		"too large": func(r *Result) { r.Output = strings.Repeat("x", maxAnswer) },
 	} {
 		r := result
 		spoil(&r)
-		data, err := json.Marshal(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := decodeResult(result.Node, data); err == nil {
-			t.Errorf("result, %s: not refused", name)
+		if _, err := decodeResult(result.Node, mustMarshal(t, r)); err == nil {
+			t.Errorf("result, %s: not rejected", name)
 		}
 	}
 	reply := exampleMessages()["reply"].(Reply)
 	for name, spoil := range map[string]func(*Reply){
-		"version":               func(r *Reply) { r.V = 2 },
-		"no answer":             func(r *Reply) { r.Answer = "" },
-		"negative deadline":     func(r *Reply) { r.Deadline = -1 },
-		"deadline in a century": func(r *Reply) { r.Deadline = (100 * 365 * 24 * time.Hour).Milliseconds() },
-		"no run":                func(r *Reply) { r.Answer, r.Run = Accepted, "" },
+		"version":                  func(r *Reply) { r.V = Version - 1 },
+		"no answer":                func(r *Reply) { r.Answer = "" },
+		"negative deadline":        func(r *Reply) { r.Deadline = -1 },
+		"deadline after a century": func(r *Reply) { r.Deadline = (100 * 365 * 24 * time.Hour).Milliseconds() },
+		"no run":                   func(r *Reply) { r.Answer, r.Run = Accepted, "" },
 	} {
 		r := reply
 		spoil(&r)
-		data, err := json.Marshal(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := decodeReply(data); err == nil {
-			t.Errorf("reply, %s: not refused", name)
+		if _, err := decodeReply(mustMarshal(t, r)); err == nil {
+			t.Errorf("reply, %s: not rejected", name)
 		}
 	}
 	for _, noJSON := range []string{"", "{", "[]"} {
 		if _, err := decodeResult(result.Node, []byte(noJSON)); err == nil {
-			t.Errorf("result %q: not refused", noJSON)
+			t.Errorf("result %q: not rejected", noJSON)
 		}
 		if _, err := decodeReply([]byte(noJSON)); err == nil {
-			t.Errorf("reply %q: not refused", noJSON)
+			t.Errorf("reply %q: not rejected", noJSON)
 		}
 	}
 }
 
-func TestNameOfANodeIsTokensWithDotsBetween(t *testing.T) {
+func TestNodeNameIsPartsWithDotsBetween(t *testing.T) {
 	long := strings.Repeat("a.", 126) + "a"
-	for _, good := range []string{"a", "lb1.example.org", "a_b-9", "a._b", long} {
-		if err := checkName(good); err != nil {
+	for _, valid := range []string{"a", "lb1.example.org", "a_b-9", "a._b", long} {
+		if err := checkName(valid); err != nil {
 			t.Error(err)
 		}
 	}
-	for _, bad := range []string{"", "_a", "A", "a b", "a..b", ".a", "a.", "a.*", "a.>", "ü", "a/b", long + "a"} {
-		if checkName(bad) == nil {
-			t.Errorf("%.20q is not refused", bad)
+	for _, invalid := range []string{"", "_a", "A", "a b", "a..b", ".a", "a.", "a.*", "a.>", "ü", "a/b", long + "a"} {
+		if checkName(invalid) == nil {
+			t.Errorf("%.20q is not rejected", invalid)
 		}
 	}
 }
 
-func TestStatusIsParsedOrRefused(t *testing.T) {
+func TestStatusIsParsedOrRejected(t *testing.T) {
 	for _, empty := range []json.RawMessage{nil, {}, json.RawMessage("null"), json.RawMessage("{}")} {
 		s, err := ParseStatus(empty)
 		if err != nil || !reflect.DeepEqual(s, Status{}) {
 			t.Errorf("ParseStatus(%q) = %+v, %v, want no actions", empty, s, err)
 		}
 	}
-	roles := `"` + strings.Join(strings.Fields(strings.Repeat("r ", MaxNeeds)), `","`) + `"`
+	roles := `"` + strings.Join(strings.Fields(strings.Repeat("r ", maxNeeds)), `","`) + `"`
 	many := `{"actions":[{"name":"a0","depends_on":[` + roles + `]}`
-	for i := range MaxActions - 1 {
+	for i := range maxActions - 1 {
 		many += fmt.Sprintf(`,{"name":"a%d"}`, i+1)
 	}
-	if s, err := ParseStatus(json.RawMessage(many + `]}`)); err != nil || len(s.Actions) != MaxActions {
-		t.Errorf("a status at the limits: %d actions, %v", len(s.Actions), err)
+	if s, err := ParseStatus(json.RawMessage(many + `]}`)); err != nil || len(s.Actions) != maxActions {
+		t.Errorf("a status at the limits: got %d actions, error %v", len(s.Actions), err)
 	}
 	many += `,{"name":"one-more"}`
-	for _, bad := range []string{
+	for _, invalid := range []string{
 		`[]`, `{`, many + `]}`,
 		`{"epoch":-1}`,
 		`{"epoch":10413792000000}`,
@@ -296,7 +301,7 @@ func TestStatusIsParsedOrRefused(t *testing.T) {
 		`{"actions":[{"name":"A b"}]}`,
 		`{"actions":[{"name":"a"},{"name":"a"}]}`,
 		`{"actions":[{"name":"a","depends_on":[""]}]}`,
-		`{"actions":[{"name":"a","depends_on":[` + strings.Repeat(`"r",`, MaxNeeds) + `"r"]}]}`,
+		`{"actions":[{"name":"a","depends_on":[` + strings.Repeat(`"r",`, maxNeeds) + `"r"]}]}`,
 		`{"actions":[{"name":"a","applied":{"web":{"epoch":-1,"n":1,"hash":"1-a"}}}]}`,
 		`{"actions":[{"name":"a","applied":{"web":{"epoch":1,"n":-1,"hash":"1-a"}}}]}`,
 		`{"actions":[{"name":"a","applied":{"web":{"epoch":1,"n":1,"hash":"../"}}}]}`,
@@ -305,55 +310,44 @@ func TestStatusIsParsedOrRefused(t *testing.T) {
 		`{"actions":[{"name":"a","last":{"run":"r","outcome":"failed","failures":-1}}]}`,
 		`{"running":{"run":"","action":"a"}}`,
 		`{"running":{"run":"r","action":""}}`,
-		`{"controller":"` + strings.Repeat("x", MaxAnswer) + `"}`,
+		`{"controller":"` + strings.Repeat("x", maxAnswer) + `"}`,
 	} {
-		if s, err := ParseStatus(json.RawMessage(bad)); err == nil {
-			t.Errorf("ParseStatus(%.80s) = %+v, want it refused", bad, s)
+		if s, err := ParseStatus(json.RawMessage(invalid)); err == nil {
+			t.Errorf("ParseStatus(%.80s) = %+v, want an error", invalid, s)
 		}
 	}
 }
 
-// What is understood at all is within the limits, and is understood the same when said again.
+// What is decoded is within the limits, and can be encoded and decoded again.
 func FuzzDecode(f *testing.F) {
 	for _, message := range exampleMessages() {
-		data, err := json.Marshal(message)
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add("lb1.example.org", data)
+		f.Add(lb1, mustMarshal(f, message))
 	}
 	f.Add("", []byte(`{}`))
 	f.Fuzz(func(t *testing.T, node string, data []byte) {
-		again := func(v any) []byte {
-			data, err := json.Marshal(v)
-			if err != nil {
-				t.Fatalf("%+v was understood, and can't be said: %v", v, err)
-			}
-			return data
-		}
 		if k, err := decodeKick(node, data); err == nil {
-			if len(k.Needs) > MaxNeeds || k.Epoch <= 0 || strings.ContainsAny(k.ID+k.Action, "./ ") {
+			if len(k.Needs) > maxNeeds || k.Epoch <= 0 || strings.ContainsAny(k.ID+k.Action, "./ ") {
 				t.Errorf("kick beyond the limits: %+v", k)
 			}
-			if enc := again(k); len(enc) <= MaxMessage {
+			if enc := mustMarshal(t, k); len(enc) <= maxMessage {
 				if _, err := decodeKick(node, enc); err != nil {
-					t.Errorf("kick is not understood again: %v", err)
+					t.Errorf("kick cannot be decoded again: %v", err)
 				}
 			}
 		}
 		if r, err := decodeResult(node, data); err == nil && (r.Node != node || checkName(node) != nil) {
-			t.Errorf("result of %q at the subject of %q", r.Node, node)
+			t.Errorf("a result of %q was accepted from %q", r.Node, node)
 		}
 		if s, err := ParseStatus(data); err == nil {
-			if enc := again(s); len(enc) <= MaxAnswer {
+			if enc := mustMarshal(t, s); len(enc) <= maxAnswer {
 				if _, err := ParseStatus(enc); err != nil {
-					t.Errorf("status is not understood again: %v", err)
+					t.Errorf("status cannot be decoded again: %v", err)
 				}
 			}
 		}
 		if s, err := decodeState(data); err == nil {
-			if _, err := decodeState(again(s)); err != nil {
-				t.Errorf("state is not understood again: %v", err)
+			if _, err := decodeState(mustMarshal(t, s)); err != nil {
+				t.Errorf("state cannot be decoded again: %v", err)
 			}
 		}
 		if p, err := decodePart(data); err == nil {
@@ -361,7 +355,7 @@ func FuzzDecode(f *testing.F) {
 			a.add(p)
 			a.complete(kickOf("r", Membership{Role: "web", Revision: Revision{Hash: p.Of}}))
 			if a.size != 0 || len(a.lists) != 0 {
-				t.Errorf("%d bytes are kept for ever", a.size)
+				t.Errorf("%d bytes are kept forever", a.size)
 			}
 		}
 		if r, err := decodeReply(data); err == nil && r.Deadline < 0 {

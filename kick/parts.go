@@ -6,7 +6,8 @@ import (
 	"slices"
 )
 
-// Part carries some of the members that a kick needs and is too small for. Parts go before their kick, on the same subject.
+// Part carries some of the members of a kick that is larger than maxInline. Parts go before their kick, on the same
+// subject.
 type Part struct {
 	V       int             `json:"v"`
 	Of      string          `json:"part_of"` // the hash of all members, see Revision
@@ -15,47 +16,75 @@ type Part struct {
 	Members json.RawMessage `json:"members"` // []Member
 }
 
-// maxParts bounds, in bytes, the parts that a node keeps for a kick to come.
-const maxParts = 64 << 20
+// maxInline is the size in bytes up to which a kick carries its members itself. It is also the limit of a part.
+const maxInline = 256 << 10
 
-// isPart tells a part from a kick.
-func isPart(data []byte) bool {
-	var p struct {
-		Of string `json:"part_of"`
+func encodeParts(m Membership) ([][]byte, error) {
+	const maxMembers = maxInline - 256 // leaves room for the other keys
+	var (
+		chunks [][]json.RawMessage
+		room   int
+	)
+	for _, member := range m.Members {
+		data, err := json.Marshal(member)
+		if err != nil {
+			return nil, err
+		}
+		if len(data) > maxMembers {
+			return nil, fmt.Errorf("role %q: member %s has %d bytes of facts, the limit is %d",
+				m.Role, member.Node, len(data), maxMembers)
+		}
+		if len(data)+1 > room {
+			chunks = append(chunks, nil)
+			room = maxMembers
+		}
+		room -= len(data) + 1
+		chunks[len(chunks)-1] = append(chunks[len(chunks)-1], data)
 	}
-	return len(data) <= MaxMessage && json.Unmarshal(data, &p) == nil && p.Of != ""
+	parts := make([][]byte, len(chunks))
+	for i, members := range chunks {
+		list, err := json.Marshal(members)
+		if err != nil {
+			return nil, err
+		}
+		part := Part{V: Version, Of: m.Revision.Hash, Part: i, Parts: len(chunks), Members: list}
+		if parts[i], err = json.Marshal(part); err != nil {
+			return nil, err
+		}
+	}
+	return parts, nil
 }
 
 func decodePart(data []byte) (Part, error) {
 	var p Part
-	if err := unmarshal(data, MaxMessage, &p); err != nil {
+	if err := decode(data, maxMessage, &p, &p.V); err != nil {
 		return p, err
 	}
-	switch {
-	case p.V != Version:
-		return p, fmt.Errorf("version %d, want %d", p.V, Version)
-	case len(p.Of) > 64 || !madeOf(p.Of, wordChars):
-		return p, fmt.Errorf("part_of %.20q: not a hash", p.Of)
-	case p.Parts <= 0 || p.Parts > 1024 || p.Part < 0 || p.Part >= p.Parts:
+	if p.Parts <= 0 || p.Parts > 1024 || p.Part < 0 || p.Part >= p.Parts {
 		return p, fmt.Errorf("part %d of %d: out of range", p.Part, p.Parts)
 	}
-	return p, nil
+	return p, checkWord("hash", p.Of)
 }
 
-// assembly keeps parts until a kick asks for them, as they came: members take several times their size once decoded.
+// maxParts is how many bytes of parts a node keeps for kicks to come.
+const maxParts = 64 << 20
+
+// assembly keeps the parts that a node receives until their kick asks for them. They stay encoded, because decoded
+// members take several times the memory.
 type assembly struct {
 	lists []*partList // oldest first
-	size  int         // bytes of all parts
+	size  int         // bytes of all lists
 }
 
+// partList is the parts of one list of members.
 type partList struct {
 	hash  string
-	parts []json.RawMessage // nil: did not arrive yet
-	size  int
-	kicks int // that came since the first part
+	parts []json.RawMessage // nil: not received yet
+	size  int               // bytes of the parts
+	kicks int               // received since the first part
 }
 
-// add keeps a part. The oldest lists go when all of them are larger than maxParts.
+// add keeps a part. If all lists together are larger than maxParts, the oldest ones are dropped.
 func (a *assembly) add(p Part) {
 	list := a.find(p.Of)
 	if list != nil && len(list.parts) != p.Parts {
@@ -63,7 +92,8 @@ func (a *assembly) add(p Part) {
 		list = nil
 	}
 	if list == nil {
-		list = &partList{hash: p.Of, parts: make([]json.RawMessage, p.Parts), size: 32 * p.Parts} // of nothing yet, but memory
+		list = &partList{hash: p.Of, parts: make([]json.RawMessage, p.Parts)}
+		list.size = 32 * p.Parts // an empty part takes memory, too
 		a.lists = append(a.lists, list)
 		a.size += list.size
 	}
@@ -76,8 +106,8 @@ func (a *assembly) add(p Part) {
 	}
 }
 
-// complete gives a kick the members that came before it in parts, and forgets them: they came for this kick, and its controller
-// sends them again with the next one. What the kick did not ask for goes after the second kick: it is obsolete by then.
+// complete fills a kick with the members that came before it in parts, and drops them: the controller sends them again
+// with the next kick. It drops what no kick asked for at the second kick, because that is obsolete by then.
 func (a *assembly) complete(k Kick) Kick {
 	needs := make([]Membership, len(k.Needs))
 	for i, need := range k.Needs {
@@ -97,7 +127,7 @@ func (a *assembly) complete(k Kick) Kick {
 	return k
 }
 
-// members is what arrived; whether that is all is for the hash to say.
+// members returns what has been received. If a part is missing or invalid, it returns none, or not all.
 func (l *partList) members() []Member {
 	var all []Member
 	for _, part := range l.parts {
@@ -118,7 +148,7 @@ func (a *assembly) find(hash string) *partList {
 	return a.lists[i]
 }
 
-func (a *assembly) drop(gone *partList) {
-	a.lists = slices.DeleteFunc(a.lists, func(l *partList) bool { return l == gone })
-	a.size -= gone.size
+func (a *assembly) drop(list *partList) {
+	a.lists = slices.DeleteFunc(a.lists, func(l *partList) bool { return l == list })
+	a.size -= list.size
 }

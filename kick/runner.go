@@ -15,52 +15,52 @@ import (
 	"sync"
 	"time"
 
+	"github.com/gofrs/flock"
 	"github.com/nats-io/nats.go"
 )
 
-// RunnerConfig is what a Runner is made of.
+// RunnerConfig is the configuration of a Runner.
 type RunnerConfig struct {
 	Cluster  string
 	Node     string
-	Instance string // which machine bears the name; what another one remembered does not count
-	Boot     string // which boot of it
+	Instance string // the machine; the state of another one does not count
+	Boot     string // the current boot of the machine
 	Dir      string // the node's own, kept across reboots
 	Actions  []Action
 	Execute  Execute
 	Log      *slog.Logger
 }
 
-// Runner is the node's end of a kick: it answers, runs one action at a time and remembers what is applied. Run's goroutine owns
-// the state.
+// Runner answers a node's kicks, runs one action at a time and remembers what is applied. The goroutine of Run owns the
+// state.
 type Runner struct {
-	cfg   RunnerConfig
-	state state
-	parts assembly
-	seen  chan sighting
+	cfg         RunnerConfig
+	state       state
+	parts       assembly
+	controllers chan controller // seen elsewhere, for Run
 }
 
-type sighting struct {
-	epoch      int64
-	controller string
+type controller struct {
+	epoch int64
+	id    string
 }
 
-// NewRunner reads what the node remembers in its directory.
+// NewRunner returns a Runner with the state that it finds in the node's directory.
 func NewRunner(cfg RunnerConfig) (*Runner, error) {
 	if err := checkName(cfg.Node); err != nil {
 		return nil, err
 	}
 	if cfg.Instance == "" || cfg.Boot == "" {
-		return nil, fmt.Errorf("node %s: which machine and which boot of it is not known", cfg.Node)
+		return nil, fmt.Errorf("node %s: the machine's instance id or boot id is unknown", cfg.Node)
 	}
 	if err := errors.Join(ValidateActions(cfg.Actions)...); err != nil {
 		return nil, err
 	}
-	actions := slices.Clone(cfg.Actions)
-	for i := range actions {
-		actions[i] = actions[i].withDefaults()
+	cfg.Actions = slices.Clone(cfg.Actions)
+	for i, a := range cfg.Actions {
+		cfg.Actions[i] = a.withDefaults()
 	}
-	cfg.Actions = actions
-	dir, err := filepath.Abs(cfg.Dir) // runs have another working directory
+	dir, err := filepath.Abs(cfg.Dir) // commands run in another directory
 	if err != nil {
 		return nil, fmt.Errorf("node's directory %s: %w", cfg.Dir, err)
 	}
@@ -69,25 +69,25 @@ func NewRunner(cfg RunnerConfig) (*Runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Runner{cfg: cfg, state: s, seen: make(chan sighting, 16)}, nil
+	return &Runner{cfg: cfg, state: s, controllers: make(chan controller, 16)}, nil
 }
 
-// Seen tells that a controller was heard. It may be called from any goroutine and never waits.
-func (r *Runner) Seen(epoch int64, controller string) {
+// Seen reports that a controller has published a beacon. Any goroutine may call it; it never blocks.
+func (r *Runner) Seen(epoch int64, id string) {
 	select {
-	case r.seen <- sighting{epoch, controller}:
-	default: // the next beacon says it again
+	case r.controllers <- controller{epoch, id}:
+	default: // another beacon follows
 	}
 }
 
-// Run obeys kicks until ctx ends; a run in progress then goes on, and the next Run adopts it. status is called with what is
-// remembered first, and then with every change, from one goroutine.
+// Run answers kicks until ctx ends. A run in progress then goes on, and the next Run adopts it. Run calls status from
+// one goroutine: first with the state that it found, then with every change.
 func (r *Runner) Run(ctx context.Context, nc *nats.Conn, status func(Status)) error {
-	own, err := r.own()
+	lock, err := r.lockDir()
 	if err != nil {
 		return err
 	}
-	defer own.Close()
+	defer lock.Unlock()
 	messages := make(chan *nats.Msg)
 	sub, err := nc.Subscribe(kickSubject(r.cfg.Cluster, r.cfg.Node), func(m *nats.Msg) {
 		select {
@@ -98,14 +98,14 @@ func (r *Runner) Run(ctx context.Context, nc *nats.Conn, status func(Status)) er
 	if err != nil {
 		return fmt.Errorf("listen for kicks: %w", err)
 	}
-	defer sub.Unsubscribe() // of a connection that is closing anyway
+	defer sub.Unsubscribe() // fails if the connection is closed, which does the same
 	if err := sub.SetPendingLimits(-1, maxParts); err != nil {
 		return fmt.Errorf("listen for kicks: %w", err)
 	}
 
 	var running sync.WaitGroup
 	defer running.Wait()
-	ended := make(chan Ending, 1)
+	endings := make(chan Ending, 1)
 	start := func(l Launch) {
 		running.Go(func() {
 			ending, err := r.cfg.Execute(ctx, l)
@@ -115,12 +115,12 @@ func (r *Runner) Run(ctx context.Context, nc *nats.Conn, status func(Status)) er
 			if err != nil {
 				ending = Ending{Exit: -1, Error: err.Error()}
 			}
-			ended <- ending
+			endings <- ending
 		})
 	}
 
-	told := r.state.status(r.cfg.Actions)
-	status(told)
+	reported := r.state.status(r.cfg.Actions)
+	status(reported)
 	if r.state.Run != nil {
 		start(r.adopt())
 	}
@@ -129,74 +129,76 @@ func (r *Runner) Run(ctx context.Context, nc *nats.Conn, status func(Status)) er
 		case <-ctx.Done():
 			return nil
 		case m := <-messages:
-			if isPart(m.Data) {
+			switch kindOf(m.Data) {
+			case partMessage:
 				r.keepPart(m.Data)
-				continue
+			case rosterMessage:
+				r.respond(m, r.rosterPage(m.Data))
+			case kickMessage:
+				reply, launch := r.handleKick(m.Data)
+				if launch != nil {
+					start(*launch)
+				}
+				r.respond(m, reply)
 			}
-			if isRosterRequest(m.Data) {
-				r.answer(m, r.roster(m.Data))
-				continue
-			}
-			reply, launch := r.obey(m.Data)
-			if launch != nil {
-				start(*launch)
-			}
-			r.answer(m, reply)
-		case s := <-r.seen:
-			r.become(r.state.saw(s.epoch, s.controller))
-		case ending := <-ended:
+		case c := <-r.controllers:
+			r.setState(r.state.withController(c.epoch, c.id))
+		case ending := <-endings:
 			r.publish(nc, r.finish(ending))
 		}
-		if now := r.state.status(r.cfg.Actions); !reflect.DeepEqual(now, told) {
-			told = now
+		if now := r.state.status(r.cfg.Actions); !reflect.DeepEqual(now, reported) {
+			reported = now
 			status(now)
 		}
 	}
 }
 
-// ownWithin is how long an agent waits for the one before it to let go.
-const ownWithin = 2 * time.Second
+// lockTimeout is how long an agent waits for the lock of the node's directory.
+const lockTimeout = 2 * time.Second
 
-// own makes the directory this agent's alone: two that both remember what is applied would undo each other's memory.
-func (r *Runner) own() (*os.File, error) {
+// lockDir makes the node's directory this agent's alone: two agents would overwrite each other's state.
+func (r *Runner) lockDir() (*flock.Flock, error) {
 	if err := os.MkdirAll(r.cfg.Dir, 0o755); err != nil {
 		return nil, fmt.Errorf("node's directory: %w", err)
 	}
-	// A former agent that was killed may have left a child that has the lock until it has become a shim.
-	ctx, cancel := context.WithTimeout(context.Background(), ownWithin)
+	// A killed agent may leave a child that holds the lock until it becomes a shim.
+	ctx, cancel := context.WithTimeout(context.Background(), lockTimeout)
 	defer cancel()
-	f, err := acquire(ctx, filepath.Join(r.cfg.Dir, "agent.lock"))
-	if errors.Is(err, context.DeadlineExceeded) {
-		return nil, fmt.Errorf("node's directory %s: another agent uses it: stop that one, or give this one a name or a state_dir of its own", r.cfg.Dir)
-	} else if err != nil {
-		return nil, fmt.Errorf("node's directory: %w", err)
+	lock, err := acquire(ctx, filepath.Join(r.cfg.Dir, "agent.lock"))
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return nil, fmt.Errorf("node's directory %s: another agent uses it: "+
+			"stop that one, or give this one its own name or state_dir", r.cfg.Dir)
+	case err != nil:
+		return nil, fmt.Errorf("lock the node's directory: %w", err)
 	}
-	return f, nil
+	return lock, nil
 }
 
 func (r *Runner) keepPart(data []byte) {
 	part, err := decodePart(data)
 	if err != nil {
-		r.cfg.Log.Warn("a part of a kick is no good", "err", err)
+		r.cfg.Log.Warn("invalid part of a kick", "err", err)
 		return
 	}
 	r.parts.add(part)
 }
 
-// obey answers a kick. What comes with the answer is to be launched: its state is on the disk.
-func (r *Runner) obey(data []byte) (Reply, *Launch) {
+// handleKick answers a kick. If it returns a Launch, the run is on disk and has to be started.
+func (r *Runner) handleKick(data []byte) (Reply, *Launch) {
 	k, err := decodeKick(r.cfg.Node, data)
 	if err != nil {
-		r.cfg.Log.Warn("a kick is no good", "err", err)
+		r.cfg.Log.Warn("invalid kick", "err", err)
 		return Reply{V: Version, Answer: Invalid, Detail: err.Error()}, nil
 	}
 	log := r.cfg.Log.With("action", k.Action, "run", k.ID)
 	k = r.parts.complete(k)
 	next, reply := r.state.decide(time.Now(), r.cfg.Actions, r.disabled(), k)
-	if next.Run == nil || r.state.Run != nil {
-		r.become(next)
+	if starts := next.Run != nil && r.state.Run == nil; !starts {
+		r.setState(next)
 		if reply.Answer != AlreadyApplied && reply.Answer != Accepted {
-			log.Warn("a kick is refused", "answer", reply.Answer, "detail", reply.Detail, "controller", k.Controller, "epoch", k.Epoch)
+			log.Warn("kick rejected", "answer", reply.Answer, "detail", reply.Detail,
+				"controller", k.Controller, "epoch", k.Epoch)
 		}
 		return reply, nil
 	}
@@ -206,46 +208,46 @@ func (r *Runner) obey(data []byte) (Reply, *Launch) {
 		err = next.save(r.cfg.Dir)
 	}
 	if err != nil {
-		log.Error("a kick is refused: the node's directory can't be written", "err", err)
-		r.state = r.state.saw(k.Epoch, k.Controller)
-		return Reply{V: Version, Answer: Disabled, Detail: err.Error()}, nil
+		log.Error("kick rejected, cannot write the node's state", "err", err)
+		r.state = r.state.withController(k.Epoch, k.Controller)
+		return Reply{V: Version, Answer: Disabled, Detail: "cannot write the node's state: " + err.Error()}, nil
 	}
 	r.state = next
-	log.Info("run starts", "reason", k.Reason)
+	log.Info("run started", "reason", k.Reason)
 	return reply, &launch
 }
 
-// become takes a state in which nothing has to be on the disk before something is done.
-func (r *Runner) become(next state) {
+// setState sets a state that need not be on disk before something else happens.
+func (r *Runner) setState(next state) {
 	if reflect.DeepEqual(next, r.state) {
 		return
 	}
 	r.state = next
 	if err := next.save(r.cfg.Dir); err != nil {
-		r.cfg.Log.Error("the node's directory can't be written", "err", err)
+		r.cfg.Log.Error("cannot write the node's state", "err", err)
 	}
 }
 
-// disabled is what the operator's file says of why nothing may run, or empty.
+// disabled returns why the operator allows no runs, from the file disabled in the node's directory, or "".
 func (r *Runner) disabled() string {
 	path := filepath.Join(r.cfg.Dir, "disabled")
-	reason, err := os.ReadFile(path)
+	content, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return ""
 	case err != nil:
-		return err.Error()
+		return "cannot " + err.Error()
 	}
-	said := strings.TrimSpace(strings.ToValidUTF8(string(reason[:min(len(reason), 1024)]), ""))
-	if said == "" {
-		said = "no reason given"
+	reason := strings.TrimSpace(strings.ToValidUTF8(string(content[:min(len(content), 1024)]), ""))
+	if reason == "" {
+		reason = "no reason given"
 	}
-	return path + ": " + said
+	return path + ": " + reason
 }
 
-// prepare makes the directory of a run, and room for it.
+// prepare writes the directory of a run, and removes the directories of old runs.
 func (r *Runner) prepare(next state, k Kick) (Launch, error) {
-	action := r.cfg.Actions[slices.IndexFunc(r.cfg.Actions, func(a Action) bool { return a.Name == k.Action })]
+	action := r.cfg.Actions[actionIndex(r.cfg.Actions, k.Action)]
 	launch := Launch{
 		Dir: r.cfg.Dir, Run: k.ID, Action: k.Action, Boot: r.cfg.Boot,
 		Command: action.Command, Timeout: action.Timeout, Grace: action.Grace,
@@ -260,63 +262,60 @@ func (r *Runner) prepare(next state, k Kick) (Launch, error) {
 		return launch, err
 	}
 	if err := os.RemoveAll(launch.runDir()); err != nil {
-		return launch, fmt.Errorf("cannot keep state: %w", err)
+		return launch, err
 	}
 	if err := os.MkdirAll(launch.runDir(), 0o755); err != nil {
-		return launch, fmt.Errorf("cannot keep state: %w", err)
+		return launch, err
 	}
-	if err := os.WriteFile(launch.membersFile(), append(data, '\n'), 0o644); err != nil {
-		return launch, fmt.Errorf("cannot keep state: %w", err)
-	}
-	return launch, nil
+	return launch, os.WriteFile(launch.membersFile(), append(data, '\n'), 0o644)
 }
 
 // prune removes the directories of runs that no action keeps.
 func (r *Runner) prune(s state) {
-	kept := map[string]bool{}
+	var kept []string
 	for _, a := range s.Actions {
-		for _, id := range a.Runs {
-			kept[id] = true
-		}
+		kept = append(kept, a.Runs...)
 	}
 	dirs, err := os.ReadDir(filepath.Join(r.cfg.Dir, "runs"))
 	if err != nil {
-		return // there are none yet; if it is something worse, making one says so
+		return // there is none yet, or creating a run's directory reports it
 	}
 	for _, d := range dirs {
-		if kept[d.Name()] {
+		if slices.Contains(kept, d.Name()) {
 			continue
 		}
 		if err := os.RemoveAll(filepath.Join(r.cfg.Dir, "runs", d.Name())); err != nil {
-			r.cfg.Log.Warn("an old run can't be removed", "run", d.Name(), "err", err)
+			r.cfg.Log.Warn("cannot remove the directory of an old run", "run", d.Name(), "err", err)
 		}
 	}
 }
 
-// adopt is the launch of a run that a former agent left in progress.
+// adopt returns the launch of the run that a previous agent left in progress.
 func (r *Runner) adopt() Launch {
 	adopted := *r.state.Run
-	adopted.over = time.Now().Add(time.Duration(adopted.Deadline) * time.Millisecond) // at the latest: when it began is not known
+	adopted.deadline = time.Now().Add(time.Duration(adopted.Limit) * time.Millisecond)
 	r.state.Run = &adopted
-	r.cfg.Log.Info("run of a former agent is adopted", "action", adopted.Action, "run", adopted.ID)
+	r.cfg.Log.Info("run adopted from the previous agent", "action", adopted.Action, "run", adopted.ID)
 	return Launch{Dir: r.cfg.Dir, Run: adopted.ID, Action: adopted.Action, Boot: r.cfg.Boot, Adopt: true}
 }
 
 // finish writes down how the run in progress ended.
 func (r *Runner) finish(e Ending) Result {
-	id := r.state.Run.ID
-	next, result := r.state.ended(e)
+	next, result := r.state.afterRun(e)
 	result.Node = r.cfg.Node
-	log := r.cfg.Log.With("action", result.Action, "run", id)
+	log := r.cfg.Log.With("action", result.Action, "run", result.Run, "duration_ms", result.Duration)
 	if result.Outcome == Succeeded {
-		if err := r.keepApplied(id, result.Action); err != nil {
-			log.Error("the members applied can't be kept", "err", err)
+		if err := r.keepApplied(result.Run, result.Action); err != nil {
+			log.Error("cannot save the members that the run applied", "err", err)
 		}
-		log.Info("run succeeded", "duration_ms", result.Duration)
+		log.Info("run succeeded")
 	} else {
-		log.Warn("run did not succeed", "outcome", result.Outcome, "exit", result.Exit, "duration_ms", result.Duration, "err", result.Error)
+		if result.Exit >= 0 {
+			log = log.With("exit", result.Exit)
+		}
+		log.Warn("run did not succeed", "outcome", result.Outcome, "err", result.Error)
 	}
-	r.become(next) // if it is not on the disk the next agent finds the ending again
+	r.setState(next) // if that fails, the next agent reads the ending again
 	return result
 }
 
@@ -328,7 +327,7 @@ func (r *Runner) keepApplied(id, action string) error {
 	return replaceFile(appliedPath(r.cfg.Dir, action), data, 0o644)
 }
 
-func (r *Runner) answer(m *nats.Msg, reply any) {
+func (r *Runner) respond(m *nats.Msg, reply any) {
 	if m.Reply == "" {
 		return
 	}
@@ -337,17 +336,17 @@ func (r *Runner) answer(m *nats.Msg, reply any) {
 		err = m.Respond(data)
 	}
 	if err != nil {
-		r.cfg.Log.Warn("a message of the controller can't be answered", "err", err)
+		r.cfg.Log.Warn("cannot answer the controller", "err", err)
 	}
 }
 
-// publish says how a run ended. If nobody hears it the heartbeat still says it.
+// publish reports how a run ended. If the message is lost, the next heartbeat reports it.
 func (r *Runner) publish(nc *nats.Conn, result Result) {
 	data, err := json.Marshal(result)
 	if err == nil {
 		err = nc.Publish(resultSubject(r.cfg.Cluster, r.cfg.Node), data)
 	}
 	if err != nil {
-		r.cfg.Log.Warn("a result can't be published", "action", result.Action, "run", result.Run, "err", err)
+		r.cfg.Log.Warn("cannot publish the result of a run", "action", result.Action, "run", result.Run, "err", err)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/gofrs/flock"
 	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -24,7 +25,7 @@ import (
 
 const lb1 = "lb1.example.org"
 
-// connect starts a bus of its own for the test.
+// connect starts a bus for the test and connects to it.
 func connect(t *testing.T) *nats.Conn {
 	t.Helper()
 	s, err := server.NewServer(&server.Options{DontListen: true, NoSigs: true, NoLog: true})
@@ -44,26 +45,14 @@ func connect(t *testing.T) *nats.Conn {
 	return nc
 }
 
-// fakeRuns is an Execute whose runs end when the test says so.
+// fakeRuns has an Execute whose runs end when the test decides.
 type fakeRuns struct {
-	mu       sync.Mutex
 	launched []Launch
-	running  int
-	most     int // at once
 	end      chan Ending
 }
 
 func (f *fakeRuns) execute(ctx context.Context, l Launch) (Ending, error) {
-	f.mu.Lock()
 	f.launched = append(f.launched, l)
-	f.running++
-	f.most = max(f.most, f.running)
-	f.mu.Unlock()
-	defer func() {
-		f.mu.Lock()
-		f.running--
-		f.mu.Unlock()
-	}()
 	select {
 	case e := <-f.end:
 		return e, nil
@@ -72,7 +61,7 @@ func (f *fakeRuns) execute(ctx context.Context, l Launch) (Ending, error) {
 	}
 }
 
-// node is a Runner that runs.
+// node is a Runner whose Run is in progress.
 type node struct {
 	*Runner
 	nc       *nats.Conn
@@ -84,10 +73,15 @@ type node struct {
 func configFor(dir string) RunnerConfig {
 	return RunnerConfig{
 		Cluster: "main", Node: lb1, Instance: "i-1", Boot: "b-1", Dir: dir,
-		Actions: []Action{{Name: "reload", Command: []string{"reload-lb"}, DependsOn: []string{"web"}, Timeout: time.Minute}},
-		Log:     slog.New(slog.DiscardHandler),
+		Actions: []Action{{
+			Name: "reload", Command: []string{"reload-lb"}, DependsOn: []string{"web"}, Timeout: time.Minute,
+		}},
+		Log: slog.New(slog.DiscardHandler),
 	}
 }
+
+// emptyStatus is the first status of a node with configFor.
+var emptyStatus = Status{Actions: []ActionStatus{{Name: "reload", DependsOn: []string{"web"}}}}
 
 func startNode(t *testing.T, nc *nats.Conn, cfg RunnerConfig) *node {
 	t.Helper()
@@ -104,12 +98,23 @@ func startNode(t *testing.T, nc *nats.Conn, cfg RunnerConfig) *node {
 	n.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
-			t.Errorf("Run: %v", err)
+			t.Errorf("Run ended with the error: %v", err)
 		}
 	})
 	t.Cleanup(n.stop)
 	synctest.Wait()
 	return n
+}
+
+// withNode runs a test in virtual time, with a node that was just started.
+func withNode(t *testing.T, test func(t *testing.T, n *node)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) { test(t, startNode(t, connect(t), configFor(t.TempDir()))) })
+}
+
+// webKick is a kick with one membership, of the role web.
+func webKick(id string, n int64, names ...string) Kick {
+	return kickOf(id, membership("web", 1000, n, names...))
 }
 
 func (n *node) kick(t *testing.T, k Kick) Reply {
@@ -146,7 +151,7 @@ func results(t *testing.T, nc *nats.Conn) *[]Result {
 	return &all
 }
 
-func TestKickRunsTheActionAndItsSuccessIsApplied(t *testing.T) {
+func TestSuccessfulRunIsApplied(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		nc := connect(t)
 		got := results(t, nc)
@@ -158,7 +163,7 @@ func TestKickRunsTheActionAndItsSuccessIsApplied(t *testing.T) {
 
 		web := membership("web", 1000, 1, "web1", "web2")
 		reply := n.kick(t, kickOf("r1", web))
-		if diff := cmp.Diff(Reply{V: 1, Answer: Accepted, Run: "r1", Deadline: 75000}, reply); diff != "" {
+		if diff := cmp.Diff(Reply{V: Version, Answer: Accepted, Run: "r1", Deadline: 75000}, reply); diff != "" {
 			t.Errorf("reply (-want +got):\n%s", diff)
 		}
 		want.Epoch, want.Controller = 1000, "ctl1-a"
@@ -171,34 +176,37 @@ func TestKickRunsTheActionAndItsSuccessIsApplied(t *testing.T) {
 		n.end(Ending{Duration: 1234, Output: "done\n"})
 		applied := map[string]Revision{"web": web.Revision}
 		want.Actions[0] = ActionStatus{
-			Name: "reload", DependsOn: []string{"web"}, Applied: applied, Last: &LastRun{Run: "r1", Outcome: Succeeded, Duration: 1234},
+			Name: "reload", DependsOn: []string{"web"}, Applied: applied,
+			Last: &LastRun{Run: "r1", Outcome: Succeeded, Duration: 1234},
 		}
 		want.Running = nil
 		if diff := cmp.Diff(want, n.status()); diff != "" {
 			t.Errorf("after the run (-want +got):\n%s", diff)
 		}
-		wantResult := Result{V: 1, Node: lb1, Action: "reload", Run: "r1", Outcome: Succeeded, Duration: 1234, Output: "done\n", Applied: applied}
+		wantResult := Result{
+			V: Version, Node: lb1, Action: "reload", Run: "r1", Outcome: Succeeded, Duration: 1234,
+			Output: "done\n", Applied: applied,
+		}
 		if diff := cmp.Diff([]Result{wantResult}, *got); diff != "" {
 			t.Errorf("results (-want +got):\n%s", diff)
 		}
 		if reply := n.kick(t, kickOf("r2", web)); reply.Answer != AlreadyApplied {
-			t.Errorf("the same again: %+v, want %s", reply, AlreadyApplied)
+			t.Errorf("a kick with the same members: got %+v, want %s", reply, AlreadyApplied)
 		}
 	})
 }
 
-func TestRunGetsTheMembershipAndWhatChanged(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		dir := t.TempDir()
-		n := startNode(t, connect(t), configFor(dir))
-		n.kick(t, kickOf("r1", membership("web", 1000, 1, "web1", "web2")))
+func TestRunReceivesTheMembersAndWhatChanged(t *testing.T) {
+	withNode(t, func(t *testing.T, n *node) {
+		n.kick(t, webKick("r1", 1, "web1", "web2"))
 		n.end(Ending{})
 		web := membership("web", 1000, 2, "web2", "web3")
 		n.kick(t, kickOf("r2", web))
-		file := filepath.Join(dir, "runs", "r2", "members.json")
+		file := Launch{Dir: n.cfg.Dir, Run: "r2"}.membersFile()
 		want := []string{
 			"KICKER_NODE=lb1.example.org", "KICKER_ACTION=reload", "KICKER_RUN=r2", "KICKER_MEMBERS_FILE=" + file,
-			"KICKER_REASON=web: +web2", "KICKER_REVISION=web=" + web.Revision.Hash, "KICKER_ADDED=web3", "KICKER_REMOVED=web1",
+			"KICKER_REASON=web: +web2", "KICKER_REVISION=web=" + web.Revision.Hash,
+			"KICKER_ADDED=web3", "KICKER_REMOVED=web1",
 		}
 		if diff := cmp.Diff(want, n.runs.launched[1].Env); diff != "" {
 			t.Errorf("environment (-want +got):\n%s", diff)
@@ -207,11 +215,13 @@ func TestRunGetsTheMembershipAndWhatChanged(t *testing.T) {
 			t.Errorf("members file (-want +got):\n%s", diff)
 		}
 		n.end(Ending{Exit: 1})
-		if f := readMembers(t, appliedPath(dir, "reload")); len(f.Roles["web"]) != 2 || f.Roles["web"][0].Node != "web1" {
+		f := readMembers(t, appliedPath(n.cfg.Dir, "reload"))
+		if len(f.Roles["web"]) != 2 || f.Roles["web"][0].Node != "web1" {
 			t.Errorf("after a failure the action's members are %+v, want those of its last success", f.Roles)
 		}
 		n.kick(t, kickOf("r3", web, membership("db", 1000, 3, "db1")))
-		if env := n.runs.launched[2].Env; !slices.Contains(env, "KICKER_ADDED=web:web3 db:db1") || !slices.Contains(env, "KICKER_REMOVED=web:web1") {
+		env := n.runs.launched[2].Env
+		if !slices.Contains(env, "KICKER_ADDED=web:web3 db:db1") || !slices.Contains(env, "KICKER_REMOVED=web:web1") {
 			t.Errorf("environment %q, want what changed since the last success, by role", env)
 		}
 		n.end(Ending{})
@@ -231,26 +241,19 @@ func readMembers(t *testing.T, path string) MembersFile {
 	return f
 }
 
-func TestMembersOfOtherRevisionsThanAppliedAreNotComparedWith(t *testing.T) {
-	dir := t.TempDir()
-	web := membership("web", 1000, 1, "web1")
-	data, err := json.Marshal(membersOf(kickOf("r1", web)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := replaceFile(appliedPath(dir, "reload"), data, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if f := loadApplied(dir, "reload", map[string]Revision{"web": web.Revision}); len(f.Roles["web"]) != 1 {
-		t.Errorf("what is applied was read as %+v", f)
+func TestAppliedMembersOfOtherRevisionsAreIgnored(t *testing.T) {
+	r := runnerWith(t, members("web1"))
+	applied := r.state.Actions["reload"].Applied
+	if f := loadApplied(r.cfg.Dir, "reload", applied); len(f.Roles["web"]) != 1 {
+		t.Errorf("the applied members: got %+v, want web1", f)
 	}
 	other := membership("web", 1000, 2, "web2")
-	if f := loadApplied(dir, "reload", map[string]Revision{"web": other.Revision}); len(f.Roles) > 0 {
-		t.Errorf("what isn't applied was read as %+v", f)
+	if f := loadApplied(r.cfg.Dir, "reload", map[string]Revision{"web": other.Revision}); len(f.Roles) > 0 {
+		t.Errorf("members of another revision: got %+v, want none", f)
 	}
 }
 
-func TestWordsWithoutRoomAreCounted(t *testing.T) {
+func TestTooManyWordsEndInACount(t *testing.T) {
 	var words []string
 	for i := range 10000 {
 		words = append(words, fmt.Sprintf("web%05d.example.org", i))
@@ -259,36 +262,35 @@ func TestWordsWithoutRoomAreCounted(t *testing.T) {
 	fields := strings.Fields(got)
 	left := len(words) - (len(fields) - 1)
 	if len(got) > maxEnv+100 || fields[len(fields)-1] != fmt.Sprintf("+%d", left) {
-		t.Errorf("%d bytes that end in %q, want them to end in +%d", len(got), got[len(got)-30:], left)
+		t.Errorf("got %d bytes that end in %q, want the end +%d", len(got), got[len(got)-30:], left)
 	}
 	if got := joinBounded(words[:2]); got != "web00000.example.org web00001.example.org" {
-		t.Errorf("two words became %q", got)
+		t.Errorf("two words: got %q", got)
 	}
 }
 
-func TestKickDuringARunIsBusyWithTheTimeLeft(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		n := startNode(t, connect(t), configFor(t.TempDir()))
-		n.kick(t, kickOf("r1", membership("web", 1000, 1, "web1")))
+func TestKickDuringARunIsAnsweredBusyWithTheTimeLeft(t *testing.T) {
+	withNode(t, func(t *testing.T, n *node) {
+		n.kick(t, webKick("r1", 1, "web1"))
 		time.Sleep(20 * time.Second)
-		reply := n.kick(t, kickOf("r2", membership("web", 1000, 2, "web2")))
-		if diff := cmp.Diff(Reply{V: 1, Answer: Busy, Run: "r1", Deadline: 55000}, reply); diff != "" {
+		reply := n.kick(t, webKick("r2", 2, "web2"))
+		if diff := cmp.Diff(Reply{V: Version, Answer: Busy, Run: "r1", Deadline: 55000}, reply); diff != "" {
 			t.Errorf("another kick (-want +got):\n%s", diff)
 		}
-		reply = n.kick(t, kickOf("r1", membership("web", 1000, 1, "web1")))
-		if diff := cmp.Diff(Reply{V: 1, Answer: Accepted, Run: "r1", Deadline: 55000}, reply); diff != "" {
+		reply = n.kick(t, webKick("r1", 1, "web1"))
+		if diff := cmp.Diff(Reply{V: Version, Answer: Accepted, Run: "r1", Deadline: 55000}, reply); diff != "" {
 			t.Errorf("the same kick (-want +got):\n%s", diff)
 		}
 		n.end(Ending{})
-		if reply := n.kick(t, kickOf("r1", membership("web", 1000, 1, "web1"))); reply.Answer != Accepted || len(n.runs.launched) != 1 {
-			t.Errorf("the same kick after its run: %+v, %d runs, want it accepted and one run", reply, len(n.runs.launched))
+		reply = n.kick(t, webKick("r1", 1, "web1"))
+		if runs := len(n.runs.launched); reply.Answer != Accepted || runs != 1 {
+			t.Errorf("the same kick after its run: got %+v and %d runs, want it accepted and one run", reply, runs)
 		}
 	})
 }
 
 func TestFailuresAreCountedUntilASuccess(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		n := startNode(t, connect(t), configFor(t.TempDir()))
+	withNode(t, func(t *testing.T, n *node) {
 		web := membership("web", 1000, 1, "web1")
 		for i, c := range []struct {
 			ending   Ending
@@ -304,40 +306,43 @@ func TestFailuresAreCountedUntilASuccess(t *testing.T) {
 			{Ending{}, Succeeded, 0, false},
 		} {
 			if reply := n.kick(t, kickOf(fmt.Sprint("r", i), web)); reply.Answer != Accepted {
-				t.Fatalf("kick %d: %+v", i, reply)
+				t.Fatalf("kick %d: got %+v, want %s", i, reply, Accepted)
 			}
 			n.end(c.ending)
 			a := n.status().Actions[0]
-			if a.Last.Outcome != c.outcome || a.Last.Failures != c.failures || a.Dirty != c.dirty || (len(a.Applied) > 0) == c.dirty {
-				t.Errorf("after %+v: %+v, last %+v", c.ending, a, *a.Last)
+			sameLast := a.Last.Outcome == c.outcome && a.Last.Failures == c.failures
+			if !sameLast || a.Dirty != c.dirty || (len(a.Applied) > 0) == c.dirty {
+				t.Errorf("after %+v: got %+v, last run %+v", c.ending, a, *a.Last)
 			}
 		}
 	})
 }
 
-func TestRunThatCannotBeStartedHasFailed(t *testing.T) {
+func TestRunThatCannotBeStartedFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		nc := connect(t)
 		all := results(t, nc)
-		cfg := configFor(t.TempDir())
-		n := startNode(t, nc, cfg)
-		n.cfg.Execute = func(context.Context, Launch) (Ending, error) { return Ending{}, errors.New("no more processes") }
+		n := startNode(t, nc, configFor(t.TempDir()))
+		n.cfg.Execute = func(context.Context, Launch) (Ending, error) {
+			return Ending{}, errors.New("no more processes")
+		}
 		for i := range 2 {
-			if reply := n.kick(t, kickOf(fmt.Sprint("r", i), membership("web", 1000, 1, "web1"))); reply.Answer != Accepted {
-				t.Fatalf("%+v", reply)
+			if reply := n.kick(t, webKick(fmt.Sprint("r", i), 1, "web1")); reply.Answer != Accepted {
+				t.Fatalf("got %+v, want %s", reply, Accepted)
 			}
 			a := n.status().Actions[0]
-			if n.status().Running != nil || !a.Dirty || a.Last.Outcome != Failed || a.Last.Exit != -1 || a.Last.Failures != i+1 {
-				t.Errorf("%+v, last %+v, want it failed", a, a.Last)
+			failed := a.Last.Outcome == Failed && a.Last.Exit == -1 && a.Last.Failures == i+1
+			if n.status().Running != nil || !a.Dirty || !failed {
+				t.Errorf("got %+v, last run %+v, want it failed", a, a.Last)
 			}
 		}
 		if len(*all) != 2 || (*all)[0].Error != "no more processes" {
-			t.Errorf("results %+v", *all)
+			t.Errorf("got the results %+v, want two with the error of Execute", *all)
 		}
 	})
 }
 
-func TestStateSurvivesARestartAndItsRunIsAdopted(t *testing.T) {
+func TestRestartedAgentKeepsTheStateAndAdoptsTheRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		nc := connect(t)
 		got := results(t, nc)
@@ -350,29 +355,32 @@ func TestStateSurvivesARestartAndItsRunIsAdopted(t *testing.T) {
 		n.stop()
 
 		n = startNode(t, nc, cfg)
-		first := n.statuses[0]
-		if first.Epoch != 2000 || first.Controller != "ctl1-b" || !first.Actions[0].Dirty || first.Running == nil || first.Running.Run != "r1" {
-			t.Errorf("the first status after the restart is %+v", first)
+		want := Status{
+			Epoch: 2000, Controller: "ctl1-b", Running: &Running{Run: "r1", Action: "reload"},
+			Actions: []ActionStatus{{Name: "reload", DependsOn: []string{"web"}, Dirty: true}},
+		}
+		if diff := cmp.Diff(want, n.statuses[0]); diff != "" {
+			t.Errorf("the first status after the restart (-want +got):\n%s", diff)
 		}
 		if len(n.runs.launched) != 1 || !n.runs.launched[0].Adopt || n.runs.launched[0].Run != "r1" {
-			t.Fatalf("launched %+v, want r1 adopted", n.runs.launched)
+			t.Fatalf("launched %+v, want r1 to be adopted", n.runs.launched)
 		}
 		newer := kickOf("r2", membership("web", 2000, 1, "web2"))
 		newer.Epoch, newer.Controller = 2000, "ctl1-b"
 		if reply := n.kick(t, newer); reply.Answer != Busy || reply.Run != "r1" || reply.Deadline != 75000 {
-			t.Errorf("a kick during the adopted run: %+v, want it busy for 75 s at the latest", reply)
+			t.Errorf("a kick during the adopted run: got %+v, want %s with a deadline in 75 s", reply, Busy)
 		}
 		n.end(Ending{Duration: 5})
 		if len(*got) != 1 || (*got)[0].Outcome != Succeeded || (*got)[0].Applied["web"] != web.Revision {
-			t.Errorf("results %+v, want that of r1", *got)
+			t.Errorf("got the results %+v, want the one of r1", *got)
 		}
 		if reply := n.kick(t, kickOf("r3", web)); reply.Answer != Stale {
-			t.Errorf("a kick of a lower epoch: %+v, want %s", reply, Stale)
+			t.Errorf("a kick of a lower epoch: got %+v, want %s", reply, Stale)
 		}
 	})
 }
 
-func TestDirtyIsOnTheDiskBeforeTheRunStarts(t *testing.T) {
+func TestDirtyIsOnDiskBeforeTheRunStarts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
 		cfg := configFor(dir)
@@ -387,66 +395,63 @@ func TestDirtyIsOnTheDiskBeforeTheRunStarts(t *testing.T) {
 		}
 		kickedOnce(t, nc, cfg)
 		if !atStart.Actions["reload"].Dirty || atStart.Run == nil || atStart.Run.ID != "r1" {
-			t.Errorf("when the run started the disk had %+v", atStart)
+			t.Errorf("when the run started, the state on disk was %+v", atStart)
 		}
 	})
 }
 
-func TestAbsurdEpochIsNotRemembered(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		n := startNode(t, connect(t), configFor(t.TempDir()))
+func TestEpochOutOfRangeIsRejected(t *testing.T) {
+	withNode(t, func(t *testing.T, n *node) {
 		n.Seen(MaxEpoch+1, "ctl1-z")
-		k := kickOf("r1", membership("web", 1000, 1, "web1"))
+		k := webKick("r1", 1, "web1")
 		k.Epoch = MaxEpoch + 1
 		if reply := n.kick(t, k); reply.Answer != Invalid {
-			t.Errorf("kick of epoch %d: %+v, want %s", k.Epoch, reply, Invalid)
+			t.Errorf("a kick of epoch %d: got %+v, want %s", k.Epoch, reply, Invalid)
 		}
 		if n.status().Epoch != 0 {
-			t.Errorf("epoch %d is remembered", n.status().Epoch)
+			t.Errorf("the status has epoch %d, want none", n.status().Epoch)
 		}
 		n.Seen(5, "ctl1-a")
 		if n.status().Epoch != 5 {
-			t.Errorf("epoch %d after 5 was seen", n.status().Epoch)
+			t.Errorf("the status has epoch %d, want 5", n.status().Epoch)
 		}
 	})
 }
 
-func TestDisabledNodeSaysWhy(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		dir := t.TempDir()
-		n := startNode(t, connect(t), configFor(dir))
-		if err := os.WriteFile(filepath.Join(dir, "disabled"), []byte("disk is being swapped\n"), 0o644); err != nil {
+func TestDisabledNodeAnswersWithTheReason(t *testing.T) {
+	withNode(t, func(t *testing.T, n *node) {
+		file := filepath.Join(n.cfg.Dir, "disabled")
+		if err := os.WriteFile(file, []byte("disk is being swapped\n"), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		k := kickOf("r1", membership("web", 1000, 1, "web1"))
-		if reply := n.kick(t, k); reply.Answer != Disabled || !strings.HasSuffix(reply.Detail, "/disabled: disk is being swapped") {
-			t.Errorf("got %+v", reply)
+		k := webKick("r1", 1, "web1")
+		if reply := n.kick(t, k); reply.Answer != Disabled || reply.Detail != file+": disk is being swapped" {
+			t.Errorf("got %+v, want %s with the file and its reason", reply, Disabled)
 		}
-		if err := os.Remove(filepath.Join(dir, "disabled")); err != nil {
+		if err := os.Remove(file); err != nil {
 			t.Fatal(err)
 		}
 		if reply := n.kick(t, k); reply.Answer != Accepted {
-			t.Errorf("enabled again: %+v", reply)
+			t.Errorf("after the file was removed: got %+v, want %s", reply, Accepted)
 		}
 		n.end(Ending{})
 	})
 }
 
-func TestDisabledFileThatCannotBeReadDisables(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		dir := t.TempDir()
-		n := startNode(t, connect(t), configFor(dir))
-		if err := os.Mkdir(filepath.Join(dir, "disabled"), 0o755); err != nil {
+func TestUnreadableDisabledFileDisablesTheNode(t *testing.T) {
+	withNode(t, func(t *testing.T, n *node) {
+		if err := os.Mkdir(filepath.Join(n.cfg.Dir, "disabled"), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if reply := n.kick(t, kickOf("r1", membership("web", 1000, 1, "web1"))); reply.Answer != Disabled || len(n.runs.launched) > 0 {
-			t.Errorf("%+v, %d runs: somebody meant to disable it", reply, len(n.runs.launched))
+		reply := n.kick(t, webKick("r1", 1, "web1"))
+		if reply.Answer != Disabled || !strings.HasPrefix(reply.Detail, "cannot read ") || len(n.runs.launched) > 0 {
+			t.Errorf("got %+v and %d runs, want %s and no run", reply, len(n.runs.launched), Disabled)
 		}
 	})
 }
 
-// The end of its watching and the agent's may come at the same time: whichever is seen first, the run is not over.
-func TestRunThatItsAgentLeavesIsNotOver(t *testing.T) {
+// Run and Execute both end when ctx ends. The run is still in progress, whichever of them ends first.
+func TestRunGoesOnWhenItsAgentStops(t *testing.T) {
 	for range 10 {
 		synctest.Test(t, func(t *testing.T) {
 			nc := connect(t)
@@ -465,22 +470,22 @@ func TestRunThatItsAgentLeavesIsNotOver(t *testing.T) {
 				r.Run(ctx, nc, func(s Status) {
 					if s.Running != nil {
 						cancel()
-						time.Sleep(time.Millisecond) // in which what waits for the run returns
+						time.Sleep(time.Millisecond) // Execute returns meanwhile
 					}
 				})
 			})
 			synctest.Wait()
-			(&node{nc: nc}).kick(t, kickOf("r1", membership("web", 1000, 1, "web1")))
+			(&node{nc: nc}).kick(t, webKick("r1", 1, "web1"))
 			wg.Wait()
 			cancel()
 			if s, err := loadState(cfg.Dir, cfg.Instance, cfg.Log); err != nil || s.Run == nil || s.Run.ID != "r1" {
-				t.Fatalf("the next agent finds %+v, %v; want r1 in progress", s, err)
+				t.Fatalf("the next agent reads %+v, error %v; want r1 in progress", s, err)
 			}
 		})
 	}
 }
 
-// kickedOnce is an agent that is kicked, and stopped as soon as it has accepted; it returns when the agent is over.
+// kickedOnce runs an agent until it has accepted one kick, and returns when the agent has stopped.
 func kickedOnce(t *testing.T, nc *nats.Conn, cfg RunnerConfig) {
 	t.Helper()
 	r, err := NewRunner(cfg)
@@ -491,12 +496,12 @@ func kickedOnce(t *testing.T, nc *nats.Conn, cfg RunnerConfig) {
 	var wg sync.WaitGroup
 	wg.Go(func() { r.Run(ctx, nc, func(Status) {}) })
 	synctest.Wait()
-	(&node{nc: nc}).kick(t, kickOf("r1", membership("web", 1000, 1, "web1")))
+	(&node{nc: nc}).kick(t, webKick("r1", 1, "web1"))
 	cancel()
 	wg.Wait()
 }
 
-func TestAgentWaitsForWhatWatchesItsRun(t *testing.T) {
+func TestRunWaitsForExecuteToReturn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		nc := connect(t)
 		cfg := configFor(t.TempDir())
@@ -508,64 +513,68 @@ func TestAgentWaitsForWhatWatchesItsRun(t *testing.T) {
 			return Ending{}, ctx.Err()
 		}
 		if kickedOnce(t, nc, cfg); !returned.Load() {
-			t.Error("the agent is over, and still watches a run that the next one adopts")
+			t.Error("Run returned before Execute did")
 		}
 	})
 }
 
-func TestFileIsReplacedNotWrittenOver(t *testing.T) {
+func TestFileIsReplacedAsAWhole(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.json")
-	if err := replaceFile(path, []byte("former"), 0o644); err != nil {
+	if err := replaceFile(path, []byte("old"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	former, err := os.Open(path)
+	old, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer former.Close()
+	defer old.Close()
 	if err := replaceFile(path, []byte("new"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if data, err := io.ReadAll(former); err != nil || string(data) != "former" {
-		t.Errorf("whoever reads meanwhile, or a crash, finds %q, %v: neither the former file nor the new one", data, err)
+	if data, err := io.ReadAll(old); err != nil || string(data) != "old" {
+		t.Errorf("a reader of the old file got %q, error %v; want the old content", data, err)
 	}
 }
 
-func TestRunBeginsInADirectoryOfItsOwn(t *testing.T) {
+func TestRunStartsInANewDirectory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := configFor(t.TempDir())
-		left := filepath.Join(Launch{Dir: cfg.Dir, Run: "r1"}.runDir(), endingFile) // of an agent that died before it knew of the run
-		if err := errors.Join(os.MkdirAll(filepath.Dir(left), 0o755), os.WriteFile(left, []byte("{}"), 0o644)); err != nil {
+		left := Launch{Dir: cfg.Dir, Run: "r1"}.endingFile() // by an agent that died before it wrote its state
+		if err := replaceFile(left, []byte("{}"), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		n := startNode(t, connect(t), cfg)
-		n.kick(t, kickOf("r1", membership("web", 1000, 1, "web1")))
+		n.kick(t, webKick("r1", 1, "web1"))
 		if _, err := os.Stat(left); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("what another attempt left is still there: %v", err)
+			t.Errorf("the file of an earlier attempt is still there: %v", err)
 		}
 		n.end(Ending{})
 	})
 }
 
-func TestNodeThatCannotKeepStateRunsNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		dir := t.TempDir()
-		n := startNode(t, connect(t), configFor(dir))
-		if err := os.Mkdir(statePath(dir), 0o755); err != nil { // works against root as well, unlike permissions
+func TestNodeThatCannotWriteItsStateRunsNothing(t *testing.T) {
+	withNode(t, func(t *testing.T, n *node) {
+		if err := os.Mkdir(statePath(n.cfg.Dir), 0o755); err != nil { // stops root, too, unlike permissions
 			t.Fatal(err)
 		}
-		reply := n.kick(t, kickOf("r1", membership("web", 1000, 1, "web1")))
-		if reply.Answer != Disabled || !strings.HasPrefix(reply.Detail, "cannot keep state: ") || len(n.runs.launched) > 0 {
-			t.Errorf("%+v, %d runs, want none", reply, len(n.runs.launched))
+		reply := n.kick(t, webKick("r1", 1, "web1"))
+		if reply.Answer != Disabled || !strings.HasPrefix(reply.Detail, "cannot write the node's state: ") {
+			t.Errorf("got %+v, want %s because of the state", reply, Disabled)
+		}
+		if len(n.runs.launched) > 0 {
+			t.Errorf("launched %+v, want no run", n.runs.launched)
 		}
 		if s := n.status(); s.Actions[0].Dirty || s.Running != nil || s.Epoch != 1000 {
-			t.Errorf("status %+v, want nothing but the epoch", s)
+			t.Errorf("got the status %+v, want only the epoch", s)
 		}
 	})
 }
 
-func TestCorruptStateIsPutAsideAndNothingIsKnown(t *testing.T) {
-	for _, content := range []string{"", "{", `{"v":9,"instance":"i-1"}`, `{"v":1,"instance":"i-1","epoch":-4}`, `{"v":1,"instance":"i-1","run":{"id":"../x","action":"a"}}`} {
+func TestInvalidStateIsMovedAside(t *testing.T) {
+	for _, content := range []string{
+		"", "{", `{"v":9,"instance":"i-1"}`, `{"v":2,"instance":"i-1","epoch":-4}`,
+		`{"v":2,"instance":"i-1","run":{"id":"../x","action":"a"}}`,
+	} {
 		cfg := configFor(t.TempDir())
 		if err := os.WriteFile(statePath(cfg.Dir), []byte(content), 0o644); err != nil {
 			t.Fatal(err)
@@ -574,22 +583,22 @@ func TestCorruptStateIsPutAsideAndNothingIsKnown(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(Status{Actions: []ActionStatus{{Name: "reload", DependsOn: []string{"web"}}}}, r.state.status(r.cfg.Actions)); diff != "" {
-			t.Errorf("%q (-want +got):\n%s", content, diff)
+		if diff := cmp.Diff(emptyStatus, r.state.status(r.cfg.Actions)); diff != "" {
+			t.Errorf("%q: status (-want +got):\n%s", content, diff)
 		}
 		if aside, err := os.ReadFile(statePath(cfg.Dir) + ".corrupt"); err != nil || string(aside) != content {
-			t.Errorf("put aside: %q, %v, want %q", aside, err, content)
+			t.Errorf("moved aside: got %q, error %v, want %q", aside, err, content)
 		}
 	}
 }
 
-func TestStateThatCannotBeReadIsNotTakenForNone(t *testing.T) {
+func TestUnreadableStateIsAnError(t *testing.T) {
 	cfg := configFor(t.TempDir())
-	if err := os.Mkdir(statePath(cfg.Dir), 0o755); err != nil { // works against root as well, unlike permissions
+	if err := os.Mkdir(statePath(cfg.Dir), 0o755); err != nil { // stops root, too, unlike permissions
 		t.Fatal(err)
 	}
 	if _, err := NewRunner(cfg); err == nil {
-		t.Error("the node begins anew: its run in progress and what it obeys are forgotten")
+		t.Error("got no error: the node would forget its run in progress and its controller")
 	}
 }
 
@@ -598,40 +607,35 @@ func TestStateOfAnotherMachineIsDiscarded(t *testing.T) {
 		nc := connect(t)
 		cfg := configFor(t.TempDir())
 		n := startNode(t, nc, cfg)
-		n.kick(t, kickOf("r1", membership("web", 1000, 1, "web1")))
+		n.kick(t, webKick("r1", 1, "web1"))
 		n.end(Ending{})
 		n.stop()
 		cfg.Instance = "i-2"
 		n = startNode(t, nc, cfg)
-		if diff := cmp.Diff(Status{Actions: []ActionStatus{{Name: "reload", DependsOn: []string{"web"}}}}, n.status()); diff != "" {
-			t.Errorf("a machine made from the other's image (-want +got):\n%s", diff)
+		if diff := cmp.Diff(emptyStatus, n.status()); diff != "" {
+			t.Errorf("status on the other machine (-want +got):\n%s", diff)
 		}
 		if _, err := os.Stat(appliedPath(cfg.Dir, "reload")); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("the other's members are still there: %v", err)
+			t.Errorf("the first machine's members are still there: %v", err)
 		}
 	})
 }
 
 func TestOnlyTheLastRunsAreKept(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		cfg := configFor(t.TempDir())
-		n := startNode(t, connect(t), cfg)
+	withNode(t, func(t *testing.T, n *node) {
 		for i := range 8 {
-			n.kick(t, kickOf(fmt.Sprint("r", i), membership("web", 1000, int64(i), fmt.Sprint("web", i))))
+			n.kick(t, webKick(fmt.Sprint("r", i), int64(i), fmt.Sprint("web", i)))
 			n.end(Ending{})
 		}
-		dirs, err := filepath.Glob(filepath.Join(cfg.Dir, "runs", "*"))
+		dirs, err := filepath.Glob(filepath.Join(n.cfg.Dir, "runs", "*"))
 		if err != nil || len(dirs) != keptRuns || filepath.Base(dirs[0]) != "r3" {
-			t.Errorf("kept %q, %v, want r3 to r7", dirs, err)
+			t.Errorf("kept %q, error %v, want r3 to r7", dirs, err)
 		}
 	})
 }
 
 func TestMembersBeyondTheInlineLimitGoInParts(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		dir := t.TempDir()
-		nc := connect(t)
-		n := startNode(t, nc, configFor(dir))
+	withNode(t, func(t *testing.T, n *node) {
 		var names []string
 		for i := range 10000 {
 			names = append(names, fmt.Sprintf("web%05d.example.org", i))
@@ -639,23 +643,23 @@ func TestMembersBeyondTheInlineLimitGoInParts(t *testing.T) {
 		web, db := membership("web", 1000, 1, names...), membership("db", 1000, 1)
 		messages, err := encodeKick(kickOf("r1", web, db))
 		if err != nil || len(messages) < 3 {
-			t.Fatalf("%d messages, %v, want some parts and a kick", len(messages), err)
+			t.Fatalf("got %d messages, error %v, want some parts and a kick", len(messages), err)
 		}
 		for _, m := range messages {
-			if len(m) > MaxInline {
-				t.Errorf("a message of %d bytes", len(m))
+			if len(m) > maxInline {
+				t.Errorf("a message has %d bytes, the limit is %d", len(m), maxInline)
 			}
 		}
 		if reply := n.kick(t, kickOf("r1", web, db)); reply.Answer != Accepted {
-			t.Fatalf("%+v", reply)
+			t.Fatalf("got %+v, want %s", reply, Accepted)
 		}
-		f := readMembers(t, filepath.Join(dir, "runs", "r1", "members.json"))
+		f := readMembers(t, Launch{Dir: n.cfg.Dir, Run: "r1"}.membersFile())
 		if Hash(f.Roles["web"]) != web.Revision.Hash || len(f.Roles["db"]) != 0 {
-			t.Errorf("%d members arrived, and other ones", len(f.Roles["web"]))
+			t.Errorf("the run received %d members, not those that were sent", len(f.Roles["web"]))
 		}
 		n.end(Ending{})
 		if n.parts.size != 0 {
-			t.Errorf("%d bytes of parts are kept", n.parts.size)
+			t.Errorf("%d bytes of parts are still kept", n.parts.size)
 		}
 
 		// One part is lost.
@@ -665,115 +669,114 @@ func TestMembersBeyondTheInlineLimitGoInParts(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, m := range messages[1 : len(messages)-1] {
-			if err := nc.Publish(kickSubject("main", lb1), m); err != nil {
+			if err := n.nc.Publish(kickSubject("main", lb1), m); err != nil {
 				t.Fatal(err)
 			}
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		answer, err := nc.RequestWithContext(ctx, kickSubject("main", lb1), messages[len(messages)-1])
+		answer, err := n.nc.RequestWithContext(ctx, kickSubject("main", lb1), messages[len(messages)-1])
 		if err != nil {
 			t.Fatal(err)
 		}
 		if reply, err := decodeReply(answer.Data); err != nil || reply.Answer != Incomplete {
-			t.Errorf("without its first part: %+v, %v, want %s", reply, err, Incomplete)
+			t.Errorf("without the first part: got %+v, error %v, want %s", reply, err, Incomplete)
 		}
 		if reply := n.kick(t, kickOf("r3", more)); reply.Answer != Accepted {
-			t.Errorf("sent again: %+v", reply)
+			t.Errorf("sent again: got %+v, want %s", reply, Accepted)
 		}
 		n.end(Ending{})
 	})
 }
 
-func TestPartsThatNoKickAsksForAreBounded(t *testing.T) {
+func TestUnusedPartsAreBounded(t *testing.T) {
 	var a assembly
-	list := json.RawMessage(`"` + strings.Repeat("x", MaxInline) + `"`)
+	list := json.RawMessage(`"` + strings.Repeat("x", maxInline) + `"`)
 	for i := range 1000 {
 		a.add(Part{Of: fmt.Sprint("1-", i), Parts: 1024, Members: list})
 		if a.size > maxParts {
-			t.Fatalf("%d bytes after %d parts", a.size, i)
+			t.Fatalf("%d bytes are kept after %d parts", a.size, i)
 		}
 	}
 	if a.find("1-999") == nil || a.find("1-0") != nil {
-		t.Error("the newest went before the oldest")
+		t.Error("the newest list was dropped before the oldest")
 	}
 	a.complete(kickOf("r1"))
 	a.complete(kickOf("r2"))
 	if a.size != 0 || len(a.lists) != 0 {
-		t.Errorf("%d bytes are left after two kicks that did not ask for them", a.size)
+		t.Errorf("%d bytes are kept after two kicks that did not use them", a.size)
 	}
 }
 
-func TestNobodyThereIsSaidByTheBroker(t *testing.T) {
+func TestKickOfAnAbsentNodeHasNoResponders(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		_, err := Send(ctx, connect(t), "main", kickOf("r1"))
-		if !errors.Is(err, nats.ErrNoResponders) || !strings.HasPrefix(err.Error(), "kick lb1.example.org/reload: ") {
-			t.Errorf("got %v", err)
+		if !errors.Is(err, ErrNoAgent) || !strings.HasPrefix(err.Error(), "kick lb1.example.org/reload: ") {
+			t.Errorf("got the error %v, want kick lb1.example.org/reload: %v", err, ErrNoAgent)
 		}
 	})
 }
 
-func TestGarbageNeitherStopsTheNodeNorTheListener(t *testing.T) {
+func TestInvalidMessagesChangeNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		nc := connect(t)
 		var (
-			good []Result
-			bad  []error
+			valid   []Result
+			invalid []error
 		)
-		sub, err := ListenResults(nc, "main", func(r Result) { good = append(good, r) }, func(err error) { bad = append(bad, err) })
+		onResult := func(r Result) { valid = append(valid, r) }
+		sub, err := ListenResults(nc, "main", onResult, func(err error) { invalid = append(invalid, err) })
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer sub.Unsubscribe()
 		n := startNode(t, nc, configFor(t.TempDir()))
 		forged, _ := json.Marshal(exampleMessages()["result"])
-		for subject, data := range map[string][]byte{
-			resultSubject("main", "web1"): forged, // of another node
-			resultSubject("main", "a.b"):  []byte("\x00"),
-			kickSubject("main", lb1):      []byte(`{"part_of":"x","parts":-1}`),
+		for _, m := range []nats.Msg{
+			{Subject: resultSubject("main", "web1"), Data: forged}, // of another node
+			{Subject: resultSubject("main", "a.b"), Data: []byte("\x00")},
+			{Subject: kickSubject("main", lb1), Data: []byte(`{"part_of":"x","parts":-1}`)},
+			{Subject: kickSubject("main", lb1), Data: []byte("]")},
 		} {
-			if err := nc.Publish(subject, data); err != nil {
+			if err := nc.PublishMsg(&m); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := nc.Publish(kickSubject("main", lb1), []byte("]")); err != nil {
-			t.Fatal(err)
-		}
-		if reply := n.kick(t, kickOf("r1", membership("web", 1000, 1, "web1"))); reply.Answer != Accepted {
-			t.Errorf("after garbage: %+v", reply)
+		if reply := n.kick(t, webKick("r1", 1, "web1")); reply.Answer != Accepted {
+			t.Errorf("a kick after invalid messages: got %+v, want %s", reply, Accepted)
 		}
 		n.end(Ending{})
-		if len(good) != 1 || len(bad) != 2 {
-			t.Errorf("%d results and %d errors, want 1 and 2: %v", len(good), len(bad), bad)
+		if len(valid) != 1 || len(invalid) != 2 {
+			t.Errorf("got %d results and %d errors, want 1 and 2: %v", len(valid), len(invalid), invalid)
 		}
 	})
 }
 
-func TestAgentWaitsForTheChildThatAKilledOneWasAboutToMakeAShim(t *testing.T) {
+func TestAgentWaitsForTheLockOfAKilledAgentsChild(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		nc := connect(t)
 		cfg := configFor(t.TempDir())
-		left, err := acquire(t.Context(), filepath.Join(cfg.Dir, "agent.lock"))
-		if err != nil {
-			t.Fatal(err)
+		child := flock.New(filepath.Join(cfg.Dir, "agent.lock"))
+		if locked, err := child.TryLock(); err != nil || !locked {
+			t.Fatal(locked, err)
 		}
-		time.AfterFunc(ownWithin-time.Second, func() { left.Close() })
+		time.AfterFunc(lockTimeout-time.Second, func() { child.Unlock() })
 		r, err := NewRunner(cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		if err := r.Run(ctx, nc, func(Status) { cancel() }); err != nil {
-			t.Errorf("it ended with %v: systemd would start it again, and the node be gone meanwhile", err)
+			t.Errorf("the agent stopped with the error: %v", err)
 		}
 	})
 }
 
 func TestTwoAgentsDoNotShareADirectory(t *testing.T) {
 	nc := connect(t)
-	cfg := RunnerConfig{Cluster: "main", Node: lb1, Instance: "i", Boot: "b", Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler)}
+	cfg := configFor(t.TempDir())
 	first, err := NewRunner(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -783,18 +786,18 @@ func TestTwoAgentsDoNotShareADirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(t.Context())
-	runs := make(chan struct{})
+	started := make(chan struct{})
 	ended := make(chan error)
-	go func() { ended <- first.Run(ctx, nc, func(Status) { close(runs) }) }()
-	<-runs
+	go func() { ended <- first.Run(ctx, nc, func(Status) { close(started) }) }()
+	<-started
 	if err := second.Run(ctx, nc, func(Status) {}); err == nil || !strings.Contains(err.Error(), cfg.Dir) {
-		t.Errorf("a second agent in the same directory ended with %v, want an error that names it", err)
+		t.Errorf("the second agent in the directory stopped with %v, want an error that names the directory", err)
 	}
 	stop()
 	if err := <-ended; err != nil {
 		t.Fatal(err)
 	}
 	if err := second.Run(ctx, nc, func(Status) {}); err != nil {
-		t.Errorf("after the first agent's end the second one ended with %v", err)
+		t.Errorf("after the first agent stopped, the second one stopped with the error: %v", err)
 	}
 }

@@ -3,17 +3,18 @@ package kick
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/nats-io/nats.go"
 )
 
-// MaxInline is the size in bytes up to which a kick carries its members itself, and which no part exceeds.
-const MaxInline = 256 << 10
+// ErrNoAgent is the error for a request to a node that has no agent on the bus.
+var ErrNoAgent = errors.New("no agent of that name is on the bus")
 
-// Send kicks one node's action and returns what the node makes of it, waiting as long as ctx. If nobody is there to be kicked
-// the error is nats.ErrNoResponders. Members that make the kick larger than MaxInline go before it, in parts.
+// Send sends a kick to its node and returns the node's reply, waiting until ctx ends. The error wraps ErrNoAgent if no
+// agent of the node is on the bus. Members that make the kick larger than maxInline go before it, in parts.
 func Send(ctx context.Context, nc *nats.Conn, cluster string, k Kick) (Reply, error) {
 	reply, err := send(ctx, nc, cluster, k)
 	if err != nil {
@@ -37,22 +38,31 @@ func send(ctx context.Context, nc *nats.Conn, cluster string, k Kick) (Reply, er
 			return Reply{}, err
 		}
 	}
-	answer, err := nc.RequestWithContext(ctx, subject, messages[last])
+	answer, err := request(ctx, nc, subject, messages[last])
 	if err != nil {
 		return Reply{}, err
 	}
 	reply, err := decodeReply(answer.Data)
 	if err != nil {
-		return Reply{}, fmt.Errorf("reply: %w", err)
+		return Reply{}, fmt.Errorf("invalid reply: %w", err)
 	}
 	return reply, nil
 }
 
-// encodeKick returns the messages that a kick is sent as, in order: the parts, if any, and the kick.
+// request sends a message and waits for its reply until ctx ends.
+func request(ctx context.Context, nc *nats.Conn, subject string, data []byte) (*nats.Msg, error) {
+	reply, err := nc.RequestWithContext(ctx, subject, data)
+	if errors.Is(err, nats.ErrNoResponders) {
+		err = ErrNoAgent
+	}
+	return reply, err
+}
+
+// encodeKick returns the messages of a kick in the order to send them: the parts, if any, and the kick.
 func encodeKick(k Kick) ([][]byte, error) {
 	k.V = Version
 	data, err := json.Marshal(k)
-	if err != nil || len(data) <= MaxInline {
+	if err != nil || len(data) <= maxInline {
 		return [][]byte{data}, err
 	}
 	var messages [][]byte
@@ -70,51 +80,18 @@ func encodeKick(k Kick) ([][]byte, error) {
 	return append(messages, data), err
 }
 
-func encodeParts(m Membership) ([][]byte, error) {
-	const envelope = 256 // bytes around the members, at most
-	var (
-		chunks [][]json.RawMessage
-		room   int
-	)
-	for _, member := range m.Members {
-		data, err := json.Marshal(member)
-		if err != nil {
-			return nil, err
-		}
-		if len(data) > MaxInline-envelope {
-			return nil, fmt.Errorf("role %q: member %s has %d bytes of facts, more than %d", m.Role, member.Node, len(data), MaxInline-envelope)
-		}
-		if len(data)+1 > room {
-			chunks = append(chunks, nil)
-			room = MaxInline - envelope
-		}
-		room -= len(data) + 1
-		chunks[len(chunks)-1] = append(chunks[len(chunks)-1], data)
-	}
-	parts := make([][]byte, len(chunks))
-	for i, members := range chunks {
-		list, err := json.Marshal(members)
-		if err != nil {
-			return nil, err
-		}
-		if parts[i], err = json.Marshal(Part{V: Version, Of: m.Revision.Hash, Part: i, Parts: len(chunks), Members: list}); err != nil {
-			return nil, err
-		}
-	}
-	return parts, nil
-}
-
-// ListenResults hands the results of all nodes to result, one after the other. What is no result goes to garbage.
-func ListenResults(nc *nats.Conn, cluster string, result func(Result), garbage func(error)) (*nats.Subscription, error) {
+// ListenResults calls each with the result of every run in the cluster, one after the other. It calls invalid with the
+// error of an invalid message.
+func ListenResults(nc *nats.Conn, cluster string, each func(Result), invalid func(error)) (*nats.Subscription, error) {
 	prefix := resultSubject(cluster, "")
 	sub, err := nc.Subscribe(prefix+">", func(m *nats.Msg) {
 		node := strings.TrimPrefix(m.Subject, prefix)
 		r, err := decodeResult(node, m.Data)
 		if err != nil {
-			garbage(fmt.Errorf("result of %s: %w", node, err))
+			invalid(fmt.Errorf("result of %s: %w", node, err))
 			return
 		}
-		result(r)
+		each(r)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("listen for results: %w", err)

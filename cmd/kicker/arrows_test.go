@@ -17,14 +17,29 @@ import (
 
 // arrows is the picture in docs/explanation/design.md: every package, and what it may import of kicker.
 var arrows = map[string][]string{
-	"cmd/kicker":      {"config", "controller", "controller/bus", "controller/web", "inventory", "inventory/query", "kick"},
-	"config":          {"controller", "controller/bus", "controller/web", "inventory", "inventory/query", "kick"},
-	"controller/web":  {"controller", "inventory", "inventory/query", "kick"},
-	"controller/bus":  {},
-	"controller":      {"inventory", "inventory/query", "kick"},
-	"inventory":       {"inventory/query"},
-	"kick":            {},
-	"inventory/query": {},
+	"cmd/kicker": {
+		"cmd/kicker/internal/client", "cmd/kicker/internal/daemon", "cmd/kicker/internal/demo", "cmd/kicker/internal/print",
+		"cmd/kicker/internal/render", "config", "controller/api", "inventory/query",
+	},
+	"cmd/kicker/internal/daemon": {"config", "controller", "controller/api", "controller/bus", "controller/web", "inventory", "kick"},
+	"cmd/kicker/internal/demo": {
+		"cmd/kicker/internal/client", "cmd/kicker/internal/print", "cmd/kicker/internal/render", "controller/api", "kick",
+	},
+	"cmd/kicker/internal/client": {"controller/api"},
+	"cmd/kicker/internal/print":  {"controller/api", "inventory", "inventory/query", "kick"},
+	"cmd/kicker/internal/render": {"inventory/query", "kick"},
+	"config":                     {"controller", "controller/api", "inventory", "inventory/query", "kick"},
+	"controller/web":             {"controller/api", "inventory", "inventory/query", "kick"},
+	"controller/bus":             {},
+	"controller": {
+		"controller/api", "controller/membership", "controller/plan", "inventory", "inventory/query", "kick",
+	},
+	"controller/membership": {"controller/api", "inventory", "inventory/query", "kick"},
+	"controller/plan":       {"controller/api", "controller/membership", "inventory", "kick"},
+	"controller/api":        {"inventory", "kick"},
+	"inventory":             {"inventory/query"},
+	"kick":                  {},
+	"inventory/query":       {},
 }
 
 // owners are the only packages that may import a library. Tests may import any.
@@ -33,15 +48,17 @@ var owners = []struct {
 	packages []string
 	why      string
 }{
-	{"github.com/spf13/viper", []string{"config"}, "everyone else is handed a Config"},
-	{"github.com/spf13/cobra", []string{"cmd/kicker"}, "what is behind a command can be used without one"},
+	{"github.com/spf13/viper", []string{"config"}, "the others get a Config"},
+	{"github.com/spf13/cobra", []string{"cmd/kicker"}, "what a command does can be used without the command"},
 	{"github.com/hashicorp/go-memdb", []string{"inventory"}, "no transaction leaves the inventory"},
 	{"github.com/nats-io/nats-server/v2", []string{"controller/bus"}, "only the bus knows whether the broker is embedded"},
-	{"github.com/nats-io/nats.go", []string{"controller/bus", "inventory", "kick", "cmd/kicker"}, "the controller is given functions to send with"},
-	{"github.com/prometheus", []string{"controller/web"}, "metrics are computed from a view, when they are asked for"},
+	{"github.com/nats-io/nats.go", []string{"controller/bus", "inventory", "kick", "cmd/kicker/internal/daemon"}, "the controller gets functions to send with"},
+	{"github.com/prometheus/client_golang", []string{"controller/web"}, "metrics are computed from a view when they are requested"},
+	{"github.com/google/renameio/v2", []string{"cmd/kicker/internal/render", "kick"}, "the others replace no files"},
+	{"github.com/cenkalti/backoff/v4", []string{"controller/plan"}, "only the controller retries"},
 }
 
-// top is what the top level holds, beside names that start with a dot and what .gitignore names.
+// top is what the top level holds, beside names that start with a dot and names in .gitignore.
 var top = []string{
 	"cmd", "controller", "inventory", "kick", "config", "docs",
 	"go.mod", "go.sum", "README.md", "LICENSE", "NOTICE", "CHANGELOG.md", "Makefile",
@@ -70,7 +87,9 @@ func TestEveryBrokenRuleIsReported(t *testing.T) {
 	}{
 		{"an arrow backwards", "kick/a.go", `import "kicker/controller"`, `kick must not import kicker/controller: `},
 		{"the two verbs know each other", "inventory/a.go", `import "kicker/kick"`, `inventory must not import kicker/kick: `},
-		{"someone imports cmd", "config/a.go", `import "kicker/cmd/kicker"`, `config must not import kicker/cmd/kicker: `},
+		{"a command imports the controller", "cmd/kicker/a.go", `import "kicker/controller"`, `cmd/kicker must not import kicker/controller: `},
+		{"cobra behind a command", "cmd/kicker/internal/print/a.go", `import "github.com/spf13/cobra"`, `only cmd/kicker may: `},
+		{"a package imports cmd", "config/a.go", `import "kicker/cmd/kicker"`, `config must not import kicker/cmd/kicker: `},
 		{"web starts a bus", "controller/web/a.go", `import "kicker/controller/bus"`, `controller/web must not import kicker/controller/bus: `},
 		{"a package that is not in the picture", "kick/shim/a.go", ``, `kick/shim is not in the picture: `},
 		{"a library in the wrong package", "inventory/a.go", `import "github.com/spf13/viper"`, `inventory must not import github.com/spf13/viper: only config may: `},
@@ -145,7 +164,7 @@ func soundTree() fstest.MapFS {
 	return tree
 }
 
-// brokenRules lists what in a checkout is not as the design fixes it, each with the reason for the rule.
+// brokenRules lists what breaks the rules of the design in a checkout, with the reason for each rule.
 func brokenRules(checkout fs.FS) ([]string, error) {
 	broken, err := topLevel(checkout)
 	if err != nil {
@@ -202,7 +221,7 @@ func topLevel(checkout fs.FS) ([]string, error) {
 			return ok
 		})
 		if name[0] != '.' && !isIgnored {
-			broken = append(broken, fmt.Sprintf("top level: %s: it stays as it is, so that everything has one place: put it below one of %v", name, top))
+			broken = append(broken, fmt.Sprintf("top level: %s: put it below one of %v, so that everything has one place", name, top))
 		}
 	}
 	for _, name := range missing {
@@ -237,7 +256,7 @@ func imports(pkg string, file *ast.File) []string {
 	return broken
 }
 
-// lockUses finds locks in package controller, whose state has one owner: the goroutine of Run.
+// lockUses finds locks in package controller. Its state has one owner, the goroutine of Run.
 func lockUses(pkg string, file *ast.File) []string {
 	if pkg != "controller" {
 		return nil
@@ -261,7 +280,7 @@ func lockUses(pkg string, file *ast.File) []string {
 	return broken
 }
 
-// names finds packages, files and types that are called what everything could be called.
+// names finds packages, files and types whose names say nothing.
 func names(name string, file *ast.File) []string {
 	const rule = "the name says nothing: say what it is or does"
 	var broken []string

@@ -3,8 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -17,7 +15,7 @@ func configCommand() *cobra.Command {
 	cmd.AddCommand(
 		&cobra.Command{
 			Use:   "validate",
-			Short: "Say what is wrong with the configuration, before a restart does",
+			Short: "List all mistakes in the configuration, before a restart does",
 			Args:  cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				o := configOptions(cmd)
@@ -42,7 +40,7 @@ func configCommand() *cobra.Command {
 		},
 		&cobra.Command{
 			Use:   "show",
-			Short: "Show the settings that hold, and where each comes from",
+			Short: "Show the settings in force, and where each comes from",
 			Args:  cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				return config.Show(configOptions(cmd), cmd.OutOrStdout())
@@ -54,8 +52,8 @@ func configCommand() *cobra.Command {
 
 const configKey = "kicker/config-key"
 
-// bindFlag makes a flag of cmd set a key of the configuration, as in bindFlag(cmd, "listen", "bus.listen"). The flag's own
-// default is for its help only.
+// bindFlag makes a flag of cmd set a key of the configuration, as in bindFlag(cmd, "listen", "bus.listen"). The flag's
+// own default is for its help only.
 func bindFlag(cmd *cobra.Command, flag, key string) {
 	if err := cmd.Flags().SetAnnotation(flag, configKey, []string{key}); err != nil {
 		panic(err) // there is no such flag
@@ -74,15 +72,4 @@ func configOptions(cmd *cobra.Command) config.Options {
 		}
 	})
 	return o
-}
-
-// newLogger is the log of a daemon.
-func newLogger(c config.LogConfig, w io.Writer) *slog.Logger {
-	var level slog.Level
-	_ = level.UnmarshalText([]byte(c.Level)) // config has checked it
-	options := &slog.HandlerOptions{Level: level}
-	if c.Format == "json" {
-		return slog.New(slog.NewJSONHandler(w, options))
-	}
-	return slog.New(slog.NewTextHandler(w, options))
 }

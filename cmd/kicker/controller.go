@@ -1,48 +1,22 @@
 package main
 
 import (
-	"context"
-	"crypto/rand"
-	"errors"
-	"fmt"
-	"io/fs"
-	"log/slog"
-	"net"
-	"os"
-	"os/signal"
-	"path/filepath"
 	"strconv"
-	"strings"
-	"syscall"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
-	"golang.org/x/sync/errgroup"
 
+	"kicker/cmd/kicker/internal/daemon"
 	"kicker/config"
-	"kicker/controller"
-	"kicker/controller/bus"
-	"kicker/controller/web"
-	"kicker/inventory"
-	"kicker/kick"
 )
 
 func controllerCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "controller",
-		Short: "Keep the live inventory and kick who depends on what changed",
+		Short: "Keep the inventory of live nodes, and kick the dependents of what changed",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			o := configOptions(cmd)
-			o.Daemon, o.Listens = true, true
-			r := newReloader(o)
-			cfg, err := config.Load(o)
-			if err != nil {
-				return err
-			}
-			r.running, r.log = cfg, newLogger(cfg.Log, cmd.ErrOrStderr())
-			return runController(cmd.Context(), cfg, r, r.log)
+			return daemon.RunController(cmd.Context(), configOptions(cmd), version, cmd.ErrOrStderr())
 		},
 	}
 	f := cmd.Flags()
@@ -51,31 +25,31 @@ func controllerCommand() *cobra.Command {
 	f.String("bus-url", "", "`URL` of an existing NATS to use instead of the embedded one")
 	f.String("api-listen", "127.0.0.1:"+config.APIPort, "`HOST:PORT` of the HTTP API")
 	f.String("state-dir", "", "`directory` of the token and the API's socket")
-	f.String("token-file", "", "`file` with the token that guards bus and API beyond loopback; made if it is missing")
+	f.String("token-file", "", "`file` with the token that bus and API ask for beyond loopback; made if it is missing")
 	f.Bool("insecure", false, "listen beyond loopback without a token")
 	f.Duration("settle", time.Second, "wait this long after the first change after calm; 0 turns settling off")
-	f.Duration("gone-after", inventory.DefaultGoneAfter, "silence after which a node is gone")
+	f.Duration("gone-after", config.Default().GoneAfter, "silence after which a node is gone")
 	f.Bool("standby", false, "wait beside the controller that leads, and take over when it is silent; needs --bus-url")
-	f.Var(new(shadowFlag), "shadow", "let removals pass that the guard would hold, and only tell of them")
+	f.Var(new(shadowFlag), "shadow", "only report removals that the guard would hold (guard: shadow, not enforced)")
 	f.Lookup("shadow").NoOptDefVal = "true"
 	for flag, key := range map[string]string{
-		"cluster": "cluster", "listen": "bus.listen", "bus-url": "bus.url", "api-listen": "api.listen", "state-dir": "state_dir",
-		"token-file": "token_file", "insecure": "insecure", "settle": "settle", "gone-after": "gone_after",
-		"standby": "standby", "shadow": "guard",
+		"cluster": "cluster", "listen": "bus.listen", "bus-url": "bus.url", "api-listen": "api.listen",
+		"state-dir": "state_dir", "token-file": "token_file", "insecure": "insecure", "settle": "settle",
+		"gone-after": "gone_after", "standby": "standby", "shadow": "guard",
 	} {
 		bindFlag(cmd, flag, key)
 	}
 	return cmd
 }
 
-// shadowFlag is the guard's setting as a switch.
+// shadowFlag is the key guard as a switch.
 type shadowFlag string
 
 func (s *shadowFlag) Set(text string) error {
 	shadow, err := strconv.ParseBool(text)
-	*s = controller.GuardOn
+	*s = "on"
 	if shadow {
-		*s = controller.GuardShadow
+		*s = "shadow"
 	}
 	return err
 }
@@ -84,207 +58,3 @@ func (s *shadowFlag) String() string { return string(*s) }
 
 // Type is the one that pflag shows without a value.
 func (s *shadowFlag) Type() string { return "boolfunc" }
-
-// runController is the daemon: its bus, its loop, its API.
-func runController(ctx context.Context, cfg config.Config, r *reloader, log *slog.Logger) error {
-	told := make(chan os.Signal, 1)
-	signal.Notify(told, syscall.SIGHUP)
-	defer signal.Stop(told)
-	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
-		return fmt.Errorf("state_dir: %w", err)
-	}
-	token, err := ensureToken(cfg.TokenPath())
-	if err != nil {
-		return err
-	}
-	api, err := net.Listen("tcp", cfg.API.Listen)
-	if err != nil {
-		return fmt.Errorf("api: %w", err)
-	}
-	defer api.Close()
-	socket, err := web.ListenUnix(filepath.Join(cfg.StateDir, "api.sock"))
-	if err != nil {
-		return fmt.Errorf("api: %w", err)
-	}
-	defer socket.Close()
-	b, err := openBus(cfg, token, log)
-	if err != nil {
-		return err
-	}
-	defer b.close()
-	log.Info("listening", "bus", b.where, "api", api.Addr(), "socket", socket.Addr())
-
-	open := web.Config{Token: token, OpenReads: bus.Loopback(cfg.API.Listen) || cfg.Insecure, Version: version, Log: log}
-	trusted := web.Config{Trusted: true, Version: version, Log: log}
-	return control(ctx, cfg.Config, b, log, func(ctx context.Context, c *controller.Controller) error {
-		r.control = c
-		group, ctx := errgroup.WithContext(ctx)
-		group.Go(func() error { return r.run(ctx, told) })
-		for ln, shown := range map[net.Listener]web.Config{api: open, socket: trusted} {
-			shown.View, shown.Kick, shown.Lose, shown.Plan = c.View, c.Kick, c.Lose, r.plan
-			group.Go(func() error { return web.Serve(ctx, ln, web.Handler(shown)) })
-		}
-		return group.Wait()
-	})
-}
-
-// controllerBus is a bus as a controller needs it.
-type controllerBus struct {
-	where    string
-	join     func(name string) (*nats.Conn, error)
-	closings func(closed func(server string, client uint64, why string), deaf func(why string)) (stop func(), err error)
-	close    func()
-}
-
-// openBus starts the embedded server, or goes to the bus that was configured.
-func openBus(cfg config.Config, token string, log *slog.Logger) (controllerBus, error) {
-	if cfg.Bus.URL != "" {
-		return controllerBus{
-			where: bus.Redacted(cfg.Bus.URL),
-			join: func(name string) (*nats.Conn, error) {
-				return bus.Join([]string{cfg.Bus.URL}, "", name, log, func() {})
-			},
-			closings: func(closed func(string, uint64, string), deaf func(string)) (func(), error) {
-				if cfg.Bus.SystemURL == "" {
-					log.Info("closed connections are not heard, so a death is seen by silence alone: bus.system_url is not set")
-					return func() {}, nil
-				}
-				stop, err := bus.Disconnects([]string{cfg.Bus.SystemURL}, log, closed, deaf)
-				if err != nil {
-					return nil, fmt.Errorf("bus.system_url: %w", err)
-				}
-				return stop, nil
-			},
-			close: func() {},
-		}, nil
-	}
-	if cfg.TokenFile == "" {
-		token = "" // it guards the API alone
-	}
-	embedded, err := bus.Start(bus.Config{Listen: cfg.Bus.Listen, Token: token}, log)
-	if err != nil {
-		return controllerBus{}, err
-	}
-	return controllerBus{
-		where: embedded.Addr().String(),
-		join:  func(name string) (*nats.Conn, error) { return embedded.Join(name) },
-		closings: func(closed func(string, uint64, string), _ func(string)) (func(), error) {
-			return embedded.Disconnects(closed) // in this process: there is no being deaf
-		},
-		close: embedded.Close,
-	}, nil
-}
-
-// control wires a controller to its bus and runs both, and serve beside them, until ctx ends.
-func control(ctx context.Context, cfg controller.Config, b controllerBus, log *slog.Logger, serve func(context.Context, *controller.Controller) error) error {
-	id := rand.Text()[:12]
-	hearing, err := b.join("kicker listener") // of its own, so that no flood of heartbeats delays a kick
-	if err != nil {
-		return err
-	}
-	defer hearing.Close()
-	speaking, err := b.join("kicker controller")
-	if err != nil {
-		return err
-	}
-	defer speaking.Close()
-
-	inv := inventory.New()
-	c, err := controller.New(cfg, id, inv, speaker(speaking, cfg.Cluster, log), log)
-	if err != nil {
-		return err
-	}
-	group, ctx := errgroup.WithContext(ctx)
-	heard := make(chan inventory.Received, 1024)
-	results := make(chan kick.Result, 1024)
-	hear := func(h inventory.Received) {
-		select {
-		case heard <- h:
-		case <-ctx.Done():
-		}
-	}
-	sub, err := kick.ListenResults(speaking, cfg.Cluster, func(r kick.Result) {
-		select {
-		case results <- r:
-		case <-ctx.Done():
-		}
-	}, func(err error) { hear(inventory.Received{At: time.Now(), Invalid: err}) })
-	if err != nil {
-		return err
-	}
-	defer func() { _ = sub.Unsubscribe() }() // fails only when the connection is closed
-	stop, err := b.closings(func(server string, client uint64, why string) {
-		hear(inventory.Received{At: time.Now(), Disconnect: &inventory.Disconnect{Conn: inventory.Conn{Server: server, Client: client}, Why: why}})
-	}, func(why string) {
-		hear(inventory.Received{At: time.Now(), DisconnectsLost: &why})
-	})
-	if err != nil {
-		return err
-	}
-	defer stop()
-
-	group.Go(func() error { return inventory.Listen(ctx, hearing, cfg.Cluster, id, inv, heard) })
-	group.Go(func() error { return c.Run(ctx, heard, results) })
-	group.Go(func() error { return serve(ctx, c) })
-	return group.Wait()
-}
-
-// speaker is what a controller says, on a connection to the bus.
-func speaker(nc *nats.Conn, cluster string, log *slog.Logger) controller.Bus {
-	say := func(what string, err error) {
-		if err != nil {
-			log.Warn("not said", "what", what, "err", err)
-		}
-	}
-	return controller.Bus{
-		Send: func(ctx context.Context, k kick.Kick) (kick.Reply, error) { return kick.Send(ctx, nc, cluster, k) },
-		Roster: func(ctx context.Context, node, action, role string) ([]kick.Member, string, error) {
-			return kick.Roster(ctx, nc, cluster, node, action, role)
-		},
-		Probe: func(ctx context.Context, node string, others []string) ([]string, error) {
-			return inventory.Probe(ctx, nc, cluster, node, others)
-		},
-		Ask: func(node, do string) { say("order", inventory.Ask(nc, cluster, node, do)) },
-		RequestReports: func(splay time.Duration) {
-			say("roll call", inventory.RequestReports(nc, cluster, splay))
-		},
-		Beacon: func(id string, epoch int64, pace time.Duration) {
-			say("beacon", inventory.SendBeacon(nc, cluster, inventory.Beacon{V: inventory.Version, ID: id, Epoch: epoch, Pace: pace.Milliseconds()}))
-		},
-		TellLeaving: func(reply string, farewell inventory.LeaveStatus) {
-			say("farewell", inventory.AnswerLeave(nc, reply, farewell))
-		},
-	}
-}
-
-// ensureToken reads the token, and makes it first if it is missing.
-func ensureToken(path string) (string, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return "", fmt.Errorf("token: %w", err)
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if errors.Is(err, fs.ErrExist) {
-		return readToken(path)
-	}
-	if err != nil {
-		return "", fmt.Errorf("token: %w", err)
-	}
-	token := rand.Text()
-	_, err = f.WriteString(token + "\n")
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return "", fmt.Errorf("token: %w", err)
-	}
-	return token, nil
-}
-
-func readToken(path string) (string, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return "", fmt.Errorf("token: %w", err)
-	}
-	token := strings.TrimSpace(string(data))
-	if token == "" {
-		return "", fmt.Errorf("token: %s is empty: remove it and the controller makes a new one", path)
-	}
-	return token, nil
-}

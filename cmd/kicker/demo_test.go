@@ -13,9 +13,11 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"kicker/cmd/kicker/internal/demo"
 )
 
-func TestDemoOnceSeesEachStepHaveItsEffect(t *testing.T) {
+func TestDemoOncePlaysEachStep(t *testing.T) {
 	t.Parallel()
 	for name, flags := range map[string][]string{"with HAProxy": {}, "without": {"--haproxy", "none"}} {
 		t.Run(name, func(t *testing.T) {
@@ -30,27 +32,27 @@ func TestDemoOnceSeesEachStepHaveItsEffect(t *testing.T) {
 			if d.stderr.String() != "" {
 				t.Errorf("stderr: %s", &d.stderr)
 			}
-			if with := len(flags) == 0; strings.Contains(d.stdout.String(), "haproxy      serves web1 web4") != with {
+			if with := len(flags) == 0; strings.Contains(d.stdout.String(), "haproxy      uses web1 web4") != with {
 				t.Errorf("want a real HAProxy: %v\n%s", with, &d.stdout)
 			}
 		})
 	}
 }
 
-func TestDemoOnceFailsAtTheStepThatHasNoEffect(t *testing.T) {
+func TestDemoOnceFailsAtAStepWithoutEffect(t *testing.T) {
 	t.Parallel()
-	haproxy, err := findHAProxy("")
+	haproxy, err := demo.FindHAProxy("")
 	if err != nil || haproxy == "" {
 		t.Fatalf("haproxy: %q, %v: make setup installs it", haproxy, err)
 	}
 	for name, test := range map[string]struct{ check, want string }{
-		"a configuration with web4 is refused": {
+		"a configuration with web4 is rejected": {
 			`! grep -q 'server web4' "$3"`,
-			"demo: step 2, web4 joins, and is not served before it is ready: exactly web1 web2 web3 web4 are served: not within 10s",
+			"demo: step 2, web4 joins and gets no requests before it is ready: not within 10s: requests go to exactly web1 web2 web3 web4",
 		},
-		"web2 is never taken out": {
+		"web2 is never removed": {
 			`grep -q 'server web2' "$3" || echo '  server web2 127.0.0.1:9' >> "$3"`,
-			"demo: step 3, web2 is killed: exactly web1 web3 web4 are served: not within 10s",
+			"demo: step 3, web2 is killed: not within 10s: requests go to exactly web1 web3 web4",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -73,53 +75,53 @@ func TestDemoOnceFailsAtTheStepThatHasNoEffect(t *testing.T) {
 	}
 }
 
-func TestDemoPrintsLinesThatWork(t *testing.T) {
+func TestDemoPrintsCommandsThatWork(t *testing.T) {
 	d := startDemo(t)
 	shown := d.await(t, "Ctrl-C here")
-	lines := regexp.MustCompile(`(?m)^  (\S.*)$`).FindAllStringSubmatch(shown[strings.Index(shown, "paste this first"):], -1)
+	lines := regexp.MustCompile(`(?m)^  (\S.*)$`).FindAllStringSubmatch(shown[strings.Index(shown, "Paste this into another terminal first"):], -1)
 	first := lines[0][1]
+	var web4 *exec.Cmd
 	for _, line := range lines[1:] {
 		in := exec.CommandContext(t.Context(), "sh", "-c", first+"\n"+line[1])
 		in.Env = d.cmd.Env
-		if strings.Contains(line[1], "demo-node") { // it stays, in a terminal of its own
+		if strings.Contains(line[1], "demo-node") { // it runs on, in another terminal
 			if err := in.Start(); err != nil {
 				t.Fatal(err)
 			}
-			defer func() {
-				if err := in.Wait(); err != nil {
-					t.Errorf("%s: %v, want it to end with the demo", line[1], err)
-				}
-			}()
-			d.await(t, "haproxy      serves web1 web2 web3 web4")
+			web4 = in
+			d.await(t, "haproxy      uses web1 web2 web3 web4")
 			continue
 		}
 		out, err := in.CombinedOutput()
-		if err != nil && !strings.HasPrefix(line[1], "curl") { // which a bare machine lacks
+		if err != nil && !strings.HasPrefix(line[1], "curl") { // which may not be installed
 			t.Errorf("%s: %v\n%s", line[1], err, out)
 		}
 		switch {
 		case strings.HasPrefix(line[1], "kill"):
-			d.await(t, "haproxy      serves web1 web3 web4")
+			d.await(t, "haproxy      uses web1 web3 web4")
 		case strings.HasPrefix(line[1], "kicker leave"):
-			d.await(t, "haproxy      serves web1 web4")
+			d.await(t, "haproxy      uses web1 web4")
 		}
 	}
 	if len(lines) != 9 {
-		t.Errorf("%d lines to paste, want 9:\n%s", len(lines), shown)
+		t.Errorf("%d commands to paste, want 9:\n%s", len(lines), shown)
 	}
 	d.signal(t, syscall.SIGINT)
 	if err := d.cmd.Wait(); err != nil {
 		t.Errorf("interrupted: %v, want exit code 0\n%s", err, &d.stderr)
 	}
 	d.leftNothing(t)
+	if err := web4.Wait(); err != nil {
+		t.Errorf("web4: %v, want it to end with the demo", err)
+	}
 }
 
 func TestNothingOutlivesADemo(t *testing.T) {
 	t.Parallel()
-	t.Run("terminated in the middle of a run", func(t *testing.T) {
+	t.Run("terminated during a run", func(t *testing.T) {
 		d := startDemo(t)
 		d.await(t, "Ctrl-C here")
-		if err := os.WriteFile(filepath.Join(d.home(t), demoLinger), []byte("1m"), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(d.home(t), "linger"), []byte("1m"), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		kicked := strings.Count(d.stdout.String(), "kicked")
@@ -128,21 +130,21 @@ func TestNothingOutlivesADemo(t *testing.T) {
 		if out, err := kick.CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
-		d.awaitThat(t, "a run", func() bool { return strings.Count(d.stdout.String(), "kicked") > kicked })
-		d.awaitThat(t, "its shim", func() bool { return slices.ContainsFunc(d.processes(t), isShim) })
+		d.awaitThat(t, "a run starts", func() bool { return strings.Count(d.stdout.String(), "kicked") > kicked })
+		d.awaitThat(t, "its shim starts", func() bool { return slices.ContainsFunc(d.processes(t), isShim) })
 		d.signal(t, syscall.SIGTERM)
 		if err := d.cmd.Wait(); err != nil {
 			t.Errorf("terminated: %v, want exit code 0", err)
 		}
 		d.leftNothing(t)
 	})
-	t.Run("its terminal closed", func(t *testing.T) {
+	t.Run("its terminal closes", func(t *testing.T) {
 		d := startDemo(t, "--once")
 		d.await(t, "is ready")
 		d.signal(t, syscall.SIGHUP)
 		_ = d.cmd.Wait()
 		if code := d.cmd.ProcessState.ExitCode(); code != exitFailed || !strings.Contains(d.stderr.String(), "demo: interrupted") {
-			t.Errorf("a story that is cut short: exit code %d, want %d\n%s", code, exitFailed, &d.stderr)
+			t.Errorf("an interrupted story: exit code %d, want %d\n%s", code, exitFailed, &d.stderr)
 		}
 		d.leftNothing(t)
 	})
@@ -153,13 +155,13 @@ func TestNothingOutlivesADemo(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = d.cmd.Wait()
-		d.awaitThat(t, "its processes' end", func() bool { return len(d.processes(t)) == 0 })
+		d.awaitThat(t, "its processes end", func() bool { return len(d.processes(t)) == 0 })
 	})
 }
 
 func isShim(cmdline string) bool { return strings.Contains(cmdline, "kicker shim ") }
 
-// demoRun is a demo in a process of its own. Its temporary directory is its own too.
+// demoRun is a demo in its own process, with its own temporary directory.
 type demoRun struct {
 	cmd            *exec.Cmd
 	tmp            string
@@ -169,11 +171,11 @@ type demoRun struct {
 func startDemo(t *testing.T, flags ...string) *demoRun {
 	t.Helper()
 	t.Parallel()
-	program, err := builtKicker()
+	program, err := exec.LookPath("kicker") // this binary, see TestMain
 	if err != nil {
 		t.Fatal(err)
 	}
-	tmp, err := os.MkdirTemp("", "demo") // a socket's path has no room for t.TempDir's
+	tmp, err := os.MkdirTemp("", "demo") // t.TempDir is too long for the path of a socket
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +186,7 @@ func startDemo(t *testing.T, flags ...string) *demoRun {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = d.cmd.Process.Signal(syscall.SIGTERM) // unless it has ended
+		_ = d.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
 		_ = d.cmd.Wait()
 		if err := os.RemoveAll(tmp); err != nil {
 			t.Error(err)
@@ -200,7 +202,7 @@ func (d *demoRun) signal(t *testing.T, s os.Signal) {
 	}
 }
 
-// await waits for a text, and gives all that was printed by then.
+// await waits for a text, and returns the whole output until then.
 func (d *demoRun) await(t *testing.T, text string) string {
 	t.Helper()
 	d.awaitThat(t, fmt.Sprintf("%q", text), func() bool { return strings.Contains(d.stdout.String(), text) })
@@ -209,14 +211,15 @@ func (d *demoRun) await(t *testing.T, text string) string {
 
 func (d *demoRun) awaitThat(t *testing.T, what string, so func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !so(); time.Sleep(lookEvery) {
+	const patience = time.Minute // more than a slow machine needs
+	for deadline := time.Now().Add(patience); !so(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within %s\n%s\n%s", what, patience, &d.stdout, &d.stderr)
+			t.Fatalf("not within %s: %s\n%s\n%s", patience, what, &d.stdout, &d.stderr)
 		}
 	}
 }
 
-// home is the directory that the demo has made.
+// home is the directory that the demo made.
 func (d *demoRun) home(t *testing.T) string {
 	t.Helper()
 	found, err := filepath.Glob(filepath.Join(d.tmp, "kicker-demo-*"))
@@ -226,7 +229,7 @@ func (d *demoRun) home(t *testing.T) string {
 	return found[0]
 }
 
-// processes is the command lines of all that the demo has started, and what they started: they know its directory.
+// processes is the command lines of the demo's processes and their children: all have its directory in the environment.
 func (d *demoRun) processes(t *testing.T) []string {
 	t.Helper()
 	files, err := filepath.Glob("/proc/[0-9]*/environ")
@@ -250,17 +253,17 @@ func (d *demoRun) processes(t *testing.T) []string {
 func (d *demoRun) leftNothing(t *testing.T) {
 	t.Helper()
 	for _, p := range d.processes(t) {
-		if !strings.Contains(p, "demo-node web4") { // started by a person; it ends now
-			t.Errorf("still there: %s", p)
+		if !strings.Contains(p, "demo-node web4") { // started by a person, and ends now
+			t.Errorf("process still runs: %s", p)
 		}
 	}
 	files, err := os.ReadDir(d.tmp)
 	if err != nil || len(files) > 0 {
-		t.Errorf("still there: %v (%v)", files, err)
+		t.Errorf("files are left: %v (%v)", files, err)
 	}
 }
 
-// demoOutput is what a process prints, readable meanwhile.
+// demoOutput is the output of a process, readable while it runs.
 type demoOutput struct {
 	mu  sync.Mutex
 	all bytes.Buffer

@@ -2,13 +2,13 @@ package main
 
 import (
 	"encoding/json"
-	"fmt"
-	"io"
-	"kicker/controller/api"
 	"net/url"
 	"strconv"
 
 	"github.com/spf13/cobra"
+
+	"kicker/cmd/kicker/internal/print"
+	"kicker/controller/api"
 )
 
 func eventsCommand() *cobra.Command {
@@ -17,10 +17,10 @@ func eventsCommand() *cobra.Command {
 		Short: "List what happened and was decided, the newest last",
 		Long: `List what happened and was decided, the newest last.
 
-With -f it goes on as things happen, until it is interrupted. With -o json an event is a line.`,
+With -f it prints new events as they happen, until it is interrupted. With -o json each event is one line.`,
 		Args: cobra.NoArgs,
 	}
-	follow := cmd.Flags().BoolP("follow", "f", false, "go on as things happen")
+	follow := cmd.Flags().BoolP("follow", "f", false, "print new events as they happen")
 	since := cmd.Flags().Uint64("since", 0, "only events with a higher `number` than this")
 	clientFlags(cmd)
 	outputFlag(cmd, "table", "json")
@@ -29,36 +29,27 @@ With -f it goes on as things happen, until it is interrupted. With -o json an ev
 		if err != nil {
 			return err
 		}
-		w := cmd.OutOrStdout()
+		print := func(line []byte, e api.Event) error { return show(cmd, append(line, '\n'), print.Event(e)) }
 		if *follow {
-			return c.follow(cmd.Context(), int64(*since), func(line []byte, e api.Event) (bool, error) {
-				if output(cmd) == "json" {
-					_, err := fmt.Fprintf(w, "%s\n", line)
-					return false, err
-				}
-				return false, printEvent(w, e)
+			return c.Follow(cmd.Context(), int64(*since), func(line []byte, e api.Event) (bool, error) {
+				return false, print(line, e)
 			})
 		}
 		var events []api.Event
-		if _, err := c.get(cmd.Context(), "/v1/events", url.Values{"since": {strconv.FormatUint(*since, 10)}}, &events); err != nil {
+		query := url.Values{"since": {strconv.FormatUint(*since, 10)}}
+		if _, err := c.Get(cmd.Context(), "/v1/events", query, &events); err != nil {
 			return err
 		}
 		for _, e := range events {
-			if output(cmd) == "json" {
-				err = json.NewEncoder(w).Encode(e)
-			} else {
-				err = printEvent(w, e)
-			}
+			line, err := json.Marshal(e)
 			if err != nil {
+				return err
+			}
+			if err := print(line, e); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
 	return cmd
-}
-
-func printEvent(w io.Writer, e api.Event) error {
-	_, err := fmt.Fprintf(w, "%s  %-9s  %s\n", e.Time.Local().Format("2006-01-02 15:04:05.000"), e.Kind, printable(e.Text))
-	return err
 }

@@ -22,9 +22,9 @@ import (
 	"kicker/kick"
 )
 
-// TestQuestions plays testdata/ask, one file a user story. Beside testscript's own commands there are `exits`, see TestScripts;
-// `lab`, which starts a controller's API over a world that stands still at noon, one of newLab's; and
-// `lab socket WORLD`, which does it on api.sock in the state directory.
+// TestQuestions plays testdata/ask, one file a user story. Beside testscript's own commands there are `exits`, see TestScripts, and
+// `lab [socket] WORLD`. It starts a controller's API over one of newLab's worlds, at noon; with socket on api.sock in the state
+// directory. UPDATE_SCRIPTS=1 writes the expected outputs anew.
 func TestQuestions(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/ask",
@@ -63,8 +63,7 @@ func startLab(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(filepath.Join(dir, "token"), []byte("secret\n"), 0o600))
 }
 
-// lab is a controller that shows a world as of noon, and whose nodes do what they are known for when they are kicked: lb1
-// succeeds, lb2 fails, lb3 hangs, lb4 goes away.
+// lab is a controller that shows a world at noon. When its nodes are kicked, lb1 succeeds, lb2 fails, lb3 hangs and lb4 is gone.
 type lab struct {
 	mu   sync.Mutex
 	view *api.View
@@ -83,8 +82,8 @@ func newLab(world string) *lab {
 		Events:   []api.Event{{Seq: 1, Time: ago(3 * time.Hour), Kind: api.EventStarted, Text: "controller c1 started"}},
 	}
 	switch world {
-	case "blind":
-		v.Sync = api.Sync{Why: "it listens since 2 s and calls the roll", Until: noon.Add(3 * time.Second)}
+	case "unsynced":
+		v.Sync = api.Sync{Why: "waiting for nodes to report", Until: noon.Add(3 * time.Second)}
 	case "calm":
 		fill(v, "lb1", "web1", "web2")
 	case "troubled":
@@ -93,7 +92,7 @@ func newLab(world string) *lab {
 	case "conflict":
 		fill(v, "lb1", "web1", "web2")
 		v.Conflicts = []api.Conflict{{Node: "web1", Accepted: "i-web1", Rejected: "i-clone", Since: ago(time.Hour)}}
-	case "circle":
+	case "cycle":
 		fill(v, "lb1", "web1")
 		v.Cycles = []api.Cycle{{Roles: []string{"lb", "web"}, Since: ago(time.Hour)}}
 	case "held", "shadow":
@@ -106,7 +105,7 @@ func newLab(world string) *lab {
 		v.Verdicts[0].Gates = []api.Gate{{Name: api.GateLeader, Why: "controller c2 leads"}}
 	case "empty":
 	default:
-		panic("no world is called " + world)
+		panic("unknown world " + world)
 	}
 	l.view = v
 	return l
@@ -121,12 +120,12 @@ func fill(v *api.View, names ...string) {
 	for i, name := range names {
 		role := strings.TrimRight(name, "0123456789")
 		facts := inventory.Facts{"role": role, "ipaddress": fmt.Sprintf("10.0.0.%d", i+1), "os": map[string]any{"name": "Debian"}}
-		beat := inventory.Beat{V: 1, Node: name, Instance: "i-" + name, Boot: "b1", Conn: inventory.Conn{Server: "s", Client: uint64(i)},
+		beat := inventory.Beat{V: inventory.Version, Node: name, Instance: "i-" + name, Boot: "b1", Conn: inventory.Conn{Server: "s", Client: uint64(i)},
 			Facts: facts.Digest(), Ready: name != "web3", NextIn: 1000}
 		if name == "web3" {
 			beat.NotReady = "tcp:8080: connection refused"
 		}
-		hear(inv, inventory.Received{At: ago(2 * time.Hour), Facts: &inventory.FactsMessage{V: 1, Node: name, Instance: beat.Instance, Boot: "b1", Facts: facts}})
+		hear(inv, inventory.Received{At: ago(2 * time.Hour), Facts: &inventory.FactsMessage{V: inventory.Version, Node: name, Instance: beat.Instance, Boot: "b1", Facts: facts}})
 		hear(inv, inventory.Received{At: ago(2 * time.Hour), Beat: &beat})
 		if role == "lb" {
 			lb.Nodes = append(lb.Nodes, name)
@@ -155,19 +154,19 @@ func hear(inv *inventory.Inventory, h inventory.Received) {
 	}
 }
 
-// hold makes the guard of role web hold web3, which is not ready, and web4 and web5, which are gone. lb2 needs staging's web servers
-// only, which are not accounted for yet.
+// hold makes the guard of role web hold web3, which is not ready, and web4 and web5, which are gone. lb2 depends on a part of role web
+// of which not all members have reported.
 func hold(v *api.View, shadow bool) {
 	web := &v.Roles[1]
-	web.Held = &api.Held{Nodes: []string{"web3", "web4", "web5"}, Since: ago(30 * time.Second), Why: "3 of 5 are gone or suspect within 1m0s, all rack=7",
-		Probe: "lb1 reaches 10.0.0.9:8080: it is our link that died", Shadow: shadow}
+	web.Held = &api.Held{Nodes: []string{"web3", "web4", "web5"}, Since: ago(30 * time.Second), Why: "3 of 5 are gone or suspect within 1m, all rack=7",
+		Probe: "lb1 reaches 10.0.0.9:8080, so the network between the controller and the nodes is broken", Shadow: shadow}
 	if !shadow {
 		for i, name := range web.Held.Nodes {
 			web.Members = append(web.Members, kick.Member{Node: name, Facts: map[string]any{"ipaddress": fmt.Sprintf("10.0.0.%d", 7+i), "port": 8080}})
 		}
 	}
 	web.Dependents = web.Dependents[:1]
-	why := "1 of 2 members that dependents know of were not heard yet: web8"
+	why := "1 of 2 last known members have not reported yet: web8"
 	v.Roles = append(v.Roles, api.Role{Name: `web where site="b 2"`, Selector: `role=web,site="b 2"`, Dependents: []string{"lb2/reload"},
 		Sync: api.Sync{Why: why, Until: noon.Add(4 * time.Second)}})
 	lb2 := &v.Verdicts[1]
@@ -197,13 +196,13 @@ func trouble(v *api.View) {
 			verdict.Running = &kick.Running{Run: "r6", Action: "reload"}
 		case "lb4":
 			verdict.Needs[0].Applied = nil
-			verdict.Gates = []api.Gate{{Name: api.GateSettle, Why: "it was kicked a moment ago", Until: noon.Add(3 * time.Second)}}
+			verdict.Gates = []api.Gate{{Name: api.GateSettle, Why: "the last kick was 2s ago", Until: noon.Add(3 * time.Second)}}
 			verdict.Last = nil
 		}
 	}
 	v.Runs = append(v.Runs,
 		api.Run{ID: "r5", Node: "lb2", Action: "reload", Reason: "web: +web2 -web3", Started: ago(40 * time.Second), Ended: ago(38 * time.Second),
-			Outcome: kick.Failed, Exit: 3, Duration: 1200 * time.Millisecond, Error: "haproxy.cfg is no good", Output: "[ALERT] line 3\nno such \x1b[31mbackend\n"},
+			Outcome: kick.Failed, Exit: 3, Duration: 1200 * time.Millisecond, Error: "haproxy.cfg is wrong", Output: "[ALERT] line 3\nno such \x1b[31mbackend\n"},
 		api.Run{ID: "r6", Node: "lb3", Action: "reload", Reason: "web: +web2 -web3", Started: ago(5 * time.Second)})
 	v.Events = append(v.Events,
 		api.Event{Seq: 2, Time: ago(90 * time.Second), Kind: api.EventNotReady, Node: "web3", Text: "web3 is not ready: tcp:8080: connection refused"},
@@ -215,7 +214,7 @@ func (l *lab) handler(cfg web.Config) http.Handler {
 	cfg.View, cfg.Kick, cfg.Lose, cfg.Plan, cfg.Log = l.show, l.kick, l.lose, l.plan, slog.New(slog.DiscardHandler)
 	h := web.Handler(cfg)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Date", noon.Format(http.TimeFormat)) // ages are told by the controller's clock
+		w.Header().Set("Date", noon.Format(http.TimeFormat)) // ages are by the controller's clock
 		h.ServeHTTP(w, r)
 	})
 }
@@ -283,10 +282,10 @@ func (l *lab) kick(_ context.Context, o api.KickOrder) (api.Kicked, error) {
 		case "lb2":
 			run.ID, run.Outcome, run.Exit = "r12", kick.Failed, 3
 			l.tell([]api.Run{run}, event(api.EventKicked, "r12", "was kicked"), event(api.EventFailed, "r12", "failed with exit code 3"))
-		case "lb3": // the end of the run that was in progress is not the end of the one that was asked for
+		case "lb3": // this run was in progress before the order
 			l.tell(nil, event(api.EventSucceeded, "r6", "succeeded in 5s"))
 		case "lb4":
-			l.tell(nil, api.Event{Kind: api.EventGone, Node: "lb4", Text: "lb4 is gone: silent for 10.0 s"})
+			l.tell(nil, api.Event{Kind: api.EventGone, Node: "lb4", Text: "lb4 is gone: silent for 10s"})
 		}
 	}
 	return kicked, nil

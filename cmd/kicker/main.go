@@ -1,4 +1,4 @@
-// Command kicker kicks the machines whose configuration is made from other machines, when those come and go.
+// Command kicker watches which machines are alive, and runs actions on the machines that depend on them.
 package main
 
 import (
@@ -7,22 +7,26 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"kicker/cmd/kicker/internal/client"
 )
 
-// What kicker exits with.
+// The exit codes of kicker.
 const (
 	exitFailed      = 1
 	exitUsage       = 2
-	exitUnreachable = 3 // the controller can't be reached, refuses the token, or is not synced
+	exitUnreachable = 3 // the controller does not answer, rejects the token, or is not synced
 	exitEmpty       = 4 // nothing found, with --fail-empty
 	exitTimeout     = 5
 )
 
-// exitError is an error that knows what to exit with. Any other error of a command exits with exitFailed. Without an err
-// nothing is printed: the command has said it all.
+// exitError is an error with an exit code. Without an err nothing more is printed.
 type exitError struct {
 	code int
 	err  error
@@ -30,14 +34,14 @@ type exitError struct {
 
 func (e exitError) Error() string {
 	if e.err == nil {
-		return fmt.Sprintf("exit %d", e.code)
+		return fmt.Sprintf("exit code %d", e.code)
 	}
 	return e.err.Error()
 }
 
 func (e exitError) Unwrap() error { return e.err }
 
-// usageError is a mistake in how the command was called; it should say how to call it instead.
+// usageError is a mistake in how the command was called. It should say how to call it instead.
 func usageError(format string, args ...any) error {
 	return exitError{exitUsage, fmt.Errorf(format, args...)}
 }
@@ -50,7 +54,7 @@ func main() {
 		return
 	}
 	var exit exitError
-	if !errors.As(err, &exit) { // cobra refused it before the command ran
+	if !errors.As(err, &exit) { // cobra rejected it before the command ran
 		err = usageError("%w: see %s --help", err, cmd.CommandPath())
 		errors.As(err, &exit)
 	}
@@ -60,23 +64,25 @@ func main() {
 	os.Exit(exit.code)
 }
 
-// newRoot is the whole command line. To add a command: `func xxxCommand() *cobra.Command` in xxx.go, and a line here.
+// newRoot is the whole command line. To add a command, write `func xxxCommand() *cobra.Command` in xxx.go and add a
+// line here.
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "kicker",
-		Short:         "Kicks the machines whose configuration is made from other machines, when those come and go",
+		Short:         "Watches which machines are alive, and runs actions on the machines that depend on them",
 		SilenceErrors: true, // main prints them
 		SilenceUsage:  true,
 	}
-	root.PersistentFlags().String("config", "", "configuration `file` (default: KICKER_CONFIG, ./kicker.yaml, /etc/kicker/kicker.yaml)")
+	const files = "configuration `file` (default: KICKER_CONFIG, ./kicker.yaml, /etc/kicker/kicker.yaml)"
+	root.PersistentFlags().String("config", "", files)
 	root.AddCommand(
 		acceptLossCommand(),
-		agentCommand(),
+		onLinux(runtime.GOOS, agentCommand()),
 		configCommand(),
-		controllerCommand(),
-		demoCommand(),
-		demoNodeCommand(),
-		demoReloadCommand(),
+		onLinux(runtime.GOOS, controllerCommand()),
+		onLinux(runtime.GOOS, demoCommand()),
+		onLinux(runtime.GOOS, demoNodeCommand()),
+		onLinux(runtime.GOOS, demoReloadCommand()),
 		eventsCommand(),
 		expectLossCommand(),
 		explainCommand(),
@@ -87,7 +93,7 @@ func newRoot() *cobra.Command {
 		renderCommand(),
 		rolesCommand(),
 		runsCommand(),
-		shimCommand(),
+		onLinux(runtime.GOOS, shimCommand()),
 		statusCommand(),
 		versionCommand(),
 	)
@@ -95,12 +101,27 @@ func newRoot() *cobra.Command {
 	return root
 }
 
-// finish makes every command's own errors exit with exitFailed unless they say otherwise, and makes a command that only
-// groups others refuse what it does not know, where cobra would print its help and exit 0.
+// onLinux makes a command that only Linux can run say so on another system.
+func onLinux(system string, cmd *cobra.Command) *cobra.Command {
+	if system != "linux" {
+		cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+			return fmt.Errorf("%s needs Linux, and this is %s: run it on a Linux machine", cmd.CommandPath(), system)
+		}
+	}
+	return cmd
+}
+
+// finish gives the errors of every command their exit codes, and makes a command that only groups others reject what it
+// does not know: cobra would print its help and exit with 0.
 func finish(cmd *cobra.Command) {
 	for _, sub := range cmd.Commands() {
 		finish(sub)
 	}
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if short, ok := strings.CutSuffix(f.DefValue, "m0s"); ok { // 5m0s is 5m in the help
+			f.DefValue = short + "m"
+		}
+	})
 	if cmd.HasSubCommands() && !cmd.Runnable() {
 		cmd.Args = knownCommand
 		cmd.SuggestionsMinimumDistance = 2
@@ -114,8 +135,24 @@ func finish(cmd *cobra.Command) {
 		if err == nil || errors.As(err, &exit) {
 			return err
 		}
-		return exitError{exitFailed, err}
+		return exitError{exitCode(err), err}
 	}
+}
+
+func exitCode(err error) int {
+	var answer *client.Error
+	if !errors.As(err, &answer) {
+		return exitFailed
+	}
+	switch answer.Kind {
+	case client.BadRequest:
+		return exitUsage
+	case client.Unreachable:
+		return exitUnreachable
+	case client.TimedOut:
+		return exitTimeout
+	}
+	return exitFailed
 }
 
 func knownCommand(cmd *cobra.Command, args []string) error {

@@ -10,7 +10,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"kicker": main, "actor": actor, "tls-broker": tlsBroker})
+	testscript.Main(m, map[string]func(){"kicker": main})
 }
 
 // TestScripts plays testdata/script, one file a user story. Beside testscript's own commands there is

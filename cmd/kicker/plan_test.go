@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// plan is what a lab makes of a configuration: of a selector that matches nobody, of other member facts, and of a dependency on db.
+// plan answers for these configurations: a selector that matches no node, other member facts, and a dependency on db.
 func (l *lab) plan(_ context.Context, text []byte) (api.Plan, error) {
 	v := l.show()
 	if !v.Sync.Open {
@@ -31,10 +31,10 @@ func (l *lab) plan(_ context.Context, text []byte) (api.Plan, error) {
 	then := web
 	switch {
 	case strings.Contains(string(text), "cluster: other"):
-		return p, fmt.Errorf("configuration: cluster can't change while the controller runs: undo that, or restart it")
+		return p, fmt.Errorf("configuration: cluster can't change while the controller runs: undo the change or restart the controller")
 	case strings.Contains(string(text), "wbe"):
 		then.Selector = "role=wbe"
-		then.Held = &api.Held{Nodes: []string{"web1", "web2"}, Since: noon, Why: "it would be empty, and nobody said goodbye"}
+		then.Held = &api.Held{Nodes: []string{"web1", "web2"}, Since: noon, Why: "the role would be empty, and no node left"}
 		role(then, api.PlannedRole{})
 	case strings.Contains(string(text), "member_facts"):
 		then.MemberFacts = []string{"ipaddress"}

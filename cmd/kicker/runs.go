@@ -1,14 +1,14 @@
 package main
 
 import (
-	"fmt"
-	"io"
-	"kicker/controller/api"
+	"errors"
 	"net/url"
 	"strconv"
-	"time"
 
 	"github.com/spf13/cobra"
+
+	"kicker/cmd/kicker/internal/print"
+	"kicker/controller/api"
 )
 
 func runsCommand() *cobra.Command {
@@ -18,7 +18,7 @@ func runsCommand() *cobra.Command {
 		Args:  cobra.MaximumNArgs(1),
 	}
 	action := cmd.Flags().String("action", "", "only runs of this `action`")
-	limit := cmd.Flags().Uint("limit", 20, "the newest `n` only")
+	limit := cmd.Flags().Uint("limit", 20, "only the newest `n`")
 	failEmpty := cmd.Flags().Bool("fail-empty", false, "exit with 4 if there is none")
 	clientFlags(cmd)
 	outputFlag(cmd, "table", "wide", "json")
@@ -39,51 +39,17 @@ func runsCommand() *cobra.Command {
 			return err
 		}
 		var runs []api.Run
-		raw, err := c.get(cmd.Context(), "/v1/runs", query, &runs)
+		raw, err := c.Get(cmd.Context(), "/v1/runs", query, &runs)
 		if err != nil {
 			return err
 		}
-		if output(cmd) == "json" {
-			_, err = cmd.OutOrStdout().Write(raw)
-		} else {
-			err = printRuns(cmd.OutOrStdout(), runs, output(cmd) == "wide", c.now)
+		if err := show(cmd, raw, print.Runs(runs, output(cmd) == "wide", c.Now())); err != nil {
+			return err
 		}
-		if err == nil && *failEmpty && len(runs) == 0 {
-			return exitError{exitEmpty, fmt.Errorf("no run is known")}
+		if *failEmpty && len(runs) == 0 {
+			return exitError{exitEmpty, errors.New("the controller knows no such run")}
 		}
-		return err
-	}
-	return cmd
-}
-
-func printRuns(w io.Writer, runs []api.Run, wide bool, now time.Time) error {
-	if len(runs) == 0 {
 		return nil
 	}
-	head := []string{"NODE", "ACTION", "AGE", "OUTCOME", "TOOK", "REASON"}
-	if wide {
-		head = append(head, "RUN", "ERROR")
-	}
-	rows := [][]string{head}
-	for _, r := range runs {
-		row := []string{"node/" + r.Node, r.Action, age(now.Sub(r.Started)), outcomeText(r), "-", orDash(r.Reason)}
-		if !r.Ended.IsZero() {
-			row[4] = took(r.Duration)
-		}
-		if wide {
-			row = append(row, r.ID, orDash(r.Error))
-		}
-		rows = append(rows, row)
-	}
-	return table(w, rows...)
-}
-
-func outcomeText(r api.Run) string {
-	switch {
-	case r.Ended.IsZero():
-		return "in progress"
-	case r.Exit > 0:
-		return fmt.Sprintf("%s, exit %d", r.Outcome, r.Exit)
-	}
-	return string(r.Outcome)
+	return cmd
 }

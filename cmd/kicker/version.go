@@ -17,13 +17,14 @@ func versionCommand() *cobra.Command {
 		Short: "Say which kicker this is",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "kicker %s (%s, %s %s/%s)\n", version, commit(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			built := fmt.Sprintf("%s, %s %s/%s", commit(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "kicker %s (%s)\n", version, built)
 			return err
 		},
 	}
 }
 
-// commit is what the binary was built from, as far as it knows.
+// commit is what the binary was built from, as far as it is known.
 func commit() string {
 	id, dirty := "unknown commit", ""
 	info, _ := debug.ReadBuildInfo()

@@ -1,32 +1,33 @@
 package api
 
 import (
-	"kicker/inventory"
 	"time"
+
+	"kicker/inventory"
 )
 
-// Error is the body of every answer that is none.
+// Error is the body of every answer whose status is not 200.
 type Error struct {
 	Error       string   `json:"error"`
 	Remedy      string   `json:"remedy,omitempty"`
-	Suggestions []string `json:"suggestions,omitempty"` // names that exist and look like the one asked for
+	Suggestions []string `json:"suggestions,omitempty"` // existing names that are similar
 }
 
-// Status says whether all is well, and if not, what.
+// Status says whether all is well, and if not, what is wrong.
 type Status struct {
-	Well            bool                   `json:"well"`
-	Problems        []Problem              `json:"problems"` // worst first, a consequence right after its cause; none when all is well
+	Well            bool                   `json:"well"`     // there are no problems
+	Problems        []Problem              `json:"problems"` // worst first, a consequence right after its cause
 	At              time.Time              `json:"at"`
 	Identity        Identity               `json:"controller"`
-	Leader          string                 `json:"leader,omitempty"` // another controller, of which this one is the standby
+	Leader          string                 `json:"leader,omitempty"` // the controller that leads, if not this one
 	Sync            Sync                   `json:"sync"`
 	Nodes           map[inventory.Life]int `json:"nodes"` // how many, by life
 	Roles           []RoleStatus           `json:"roles"`
-	Actions         map[State]int          `json:"actions"`             // how many, by state
-	Stale           []Verdict              `json:"stale"`               // the actions that are not converged
-	Conflicts       []Conflict             `json:"conflicts,omitempty"` // names that two machines claim
-	Cycles          []Cycle                `json:"cycles,omitempty"`    // of roles that depend on each other: no problem
-	InvalidMessages int64                  `json:"invalid_messages"`    // messages that were refused since the start
+	Actions         map[State]int          `json:"actions"` // how many, by state
+	Stale           []Verdict              `json:"stale"`   // on the actions that are not converged
+	Conflicts       []Conflict             `json:"conflicts,omitempty"`
+	Cycles          []Cycle                `json:"cycles,omitempty"`
+	InvalidMessages int64                  `json:"invalid_messages"` // from the bus, since the start
 }
 
 // RoleStatus is a role in numbers.
@@ -34,35 +35,35 @@ type RoleStatus struct {
 	Name       string   `json:"name"`
 	Members    int      `json:"members"`
 	Nodes      int      `json:"nodes"`
-	NotMembers []string `json:"not_members,omitempty"` // nodes that bear the role and are no members
+	NotMembers []string `json:"not_members,omitempty"` // nodes that have the role and are not members
 	Dependents int      `json:"dependents"`
 	Unknown    bool     `json:"unknown,omitempty"`
 	Sync       Sync     `json:"sync"`
 	Held       *Held    `json:"held,omitempty"`
 }
 
-// Node is a node that is heard, with the roles it bears.
+// Node is a node with its roles.
 type Node struct {
 	*inventory.Node
-	Member bool     `json:"member"` // a member of its roles
+	Member bool     `json:"member"` // of its roles
 	Roles  []string `json:"roles"`
 }
 
 // Explanation says why a node and its actions are as they are.
 type Explanation struct {
 	Node
-	Why     string     `json:"why,omitempty"` // not serving: why not
-	Held    []HeldRole `json:"held,omitempty"`
+	Why     string     `json:"why,omitempty"`  // why it is not a member
+	Held    []HeldRole `json:"held,omitempty"` // roles that it has, or its actions depend on
 	Actions []Action   `json:"actions"`
 }
 
-// HeldRole is a role whose guard holds removals: that of the node in question, or of members that its actions are configured from.
+// HeldRole is a role whose guard holds removals.
 type HeldRole struct {
 	Role string `json:"role"`
 	Held
 }
 
-// Action is what the controller thinks of an action, and the newest run it knows of.
+// Action is the verdict on an action, and its newest run that ended.
 type Action struct {
 	Verdict
 	LastRun *Run `json:"last_run,omitempty"`

@@ -6,7 +6,8 @@ import (
 	"strings"
 )
 
-// Near gives at most three of names that look like name, the likeliest first: it is a part of them, or few letters differ.
+// Suggest is at most three of names that are similar to name, the likeliest first: name is a part of them, or few
+// letters differ.
 func Suggest(name string, names []string) []string {
 	type candidate struct {
 		name string
@@ -15,7 +16,7 @@ func Suggest(name string, names []string) []string {
 	var found []candidate
 	for _, n := range names {
 		if len(name) > 253 || len(n) > 253 {
-			continue // no name of ours, and costly to compare
+			continue // longer than any name may be, and slow to compare
 		}
 		far := distance(name, n)
 		if strings.Contains(n, name) {
@@ -35,12 +36,12 @@ func Suggest(name string, names []string) []string {
 	return out
 }
 
-// Meant is the one of names that name is a typo of, "" if it is none: a letter or two differ, of three times as many.
+// LikelyMeant is the one of names that name is a typo of, or "": one or two letters differ, at most a third of them.
 func LikelyMeant(name string, names []string) string {
 	best, least := "", 3
 	for _, n := range names {
 		if len(name) > 64 || len(n) > 64 {
-			continue // no typo, and not worth the time
+			continue // not a typo, and slow to compare
 		}
 		far := distance(name, n)
 		if far > 0 && far < least && 3*far <= max(len(name), len(n)) {
@@ -50,7 +51,7 @@ func LikelyMeant(name string, names []string) string {
 	return best
 }
 
-// distance is the fewest insertions, deletions, changes and swaps of neighbours, in bytes, that make b of a.
+// distance is how many insertions, deletions, changes and swaps of neighbouring bytes turn a into b, at least.
 func distance(a, b string) int {
 	d := make([][]int, len(a)+1) // d[i][j] is that of a[:i] and b[:j]
 	for i := range d {

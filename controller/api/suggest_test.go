@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestNearNames(t *testing.T) {
+func TestSimilarNamesAreSuggested(t *testing.T) {
 	names := []string{"web1.example.org", "web2.example.org", "lb1", "db", "web"}
 	for _, test := range []struct {
 		name string
@@ -18,17 +18,18 @@ func TestNearNames(t *testing.T) {
 		{"database", nil},
 	} {
 		if got := Suggest(test.name, names); !slices.Equal(got, test.want) {
-			t.Errorf("Near(%q) = %q, want %q", test.name, got, test.want)
+			t.Errorf("Suggest(%q) = %q, want %q", test.name, got, test.want)
 		}
 	}
 }
 
-func TestWhatWasMeantIsATypoApart(t *testing.T) {
+func TestTypoIsOneOrTwoLettersOff(t *testing.T) {
 	for _, tc := range []struct{ s, want string }{
-		{"wbe", "web"}, {"weeb", "web"}, {"db", ""}, {"we", "web"}, {"web", ""}, {"haproyx", "haproxy"}, {"hapro", "haproxy"}, {"cache", ""},
+		{"wbe", "web"}, {"weeb", "web"}, {"db", ""}, {"we", "web"}, {"web", ""},
+		{"haproyx", "haproxy"}, {"hapro", "haproxy"}, {"cache", ""},
 	} {
 		if got := LikelyMeant(tc.s, []string{"web", "haproxy"}); got != tc.want {
-			t.Errorf("Meant(%q) = %q, want %q", tc.s, got, tc.want)
+			t.Errorf("LikelyMeant(%q) = %q, want %q", tc.s, got, tc.want)
 		}
 	}
 }

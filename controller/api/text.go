@@ -5,6 +5,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kballard/go-shellquote"
+
 	"kicker/kick"
 )
 
@@ -24,7 +26,8 @@ func List(names []string, most int) string {
 	return strings.Join(names, ", ")
 }
 
-// Duration is a duration for people, rounded to what matters: "74ms", "1.8s", "90s", "15m", "2h", "4d". It is never below 0.
+// Duration is a duration for people, rounded to what matters: "74ms", "1.8s", "90s", "15m", "2h", "4d". It is never
+// below 0.
 func Duration(d time.Duration) string {
 	d = max(d, 0)
 	switch {
@@ -42,10 +45,28 @@ func Duration(d time.Duration) string {
 	return fmt.Sprintf("%dd", d/(24*time.Hour))
 }
 
-// Outcome says how a run ended: "succeeded", "failed with exit code 2", "timed out".
+// Outcome says how a run ended, as the end of a sentence: "succeeded", "failed with exit code 2", "timed out", "was
+// lost".
 func Outcome(outcome kick.Outcome, exit int) string {
-	if outcome == kick.Failed && exit >= 0 {
+	switch {
+	case outcome == kick.Failed && exit >= 0:
 		return fmt.Sprintf("failed with exit code %d", exit)
+	case outcome == kick.Killed, outcome == kick.Lost:
+		return "was " + string(outcome)
 	}
 	return string(outcome)
+}
+
+// AcceptLoss is the command that accepts the loss which the guard of a role holds, quoted for a shell.
+func AcceptLoss(role string) string { return "kicker accept-loss " + shellquote.Join("role/"+role) }
+
+// Soonest is the earliest of times that is not zero; zero if all are.
+func Soonest(times ...time.Time) time.Time {
+	var soonest time.Time
+	for _, t := range times {
+		if soonest.IsZero() || !t.IsZero() && t.Before(soonest) {
+			soonest = t
+		}
+	}
+	return soonest
 }

@@ -1,7 +1,13 @@
-// Package bus starts the NATS server that a controller carries with it, and joins a bus wherever it is.
+// Package bus starts the NATS server that is embedded in a controller, and connects to a bus anywhere.
+//
+// A Bus is the embedded server. The controller joins it inside the process, as users whose password never leaves it.
+// Nodes join over TCP with the token. Join serves a daemon and retries forever; Connect serves a command and fails at
+// once. Disconnects reports connections that are closed from their client's end. The server knows that before any
+// silence shows it.
 package bus
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -9,11 +15,12 @@ import (
 	"log/slog"
 	mathrand "math/rand/v2"
 	"net"
-	"net/netip"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -21,57 +28,66 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// How a client comes back to a bus that went away: at once, then in steps with a jitter that spreads a fleet.
+// How clients connect. They reconnect after a delay that grows and has a jitter, so that a fleet spreads.
 const (
 	reconnectFirst = 100 * time.Millisecond
 	reconnectMost  = 2 * time.Second
 	startTimeout   = 10 * time.Second
-	connectTimeout = 2 * time.Second // for a server to take a connection
+	connectTimeout = 2 * time.Second // for a server to accept a connection
 
-	// For one that took it to say all that belongs to joining. A fleet that comes back at once keeps it busy, and whoever gives up
-	// has it begin again: with TLS and 10 000 nodes 2 s were not always enough.
+	// For the handshake after that. A fleet that reconnects at once keeps the server busy, and a client that gives up
+	// begins again: with TLS and 10 000 nodes 2 s were not always enough.
 	handshakeTimeout = 5 * time.Second
 
-	errorEvery = time.Second // at most, of the server's errors in the log
+	errorEvery = time.Second // at most one of the server's errors is logged in this time
 
 	maxConn = 1 << 20 // the server's own default is 64 Ki
 )
 
-// The users of the embedded server. Nodes may only use their own account; what the server says of itself is in another.
+// The users of the embedded server. Nodes use an account without the server's own events, which are in the system
+// account.
 const (
 	nodeUser       = "kicker"
 	controllerUser = "controller"
 	systemUser     = "system"
 )
 
-// controllersOwn is what no node may say: only the controller's process kicks, calls the roll and is heard as a controller. So nobody
-// who merely reaches the bus starts a run.
-var controllersOwn = []string{"kicker.*.kick.>", "kicker.*.node.>", "kicker.*.controller", "kicker.*.report", "kicker.*.heartbeat._canary.>"}
+// controllerSubjects are the subjects on which only the controller's process may publish. So a program that merely
+// reaches the bus can start no run.
+var controllerSubjects = []string{
+	"kicker.*.kick.>", "kicker.*.node.>", "kicker.*.controller", "kicker.*.report", "kicker.*.heartbeat._canary.>",
+}
+
+// Errors of Connect.
+var (
+	ErrRejected    = errors.New("the bus rejects this node")
+	ErrUnreachable = errors.New("no bus answers")
+)
 
 // Config is where the embedded server listens.
 type Config struct {
-	Listen string // HOST:PORT; "" for none: only this process can join
-	Token  string // what nodes must show; "" for nothing
+	Listen string // HOST:PORT; "": only this process can join
+	Token  string // that nodes need; "": none
 }
 
 // Bus is an embedded NATS server.
 type Bus struct {
 	server *server.Server
-	secret string // of the users that only this process may be
+	secret string // password of the controller and system users
 	log    *slog.Logger
 }
 
-// Start starts an embedded server. It is up when Start returns.
+// Start starts an embedded server, which is ready when Start returns.
 func Start(cfg Config, log *slog.Logger) (*Bus, error) {
 	b := &Bus{secret: rand.Text(), log: log}
 	nodes, system := server.NewAccount("KICKER"), server.NewAccount("SYS")
 	opts := &server.Options{
-		ServerName: "kicker", NoSigs: true, NoLog: true, MaxConn: maxConn, MaxPayload: 1 << 20, PingInterval: 20 * time.Second,
-		AuthTimeout: 2 * handshakeTimeout.Seconds(), // the client gives up first
-		Accounts:    []*server.Account{nodes, system}, SystemAccount: system.Name,
+		ServerName: "kicker", NoSigs: true, NoLog: true, MaxConn: maxConn, MaxPayload: 1 << 20,
+		PingInterval: 20 * time.Second, AuthTimeout: 2 * handshakeTimeout.Seconds(), // the client gives up first
+		Accounts: []*server.Account{nodes, system}, SystemAccount: system.Name,
 		Users: []*server.User{
 			{Username: nodeUser, Password: cfg.Token, Account: nodes, Permissions: &server.Permissions{
-				Publish: &server.SubjectPermission{Deny: controllersOwn},
+				Publish: &server.SubjectPermission{Deny: controllerSubjects},
 			}},
 			{Username: controllerUser, Password: b.secret, Account: nodes},
 			{Username: systemUser, Password: b.secret, Account: system},
@@ -83,22 +99,20 @@ func Start(cfg Config, log *slog.Logger) (*Bus, error) {
 	}
 	if cfg.Listen != "" {
 		host, port, err := net.SplitHostPort(cfg.Listen)
+		number, notNumber := strconv.Atoi(port)
+		if err != nil || notNumber != nil {
+			return nil, fmt.Errorf("bus: listen %q: want HOST:PORT with a number as port", cfg.Listen)
+		}
+		opts.Host, opts.Port = host, cmp.Or(number, server.RANDOM_PORT)
+		// The server would report a port that is in use only in its log, and never be ready.
+		try, err := net.Listen("tcp", cfg.Listen)
+		if errno, ok := errors.AsType[syscall.Errno](err); ok {
+			err = errno
+		}
 		if err != nil {
-			return nil, fmt.Errorf("bus: listen %s: want HOST:PORT: %w", cfg.Listen, err)
+			return nil, fmt.Errorf("bus: listen on %s: %w", cfg.Listen, err)
 		}
-		if opts.Port, err = strconv.Atoi(port); err != nil {
-			return nil, fmt.Errorf("bus: listen %s: port %q is no number", cfg.Listen, port)
-		}
-		opts.Host = host
-		if opts.Port == 0 {
-			opts.Port = server.RANDOM_PORT
-		}
-		// The server reports a taken port only in its log and then never comes up: ask first.
-		probe, err := net.Listen("tcp", cfg.Listen)
-		if err != nil {
-			return nil, fmt.Errorf("bus: %w", err)
-		}
-		_ = probe.Close()
+		_ = try.Close()
 	}
 	srv, err := server.NewServer(opts)
 	if err != nil {
@@ -108,19 +122,19 @@ func Start(cfg Config, log *slog.Logger) (*Bus, error) {
 	go srv.Start() // ends with Shutdown, which Close waits for
 	if !srv.ReadyForConnections(startTimeout) {
 		srv.Shutdown()
-		return nil, fmt.Errorf("bus: the embedded server was not up within %s", startTimeout)
+		return nil, fmt.Errorf("bus: the embedded server was not ready within %s", startTimeout)
 	}
 	b.server = srv
 	return b, nil
 }
 
-// Addr is where the server listens, nil where it doesn't.
+// Addr is where the server listens, nil if it doesn't.
 func (b *Bus) Addr() net.Addr { return b.server.Addr() }
 
-// InProcessConn is a connection to the server that needs no port: what nats.InProcessServer asks for.
+// InProcessConn connects to the server without a port, as nats.InProcessServer requires.
 func (b *Bus) InProcessConn() (net.Conn, error) { return b.server.InProcessConn() }
 
-// Join is a connection of the controller to its own server. options come last.
+// Join connects the controller to its own server. options override the defaults.
 func (b *Bus) Join(name string, options ...nats.Option) (*nats.Conn, error) {
 	nc, err := b.join(name, controllerUser, options...)
 	if err != nil {
@@ -130,7 +144,10 @@ func (b *Bus) Join(name string, options ...nats.Option) (*nats.Conn, error) {
 }
 
 func (b *Bus) join(name, user string, more ...nats.Option) (*nats.Conn, error) {
-	options := []nats.Option{nats.InProcessServer(b), nats.Name(name), nats.UserInfo(user, b.secret), nats.MaxReconnects(-1), logErrors(b.log)}
+	options := []nats.Option{
+		nats.InProcessServer(b), nats.Name(name), nats.UserInfo(user, b.secret), nats.MaxReconnects(-1),
+		logErrors(b.log),
+	}
 	return nats.Connect("", append(options, more...)...)
 }
 
@@ -140,60 +157,64 @@ func (b *Bus) Close() {
 	b.server.WaitForShutdown()
 }
 
-// Join connects to a bus, and goes on trying for ever: a node that starts before its controller waits for it. servers are HOST:PORT
-// or URLs. Nothing is kept to be sent later: a heartbeat that comes late is a lie. changed is called, from any goroutine, when the
-// connection was lost or is back. options come last.
-func Join(servers []string, token, name string, log *slog.Logger, changed func(), more ...nats.Option) (*nats.Conn, error) {
-	f := &failures{log: log, refused: "the bus refuses this node: " + remedy(servers), unreached: "the bus can't be reached"}
-	options := []nats.Option{
-		nats.ConnectHandler(func(nc *nats.Conn) {
-			log.Info("joined the bus", "server", nc.ConnectedUrlRedacted())
-			f.over()
+// Join connects to a bus and retries forever: a node that starts before its controller waits for it. servers are
+// HOST:PORT or URLs. Messages are not buffered while there is no connection, because a heartbeat must not arrive late.
+// changed is called, on any goroutine, when the bus is lost or restored. options override the defaults.
+func Join(
+	servers []string, token, name string, log *slog.Logger, changed func(), options ...nats.Option,
+) (*nats.Conn, error) {
+	o := &outage{
+		log: log, unreachable: "cannot reach the bus", rejected: ErrRejected.Error() + ": " + remedy(servers),
+		everyCause: true, lost: func(string) {},
+	}
+	joined := func(message string) nats.ConnHandler {
+		return func(nc *nats.Conn) {
+			log.Info(message, "server", nc.ConnectedUrlRedacted())
+			o.end()
 			changed()
-		}),
-		nats.ReconnectHandler(func(nc *nats.Conn) {
-			log.Info("joined the bus again", "server", nc.ConnectedUrlRedacted())
-			f.over()
-			changed()
-		}),
+		}
+	}
+	handlers := []nats.Option{
+		nats.ConnectHandler(joined("bus joined")),
+		nats.ReconnectHandler(joined("bus restored")),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
-				log.Warn("lost the bus", "err", err)
+				log.Warn("bus lost", "err", err)
 			}
 			changed()
 		}),
 		logErrors(log),
 	}
-	return persist(servers, token, name, f, append(options, more...)...)
+	return retry(servers, token, name, o, append(handlers, options...)...)
 }
 
-// persist connects, and goes on trying for ever.
-func persist(servers []string, token, name string, f *failures, more ...nats.Option) (*nats.Conn, error) {
+// retry connects to a bus and retries forever. It reports to o why it can't.
+func retry(servers []string, token, name string, o *outage, more ...nats.Option) (*nats.Conn, error) {
 	var joining atomic.Pointer[nats.Conn]
 	options := []nats.Option{
 		nats.Name(name), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true), nats.ReconnectBufSize(-1),
-		nats.PingInterval(10 * time.Second), nats.MaxPingsOutstanding(2), nats.Timeout(handshakeTimeout), nats.IgnoreAuthErrorAbort(),
-		nats.SetCustomDialer(&onlyDialer{}),
+		nats.PingInterval(10 * time.Second), nats.MaxPingsOutstanding(2), nats.Timeout(handshakeTimeout),
+		nats.IgnoreAuthErrorAbort(), nats.SetCustomDialer(&onlyDialer{}),
 		nats.CustomReconnectDelay(func(n int) time.Duration {
-			if nc := joining.Load(); nc != nil { // no handler is told of a server that refuses
-				f.tell(nc.LastError())
+			if nc := joining.Load(); nc != nil { // no handler is called when a server rejects
+				o.report(nc.LastError())
 			}
 			return reconnectDelay(n)
 		}),
-		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { f.tell(err) }),
+		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { o.report(err) }),
 	}
 	nc, err := connect(servers, token, append(options, more...)...)
 	joining.Store(nc)
 	return nc, err
 }
 
-// onlyDialer closes its connection before it makes another. nats.go forgets one over which it failed to join; the server would keep it,
-// and a fleet that fails to join would use up everybody's open files.
+// onlyDialer closes its former connection before it dials. nats.go forgets a connection whose handshake failed, and the
+// server would keep it: a fleet that fails to join would use up the open files of both.
 type onlyDialer struct{ conn net.Conn }
 
 func (d *onlyDialer) Dial(network, address string) (net.Conn, error) {
 	if d.conn != nil {
-		_ = d.conn.Close() // it mostly is
+		_ = d.conn.Close() // mostly it is closed
 	}
 	var err error
 	d.conn, err = net.DialTimeout(network, address, connectTimeout)
@@ -201,62 +222,66 @@ func (d *onlyDialer) Dial(network, address string) (net.Conn, error) {
 }
 
 func logErrors(log *slog.Logger) nats.Option {
-	return nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Warn("bus", "err", err) })
+	return nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Warn("bus error", "err", err) })
 }
 
-// remedy is what to do about servers that refuse.
+// remedy is what to do when servers reject a node.
 func remedy(servers []string) string {
 	if strings.Contains(strings.Join(servers, ","), "@") {
-		return "the user and password in its URL must be known there"
+		return "the user and password in its URL must be known to the bus"
 	}
 	return "token_file must be a copy of the controller's"
 }
 
-// failures is why a bus can't be joined. It is tried again for ever, so only another reason is news.
-type failures struct {
-	log                *slog.Logger
-	refused, unreached string               // what to say of it
-	once               bool                 // that alone is news, whatever the reason
-	changed            func(message string) // unless nil: what is said now, "" when it is over
+// outage reports why a bus can't be joined. Clients retry forever, so only a new reason is a warning.
+type outage struct {
+	log                   *slog.Logger
+	unreachable, rejected string           // the reasons
+	everyCause            bool             // a new cause is a new reason
+	lost                  func(why string) // called with each new reason, and with "" at the end
 
 	mu   sync.Mutex
-	told string
+	last string // reason or cause; "": joined
 }
 
-func (f *failures) tell(err error) {
+func (o *outage) report(err error) {
 	if err == nil {
 		return
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	message := f.unreached
-	if refusal(err) {
-		message = f.refused
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	why := o.unreachable
+	if isRejection(err) {
+		why = o.rejected
 	}
-	news := err.Error()
-	if f.once {
-		news = message
+	reason := why
+	if o.everyCause {
+		reason = err.Error()
 	}
-	level := slog.LevelWarn
-	if f.told == news {
-		level = slog.LevelDebug
-	} else if f.changed != nil {
-		f.changed(message)
+	level := slog.LevelDebug
+	if reason != o.last {
+		level = slog.LevelWarn
+		o.lost(why)
 	}
-	f.told = news
-	f.log.Log(context.Background(), level, message, "err", err)
+	o.last = reason
+	o.log.Log(context.Background(), level, why, "err", err)
 }
 
-func (f *failures) over() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.told != "" && f.changed != nil {
-		f.changed("")
+func (o *outage) end() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.last != "" {
+		o.lost("")
 	}
-	f.told = ""
+	o.last = ""
 }
 
-// Visit connects to a bus for the moment: it fails if that can't be had now.
+// isRejection reports whether the server rejects the user. Other errors may pass.
+func isRejection(err error) bool {
+	return errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrPermissionViolation)
+}
+
+// Connect connects to a bus. It is an error if it can't do so now: ErrRejected, ErrUnreachable or another.
 func Connect(servers []string, token, name string) (*nats.Conn, error) {
 	return connect(servers, token, nats.Name(name), nats.Timeout(connectTimeout))
 }
@@ -266,54 +291,44 @@ func connect(servers []string, token string, options ...nats.Option) (*nats.Conn
 		options = append(options, nats.UserInfo(nodeUser, token))
 	}
 	nc, err := nats.Connect(strings.Join(servers, ","), options...)
-	if errors.Is(err, nats.ErrAuthorization) {
-		err = fmt.Errorf("%w: %s", err, remedy(servers))
-	}
-	if err != nil {
-		return nil, fmt.Errorf("bus: join %s: %w", Redacted(strings.Join(servers, ",")), err)
+	where := Redacted(strings.Join(servers, ","))
+	switch {
+	case errors.Is(err, nats.ErrAuthorization):
+		return nil, fmt.Errorf("%w at %s: %s", ErrRejected, where, remedy(servers))
+	case errors.Is(err, nats.ErrNoServers):
+		return nil, fmt.Errorf("%w at %s", ErrUnreachable, where)
+	case err != nil:
+		return nil, fmt.Errorf("join the bus at %s: %w", where, err)
 	}
 	return nc, nil
 }
 
-// Redacted is URLs, with commas between, without their users and passwords.
-func Redacted(urls string) string {
-	list := strings.Split(urls, ",")
-	for i, u := range list {
-		scheme, rest, _ := strings.Cut(u, "://")
-		if at := strings.LastIndexByte(rest, '@'); at >= 0 {
-			list[i] = scheme + "://" + rest[at+1:]
-		}
-	}
-	return strings.Join(list, ",")
-}
+// userInfo matches what stands in a URL before its host. It reaches to the last @: a password may contain @ and /.
+var userInfo = regexp.MustCompile(`://[^\s,]*@`)
 
-// reconnectDelay is the wait before the n-th round through the servers.
+// Redacted is a text with xxxxx in place of the users and passwords in its URLs. Spaces or commas separate URLs.
+func Redacted(text string) string { return userInfo.ReplaceAllString(text, "://xxxxx@") }
+
+// reconnectDelay is the delay before the n-th round of all servers.
 func reconnectDelay(n int) time.Duration {
-	most := min(reconnectFirst<<min(n, 10), reconnectMost)
-	return reconnectFirst/2 + mathrand.N(most)
+	return reconnectFirst/2 + mathrand.N(min(reconnectFirst<<min(n, 10), reconnectMost))
 }
 
-// Loopback reports whether a listener at HOST:PORT can be reached only from this machine.
-func Loopback(listen string) bool {
-	host, _, err := net.SplitHostPort(listen)
-	if err != nil {
-		return false
-	}
-	addr, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && addr.IsLoopback()
-}
-
-// natsLog is the embedded server's log in ours: what it tells of its clients is for debugging, what it can't do is not.
+// natsLog writes the embedded server's log into ours. What it says about its clients is for debugging.
 type natsLog struct {
 	log  *slog.Logger
-	warn *rate.Sometimes // anybody who reaches the bus can make errors without end
+	warn *rate.Sometimes // any client can cause errors without end
 }
 
-func (l natsLog) Noticef(format string, v ...any) { l.log.Debug(fmt.Sprintf(format, v...)) }
-func (l natsLog) Debugf(format string, v ...any)  { l.log.Debug(fmt.Sprintf(format, v...)) }
-func (l natsLog) Tracef(format string, v ...any)  { l.log.Debug(fmt.Sprintf(format, v...)) }
-func (l natsLog) Warnf(format string, v ...any)   { l.log.Debug(fmt.Sprintf(format, v...)) }
-func (l natsLog) Errorf(format string, v ...any) {
-	l.warn.Do(func() { l.log.Warn(fmt.Sprintf(format, v...)) })
+func (l natsLog) Noticef(format string, v ...any) { l.Debugf(format, v...) }
+func (l natsLog) Tracef(format string, v ...any)  { l.Debugf(format, v...) }
+func (l natsLog) Warnf(format string, v ...any)   { l.Debugf(format, v...) }
+func (l natsLog) Debugf(format string, v ...any) {
+	l.log.Debug("nats-server", "text", fmt.Sprintf(format, v...))
 }
-func (l natsLog) Fatalf(format string, v ...any) { l.log.Error(fmt.Sprintf(format, v...)) }
+func (l natsLog) Fatalf(format string, v ...any) {
+	l.log.Error("nats-server", "err", fmt.Sprintf(format, v...))
+}
+func (l natsLog) Errorf(format string, v ...any) {
+	l.warn.Do(func() { l.log.Warn("nats-server", "err", fmt.Sprintf(format, v...)) })
+}

@@ -16,14 +16,14 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-var silent = slog.New(slog.DiscardHandler)
+var noLog = slog.New(slog.DiscardHandler)
 
-// patience is how long what must happen may take; nothing waits for it when it happens.
+// patience is how long an event may take before a test fails.
 const patience = 10 * time.Second
 
 func start(t *testing.T, cfg Config) *Bus {
 	t.Helper()
-	b, err := Start(cfg, silent)
+	b, err := Start(cfg, noLog)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,7 +31,7 @@ func start(t *testing.T, cfg Config) *Bus {
 	return b
 }
 
-func visit(t *testing.T, b *Bus, token string) *nats.Conn {
+func connected(t *testing.T, b *Bus, token string) *nats.Conn {
 	t.Helper()
 	nc, err := Connect([]string{b.Addr().String()}, token, "a node")
 	if err != nil {
@@ -41,7 +41,7 @@ func visit(t *testing.T, b *Bus, token string) *nats.Conn {
 	return nc
 }
 
-// flushed waits until the server has taken in all that was said.
+// flushed waits until the server has processed all that was sent.
 func flushed(t *testing.T, nc *nats.Conn) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -51,24 +51,24 @@ func flushed(t *testing.T, nc *nats.Conn) {
 	}
 }
 
-func TestWhoMayJoin(t *testing.T) {
+func TestTokenDecidesWhoCanJoin(t *testing.T) {
 	for _, c := range []struct {
-		claim, guard, shown string
-		want                bool
+		claim, token, used string
+		want               bool
 	}{
-		{"everybody where nothing guards it", "", "", true},
-		{"who shows the token", "secret", "secret", true},
-		{"not who shows another", "secret", "other", false},
-		{"not who shows none", "secret", "", false},
+		{"any node without a token", "", "", true},
+		{"a node with the token", "secret", "secret", true},
+		{"no node with another token", "secret", "other", false},
+		{"no node without it", "secret", "", false},
 	} {
 		t.Run(c.claim, func(t *testing.T) {
-			b := start(t, Config{Listen: "127.0.0.1:0", Token: c.guard})
-			nc, err := Connect([]string{b.Addr().String()}, c.shown, "a node")
+			b := start(t, Config{Listen: "127.0.0.1:0", Token: c.token})
+			nc, err := Connect([]string{b.Addr().String()}, c.used, "a node")
 			if err == nil {
 				nc.Close()
 			}
-			if (err == nil) != c.want || err != nil && !errors.Is(err, nats.ErrAuthorization) {
-				t.Errorf("joined: %v, want it let in: %t", err, c.want)
+			if (err == nil) != c.want || err != nil && !errors.Is(err, ErrRejected) {
+				t.Errorf("Connect = %v, want success: %t", err, c.want)
 			}
 		})
 	}
@@ -81,13 +81,13 @@ func TestNodeCannotBeTheControllerOrTheServer(t *testing.T) {
 			nc, err := nats.Connect(b.Addr().String(), nats.UserInfo(user, password))
 			if err == nil {
 				nc.Close()
-				t.Errorf("somebody joined as %s with the password %q", user, password)
+				t.Errorf("a node joined as %s with the password %q", user, password)
 			}
 		}
 	}
 }
 
-func TestNodeCannotSayWhatIsTheControllersOwn(t *testing.T) {
+func TestNodeCannotPublishOnControllerSubjects(t *testing.T) {
 	b := start(t, Config{Listen: "127.0.0.1:0"})
 	controller, err := b.Join("controller")
 	if err != nil {
@@ -99,9 +99,11 @@ func TestNodeCannotSayWhatIsTheControllersOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	flushed(t, controller)
-	own := []string{"kicker.main.kick.lb1.example.com", "kicker.main.node.lb1", "kicker.main.controller", "kicker.main.rollcall", "kicker.main.heartbeat._canary.me"}
-	allowed := []string{"kicker.main.heartbeat.lb1.example.com", "kicker.main.facts.lb1", "kicker.main.result.lb1", "kicker.main.leave.lb1"}
-	heard := func(n int) (subjects []string) {
+	own := []string{"kicker.main.kick.lb1.example.com", "kicker.main.node.lb1", "kicker.main.controller",
+		"kicker.main.report", "kicker.main.heartbeat._canary.me"}
+	allowed := []string{"kicker.main.heartbeat.lb1.example.com", "kicker.main.facts.lb1", "kicker.main.result.lb1",
+		"kicker.main.leave.lb1"}
+	received := func(n int) (subjects []string) {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
@@ -114,7 +116,7 @@ func TestNodeCannotSayWhatIsTheControllersOwn(t *testing.T) {
 		}
 		return subjects
 	}
-	say := func(nc *nats.Conn, subjects []string) {
+	publish := func(nc *nats.Conn, subjects []string) {
 		t.Helper()
 		for _, subject := range subjects {
 			if err := nc.Publish(subject, nil); err != nil {
@@ -123,68 +125,77 @@ func TestNodeCannotSayWhatIsTheControllersOwn(t *testing.T) {
 		}
 		flushed(t, nc)
 	}
-	say(visit(t, b, ""), append(own, allowed...))
-	if got := heard(len(allowed)); strings.Join(got, " ") != strings.Join(allowed, " ") {
-		t.Errorf("a node was heard on %q, want %q", got, allowed)
+	publish(connected(t, b, ""), append(own, allowed...))
+	if got := received(len(allowed)); strings.Join(got, " ") != strings.Join(allowed, " ") {
+		t.Errorf("messages of a node on %q, want %q", got, allowed)
 	}
-	say(controller, own)
-	if got := heard(len(own)); strings.Join(got, " ") != strings.Join(own, " ") {
-		t.Errorf("the controller was heard on %q, want %q", got, own)
+	publish(controller, own)
+	if got := received(len(own)); strings.Join(got, " ") != strings.Join(own, " ") {
+		t.Errorf("messages of the controller on %q, want %q", got, own)
 	}
 }
 
-func TestNodesDoNotHearWhatTheServerSaysOfItself(t *testing.T) {
+func TestNodesDoNotReceiveTheServersEvents(t *testing.T) {
 	b := start(t, Config{Listen: "127.0.0.1:0"})
-	listener := visit(t, b, "")
+	listener := connected(t, b, "")
 	everything, err := listener.SubscribeSync(">")
 	if err != nil {
 		t.Fatal(err)
 	}
 	flushed(t, listener)
-	told := closings(t, b)
-	visit(t, b, "").Close()
-	next(t, told)
+	disconnected := disconnects(t, b)
+	connected(t, b, "").Close()
+	next(t, disconnected)
 	flushed(t, listener)
 	if n, _, err := everything.Pending(); err != nil || n != 0 {
-		t.Errorf("a node heard %d messages when another closed its connection, %v", n, err)
+		t.Errorf("a node received %d messages when another one closed its connection, %v", n, err)
 	}
 }
 
-type closing struct {
+type disconnect struct {
 	server string
 	client uint64
 	why    string
 }
 
-func closings(t *testing.T, b *Bus) <-chan closing {
+// of reports whether both are of the same connection.
+func (d disconnect) of(other disconnect) bool {
+	return d.server == other.server && d.client == other.client
+}
+
+func disconnects(t *testing.T, b *Bus) <-chan disconnect {
 	t.Helper()
-	told := make(chan closing, 100)
-	stop, err := b.Disconnects(func(server string, client uint64, why string) { told <- closing{server, client, why} })
+	disconnected := make(chan disconnect, 100)
+	stop, err := b.Disconnects(sendTo(disconnected))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(stop)
-	return told
+	return disconnected
 }
 
-func next(t *testing.T, told <-chan closing) closing {
+func sendTo(c chan<- disconnect) func(server string, client uint64, why string) {
+	return func(server string, client uint64, why string) { c <- disconnect{server, client, why} }
+}
+
+func next(t *testing.T, disconnected <-chan disconnect) disconnect {
 	t.Helper()
 	select {
-	case c := <-told:
-		return c
+	case d := <-disconnected:
+		return d
 	case <-time.After(patience):
-		t.Fatal("no closed connection was reported")
-		return closing{}
+		t.Fatal("no disconnect was reported")
+		return disconnect{}
 	}
 }
 
-func TestClosedConnectionIsReportedByItsIdentity(t *testing.T) {
+func TestDisconnectNamesTheConnection(t *testing.T) {
 	b := start(t, Config{Listen: "127.0.0.1:0"})
-	told := closings(t, b)
-	visit(t, b, "") // which stays
+	disconnected := disconnects(t, b)
+	connected(t, b, "") // which stays open
 	for claim, end := range map[string]func(*nats.Conn, net.Conn){
 		"closed by the client": func(nc *nats.Conn, _ net.Conn) { nc.Close() },
-		"reset":                func(_ *nats.Conn, tcp net.Conn) { _ = tcp.(*net.TCPConn).SetLinger(0); _ = tcp.Close() },
+		"reset":                func(_ *nats.Conn, tcp net.Conn) { reset(tcp) },
 	} {
 		t.Run(claim, func(t *testing.T) {
 			dial := &dialer{}
@@ -199,11 +210,16 @@ func TestClosedConnectionIsReportedByItsIdentity(t *testing.T) {
 			}
 			server := nc.ConnectedServerId()
 			end(nc, dial.conn)
-			if got := next(t, told); got.server != server || got.client != id || got.why == "" {
+			if got := next(t, disconnected); got.server != server || got.client != id || got.why == "" {
 				t.Errorf("%+v was reported, want connection %d of %s", got, id, server)
 			}
 		})
 	}
+}
+
+func reset(tcp net.Conn) {
+	_ = tcp.(*net.TCPConn).SetLinger(0)
+	_ = tcp.Close()
 }
 
 type dialer struct{ conn net.Conn }
@@ -213,10 +229,10 @@ func (d *dialer) Dial(network, address string) (c net.Conn, err error) {
 	return d.conn, err
 }
 
-func TestServerThatGivesUpItsClientsSaysNothingOfThem(t *testing.T) {
+func TestDisconnectsFromTheServersEndAreNotReported(t *testing.T) {
 	b := start(t, Config{Listen: "127.0.0.1:0"})
-	told := closings(t, b)
-	kicked := visit(t, b, "")
+	disconnected := disconnects(t, b)
+	kicked := connected(t, b, "")
 	id, err := kicked.GetClientID()
 	if err != nil {
 		t.Fatal(err)
@@ -224,47 +240,47 @@ func TestServerThatGivesUpItsClientsSaysNothingOfThem(t *testing.T) {
 	if err := b.server.DisconnectClientByID(id); err != nil {
 		t.Fatal(err)
 	}
-	last := visit(t, b, "")
+	last := connected(t, b, "")
 	lastID, err := last.GetClientID()
 	if err != nil {
 		t.Fatal(err)
 	}
 	last.Close()
-	if got := next(t, told); got.client != lastID {
-		t.Errorf("connection %d was reported (%s), want only %d, whose client closed it", got.client, got.why, lastID)
+	if got := next(t, disconnected); got.client != lastID {
+		t.Errorf("connection %d was reported (%s), want only %d, which its client closed", got.client, got.why, lastID)
 	}
 	for range 5 {
-		visit(t, b, "")
+		connected(t, b, "")
 	}
 	b.Close()
 	select {
-	case got := <-told:
+	case got := <-disconnected:
 		t.Errorf("a server that stopped reported %+v", got)
 	default:
 	}
 }
 
-func TestListenErrorsNameThePlace(t *testing.T) {
+func TestListenErrorsNameTheAddress(t *testing.T) {
 	b := start(t, Config{Listen: "127.0.0.1:0"})
-	taken := b.Addr().String()
+	used := b.Addr().String()
 	for listen, want := range map[string]string{
-		taken:            "address already in use",
+		used:             "address already in use",
 		"127.0.0.1":      "want HOST:PORT",
-		"127.0.0.1:http": `port "http" is no number`,
+		"127.0.0.1:http": "a number as port",
 	} {
-		other, err := Start(Config{Listen: listen}, silent)
+		other, err := Start(Config{Listen: listen}, noLog)
 		if err == nil {
 			other.Close()
 			t.Errorf("a server listens on %s", listen)
 			continue
 		}
 		if !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), listen) {
-			t.Errorf("listen %s: %v, want %q and the place", listen, err, want)
+			t.Errorf("listen %s: %v, want %q and the address", listen, err, want)
 		}
 	}
 }
 
-func TestServerWithoutAPortIsForThisProcessAlone(t *testing.T) {
+func TestServerWithoutAPortServesThisProcess(t *testing.T) {
 	b := start(t, Config{})
 	if b.Addr() != nil {
 		t.Errorf("it listens on %s", b.Addr())
@@ -276,22 +292,11 @@ func TestServerWithoutAPortIsForThisProcessAlone(t *testing.T) {
 	nc.Close()
 }
 
-func TestLoopback(t *testing.T) {
-	for listen, want := range map[string]bool{
-		"127.0.0.1:7422": true, "127.8.8.8:0": true, "[::1]:7422": true, "localhost:7422": true,
-		"0.0.0.0:7422": false, ":7422": false, "[::]:7422": false, "10.0.0.1:7422": false, "web1:7422": false,
-		"localhost.example.com:7422": false, "127.0.0.1": false, "": false,
-	} {
-		if got := Loopback(listen); got != want {
-			t.Errorf("Loopback(%q) = %t", listen, got)
-		}
-	}
-}
-
-func TestPasswordsAreNotShown(t *testing.T) {
+func TestRedactedHidesUsersAndPasswords(t *testing.T) {
 	for urls, want := range map[string]string{
-		"nats://user:secret@a:1,tls://token@[::1]": "nats://a:1,tls://[::1]",
-		"nats://user:p@ss@a":                       "nats://a",
+		"nats://user:secret@a:1,tls://token@[::1]": "nats://xxxxx@a:1,tls://xxxxx@[::1]",
+		"nats://user:p@ss@a":                       "nats://xxxxx@a",
+		"nats://user:p/ss@a nats://b":              "nats://xxxxx@a nats://b",
 		"nats://a:1":                               "nats://a:1",
 		"127.0.0.1:7422":                           "127.0.0.1:7422",
 		"":                                         "",
@@ -307,7 +312,7 @@ func TestPasswordsAreNotShown(t *testing.T) {
 		t.Fatal("joined with another password")
 	}
 	if strings.Contains(err.Error(), "secret") || !strings.Contains(err.Error(), "the user and password in its URL") {
-		t.Errorf("%v: want no password, and what to do", err)
+		t.Errorf("%v: want no password, and the remedy", err)
 	}
 }
 
@@ -326,25 +331,25 @@ func TestReconnectDelayIsBoundedAndSpread(t *testing.T) {
 		}
 	}
 	if len(seen) < 15 {
-		t.Errorf("2000 clients come back at %d different moments", len(seen))
+		t.Errorf("2000 clients reconnect at %d different moments", len(seen))
 	}
 }
 
-func TestJoinWaitsForTheServerAndKeepsNothingToBeSentLater(t *testing.T) {
+func TestJoinWaitsForTheServerAndBuffersNothing(t *testing.T) {
 	first := start(t, Config{Listen: "127.0.0.1:0"})
 	where := first.Addr().String()
 	first.Close()
 
 	joined := make(chan struct{}, 100)
-	nc, err := Join([]string{where}, "", "a node", silent, func() { joined <- struct{}{} })
+	nc, err := Join([]string{where}, "", "a node", noLog, func() { joined <- struct{}{} })
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer nc.Close()
 	if err := nc.Publish("kicker.main.heartbeat.a", []byte("early")); !errors.Is(err, nats.ErrReconnectBufExceeded) {
-		t.Errorf("what can't be said now: %v, want it refused", err)
+		t.Errorf("a message without a connection: %v, want an error", err)
 	}
-	hears := func(b *Bus, say string) {
+	receives := func(b *Bus, text string) {
 		t.Helper()
 		controller, err := b.Join("controller")
 		if err != nil {
@@ -363,39 +368,40 @@ func TestJoinWaitsForTheServerAndKeepsNothingToBeSentLater(t *testing.T) {
 				t.Fatal("the node has not joined")
 			}
 		}
-		if err := nc.Publish("kicker.main.heartbeat.a", []byte(say)); err != nil {
+		if err := nc.Publish("kicker.main.heartbeat.a", []byte(text)); err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
-		if m, err := sub.NextMsgWithContext(ctx); err != nil || string(m.Data) != say {
-			t.Errorf("heard %v, %v; want %q", m, err, say)
+		if m, err := sub.NextMsgWithContext(ctx); err != nil || string(m.Data) != text {
+			t.Errorf("received %v, %v; want %q", m, err, text)
 		}
 	}
 	second := start(t, Config{Listen: where})
-	hears(second, "first")
+	receives(second, "first")
 	second.Close()
 	for nc.IsConnected() {
 		<-joined
 	}
 	if err := nc.Publish("kicker.main.heartbeat.a", []byte("between")); err == nil {
-		t.Error("what was said to no server was kept")
+		t.Error("a message without a connection was buffered")
 	}
-	hears(start(t, Config{Listen: where}), "again")
+	receives(start(t, Config{Listen: where}), "again")
 }
 
-func TestJoinWithAWrongTokenGoesOnTrying(t *testing.T) {
+func TestJoinRetriesWithAWrongToken(t *testing.T) {
 	b := start(t, Config{Listen: "127.0.0.1:0", Token: "secret"})
 	rounds := make(chan int)
 	done := make(chan struct{})
 	defer close(done)
-	nc, err := Join([]string{b.Addr().String()}, "old", "a node", silent, func() {}, nats.CustomReconnectDelay(func(n int) time.Duration {
-		select {
-		case rounds <- n:
-		case <-done:
-		}
-		return time.Millisecond
-	}))
+	nc, err := Join([]string{b.Addr().String()}, "old", "a node", noLog, func() {},
+		nats.CustomReconnectDelay(func(n int) time.Duration {
+			select {
+			case rounds <- n:
+			case <-done:
+			}
+			return time.Millisecond
+		}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -404,29 +410,30 @@ func TestJoinWithAWrongTokenGoesOnTrying(t *testing.T) {
 		select {
 		case <-rounds:
 		case <-time.After(patience):
-			t.Fatalf("it gave up after %d tries: the token may yet be put right at the controller", n)
+			t.Fatalf("it gave up after %d tries, though the token may still be corrected", n)
 		}
 	}
 }
 
-func TestBusyServerIsGivenTimeToLetANodeJoin(t *testing.T) {
+func TestBusyServerHasTimeForTheHandshake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := start(t, Config{Token: "secret"})
 		busy := &busyServer{Bus: b}
 		joined := make(chan struct{}, 1)
-		nc, err := Join([]string{""}, "secret", "a node", silent, func() { joined <- struct{}{} }, nats.InProcessServer(busy))
+		nc, err := Join([]string{""}, "secret", "a node", noLog, func() { joined <- struct{}{} },
+			nats.InProcessServer(busy))
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer nc.Close()
 		<-joined
 		if busy.tries != 1 {
-			t.Errorf("it began %d times", busy.tries)
+			t.Errorf("the handshake began %d times, want 1", busy.tries)
 		}
 	})
 }
 
-// busyServer hears only after 4 s what its first client says.
+// busyServer receives only after 4 s what its first client sends.
 type busyServer struct {
 	*Bus
 	tries int
@@ -451,21 +458,22 @@ func (c *busyConn) Write(data []byte) (int, error) {
 	return c.Conn.Write(data)
 }
 
-func TestConnectionOverWhichANodeDidNotJoinIsClosed(t *testing.T) {
-	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // which closes what was forgotten
+func TestConnectionOfAFailedHandshakeIsClosed(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // it would close forgotten connections
 	mute, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer mute.Close()
-	nc, err := Join([]string{mute.Addr().String()}, "", "a node", silent, func() {},
-		nats.Timeout(10*time.Millisecond), nats.CustomReconnectDelay(func(int) time.Duration { return time.Millisecond }))
+	nc, err := Join([]string{mute.Addr().String()}, "", "a node", noLog, func() {},
+		nats.Timeout(10*time.Millisecond),
+		nats.CustomReconnectDelay(func(int) time.Duration { return time.Millisecond }))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer nc.Close()
 	var tries []net.Conn
-	for range 3 { // the first is of another part of nats.go
+	for range 3 { // the first one comes from another part of nats.go
 		conn, err := mute.Accept()
 		if err != nil {
 			t.Fatal(err)
@@ -478,6 +486,6 @@ func TestConnectionOverWhichANodeDidNotJoinIsClosed(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := io.Copy(io.Discard, before); err != nil && !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("the node tried again, and its connection before that is open: %v", err)
+		t.Errorf("the node connected again and left its former connection open: %v", err)
 	}
 }

@@ -3,182 +3,103 @@ package bus
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 )
 
 const (
-	closingsName = "kicker closings"
-	// disconnects is where a NATS tells its system account which connection closed. All accounts: the controller may be in another
-	// one than the nodes.
-	disconnects = "$SYS.ACCOUNT.*.DISCONNECT"
+	disconnectsName = "kicker disconnects" // of the connection
 
-	overhearTries = 2 // the news of who listens takes a moment from one server of a NATS to another
-	overhearWait  = time.Second
+	// Servers report closed connections to their system account on this subject. It covers all accounts, because the
+	// controller may use another one than the nodes.
+	disconnectSubject = "$SYS.ACCOUNT.*.DISCONNECT"
 )
 
-// clientsEnd is why a connection closes that its client's end closed. A server that stops, goes lame, or gives a connection up as stale,
-// slow or no longer allowed says nothing about the client.
-var clientsEnd = []string{server.ClientClosed.String(), server.ReadError.String(), server.WriteError.String()}
+// Why disconnects are lost.
+const (
+	systemUnreachable = "bus.system_url: no server can be reached; dead nodes are noticed by their silence alone"
+	systemRejected    = "bus.system_url: the server rejects its user; dead nodes are noticed by their silence alone. " +
+		"Name a user of its system account, with the password (system_account in the configuration of nats-server)"
+)
 
-// Closings calls closed, from one goroutine, for each connection that its client's end closed. It returns what ends it.
+// clientReasons are the reasons of a disconnect from the client's end. When a server stops, or closes a connection that
+// is stale, slow or no longer permitted, that says nothing about the client.
+var clientReasons = []string{
+	server.ClientClosed.String(), server.ReadError.String(), server.WriteError.String(),
+}
+
+// Disconnects calls closed, on one goroutine, for each connection that is closed from its client's end. stop ends that.
 func (b *Bus) Disconnects(closed func(server string, client uint64, why string)) (stop func(), err error) {
-	nc, err := b.join(closingsName, systemUser)
+	nc, err := b.join(disconnectsName, systemUser)
 	if err != nil {
 		return nil, fmt.Errorf("bus: join as %s: %w", systemUser, err)
 	}
-	_, err = nc.Subscribe(disconnects, eachClosing(closed))
-	if err == nil {
-		err = flush(nc) // from here on none is missed
-	}
-	if err != nil {
-		nc.Close()
-		return nil, fmt.Errorf("bus: listen for closed connections: %w", err)
-	}
-	return nc.Close, nil
+	return subscribe(nc, closed)
 }
 
-// Closings is Bus.Closings of a NATS elsewhere: the URLs of its servers name a user of its system account. It fails if that user is
-// refused, or hears nothing. While no server is reached it goes on trying: what closes meanwhile is not heard, now or later. deaf is called,
-// from any goroutine, when that begins, with why, and with "" when it is over.
-func Disconnects(servers []string, log *slog.Logger, closed func(server string, client uint64, why string), deaf func(why string), more ...nats.Option) (stop func(), err error) {
-	err = overhear(servers, more...)
-	if refusal(err) {
-		return nil, fmt.Errorf("%w: %s", err, systemRemedy)
-	}
-	const unheard = "closed connections are not heard, so a death is seen by silence alone"
-	f := &failures{log: log, refused: unheard + ": " + systemRemedy, unreached: unheard, once: true, changed: deaf}
-	reached := err == nil
-	checked := reached // from here on the handlers' own, which come one at a time
-	heard := func(nc *nats.Conn) {
-		if !checked {
-			if err := overhear(servers, more...); err != nil {
-				f.tell(err)
-				return
-			}
-			checked = true
+// Disconnects is Bus.Disconnects for another NATS, whose URLs name a user of its system account. It retries forever.
+// While it has no connection disconnects are lost, and are not reported later. lost is called, on any goroutine, with
+// why when that begins and with "" when it ends.
+func Disconnects(
+	servers []string, log *slog.Logger, closed func(server string, client uint64, why string), lost func(why string),
+	options ...nats.Option,
+) (stop func(), err error) {
+	o := &outage{log: log, unreachable: systemUnreachable, rejected: systemRejected, lost: lost}
+	joined := func(nc *nats.Conn) {
+		if flush(nc) != nil || nc.LastError() != nil {
+			return // lost again, or the user may not subscribe: another handler reports it
 		}
-		log.Info("closed connections are heard", "server", nc.ConnectedUrlRedacted())
-		f.over()
+		log.Info("disconnects are received", "server", nc.ConnectedUrlRedacted())
+		o.end()
 	}
-	options := []nats.Option{
-		nats.ConnectHandler(heard),
-		nats.ReconnectHandler(heard),
-		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { f.tell(err) }),
+	handlers := []nats.Option{
+		nats.ConnectHandler(joined),
+		nats.ReconnectHandler(joined),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { o.report(err) }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-			if refusal(err) {
-				f.tell(err)
+			if isRejection(err) {
+				o.report(err)
 			} else {
-				log.Warn("bus", "err", err)
+				log.Warn("bus error", "err", err)
 			}
 		}),
 	}
-	nc, err := persist(servers, "", closingsName, f, append(options, more...)...)
+	nc, err := retry(servers, "", disconnectsName, o, append(handlers, options...)...)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := nc.Subscribe(disconnects, eachClosing(closed)); err != nil {
+	return subscribe(nc, closed)
+}
+
+// subscribe calls closed for each disconnect from now on, until stop.
+func subscribe(nc *nats.Conn, closed func(server string, client uint64, why string)) (stop func(), err error) {
+	_, err = nc.Subscribe(disconnectSubject, func(m *nats.Msg) {
+		if e, ok := decodeDisconnect(m.Data); ok {
+			closed(e.Server.ID, e.Client.ID, strings.ToLower(e.Reason))
+		}
+	})
+	if err != nil {
 		nc.Close()
-		return nil, fmt.Errorf("bus: listen for closed connections: %w", err)
+		return nil, fmt.Errorf("bus: subscribe to disconnects: %w", err)
 	}
-	if reached {
-		_ = flush(nc) // from here on none is missed; fails if the server has gone, and whoever reconnects subscribes
+	if nc.IsConnected() {
+		_ = flush(nc) // if it fails, the connection is lost and nc subscribes again
 	}
 	return nc.Close, nil
 }
 
-const systemRemedy = "the URL must name a user of its system account, with the password (system_account in the configuration of nats-server)"
-
-var errDeaf = errors.New("its user does not hear which connections close")
-
-// refusal reports whether it is the user that is wrong. All else may pass.
-func refusal(err error) bool {
-	return errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrPermissionViolation) || errors.Is(err, errDeaf)
+// decodeDisconnect decodes a server's report, and reports whether the connection was closed from its client's end.
+func decodeDisconnect(data []byte) (e server.DisconnectEventMsg, fromClient bool) {
+	err := json.Unmarshal(data, &e)
+	return e, err == nil && slices.Contains(clientReasons, e.Reason)
 }
 
-// overhear is why the user in the servers' URLs does not hear of closed connections.
-func overhear(servers []string, more ...nats.Option) error {
-	options := append([]nats.Option{
-		nats.Name(closingsName), nats.Timeout(connectTimeout), nats.PermissionErrOnSubscribe(true),
-		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), // the subscription says it too
-	}, more...)
-	ear, err := nats.Connect(strings.Join(servers, ","), options...)
-	if err == nil {
-		defer ear.Close()
-		err = overhearOne(ear, options)
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", Redacted(strings.Join(servers, ",")), err)
-	}
-	return nil
-}
-
-// overhearOne closes a connection, and waits until the ear hears of it.
-func overhearOne(ear *nats.Conn, options []nats.Option) error {
-	told, err := ear.SubscribeSync(disconnects)
-	if err != nil {
-		return err
-	}
-	if err := flush(ear); err != nil {
-		return err
-	}
-	for range overhearTries {
-		one, err := nats.Connect(ear.ConnectedUrl(), options...)
-		if err != nil {
-			return err
-		}
-		server := one.ConnectedServerId()
-		client, err := one.GetClientID()
-		one.Close()
-		if err != nil {
-			return err
-		}
-		switch err := await(told, server, client); {
-		case err == nil:
-			return nil
-		case !errors.Is(err, context.DeadlineExceeded):
-			return err
-		}
-	}
-	return errDeaf
-}
-
-// await waits until that connection is reported closed.
-func await(told *nats.Subscription, server string, client uint64) error {
-	ctx, cancel := context.WithTimeout(context.Background(), overhearWait)
-	defer cancel()
-	for {
-		m, err := told.NextMsgWithContext(ctx)
-		if err != nil {
-			return err
-		}
-		if e, ok := decodeClosing(m); ok && e.Server.ID == server && e.Client.ID == client {
-			return nil
-		}
-	}
-}
-
-func eachClosing(closed func(server string, client uint64, why string)) nats.MsgHandler {
-	return func(m *nats.Msg) {
-		if e, ok := decodeClosing(m); ok {
-			closed(e.Server.ID, e.Client.ID, strings.ToLower(e.Reason))
-		}
-	}
-}
-
-// decodeClosing is a server's report of a closed connection, and whether its client's end closed it.
-func decodeClosing(m *nats.Msg) (e server.DisconnectEventMsg, ofClient bool) {
-	err := json.Unmarshal(m.Data, &e)
-	return e, err == nil && slices.Contains(clientsEnd, e.Reason)
-}
-
+// flush waits until the server has processed everything that was sent.
 func flush(nc *nats.Conn) error {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()

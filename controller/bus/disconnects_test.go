@@ -16,27 +16,27 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-func TestOnlyAClosingFromTheClientsEndCounts(t *testing.T) {
+func TestOnlyDisconnectsFromTheClientsEndCount(t *testing.T) {
 	want := map[string]bool{"Client Closed": true, "Read Error": true, "Write Error": true}
 	for reason := server.ClientClosed; reason.String() != "Unknown State"; reason++ {
 		data, err := json.Marshal(server.DisconnectEventMsg{Reason: reason.String()})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, got := decodeClosing(&nats.Msg{Data: data}); got != want[reason.String()] {
-			t.Errorf("%q counts as the client's end: %t", reason, got)
+		if _, got := decodeDisconnect(data); got != want[reason.String()] {
+			t.Errorf("%q counts as a disconnect from the client's end: %t", reason, got)
 		}
 		delete(want, reason.String())
 	}
 	for reason := range want {
-		t.Errorf("no server says %q", reason)
+		t.Errorf("no server has the reason %q", reason)
 	}
-	if _, got := decodeClosing(&nats.Msg{Data: []byte("x")}); got {
-		t.Error("what can't be read counts")
+	if _, got := decodeDisconnect([]byte("x")); got {
+		t.Error("an invalid report counts")
 	}
 }
 
-// elsewhere starts a NATS with a system account and one for kicker. peers are its cluster.
+// elsewhere starts another NATS with a system account and one for kicker. peers are its cluster.
 func elsewhere(t *testing.T, name string, peers ...*server.Server) *server.Server {
 	t.Helper()
 	return elsewhereAt(t, name, server.RANDOM_PORT, peers...)
@@ -46,15 +46,17 @@ func elsewhereAt(t *testing.T, name string, port int, peers ...*server.Server) *
 	t.Helper()
 	nodes, system := server.NewAccount("KICKER"), server.NewAccount("SYS")
 	only := func(subjects ...string) *server.Permissions {
-		return &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{">"}}, Subscribe: &server.SubjectPermission{Allow: subjects}}
+		return &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{">"}},
+			Subscribe: &server.SubjectPermission{Allow: subjects}}
 	}
 	opts := &server.Options{
-		ServerName: name, Host: "127.0.0.1", Port: port, NoSigs: true, NoLog: true, Accounts: []*server.Account{nodes, system}, SystemAccount: system.Name,
+		ServerName: name, Host: "127.0.0.1", Port: port, NoSigs: true, NoLog: true,
+		Accounts: []*server.Account{nodes, system}, SystemAccount: system.Name,
 		Users: []*server.User{
 			{Username: "node", Password: "pw", Account: nodes},
 			{Username: "sys", Password: "secret", Account: system},
-			{Username: "ear", Password: "secret", Account: system, Permissions: only(disconnects)},
-			{Username: "deaf", Password: "secret", Account: system, Permissions: only("elsewhere")},
+			{Username: "listener", Password: "secret", Account: system, Permissions: only(disconnectSubject)},
+			{Username: "denied", Password: "secret", Account: system, Permissions: only("elsewhere")},
 		},
 		Cluster: server.ClusterOpts{Name: "c", Host: "127.0.0.1", Port: server.RANDOM_PORT},
 	}
@@ -65,20 +67,20 @@ func elsewhereAt(t *testing.T, name string, port int, peers ...*server.Server) *
 	if err != nil {
 		t.Fatal(err)
 	}
-	go s.Start() // ends with Shutdown, which the cleanup waits for
+	go s.Start() // until Shutdown
 	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
 	if !s.ReadyForConnections(patience) {
-		t.Fatal("the NATS did not start")
+		t.Fatal("the server did not start")
 	}
 	return s
 }
 
-// as is the URL of a server for a user of it.
+// as is a server's URL with a user.
 func as(user string, s *server.Server) string {
 	return "nats://" + user + "@" + s.Addr().String()
 }
 
-func node(t *testing.T, s *server.Server, options ...nats.Option) (nc *nats.Conn, id closing) {
+func node(t *testing.T, s *server.Server, options ...nats.Option) (nc *nats.Conn, id disconnect) {
 	t.Helper()
 	nc, err := nats.Connect(as("node:pw", s), append(options, nats.NoReconnect())...)
 	if err != nil {
@@ -89,45 +91,45 @@ func node(t *testing.T, s *server.Server, options ...nats.Option) (nc *nats.Conn
 	if err != nil {
 		t.Fatal(err)
 	}
-	return nc, closing{server: nc.ConnectedServerId(), client: client}
+	return nc, disconnect{server: nc.ConnectedServerId(), client: client}
 }
 
-// closingsOf is what is reported of the connections of nodes.
-func closingsOf(t *testing.T, log *slog.Logger, urls ...string) <-chan closing {
+// disconnectsAt are the disconnects that another NATS reports.
+func disconnectsAt(t *testing.T, log *slog.Logger, urls ...string) <-chan disconnect {
 	t.Helper()
-	told := make(chan closing, 100)
-	stop, err := Disconnects(urls, log, func(server string, client uint64, why string) { told <- closing{server, client, why} }, func(string) {})
+	disconnected := make(chan disconnect, 100)
+	stop, err := Disconnects(urls, log, sendTo(disconnected), func(string) {})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(stop)
-	return told
+	return disconnected
 }
 
-func TestClosedConnectionOfANATSElsewhereIsReportedByItsIdentity(t *testing.T) {
-	for _, user := range []string{"sys:secret", "ear:secret"} {
+func TestDisconnectOfAnotherNATSNamesTheConnection(t *testing.T) {
+	for _, user := range []string{"sys:secret", "listener:secret"} {
 		s := elsewhere(t, "a")
-		told := closingsOf(t, silent, as(user, s))
+		disconnected := disconnectsAt(t, noLog, as(user, s))
 		for claim, end := range map[string]func(*nats.Conn, net.Conn){
 			"closed by the client": func(nc *nats.Conn, _ net.Conn) { nc.Close() },
-			"reset":                func(_ *nats.Conn, tcp net.Conn) { _ = tcp.(*net.TCPConn).SetLinger(0); _ = tcp.Close() },
+			"reset":                func(_ *nats.Conn, tcp net.Conn) { reset(tcp) },
 		} {
 			t.Run(user+" "+claim, func(t *testing.T) {
 				dial := &dialer{}
 				nc, id := node(t, s, nats.SetCustomDialer(dial))
 				end(nc, dial.conn)
-				hears(t, told, id)
+				expect(t, disconnected, id)
 			})
 		}
 	}
 }
 
-// hears waits until that connection is reported, and nothing but the closings of Closings' own before it.
-func hears(t *testing.T, told <-chan closing, want closing) {
+// expect waits until that connection is reported, and no newer one before it.
+func expect(t *testing.T, disconnected <-chan disconnect, want disconnect) {
 	t.Helper()
 	for {
-		got := next(t, told)
-		if got.server == want.server && got.client == want.client && got.why != "" {
+		got := next(t, disconnected)
+		if got.of(want) && got.why != "" {
 			return
 		}
 		if got.client >= want.client || got.server != want.server {
@@ -136,19 +138,19 @@ func hears(t *testing.T, told <-chan closing, want closing) {
 	}
 }
 
-func TestClosingInAClusterNamesTheServer(t *testing.T) {
+func TestDisconnectInAClusterNamesTheServer(t *testing.T) {
 	a := elsewhere(t, "a")
 	b := elsewhere(t, "b", a)
-	told := closingsOf(t, silent, as("sys:secret", a))
+	disconnected := disconnectsAt(t, noLog, as("sys:secret", a))
 	started := time.Now()
-	for reported := false; !reported; { // the servers have yet to find each other
+	for reported := false; !reported; { // until the servers have found each other
 		if time.Since(started) > patience {
-			t.Fatal("no connection of the other server is reported by its name")
+			t.Fatal("no disconnect at the other server is reported")
 		}
 		nc, id := node(t, b)
 		nc.Close()
 		select {
-		case got := <-told:
+		case got := <-disconnected:
 			reported = got.server == id.server
 		case <-time.After(50 * time.Millisecond):
 		}
@@ -163,7 +165,7 @@ func TestClosingInAClusterNamesTheServer(t *testing.T) {
 		}
 	}
 	onB.Close()
-	for got := next(t, told); got.server != idB.server || got.client != idB.client; got = next(t, told) {
+	for got := next(t, disconnected); !got.of(idB); got = next(t, disconnected) {
 		if got.client == idA.client {
 			t.Fatalf("%+v was reported, want the connection of that number on the other server, %s", got, idB.server)
 		}
@@ -172,65 +174,71 @@ func TestClosingInAClusterNamesTheServer(t *testing.T) {
 	b.Shutdown()
 	b.WaitForShutdown()
 	onA.Close()
-	for got := next(t, told); got.server != idA.server || got.client != idA.client; got = next(t, told) {
-		if got.server == last.server && got.client == last.client {
+	for got := next(t, disconnected); !got.of(idA); got = next(t, disconnected) {
+		if got.of(last) {
 			t.Errorf("a server that stopped reported %+v", got)
 		}
 	}
 }
 
-func TestWhoDoesNotHearClosingsIsToldSoAndWhatToDo(t *testing.T) {
+func TestRejectedSystemUserIsReportedWithTheRemedy(t *testing.T) {
 	s := elsewhere(t, "a")
-	for user, want := range map[string]string{
-		"sys:wrong":   "Authorization Violation",
-		"nobody:x":    "Authorization Violation",
-		"node:pw":     "its user does not hear which connections close",
-		"deaf:secret": "Permissions Violation",
-	} {
+	for _, user := range []string{"sys:wrong", "nobody:x", "denied:secret"} {
 		t.Run(user, func(t *testing.T) {
-			stop, err := Disconnects([]string{as(user, s)}, silent, func(string, uint64, string) {}, func(string) {})
-			if err == nil {
-				stop()
-				t.Fatal("it is taken for a user of the system account")
+			var log lines
+			lost := make(chan string, 100)
+			stop, err := Disconnects([]string{as(user, s)}, slog.New(slog.NewTextHandler(&log, nil)),
+				func(string, uint64, string) {}, func(why string) { lost <- why })
+			if err != nil {
+				t.Fatal(err)
 			}
-			if !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), systemRemedy) || !strings.Contains(err.Error(), s.Addr().String()) {
-				t.Errorf("%v: want %q, the place and the remedy", err, want)
+			defer stop()
+			select {
+			case why := <-lost:
+				if why != systemRejected || !strings.HasPrefix(why, "bus.system_url: ") ||
+					!strings.Contains(why, "system_account") {
+					t.Errorf("lost because %q, want the key and the remedy", why)
+				}
+			case <-time.After(patience):
+				t.Fatal("the rejected user is not reported")
 			}
-			if _, password, _ := strings.Cut(user, ":"); strings.Contains(err.Error(), ":"+password) {
-				t.Errorf("%v: the password is told", err)
+			log.wait(t, "level=WARN")
+			if _, password, _ := strings.Cut(user, ":"); strings.Contains(log.String(), ":"+password) {
+				t.Errorf("the log has the password:\n%s", &log)
 			}
 		})
 	}
 }
 
-func TestClosingsAreHeardWhenTheServerIsBackAndSaidNotToBeMeanwhile(t *testing.T) {
+func TestDisconnectsAreLostWhileTheServerIsDown(t *testing.T) {
 	first := elsewhere(t, "a")
 	where := first.Addr().(*net.TCPAddr)
 	stopServer := func(s *server.Server) { s.Shutdown(); s.WaitForShutdown() }
 	stopServer(first)
 	var log lines
-	told, changes := make(chan closing, 100), make(chan string, 100)
-	stop, err := Disconnects([]string{fmt.Sprintf("nats://sys:secret@%s", where)}, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		func(server string, client uint64, why string) { told <- closing{server, client, why} }, func(why string) { changes <- why })
+	disconnected, changes := make(chan disconnect, 100), make(chan string, 100)
+	stop, err := Disconnects([]string{fmt.Sprintf("nats://sys:secret@%s", where)},
+		slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		sendTo(disconnected), func(why string) { changes <- why })
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer stop()
-	const deaf, heard = "closed connections are not heard", "closed connections are heard"
+	const restored = "disconnects are received"
 	for round := range 3 {
-		log.wait(t, deaf)
-		log.wait(t, "level=DEBUG") // another try, in vain
+		log.wait(t, systemUnreachable)
+		log.wait(t, "level=DEBUG") // another try
 		if n := strings.Count(log.String(), "level=WARN"); n != 1 {
-			t.Errorf("%q is said %d times, want once:\n%s", deaf, n, &log)
+			t.Errorf("it warns %d times, want once:\n%s", n, &log)
 		}
 		s := elsewhereAt(t, "a", where.Port)
-		log.wait(t, heard)
-		if begins, ends := <-changes, <-changes; !strings.HasPrefix(begins, deaf) || ends != "" || len(changes) > 0 {
-			t.Errorf("it is called with %q and %q and %d more, want with why, and when it is over", begins, ends, len(changes))
+		log.wait(t, restored)
+		if begins, ends := <-changes, <-changes; begins != systemUnreachable || ends != "" || len(changes) > 0 {
+			t.Errorf("lost is called with %q, %q and %d more, want with why and at the end", begins, ends, len(changes))
 		}
 		nc, id := node(t, s)
 		nc.Close()
-		hears(t, told, id)
+		expect(t, disconnected, id)
 		log.forget()
 		if round == 2 {
 			break
@@ -239,26 +247,39 @@ func TestClosingsAreHeardWhenTheServerIsBackAndSaidNotToBeMeanwhile(t *testing.T
 	}
 }
 
-func TestUserWhoTurnsOutToBeDeafIsSaidToBe(t *testing.T) {
+func TestUserThatMayNotSubscribeIsNotReportedAsRestored(t *testing.T) {
 	first := elsewhere(t, "a")
 	where := first.Addr().(*net.TCPAddr)
-	first.Shutdown()
-	first.WaitForShutdown()
-	var log lines
-	closingsOf(t, slog.New(slog.NewTextHandler(&log, nil)), fmt.Sprintf("nats://node:pw@%s", where))
-	for range 2 { // nor is it forgotten when the server is restarted
-		log.forget()
-		s := elsewhereAt(t, "a", where.Port)
-		log.wait(t, errDeaf.Error())
-		s.Shutdown()
-		s.WaitForShutdown()
+	stopServer := func(s *server.Server) { s.Shutdown(); s.WaitForShutdown() }
+	stopServer(first)
+	changes := make(chan string, 100)
+	stop, err := Disconnects([]string{fmt.Sprintf("nats://denied:secret@%s", where)}, noLog,
+		func(string, uint64, string) {}, func(why string) { changes <- why })
+	if err != nil {
+		t.Fatal(err)
 	}
-	if got := log.String(); strings.Contains(got, "closed connections are heard") || strings.Contains(got, "pw@") {
-		t.Errorf("the log says\n%s", got)
+	defer stop()
+	reports := func(want string) {
+		t.Helper()
+		select {
+		case got := <-changes:
+			if got != want {
+				t.Fatalf("lost because %q, want %q", got, want)
+			}
+		case <-time.After(patience):
+			t.Fatalf("it is not reported that %q", want)
+		}
+	}
+	reports(systemUnreachable)
+	for range 2 {
+		s := elsewhereAt(t, "a", where.Port)
+		reports(systemRejected)
+		stopServer(s)
+		reports(systemUnreachable)
 	}
 }
 
-// lines is a log that can be waited for.
+// lines is a log in which a test can wait for a text.
 type lines struct {
 	mu   sync.Mutex
 	text bytes.Buffer

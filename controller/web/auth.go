@@ -5,16 +5,17 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
-	"kicker/controller/api"
 	"net"
 	"net/http"
-	"net/netip"
 	"strings"
 	"time"
+
+	"kicker/controller/api"
 )
 
-// guard lets in who may, and limits how long an exchange may take. A local user or a web page must not be able to start runs.
-func (s *server) guard(next http.Handler) http.Handler {
+// authorized lets only allowed requests through, and each for maxTime. A local user or a web page must not be able to
+// start runs.
+func (s *server) authorized(next http.Handler) http.Handler {
 	sites := http.NewCrossOriginProtection()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn := http.NewResponseController(w)
@@ -29,13 +30,14 @@ func (s *server) guard(next http.Handler) http.Handler {
 			s.fail(w, http.StatusForbidden, api.Error{Error: err.Error()})
 			return
 		}
-		if err := s.admit(r); err != nil {
-			s.Log.Warn("a request was refused", "from", r.RemoteAddr, "method", r.Method, "path", r.URL.Path, "err", err)
+		if err := s.allow(r); err != nil {
+			s.Log.Warn("request rejected", "from", r.RemoteAddr, "method", r.Method, "path", r.URL.Path, "err", err)
 			e, code := api.Error{Error: err.Error()}, http.StatusForbidden
 			if errors.Is(err, errToken) {
 				code = http.StatusUnauthorized
 				w.Header().Set("WWW-Authenticate", "Bearer")
-				e.Remedy = "send the controller's token (Authorization: Bearer …; kicker --token-file FILE), or ask as the controller's user through its api.sock"
+				e.Remedy = "send the controller's token (Authorization: Bearer TOKEN; kicker --token-file FILE), " +
+					"or ask as the controller's user through its api.sock"
 			}
 			s.fail(w, code, e)
 			return
@@ -46,15 +48,16 @@ func (s *server) guard(next http.Handler) http.Handler {
 
 var errToken = errors.New("the token is missing or wrong")
 
-func (s *server) admit(r *http.Request) error {
+// allow says why a request is not allowed.
+func (s *server) allow(r *http.Request) error {
 	switch {
-	case s.Trusted, s.bearsToken(r):
+	case s.Trusted, s.hasToken(r):
 		return nil
 	case s.OpenReads && (isRead(r) || r.URL.Path == planPath):
 		if local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok && !local.IP.IsLoopback() {
-			return nil // a listener beyond loopback was opened on purpose
+			return nil // the configuration opened a listener beyond loopback
 		}
-		// A web page whose name was made to resolve to 127.0.0.1 is of the same site for its browser: only the Host tells.
+		// A web page's name can be made to resolve to 127.0.0.1: then only the Host shows that it is another site.
 		return checkLoopback(r.Host)
 	}
 	return errToken
@@ -62,27 +65,19 @@ func (s *server) admit(r *http.Request) error {
 
 func isRead(r *http.Request) bool { return r.Method == http.MethodGet || r.Method == http.MethodHead }
 
-func (s *server) bearsToken(r *http.Request) bool {
+func (s *server) hasToken(r *http.Request) bool {
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if s.Token == "" || !strings.EqualFold(scheme, "Bearer") {
 		return false
 	}
-	// Of digests, so that not even the length shows in how long it takes.
+	// Digests, so that the time this takes does not even show the length.
 	got, want := sha256.Sum256([]byte(strings.TrimSpace(token))), sha256.Sum256([]byte(s.Token))
 	return subtle.ConstantTimeCompare(got[:], want[:]) == 1
 }
 
-func checkLoopback(hostport string) error {
-	host := hostport
-	if h, _, err := net.SplitHostPort(hostport); err == nil {
-		host = h
-	}
-	host = strings.ToLower(strings.TrimSuffix(strings.Trim(host, "[]"), "."))
-	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
+func checkLoopback(host string) error {
+	if api.IsLoopback(host) {
 		return nil
 	}
-	if ip, err := netip.ParseAddr(host); err == nil && ip.Unmap().IsLoopback() {
-		return nil
-	}
-	return fmt.Errorf("host %.100q: this listener answers to localhost and loopback addresses only", hostport)
+	return fmt.Errorf("host %.100q: this listener answers only to localhost and loopback addresses", host)
 }

@@ -2,7 +2,6 @@ package web
 
 import (
 	"context"
-	"kicker/controller/api"
 	"maps"
 	"net"
 	"net/http"
@@ -10,9 +9,11 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"kicker/controller/api"
 )
 
-func TestWhoMayDoWhat(t *testing.T) {
+func TestRequestsAreAllowedAsDocumented(t *testing.T) {
 	const (
 		read   = "GET /v1/status"
 		scrape = "GET /metrics"
@@ -39,6 +40,8 @@ func TestWhoMayDoWhat(t *testing.T) {
 		h[key] = value
 		return h
 	}
+	crossSite := func(h map[string]string) map[string]string { return with(h, "Sec-Fetch-Site", "cross-site") }
+	from := func(origin string) map[string]string { return with(right, "Origin", origin) }
 	const ok, unauthorized, forbidden = http.StatusOK, http.StatusUnauthorized, http.StatusForbidden
 	for _, test := range []struct {
 		claim   string
@@ -53,30 +56,30 @@ func TestWhoMayDoWhat(t *testing.T) {
 		{"also over IPv6", loopback, read, "[::1]:7423", none, ok},
 		{"also through a forwarded port", loopback, read, "localhost:9999", none, ok},
 		{"also without a port", loopback, read, "LOCALHOST.", none, ok},
-		{"a plan changes nothing, and is read", loopback, plan, "127.0.0.1:7423", none, ok},
+		{"a plan changes nothing, so it is open like reading", loopback, plan, "127.0.0.1:7423", none, ok},
 		{"but not beyond loopback", beyond, plan, "controller.example", none, unauthorized},
 		{"nor by a name made to resolve to loopback", loopback, plan, "evil.example:7423", none, forbidden},
-		{"nor by a page of another site", loopback, plan, "127.0.0.1:7423", with(none, "Sec-Fetch-Site", "cross-site"), forbidden},
-		{"a name made to resolve to loopback is refused", loopback, read, "evil.example:7423", none, forbidden},
-		{"whatever it looks like", loopback, read, "localhost.evil.example", none, forbidden},
-		{"an address that is not loopback is refused", loopback, read, "10.0.0.1:7423", none, forbidden},
-		{"no host is refused", loopback, read, "", none, forbidden},
+		{"nor by a page of another site", loopback, plan, "127.0.0.1:7423", crossSite(none), forbidden},
+		{"a name made to resolve to loopback is rejected", loopback, read, "evil.example:7423", none, forbidden},
+		{"even one that looks like localhost", loopback, read, "localhost.evil.example", none, forbidden},
+		{"an address that is not loopback is rejected", loopback, read, "10.0.0.1:7423", none, forbidden},
+		{"no host is rejected", loopback, read, "", none, forbidden},
 		{"metrics are read like the rest", loopback, scrape, "evil.example", none, forbidden},
-		{"the token opens under any name", loopback, read, "controller.example", right, ok},
+		{"the token works under any name", loopback, read, "controller.example", right, ok},
 
 		{"writing needs the token on loopback", loopback, write, "localhost", none, unauthorized},
-		{"for any order", loopback, lose, "localhost", none, unauthorized},
-		{"with the token each works", loopback, lose, "localhost", right, ok},
-		{"another site can't give any", loopback, lose, "localhost", with(right, "Sec-Fetch-Site", "cross-site"), forbidden},
-		{"the right one", loopback, write, "localhost", wrong, unauthorized},
-		{"not none", loopback, write, "localhost", empty, unauthorized},
-		{"as a bearer token", loopback, write, "localhost", basic, unauthorized},
+		{"so does any order", loopback, lose, "localhost", none, unauthorized},
+		{"with the token any order works", loopback, lose, "localhost", right, ok},
+		{"another site cannot give one", loopback, lose, "localhost", crossSite(right), forbidden},
+		{"a wrong token is rejected", loopback, write, "localhost", wrong, unauthorized},
+		{"so is an empty one", loopback, write, "localhost", empty, unauthorized},
+		{"so is another scheme", loopback, write, "localhost", basic, unauthorized},
 		{"with the token it works", loopback, write, "localhost", right, ok},
-		{"without a token nobody writes", tokenless, write, "localhost", empty, unauthorized},
+		{"if no token is configured, none works", tokenless, write, "localhost", empty, unauthorized},
 
 		{"reading beyond loopback needs the token", beyond, read, "controller.example", none, unauthorized},
 		{"also under a loopback name", beyond, read, "localhost", none, unauthorized},
-		{"a wrong one is refused", beyond, read, "controller.example", wrong, unauthorized},
+		{"a wrong one is rejected", beyond, read, "controller.example", wrong, unauthorized},
 		{"metrics too", beyond, scrape, "controller.example", none, unauthorized},
 		{"with the token it works", beyond, read, "controller.example", right, ok},
 		{"writing too", beyond, write, "controller.example", right, ok},
@@ -88,11 +91,11 @@ func TestWhoMayDoWhat(t *testing.T) {
 		{"the socket is trusted", socket, write, "kicker", none, ok},
 		{"for reading too", socket, read, "kicker", none, ok},
 
-		{"another site can't write, token or not", loopback, write, "localhost", with(right, "Sec-Fetch-Site", "cross-site"), forbidden},
-		{"nor an old browser", loopback, write, "localhost:7423", with(right, "Origin", "http://evil.example"), forbidden},
-		{"nor another port of this host", loopback, write, "localhost:7423", with(right, "Origin", "http://localhost:8080"), forbidden},
-		{"nor through a socket's proxy", socket, write, "kicker", with(none, "Sec-Fetch-Site", "cross-site"), forbidden},
-		{"the same site can", loopback, write, "localhost:7423", with(right, "Origin", "http://localhost:7423"), ok},
+		{"another site can't write, token or not", loopback, write, "localhost", crossSite(right), forbidden},
+		{"nor an old browser", loopback, write, "localhost:7423", from("http://evil.example"), forbidden},
+		{"nor another port of this host", loopback, write, "localhost:7423", from("http://localhost:8080"), forbidden},
+		{"nor through a socket's proxy", socket, write, "kicker", crossSite(none), forbidden},
+		{"the same site can", loopback, write, "localhost:7423", from("http://localhost:7423"), ok},
 	} {
 		cfg := showing(cluster(t))
 		cfg.Trusted, cfg.Token, cfg.OpenReads = test.cfg.Trusted, test.cfg.Token, test.cfg.OpenReads
@@ -119,10 +122,11 @@ func TestWhoMayDoWhat(t *testing.T) {
 		w := httptest.NewRecorder()
 		Handler(cfg).ServeHTTP(w, r)
 		if w.Code != test.want {
-			t.Errorf("%s: %s: host %q, %v: %d, want %d", test.claim, test.request, test.host, test.header, w.Code, test.want)
+			t.Errorf("%s: %s: host %q, %v: %d, want %d",
+				test.claim, test.request, test.host, test.header, w.Code, test.want)
 		}
 		if kicked && w.Code != ok {
-			t.Errorf("%s: refused, and kicked all the same", test.claim)
+			t.Errorf("%s: the request was rejected and carried out", test.claim)
 		}
 		if strings.Contains(w.Body.String(), "secret") {
 			t.Errorf("%s: the token is in the answer", test.claim)
@@ -130,7 +134,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 	}
 }
 
-func TestOpenListenersBeyondLoopbackAnswerUnderAnyName(t *testing.T) {
+func TestOpenListenerBeyondLoopbackAnswersUnderAnyHost(t *testing.T) {
 	for _, test := range []struct {
 		local string
 		want  int
@@ -142,7 +146,8 @@ func TestOpenListenersBeyondLoopbackAnswerUnderAnyName(t *testing.T) {
 		cfg := showing(cluster(t))
 		cfg.Trusted, cfg.OpenReads = false, true
 		r := httptest.NewRequest("GET", "http://controller.example/v1/status", nil)
-		r = r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, &net.TCPAddr{IP: net.ParseIP(test.local), Port: 7423}))
+		local := &net.TCPAddr{IP: net.ParseIP(test.local), Port: 7423}
+		r = r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, local))
 		w := httptest.NewRecorder()
 		Handler(cfg).ServeHTTP(w, r)
 		if w.Code != test.want {

@@ -4,15 +4,16 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"kicker/controller/api"
 	"net/http"
 	"sort"
 	"time"
+
+	"kicker/controller/api"
 )
 
 const (
-	heartbeat   = 15 * time.Second // between two blank lines of a stream that has nothing to say
-	slowAfter   = 10 * time.Second // a reader that takes no byte for so long is cut off
+	streamBeat  = 15 * time.Second // between two blank lines of a stream without events
+	slowAfter   = 10 * time.Second // a reader that takes no byte for so long is disconnected
 	followParam = "follow"
 )
 
@@ -22,13 +23,13 @@ func (s *server) events(w http.ResponseWriter, r *http.Request) {
 	}
 	since, err := number(r.URL.Query(), "since", 0)
 	if err != nil {
-		s.fail(w, http.StatusBadRequest, api.Error{Error: err.Error()})
+		s.badRequest(w, err, "")
 		return
 	}
 	v := s.View()
 	if newest := newestEvent(v); since > newest {
 		s.fail(w, http.StatusGone, api.Error{
-			Error:  fmt.Sprintf("since=%d: the newest event is %d: the controller was started anew", since, newest),
+			Error:  fmt.Sprintf("since=%d: the newest event is %d: the controller restarted", since, newest),
 			Remedy: "start over with since=0",
 		})
 		return
@@ -39,22 +40,24 @@ func (s *server) events(w http.ResponseWriter, r *http.Request) {
 	case "1":
 		s.follow(w, r, since)
 	default:
-		s.fail(w, http.StatusBadRequest, api.Error{Error: followParam + ": want 0 or 1"})
+		s.badRequest(w, fmt.Errorf("%s: want 0 or 1", followParam), "")
 	}
 }
 
-// follow writes an event a line, for as long as the reader keeps up. Views are never changed, so a slow one holds up nobody.
+// follow writes one event per line until the reader goes or is too slow. A view never changes, so a slow reader delays
+// nothing else.
 func (s *server) follow(w http.ResponseWriter, r *http.Request, since int64) {
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	conn := http.NewResponseController(w)
-	beat := time.NewTicker(heartbeat)
+	beat := time.NewTicker(streamBeat)
 	defer beat.Stop()
 	for first := true; ; first = false {
 		v := s.View()
 		events := eventsAfter(v.Events, since)
 		conn.SetWriteDeadline(time.Now().Add(slowAfter)) // best effort: a ResponseWriter in tests has none
 		if !first && len(events) > 0 && events[0].Seq > since+1 {
-			writeLine(w, api.Error{Error: fmt.Sprintf("too slow: the events %d to %d are forgotten", since+1, events[0].Seq-1)})
+			lost := fmt.Sprintf("the reader is too slow: events %d to %d are no longer kept", since+1, events[0].Seq-1)
+			writeLine(w, api.Error{Error: lost})
 			return
 		}
 		for _, e := range events {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"kicker/controller/api"
 	"net"
 	"net/http"
 	"strings"
@@ -13,9 +12,11 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"kicker/controller/api"
 )
 
-// loop publishes views, as a controller's does.
+// loop publishes views, as a controller does.
 type loop struct {
 	view atomic.Pointer[api.View]
 	next chan struct{}
@@ -27,12 +28,13 @@ func newLoop() *loop {
 	return l
 }
 
-// tell publishes a view with n more events, and forgets all but the last 100.
-func (l *loop) tell(n int, text string) {
+// publish publishes a view with n more events, and keeps only the last 100.
+func (l *loop) publish(n int, text string) {
 	old := l.view.Load()
 	v := &api.View{At: time.Now(), Events: append([]api.Event{}, old.Events...)}
 	for range n {
-		v.Events = append(v.Events, api.Event{Seq: newestEvent(v) + 1, Time: time.Now(), Kind: api.EventJoined, Text: text})
+		e := api.Event{Seq: newestEvent(v) + 1, Time: time.Now(), Kind: api.EventJoined, Text: text}
+		v.Events = append(v.Events, e)
 	}
 	v.Events = v.Events[max(0, len(v.Events)-100):]
 	before := l.next
@@ -42,7 +44,7 @@ func (l *loop) tell(n int, text string) {
 	close(before)
 }
 
-// pipes is a listener without a network, for bubbles.
+// pipes is a listener without a network, for synctest.
 type pipes chan net.Conn
 
 func (p pipes) Accept() (net.Conn, error) {
@@ -54,7 +56,7 @@ func (p pipes) Accept() (net.Conn, error) {
 func (p pipes) Close() error   { close(p); return nil }
 func (p pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipes"} }
 
-// served gives a connection to a handler that is served until stop, which waits for the end.
+// served is a connection to a server that runs until stop, which waits for its end.
 func served(t *testing.T, l *loop) (conn net.Conn, stop func()) {
 	t.Helper()
 	cfg := showing(nil)
@@ -107,10 +109,10 @@ func seq(t *testing.T, line string) int64 {
 	return e.Seq
 }
 
-func TestFollowersGetEveryEventOnceAndAtOnce(t *testing.T) {
+func TestFollowersGetEveryEventOnceAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLoop()
-		l.tell(3, "before")
+		l.publish(3, "before")
 		conn, stop := served(t, l)
 		defer stop()
 		start := time.Now()
@@ -121,7 +123,7 @@ func TestFollowersGetEveryEventOnceAndAtOnce(t *testing.T) {
 			}
 		}
 		for want := int64(4); want < 40; {
-			l.tell(2, "now")
+			l.publish(2, "now")
 			for range 2 {
 				if got := seq(t, line(t, r)); got != want {
 					t.Errorf("event %d, want %d", got, want)
@@ -130,12 +132,12 @@ func TestFollowersGetEveryEventOnceAndAtOnce(t *testing.T) {
 			}
 		}
 		if late := time.Since(start); late > 0 {
-			t.Errorf("the events came %s late", late)
+			t.Errorf("the events arrived %s late", late)
 		}
 	})
 }
 
-func TestQuietStreamsShowThatTheyLive(t *testing.T) {
+func TestQuietStreamsHaveBlankLines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLoop()
 		conn, stop := served(t, l)
@@ -174,34 +176,34 @@ func TestStreamsEndWithTheServer(t *testing.T) {
 	})
 }
 
-func TestReadersThatDoNotReadAreCutOff(t *testing.T) {
+func TestReadersThatTakeNothingAreCutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLoop()
 		conn, stop := served(t, l)
 		defer stop()
 		r := follow(t, conn, "follow=1")
 		start := time.Now()
-		for range 50 { // tell would hang if the reader could hold up the loop
-			l.tell(1, strings.Repeat("x", 4096))
+		for range 50 { // publish would hang if the reader could delay the loop
+			l.publish(1, strings.Repeat("x", 4096))
 		}
 		time.Sleep(time.Minute) // virtual: the reader sleeps, the stream ends
-		if told := time.Since(start); told != time.Minute {
-			t.Errorf("50 events took %s to tell", told-time.Minute)
+		if took := time.Since(start); took != time.Minute {
+			t.Errorf("publishing 50 events took %s", took-time.Minute)
 		}
 		if _, err := io.Copy(io.Discard, r); err == nil {
-			t.Error("the stream has a proper end, want it cut off")
+			t.Error("the stream ended properly, want it cut off")
 		}
 	})
 }
 
-func TestReadersThatFallBehindAreTold(t *testing.T) {
+func TestReadersThatFallBehindGetALastLine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLoop()
 		conn, stop := served(t, l)
 		defer stop()
 		r := follow(t, conn, "follow=1")
 		for range 200 {
-			l.tell(1, strings.Repeat("x", 4096))
+			l.publish(1, strings.Repeat("x", 4096))
 		}
 		want, last := int64(1), ""
 		for {
@@ -210,7 +212,7 @@ func TestReadersThatFallBehindAreTold(t *testing.T) {
 				break
 			}
 			if got := seq(t, last); got != want {
-				t.Fatalf("event %d, want %d: one was left out silently", got, want)
+				t.Fatalf("event %d, want %d: one is missing", got, want)
 			}
 			want++
 		}

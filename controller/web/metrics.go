@@ -20,44 +20,43 @@ func (s *server) metrics() http.Handler {
 	})
 	build.Set(1)
 	r := prometheus.NewRegistry()
-	r.MustRegister(build, viewCollector{s.View}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	process := collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})
+	r.MustRegister(build, viewCollector{s.View}, collectors.NewGoCollector(), process)
 	return promhttp.HandlerFor(r, promhttp.HandlerOpts{})
 }
 
-// viewCollector computes metrics from the view at the moment of the scrape. No label is a node's name: series would pile up as
-// machines come and go.
+// viewCollector makes metrics from the view of the moment. No label is a node's name: series would pile up as machines
+// come and go.
 type viewCollector struct{ view func() *api.View }
 
 var (
-	nodesDesc     = desc("kicker_nodes", "Nodes that are heard.", "life")
-	membersDesc   = desc("kicker_members", "Members of a role: nodes that are in it, alive and ready.", "role")
-	heldDesc      = desc("kicker_held_members", "Members of a role whose removal the guard holds, or would hold in shadow.", "role")
-	conflictsDesc = desc("kicker_conflicts", "Names of nodes that two machines claim.")
-	verdictsDesc  = desc("kicker_verdicts", "Actions that depend on something.", "state")
+	nodesDesc     = desc("kicker_nodes", "Nodes.", "life")
+	membersDesc   = desc("kicker_members", "Members of a role.", "role")
+	heldDesc      = desc("kicker_held_members", "Members whose removal the guard holds, or in shadow would.", "role")
+	problemsDesc  = desc("kicker_problems", "Problems.", "code", "severity")
+	conflictsDesc = desc("kicker_conflicts", "Names that two machines claim.")
+	verdictsDesc  = desc("kicker_verdicts", "Actions that depend on a role.", "state")
 	gatesDesc     = desc("kicker_gates", "Actions that wait for a gate.", "gate")
 	runsDesc      = desc("kicker_runs_total", "Runs that ended.", "outcome")
-	kicksDesc     = desc("kicker_kicks_total", "Kicks that were sent, by the node's answer.", "answer")
+	kicksDesc     = desc("kicker_kicks_total", "Kicks sent, by the node's answer.", "answer")
 	syncedDesc    = desc("kicker_synced", "1 if the controller knows enough to act.")
-	closingsDesc  = desc("kicker_closings_heard", "0 if it should be heard which connections close, by bus.system_url, and is not.")
+	receivedDesc  = desc("kicker_disconnects_received", "0 if bus.system_url is set and delivers no disconnects.")
 	leadingDesc   = desc("kicker_leading", "1 if no other controller is known to lead.")
 	eventsDesc    = desc("kicker_events_total", "Events.", "kind")
-	refusedDesc   = desc("kicker_refused_messages_total", "Messages from the bus that were refused.")
-	ageDesc       = desc("kicker_view_age_seconds", "How long ago the controller's loop turned. It turns every 5 s at least.")
+	invalidDesc   = desc("kicker_invalid_messages_total", "Invalid messages from the bus.")
+	ageDesc       = desc("kicker_view_age_seconds", "Time since the controller's loop ran. It runs every 5 s at least.")
 	startedDesc   = desc("kicker_start_time_seconds", "When the controller started, in Unix seconds.")
-	reloadDesc    = desc("kicker_config_last_reload_successful", "0 if the configuration changed since, and is no good.")
-	loadedDesc    = desc("kicker_config_last_reload_success_timestamp_seconds", "When the configuration in force was loaded, in Unix seconds.")
+	reloadDesc    = desc("kicker_config_last_reload_successful", "0 if the changed configuration was rejected.")
+	loadedDesc    = desc("kicker_config_last_reload_success_timestamp_seconds",
+		"When the configuration in force was loaded, in Unix seconds.")
 )
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc(name, help, labels, nil)
 }
 
-func (viewCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{nodesDesc, conflictsDesc, membersDesc, heldDesc, verdictsDesc, gatesDesc, runsDesc, kicksDesc, syncedDesc, closingsDesc, leadingDesc,
-		eventsDesc, refusedDesc, ageDesc, startedDesc, reloadDesc, loadedDesc} {
-		ch <- d
-	}
-}
+// Describe sends nothing: which series there are follows from the view.
+func (viewCollector) Describe(chan<- *prometheus.Desc) {}
 
 func (c viewCollector) Collect(ch chan<- prometheus.Metric) {
 	v := c.view()
@@ -69,6 +68,16 @@ func (c viewCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for life, n := range lives(v.Nodes) {
 		gauge(nodesDesc, float64(n), string(life))
+	}
+	type kind struct{ code, severity string }
+	count := map[kind]int{}
+	for _, p := range problems(v) {
+		count[kind{p.Code, string(p.Severity)}]++
+	}
+	for _, c := range api.ProblemCodes {
+		for _, severity := range api.Severities {
+			gauge(problemsDesc, float64(count[kind{c.Code, string(severity)}]), c.Code, string(severity))
+		}
 	}
 	gauge(conflictsDesc, float64(len(v.Conflicts)))
 	for _, role := range v.Roles {
@@ -85,7 +94,8 @@ func (c viewCollector) Collect(ch chan<- prometheus.Metric) {
 	for gate, n := range gates(v.Verdicts) {
 		gauge(gatesDesc, float64(n), gate)
 	}
-	for outcome, n := range fromZero(v.Counts.Runs, kick.Succeeded, kick.Failed, kick.TimedOut, kick.Killed, kick.Lost) {
+	outcomes := []kick.Outcome{kick.Succeeded, kick.Failed, kick.TimedOut, kick.Killed, kick.Lost}
+	for outcome, n := range fromZero(v.Counts.Runs, outcomes...) {
 		counter(runsDesc, n, string(outcome))
 	}
 	for answer, n := range fromZero(v.Counts.Kicks, kick.Accepted) {
@@ -95,9 +105,9 @@ func (c viewCollector) Collect(ch chan<- prometheus.Metric) {
 		counter(eventsDesc, n, kind)
 	}
 	gauge(syncedDesc, oneIf(v.Sync.Open))
-	gauge(closingsDesc, oneIf(v.DisconnectsLost == ""))
+	gauge(receivedDesc, oneIf(v.DisconnectsLost == ""))
 	gauge(leadingDesc, oneIf(v.Leader == ""))
-	counter(refusedDesc, v.Counts.InvalidMessages)
+	counter(invalidDesc, v.Counts.InvalidMessages)
 	gauge(ageDesc, time.Since(v.At).Seconds())
 	gauge(startedDesc, float64(v.Identity.Started.UnixMilli())/1000)
 	gauge(reloadDesc, oneIf(v.Loaded.Failed == ""))
@@ -113,8 +123,7 @@ func oneIf(fact bool) float64 {
 
 func gates(verdicts []api.Verdict) map[string]int {
 	n := map[string]int{}
-	for _, gate := range []string{api.GateLeader, api.GateObserve, api.GateSynced, api.GateUnknown, api.GateMinMembers,
-		api.GateSettle, api.GateRunning, api.GateBudget, api.GateRollout, api.GateBackoff} {
+	for _, gate := range api.Gates {
 		n[gate] = 0
 	}
 	for _, v := range verdicts {
@@ -125,7 +134,7 @@ func gates(verdicts []api.Verdict) map[string]int {
 	return n
 }
 
-// fromZero adds what never happened: a rate can only be taken of a series that was there before.
+// fromZero adds what never happened: a rate needs a series that exists before the first time.
 func fromZero[K comparable](counts map[K]int64, known ...K) map[K]int64 {
 	all := map[K]int64{}
 	for _, k := range known {

@@ -1,12 +1,14 @@
 package web
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -14,86 +16,76 @@ import (
 )
 
 func (s *server) kick(w http.ResponseWriter, r *http.Request) {
-	if !s.knownQuery(w, r) {
-		return
-	}
-	order, err := decodeOrder(http.MaxBytesReader(w, r.Body, maxBody))
-	if err != nil {
-		s.refuse(w, err, `the body is like {"object": "node/N" or "role/R", "action": "A", "dry_run": false, "by": "who"}`)
-		return
-	}
-	if !s.leads(w) {
+	const form = `{"object": "node/N" or "role/R", "action": "A", "dry_run": false, "by": "who"}`
+	order, ok := readOrder(s, w, r, decodeKick, form)
+	if !ok || !s.leads(w) {
 		return
 	}
 	kicked, err := s.Kick(r.Context(), order)
 	if err != nil {
-		s.failed(w, order.Object, err)
+		s.failOrder(w, order.Object, err)
 		return
 	}
-	s.Log.Info("a kick was asked for", "object", order.Object, "action", order.Action, "dry_run", order.DryRun, "by", order.By)
+	s.Log.Info("kick ordered", "object", order.Object, "action", order.Action, "dry_run", order.DryRun, "by", order.By)
 	s.awaitEvent(r.Context(), kicked.After)
 	s.answer(w, kicked)
 }
 
 func (s *server) lose(w http.ResponseWriter, r *http.Request) {
-	if !s.knownQuery(w, r) {
-		return
-	}
-	order, err := decodeLoss(http.MaxBytesReader(w, r.Body, maxBody))
-	if err != nil {
-		s.refuse(w, err, `the body is like {"object": "role/R", "by": "who"}, or with "expect_percent": 50, "for_ns": 900000000000 too`)
-		return
-	}
-	if !s.leads(w) {
+	const form = `{"object": "role/R", "by": "who"}, or with "expect_percent": 50, "for_ns": 900000000000 too`
+	order, ok := readOrder(s, w, r, decodeLoss, form)
+	if !ok || !s.leads(w) {
 		return
 	}
 	if err := s.Lose(r.Context(), order); err != nil {
-		s.failed(w, order.Object, err)
+		s.failOrder(w, order.Object, err)
 		return
 	}
-	s.Log.Info("a loss was declared", "object", order.Object, "expect_percent", order.Expect, "for", order.For, "by", order.By)
+	s.Log.Info("loss declared",
+		"object", order.Object, "expect_percent", order.Expect, "for", order.For, "by", order.By)
 	s.answer(w, struct{}{})
 }
 
-// leads refuses what only the controller that leads can do.
+// leads answers that only the controller that leads can do this, unless this one does.
 func (s *server) leads(w http.ResponseWriter) bool {
 	leader := s.View().Leader
 	if leader != "" {
-		s.fail(w, http.StatusServiceUnavailable, standbyOf(leader))
+		s.fail(w, http.StatusServiceUnavailable, api.Error{
+			Error:  "this controller is a standby: controller " + leader + " leads",
+			Remedy: "ask that one (kicker --api URL)",
+		})
 	}
 	return leader == ""
 }
 
-func standbyOf(leader string) api.Error {
-	return api.Error{
-		Error:  "this controller is a standby: controller " + leader + " leads",
-		Remedy: "ask that one (kicker --api URL)",
-	}
-}
-
-// refuse answers a body that could not be read.
-func (s *server) refuse(w http.ResponseWriter, err error, remedy string) {
-	code := http.StatusBadRequest
-	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		code = http.StatusRequestEntityTooLarge
-	}
-	s.fail(w, code, api.Error{Error: err.Error(), Remedy: remedy})
-}
-
-// failed answers an order that the controller did not carry out.
-func (s *server) failed(w http.ResponseWriter, object string, err error) {
+// failOrder answers that the controller did not carry out an order.
+func (s *server) failOrder(w http.ResponseWriter, object string, err error) {
+	v := s.View()
 	switch {
 	case errors.Is(err, api.ErrNotSynced):
-		s.fail(w, http.StatusServiceUnavailable, notSynced(s.View().Sync.Why))
+		s.fail(w, http.StatusServiceUnavailable, notSynced("the nodes", v.Sync, v.At))
 	case errors.Is(err, api.ErrNotFound):
-		s.fail(w, http.StatusNotFound, api.Error{Error: err.Error(), Suggestions: nearObject(s.View(), object)})
+		s.fail(w, http.StatusNotFound, api.Error{Error: err.Error(), Suggestions: similar(v, object)})
 	default:
-		s.Log.Error("an order failed", "object", object, "err", err)
+		s.Log.Error("order failed", "object", object, "err", err)
 		s.fail(w, http.StatusInternalServerError, api.Error{Error: err.Error()})
 	}
 }
 
-// awaitEvent waits until the event of that number is shown, so that whoever is told of it can follow from there.
+// similar is the objects' names that an object which is not found is similar to.
+func similar(v *api.View, object string) []string {
+	kind, name, _ := strings.Cut(object, "/")
+	names := roleNames(v)
+	if kind == "node" {
+		names = nodeNames(v)
+	}
+	if slices.Contains(names, name) {
+		return nil // the action is not found
+	}
+	return api.Suggest(name, names)
+}
+
+// awaitEvent waits until the view has the event with that number, so that a client can follow from there.
 func (s *server) awaitEvent(ctx context.Context, seq int64) {
 	for {
 		v := s.View()
@@ -108,7 +100,37 @@ func (s *server) awaitEvent(ctx context.Context, seq int64) {
 	}
 }
 
-func decodeOrder(body io.Reader) (api.KickOrder, error) {
+// readBody reads a request's body, or answers why it cannot.
+func (s *server) readBody(w http.ResponseWriter, r *http.Request, most int64) ([]byte, bool) {
+	if !s.knownQuery(w, r) {
+		return nil, false
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, most))
+	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
+		s.fail(w, http.StatusRequestEntityTooLarge, api.Error{
+			Error: fmt.Sprintf("%s: the body is too large: send at most %d KiB", r.URL.Path, most>>10),
+		})
+	} else if err != nil {
+		s.badRequest(w, err, "")
+	}
+	return body, err == nil
+}
+
+// readOrder reads the order in a request's body, or answers why it cannot.
+func readOrder[Order any](s *server, w http.ResponseWriter, r *http.Request, decode func([]byte) (Order, error),
+	form string) (o Order, ok bool) {
+	body, ok := s.readBody(w, r, maxBody)
+	if !ok {
+		return o, false
+	}
+	o, err := decode(body)
+	if err != nil {
+		s.badRequest(w, err, "the body is like "+form)
+	}
+	return o, err == nil
+}
+
+func decodeKick(body []byte) (api.KickOrder, error) {
 	o, err := decode[api.KickOrder]("kick order", body)
 	if kind, name, _ := strings.Cut(o.Object, "/"); err == nil && (kind != "node" && kind != "role" || name == "") {
 		return o, fmt.Errorf("kick order: object %.100q: want node/N or role/R", o.Object)
@@ -116,10 +138,9 @@ func decodeOrder(body io.Reader) (api.KickOrder, error) {
 	return o, err
 }
 
-func decodeLoss(body io.Reader) (api.LossOrder, error) {
+func decodeLoss(body []byte) (api.LossOrder, error) {
 	o, err := decode[api.LossOrder]("loss order", body)
-	name, isRole := strings.CutPrefix(o.Object, "role/")
-	switch {
+	switch name, isRole := strings.CutPrefix(o.Object, "role/"); {
 	case err != nil:
 		return o, err
 	case !isRole || name == "":
@@ -132,43 +153,28 @@ func decodeLoss(body io.Reader) (api.LossOrder, error) {
 	return o, nil
 }
 
-// decode reads one JSON object. A key that is misspelled must not do more than was meant.
-func decode[Order any](what string, body io.Reader) (Order, error) {
+// decode reads one JSON object. It rejects unknown keys: a misspelled order must not do more than was meant.
+func decode[Order any](what string, body []byte) (Order, error) {
 	var o Order
-	dec := json.NewDecoder(body)
+	dec := json.NewDecoder(bytes.NewReader(body))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&o); err != nil {
 		if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-			return o, fmt.Errorf("%s: %s: want a %s, have a %s", what, wrong.Field, wrong.Type, wrong.Value)
+			if wrong.Type.Kind() == reflect.Struct {
+				return o, fmt.Errorf("%s: want an object, have %s", what, wrong.Value)
+			}
+			return o, fmt.Errorf("%s: %s: want %s, have %s", what, wrong.Field, wrong.Type.Kind(), wrong.Value)
 		}
 		if key, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
 			return o, fmt.Errorf("%s: unknown key %s", what, key)
 		}
-		return o, fmt.Errorf("%s: %w", what, err)
+		if errors.Is(err, io.EOF) {
+			return o, fmt.Errorf("%s: the body is empty", what)
+		}
+		return o, fmt.Errorf("%s: not JSON: %w", what, err)
 	}
 	if _, err := dec.Token(); err != io.EOF {
-		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-			return o, fmt.Errorf("%s: %w", what, err)
-		}
 		return o, fmt.Errorf("%s: more than one JSON value", what)
 	}
 	return o, nil
-}
-
-func nearObject(v *api.View, object string) []string {
-	kind, name, _ := strings.Cut(object, "/")
-	var names []string
-	if kind == "node" {
-		for n := range v.Nodes.All() {
-			names = append(names, n.Name)
-		}
-	} else {
-		for _, r := range v.Roles {
-			names = append(names, r.Name)
-		}
-	}
-	if slices.Contains(names, name) {
-		return nil // it is the action that is not found
-	}
-	return api.Suggest(name, names)
 }

@@ -2,9 +2,9 @@ package web
 
 import (
 	"errors"
-	"io"
-	"kicker/controller/api"
 	"net/http"
+
+	"kicker/controller/api"
 )
 
 const (
@@ -12,22 +12,19 @@ const (
 	maxConfig = 1 << 20 // bytes of a configuration
 )
 
-// plan says what another configuration would change. It changes nothing: whoever may read may ask.
+// plan says what another configuration would change. It changes nothing, so it asks for no more rights than a question.
 func (s *server) plan(w http.ResponseWriter, r *http.Request) {
-	if !s.knownQuery(w, r) {
-		return
-	}
-	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxConfig))
-	if err != nil {
-		s.refuse(w, err, "the body is the text of a kicker.yaml")
+	text, ok := s.readBody(w, r, maxConfig)
+	if !ok {
 		return
 	}
 	p, err := s.Plan(r.Context(), text)
 	switch {
 	case errors.Is(err, api.ErrNotSynced):
-		s.fail(w, http.StatusServiceUnavailable, notSynced(s.View().Sync.Why))
+		v := s.View()
+		s.fail(w, http.StatusServiceUnavailable, notSynced("the nodes", v.Sync, v.At))
 	case err != nil:
-		s.fail(w, http.StatusBadRequest, api.Error{Error: err.Error(), Remedy: "the controller would refuse it; kicker config validate checks a file"})
+		s.badRequest(w, err, "the controller would reject this file: `kicker config validate` checks it")
 	default:
 		s.answer(w, p)
 	}

@@ -4,33 +4,42 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"kicker/controller/api"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
+
+	"kicker/controller/api"
 )
 
-func TestPlanIsOfTheTextThatCame(t *testing.T) {
+func TestPlanIsMadeOfTheRequestsBody(t *testing.T) {
 	cfg := showing(cluster(t))
 	var got string
 	cfg.Plan = func(_ context.Context, text []byte) (api.Plan, error) {
 		got = string(text)
 		v := cluster(t)
 		then := v.Roles[1]
-		then.Held = &api.Held{Nodes: []string{"web1.example.org"}, Since: noon, Why: "it would be empty, and nobody said goodbye"}
+		why := "it would be empty, and no member left on purpose"
+		then.Held = &api.Held{Nodes: []string{"web1.example.org"}, Since: noon, Why: why}
 		return api.Plan{
-			Actions: []api.PlannedAction{{Node: "lb1.example.org", Action: "reload", BecomesStale: true, Now: v.Verdicts[0], Then: v.Verdicts[1]}},
-			Roles:   []api.PlannedRole{{Name: "web", Now: &v.Roles[1], Then: &then}, {Name: "db", Then: &api.Role{Name: "db"}, Added: []string{"db1"}}},
+			Actions: []api.PlannedAction{
+				{Node: "lb1.example.org", Action: "reload", BecomesStale: true,
+					Now: v.Verdicts[0], Then: v.Verdicts[1]},
+			},
+			Roles: []api.PlannedRole{
+				{Name: "web", Now: &v.Roles[1], Then: &then},
+				{Name: "db", Then: &api.Role{Name: "db"}, Added: []string{"db1"}},
+			},
 		}, nil
 	}
 	w := ask(Handler(cfg), "POST", "/v1/plan", "settle: 2s\n")
 	if got != "settle: 2s\n" {
-		t.Errorf("the controller was asked for %q", got)
+		t.Errorf("the controller got %q, want the request's body", got)
 	}
 	golden(t, "plan.golden", fmt.Sprintf("POST /v1/plan\n%d\n%s", w.Code, w.Body))
 }
 
-func TestPlanErrorsHaveTheirCode(t *testing.T) {
+func TestPlanErrorsHaveTheirStatus(t *testing.T) {
 	for _, test := range []struct {
 		body string
 		err  error
@@ -48,15 +57,17 @@ func TestPlanErrorsHaveTheirCode(t *testing.T) {
 	}
 }
 
-func TestFailedReloadIsAProblem(t *testing.T) {
+func TestRejectedReloadIsAProblem(t *testing.T) {
 	v := cluster(t)
 	before := len(newStatus(v).Problems)
 	v.Loaded.Failed = "kicker.yaml:3: settle: 7 has no unit"
 	st := newStatus(v)
-	if len(st.Problems) != before+1 || !strings.Contains(st.Problems[0].Text, v.Loaded.Failed) {
-		t.Errorf("the problems are %q, want one that says why the configuration was not reloaded", st.Problems)
+	isOurs := func(p api.Problem) bool { return p.Code == api.ProblemReloadRejected && p.Why == v.Loaded.Failed }
+	if len(st.Problems) != before+1 || !slices.ContainsFunc(st.Problems, isOurs) {
+		t.Errorf("the problems are %+v, want one that says why the configuration is not in force", st.Problems)
 	}
-	if w := ask(Handler(showing(v)), "GET", "/metrics", ""); !strings.Contains(w.Body.String(), "\nkicker_config_last_reload_successful 0\n") {
+	w := ask(Handler(showing(v)), "GET", "/metrics", "")
+	if !strings.Contains(w.Body.String(), "\nkicker_config_last_reload_successful 0\n") {
 		t.Error("the metrics say that the configuration was reloaded")
 	}
 }

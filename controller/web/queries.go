@@ -22,7 +22,7 @@ func (s *server) status(w http.ResponseWriter, r *http.Request) {
 
 func newStatus(v *api.View) api.Status {
 	st := api.Status{
-		Problems:        []api.Problem{},
+		Problems:        problems(v),
 		At:              v.At,
 		Identity:        v.Identity,
 		Leader:          v.Leader,
@@ -35,83 +35,24 @@ func newStatus(v *api.View) api.Status {
 		Cycles:          v.Cycles,
 		InvalidMessages: v.Counts.InvalidMessages,
 	}
-	problem := func(text string) { st.Problems = append(st.Problems, api.Problem{Text: text}) }
-	if !v.Sync.Open {
-		problem("not synced: " + v.Sync.Why)
-	}
-	if v.Loaded.Failed != "" {
-		problem("the configuration was not reloaded, the old one stays: " + v.Loaded.Failed)
-	}
-	if v.DisconnectsLost != "" {
-		problem("bus.system_url: " + v.DisconnectsLost)
-	}
-	for _, conflict := range v.Conflicts {
-		problem(fmt.Sprintf("node/%s: %s", conflict.Node, conflict))
-	}
+	st.Well = len(st.Problems) == 0
 	for _, role := range v.Roles {
-		members := make(map[string]bool, len(role.Members))
+		isMember := make(map[string]bool, len(role.Members))
 		for _, m := range role.Members {
-			members[m.Node] = true
+			isMember[m.Node] = true
 		}
-		absent := slices.DeleteFunc(slices.Clone(role.Nodes), func(node string) bool { return members[node] })
 		st.Roles = append(st.Roles, api.RoleStatus{
-			Name: role.Name, Members: len(role.Members), Nodes: len(role.Nodes), NotMembers: absent,
+			Name: role.Name, Members: len(role.Members), Nodes: len(role.Nodes),
+			NotMembers: slices.DeleteFunc(slices.Clone(role.Nodes), func(node string) bool { return isMember[node] }),
 			Dependents: len(role.Dependents), Unknown: role.Unknown, Sync: role.Sync, Held: role.Held,
 		})
-		if !role.Sync.Open && v.Sync.Open && role.Sync.Why != "" {
-			problem(fmt.Sprintf("role/%s: not synced: %s", role.Name, role.Sync.Why))
-		}
-		if role.Held != nil && v.Leader == "" { // else only who leads can do something about it, and may have done it
-			problem(heldText(role.Name, *role.Held))
-		}
-		if role.Unknown && v.Sync.Open { // before, it may only not have been heard of
-			problem(fmt.Sprintf("role/%s: %s depends on it, but nothing declares it and nobody has ever borne it",
-				role.Name, list(role.Dependents, 3)))
-		}
-	}
-	for n := range v.Nodes.All() {
-		if !n.Eligible() && n.Life != inventory.Left {
-			problem(fmt.Sprintf("node/%s: %s", n.Name, whyAbsent(n)))
-		}
 	}
 	for _, verdict := range v.Verdicts {
-		if verdict.State == api.Converged {
-			continue
-		}
-		st.Stale = append(st.Stale, verdict)
-		if verdict.State == api.Failing {
-			problem(fmt.Sprintf("node/%s: action %s fails: %s", verdict.Node, verdict.Action, lastFailure(v, verdict)))
+		if verdict.State != api.Converged {
+			st.Stale = append(st.Stale, verdict)
 		}
 	}
-	st.Well = len(st.Problems) == 0
 	return st
-}
-
-// heldText says what is held, why, and what an operator can do about it.
-func heldText(role string, h api.Held) string {
-	verb := "is held"
-	if h.Shadow {
-		verb = "would be held, were the guard no shadow"
-	}
-	text := fmt.Sprintf("role/%s: the removal of %s %s: %s", role, list(h.Nodes, 3), verb, h.Why)
-	if h.Probe != "" {
-		text += "; " + h.Probe
-	}
-	if h.Shadow {
-		return text
-	}
-	return text + ". If they are lost: " + AcceptLoss(role)
-}
-
-// AcceptLoss is the command with which an operator accepts what the guard of a role holds.
-func AcceptLoss(role string) string { return "kicker accept-loss " + shellWord("role/"+role) }
-
-// shellWord is a word as one types it into a shell.
-func shellWord(word string) string {
-	if strings.ContainsAny(word, " \"'$`\\;&|<>(){}*?#~!") {
-		return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
-	}
-	return word
 }
 
 func lives(nodes *inventory.Snapshot) map[inventory.Life]int {
@@ -130,37 +71,6 @@ func states(verdicts []api.Verdict) map[api.State]int {
 	return n
 }
 
-func whyAbsent(n *inventory.Node) string {
-	switch {
-	case n.Eligible():
-		return ""
-	case n.Life == inventory.Left:
-		return "it said goodbye"
-	case n.Facts == nil:
-		return "its facts are not known yet"
-	case n.NotReady != "":
-		return "not ready: " + n.NotReady
-	}
-	return "not ready"
-}
-
-func lastFailure(v *api.View, verdict api.Verdict) string {
-	if verdict.Last == nil {
-		return "no run is known"
-	}
-	text := string(verdict.Last.Outcome)
-	if verdict.Last.Outcome == kick.Failed {
-		text = fmt.Sprintf("exit %d", verdict.Last.Exit)
-	}
-	if run := lastRun(v.Runs, verdict.Node, verdict.Action); run != nil && run.Error != "" {
-		text += ": " + run.Error
-	}
-	if n := verdict.Last.Failures; n > 1 {
-		text += fmt.Sprintf(" (%d times in a row)", n)
-	}
-	return text
-}
-
 // lastRun is the newest run that ended.
 func lastRun(runs []api.Run, node, action string) *api.Run {
 	for i := len(runs) - 1; i >= 0; i-- {
@@ -169,14 +79,6 @@ func lastRun(runs []api.Run, node, action string) *api.Run {
 		}
 	}
 	return nil
-}
-
-// list names the first few of names.
-func list(names []string, most int) string {
-	if rest := len(names) - most; rest > 0 {
-		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), rest)
-	}
-	return strings.Join(names, ", ")
 }
 
 func (s *server) nodes(w http.ResponseWriter, r *http.Request) {
@@ -188,7 +90,7 @@ func (s *server) nodes(w http.ResponseWriter, r *http.Request) {
 	for _, text := range r.URL.Query()["selector"] {
 		term, err := query.Parse(text)
 		if err != nil {
-			s.fail(w, http.StatusBadRequest, api.Error{Error: err.Error()})
+			s.badRequest(w, err, "")
 			return
 		}
 		selector = selector.And(term)
@@ -232,16 +134,20 @@ func (s *server) findNode(w http.ResponseWriter, v *api.View, name string) (api.
 	if n := v.Nodes.Node(name); n != nil {
 		return newNode(n, rolesByNode(v.Roles)[name]), true
 	}
-	var names []string
+	text := fmt.Sprintf("no node is called %.100s", name)
+	isHeld := func(r api.Role) bool { return !r.Held.Shadow && slices.Contains(r.Held.Nodes, name) }
+	for _, h := range heldRoles(v.Roles, isHeld) {
+		text += fmt.Sprintf("; it is still a member of role/%s, because its removal is held: %s", h.Role, h.Why)
+	}
+	s.fail(w, http.StatusNotFound, api.Error{Error: text, Suggestions: api.Suggest(name, nodeNames(v))})
+	return api.Node{}, false
+}
+
+func nodeNames(v *api.View) (names []string) {
 	for n := range v.Nodes.All() {
 		names = append(names, n.Name)
 	}
-	text := fmt.Sprintf("no node %.100q is heard", name)
-	for _, h := range heldRoles(v.Roles, func(r api.Role) bool { return !r.Held.Shadow && slices.Contains(r.Held.Nodes, name) }) {
-		text += fmt.Sprintf("; it is still a member of role/%s, as its removal is held: %s", h.Role, h.Why)
-	}
-	s.fail(w, http.StatusNotFound, api.Error{Error: text, Suggestions: api.Suggest(name, names)})
-	return api.Node{}, false
+	return names
 }
 
 func (s *server) explain(w http.ResponseWriter, r *http.Request) {
@@ -253,25 +159,30 @@ func (s *server) explain(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	e := api.Explanation{Node: n, Why: whyAbsent(n.Node), Actions: []api.Action{}}
+	e := api.Explanation{Node: n, Actions: []api.Action{}}
+	what, why := notMember(n.Node)
+	if e.Why = what; why != "" {
+		e.Why += ": " + why
+	}
 	e.Held = heldRoles(v.Roles, func(r api.Role) bool {
 		isOurs := func(dependent string) bool { return strings.HasPrefix(dependent, n.Name+"/") }
 		return slices.Contains(r.Held.Nodes, n.Name) || slices.ContainsFunc(r.Dependents, isOurs)
 	})
 	for _, verdict := range v.Verdicts {
 		if verdict.Node == n.Name {
-			e.Actions = append(e.Actions, api.Action{verdict, lastRun(v.Runs, verdict.Node, verdict.Action)})
+			run := lastRun(v.Runs, verdict.Node, verdict.Action)
+			e.Actions = append(e.Actions, api.Action{Verdict: verdict, LastRun: run})
 		}
 	}
 	s.answer(w, e)
 }
 
-// heldRoles is those of the roles with held removals that are wanted.
+// heldRoles is the roles with held removals for which wanted is true.
 func heldRoles(roles []api.Role, wanted func(api.Role) bool) []api.HeldRole {
 	var held []api.HeldRole
 	for _, r := range roles {
 		if r.Held != nil && wanted(r) {
-			held = append(held, api.HeldRole{r.Name, *r.Held})
+			held = append(held, api.HeldRole{Role: r.Name, Held: *r.Held})
 		}
 	}
 	return held
@@ -281,7 +192,7 @@ func (s *server) roles(w http.ResponseWriter, r *http.Request) {
 	if v, ok := s.synced(w); ok && s.knownQuery(w, r) {
 		shown := []api.Role{}
 		for _, role := range v.Roles {
-			shown = append(shown, whole(role))
+			shown = append(shown, withLists(role))
 		}
 		s.answer(w, shown)
 	}
@@ -293,15 +204,15 @@ func (s *server) role(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case !ok:
 		case !role.Sync.Open:
-			s.fail(w, http.StatusServiceUnavailable, notSynced(fmt.Sprintf("role %s: %s", role.Name, role.Sync.Why)))
+			s.fail(w, http.StatusServiceUnavailable, notSynced("the members of role "+role.Name, role.Sync, v.At))
 		default:
-			s.answer(w, whole(role))
+			s.answer(w, withLists(role))
 		}
 	}
 }
 
-// whole gives a role empty lists for those that it lacks: in JSON a list is a list.
-func whole(role api.Role) api.Role {
+// withLists replaces nil by empty lists: in JSON a list is never null.
+func withLists(role api.Role) api.Role {
 	for _, names := range []*[]string{&role.MemberFacts, &role.Nodes, &role.Dependents} {
 		if *names == nil {
 			*names = []string{}
@@ -314,15 +225,23 @@ func whole(role api.Role) api.Role {
 }
 
 func (s *server) findRole(w http.ResponseWriter, v *api.View, name string) (api.Role, bool) {
-	var names []string
 	for _, role := range v.Roles {
 		if role.Name == name {
 			return role, true
 		}
-		names = append(names, role.Name)
 	}
-	s.fail(w, http.StatusNotFound, api.Error{Error: fmt.Sprintf("no role %.100q is known", name), Suggestions: api.Suggest(name, names)})
+	s.fail(w, http.StatusNotFound, api.Error{
+		Error:       fmt.Sprintf("role %.100s is unknown: no node has it and no configuration names it. Typo?", name),
+		Suggestions: api.Suggest(name, roleNames(v)),
+	})
 	return api.Role{}, false
+}
+
+func roleNames(v *api.View) (names []string) {
+	for _, r := range v.Roles {
+		names = append(names, r.Name)
+	}
+	return names
 }
 
 func (s *server) runs(w http.ResponseWriter, r *http.Request) {
@@ -332,20 +251,20 @@ func (s *server) runs(w http.ResponseWriter, r *http.Request) {
 	v, q := s.View(), r.URL.Query()
 	limit, err := number(q, "limit", int64(len(v.Runs)))
 	if err != nil {
-		s.fail(w, http.StatusBadRequest, api.Error{Error: err.Error()})
+		s.badRequest(w, err, "")
 		return
 	}
-	var bearers []string
+	var nodes []string // that have the role
 	if name := q.Get("role"); name != "" {
 		role, ok := s.findRole(w, v, name)
 		if !ok {
 			return
 		}
-		bearers = role.Nodes
+		nodes = role.Nodes
 	}
 	runs := []api.Run{}
 	for _, run := range v.Runs {
-		if q.Has("role") && !slices.Contains(bearers, run.Node) ||
+		if q.Has("role") && !slices.Contains(nodes, run.Node) ||
 			q.Has("node") && run.Node != q.Get("node") ||
 			q.Has("action") && run.Action != q.Get("action") {
 			continue
@@ -355,7 +274,7 @@ func (s *server) runs(w http.ResponseWriter, r *http.Request) {
 	s.answer(w, runs[max(0, int64(len(runs))-limit):])
 }
 
-// number reads a query's count, not below 0.
+// number reads a number from 0 in a query. unset is what it is if the key is missing.
 func number(q url.Values, key string, unset int64) (int64, error) {
 	if !q.Has(key) {
 		return unset, nil

@@ -10,13 +10,14 @@ import (
 	"time"
 )
 
-// ListenUnix listens on a unix socket at path that only this user and root can use. A socket that nobody answers on is replaced.
+// ListenUnix listens on a unix socket at path that only this user and root can use. It replaces a socket that does not
+// answer.
 func ListenUnix(path string) (net.Listener, error) {
 	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
 		conn.Close()
-		return nil, fmt.Errorf("listen on %s: another controller answers there", path)
+		return nil, fmt.Errorf("listen on %s: another controller listens there", path)
 	}
-	// Made in a directory that nobody else can enter, and moved when its mode is set: there is no moment at which others could connect.
+	// It is made in a directory that no other user can enter, and moved when its mode is set: others can never connect.
 	dir, err := os.MkdirTemp(filepath.Dir(path), ".api")
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
@@ -26,7 +27,7 @@ func ListenUnix(path string) (net.Listener, error) {
 	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: made, Net: "unix"})
 	if err != nil {
 		if len(made) > 107 {
-			err = fmt.Errorf("the path is too long for a socket, choose a shorter state_dir: %w", err)
+			err = errors.New("the path is too long for a socket: choose a shorter state_dir")
 		}
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
@@ -44,10 +45,10 @@ type socket struct {
 	remove sync.Once
 }
 
-// Addr is where it can be reached, not where it was made.
+// Addr is the path at which clients connect, not the one where the socket was made.
 func (s *socket) Addr() net.Addr { return &net.UnixAddr{Name: s.path, Net: "unix"} }
 
-// Close removes the socket's file first: once it is closed the file may be a successor's.
+// Close removes the socket's file first: after that a successor may make its own.
 func (s *socket) Close() error {
 	s.remove.Do(func() { os.Remove(s.path) })
 	return s.UnixListener.Close()

@@ -18,7 +18,7 @@ func TestSocketIsForItsOwnerOnly(t *testing.T) {
 	}
 	defer ln.Close()
 	if got := ln.Addr().String(); got != path {
-		t.Errorf("it listens on %s, want %s", got, path)
+		t.Errorf("the address is %s, want %s", got, path)
 	}
 	info, err := os.Stat(path)
 	if err != nil {
@@ -60,11 +60,11 @@ func TestSocketAnswersUntilItIsClosed(t *testing.T) {
 		t.Error(err)
 	}
 	if _, err := os.Stat(path); !os.IsNotExist(err) {
-		t.Errorf("the socket is left behind: %v", err)
+		t.Errorf("the socket still exists: %v", err)
 	}
 }
 
-func TestDeadSocketIsReplacedAndALiveOneIsNot(t *testing.T) {
+func TestOnlyADeadSocketIsReplaced(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "api.sock")
 	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
@@ -92,7 +92,7 @@ func TestDeadSocketIsReplacedAndALiveOneIsNot(t *testing.T) {
 	}
 }
 
-func TestSocketThatCannotBeMadeSaysWhyAndWhere(t *testing.T) {
+func TestSocketErrorSaysWhereAndWhy(t *testing.T) {
 	dir := t.TempDir()
 	deep := filepath.Join(dir, strings.Repeat("d", 100))
 	if err := os.Mkdir(deep, 0o755); err != nil {
@@ -110,7 +110,9 @@ func TestSocketThatCannotBeMadeSaysWhyAndWhere(t *testing.T) {
 			t.Errorf("%q: a socket was made", path)
 			continue
 		}
-		if tooLong := strings.Contains(err.Error(), "shorter"); !strings.HasPrefix(err.Error(), "listen on "+path) || !strings.Contains(err.Error(), want) || tooLong != strings.Contains(want, "shorter") {
+		text, tooLong := err.Error(), strings.Contains(err.Error(), "shorter")
+		if !strings.HasPrefix(text, "listen on "+path) || !strings.Contains(text, want) ||
+			tooLong != strings.Contains(want, "shorter") {
 			t.Errorf("%q: %v, want %q", path, err, want)
 		}
 	}

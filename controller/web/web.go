@@ -1,46 +1,47 @@
-// Package web shows a running controller over HTTP, and takes an operator's orders.
+// Package web answers questions about a running controller over HTTP, and hands over people's orders.
 package web
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"kicker/controller/api"
 	"log/slog"
 	"net"
 	"net/http"
 	"slices"
 	"strings"
 	"time"
+
+	"kicker/controller/api"
 )
 
-// Config is what a handler shows, and to whom.
+// Config is the controller behind a handler, and who may ask it.
 type Config struct {
 	View func() *api.View // never nil
 	Kick func(context.Context, api.KickOrder) (api.Kicked, error)
 	Lose func(context.Context, api.LossOrder) error
 	Plan func(ctx context.Context, text []byte) (api.Plan, error) // of the text of a configuration
-	// Token is what a request must bear to be let in. Empty: no request bears it.
+	// Token allows a request everything. If it is empty, no token does.
 	Token string
-	// OpenReads is for a loopback listener: reading needs no token. What comes in over loopback must name a loopback Host.
+	// OpenReads allows questions without a token. Over loopback they must name a loopback Host.
 	OpenReads bool
-	// Trusted is for a listener that lets in only who may do everything, such as a unix socket of mode 0600.
+	// Trusted allows every request everything. It is for listeners such as a unix socket of mode 0600.
 	Trusted bool
 	Version string // of this program
 	Log     *slog.Logger
 }
 
-// Limits of an exchange.
 const (
-	maxBody    = 64 << 10 // bytes of a request's body
-	maxTime    = 30 * time.Second
+	maxBody    = 64 << 10         // bytes of an order
+	maxTime    = 30 * time.Second // to write an answer
 	staleAfter = 15 * time.Second // the loop publishes a view every 5 s at least
 )
 
 type server struct{ Config }
 
-// Handler answers the whole API, as docs/reference/api.md has it.
+// Handler answers every path of docs/reference/api.md.
 func Handler(cfg Config) http.Handler {
 	s := &server{cfg}
 	mux := http.NewServeMux()
@@ -48,7 +49,7 @@ func Handler(cfg Config) http.Handler {
 		mux.Handle(pattern, answer)
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { s.noSuchPath(mux, w, r) })
-	return s.guard(mux)
+	return s.authorized(mux)
 }
 
 func (s *server) routes() map[string]http.Handler {
@@ -70,8 +71,8 @@ func (s *server) routes() map[string]http.Handler {
 	}
 }
 
-// Serve answers requests that come in through ln until ctx ends, then ends the streams, and the other requests within a few
-// seconds. It closes ln.
+// Serve answers the requests that arrive at ln until ctx ends. Then it ends streams at once and other requests within
+// 3 s. It closes ln.
 func Serve(ctx context.Context, ln net.Listener, h http.Handler) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -103,7 +104,10 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler) error {
 
 func (s *server) health(w http.ResponseWriter, r *http.Request) {
 	if age := time.Since(s.View().At); age > staleAfter {
-		s.fail(w, http.StatusServiceUnavailable, api.Error{Error: fmt.Sprintf("the controller's loop has not turned for %s", age.Round(time.Second))})
+		s.fail(w, http.StatusServiceUnavailable, api.Error{
+			Error:  "the controller hangs: its loop last ran " + api.Duration(age) + " ago",
+			Remedy: "restart it",
+		})
 		return
 	}
 	s.answer(w, map[string]bool{"ok": true})
@@ -115,19 +119,19 @@ func (s *server) ready(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// synced gives the view, or says that there is none yet that could be believed: half the truth is worse than none.
+// synced gives the view, or answers that the controller does not know enough yet: half the truth is worse than none.
 func (s *server) synced(w http.ResponseWriter) (*api.View, bool) {
 	v := s.View()
 	if !v.Sync.Open {
-		s.fail(w, http.StatusServiceUnavailable, notSynced(v.Sync.Why))
+		s.fail(w, http.StatusServiceUnavailable, notSynced("the nodes", v.Sync, v.At))
 	}
 	return v, v.Sync.Open
 }
 
-func notSynced(why string) api.Error {
+func notSynced(what string, sync api.Sync, at time.Time) api.Error {
 	return api.Error{
-		Error:  "the controller does not know the nodes yet: " + why,
-		Remedy: "wait a little and ask again; `kicker status` says what it waits for",
+		Error:  fmt.Sprintf("the controller does not know %s yet: %s%s", what, sync.Why, left(sync, at)),
+		Remedy: "ask again later; `kicker status` says what it waits for",
 	}
 }
 
@@ -137,22 +141,22 @@ func (s *server) noSuchPath(mux *http.ServeMux, w http.ResponseWriter, r *http.R
 		other.Method = method
 		if _, pattern := mux.Handler(other); pattern != "/" {
 			w.Header().Set("Allow", method)
-			s.fail(w, http.StatusMethodNotAllowed, api.Error{Error: fmt.Sprintf("%s: only %s is possible", r.URL.Path, method)})
+			s.fail(w, http.StatusMethodNotAllowed, api.Error{Error: r.URL.Path + ": only " + method + " is possible"})
 			return
 		}
 	}
-	s.fail(w, http.StatusNotFound, api.Error{Error: fmt.Sprintf("no such path: %.100q", r.URL.Path), Remedy: "the API is below /v1/, see docs/reference/api.md"})
+	s.fail(w, http.StatusNotFound, api.Error{
+		Error:  fmt.Sprintf("no such path: %.100q", r.URL.Path),
+		Remedy: "the API is below /v1/, see docs/reference/api.md",
+	})
 }
 
-// knownQuery refuses a query with other keys than these: a filter that is misspelled must not answer everything.
+// knownQuery rejects a query with other keys than these: the answer to a misspelled filter would be everything.
 func (s *server) knownQuery(w http.ResponseWriter, r *http.Request, keys ...string) bool {
 	for key := range r.URL.Query() {
 		if !slices.Contains(keys, key) {
-			remedy := "it takes none"
-			if len(keys) > 0 {
-				remedy = "it takes " + strings.Join(keys, ", ")
-			}
-			s.fail(w, http.StatusBadRequest, api.Error{Error: fmt.Sprintf("%s: unknown query key %.100q", r.URL.Path, key), Remedy: remedy})
+			known := cmp.Or(strings.Join(keys, ", "), "none")
+			s.badRequest(w, fmt.Errorf("%s: unknown query key %.100q", r.URL.Path, key), "known keys: "+known)
 			return false
 		}
 	}
@@ -163,13 +167,17 @@ func (s *server) answer(w http.ResponseWriter, body any) { s.send(w, http.Status
 
 func (s *server) fail(w http.ResponseWriter, code int, e api.Error) { s.send(w, code, e) }
 
+func (s *server) badRequest(w http.ResponseWriter, err error, remedy string) {
+	s.fail(w, http.StatusBadRequest, api.Error{Error: err.Error(), Remedy: remedy})
+}
+
 func (s *server) send(w http.ResponseWriter, code int, body any) {
 	b, err := json.MarshalIndent(body, "", "  ")
 	if err != nil {
-		s.Log.Error("an answer that is no JSON", "err", err)
-		code, b = http.StatusInternalServerError, []byte(`{"error": "the answer is no JSON"}`)
+		s.Log.Error("answer cannot be encoded as JSON", "err", err)
+		code, b = http.StatusInternalServerError, []byte(`{"error": "the answer cannot be encoded as JSON"}`)
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
-	w.Write(append(b, '\n')) // nobody is left to tell when it fails
+	w.Write(append(b, '\n')) // if this fails, the client is gone
 }

@@ -46,15 +46,17 @@ func ask(h http.Handler, method, target, body string) *httptest.ResponseRecorder
 	return w
 }
 
-func TestAnswersAreAsDocumented(t *testing.T) {
+func TestAnswersAreTheGoldenOnes(t *testing.T) {
 	unsynced := *cluster(t)
-	unsynced.Sync = api.Sync{Why: "5 s of quiet, heard 2 nodes", Until: noon.Add(5 * time.Second)}
+	unsynced.Sync = api.Sync{Why: "waiting for nodes to report", Until: noon.Add(5 * time.Second)}
 	standby := *holding(t)
 	standby.Leader = "c2"
 	conflict := *cluster(t)
-	conflict.Conflicts = []api.Conflict{{Node: "web1.example.org", Accepted: "i-web1.example.org", Rejected: "i-clone", Since: ago(time.Minute)}}
-	circle := *cluster(t)
-	circle.Cycles = []api.Cycle{{Roles: []string{"lb", "web"}, Since: ago(time.Minute)}}
+	conflict.Conflicts = []api.Conflict{
+		{Node: "web1.example.org", Accepted: "i-web1.example.org", Rejected: "i-clone", Since: ago(time.Minute)},
+	}
+	cycle := *cluster(t)
+	cycle.Cycles = []api.Cycle{{Roles: []string{"lb", "web"}, Since: ago(time.Minute)}}
 	shadow := *holding(t)
 	shadow.Roles[1].Held.Shadow = true
 	odd := *cluster(t)
@@ -65,7 +67,7 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 		view   *api.View
 		target string
 	}{
-		{"status-circle", &circle, "/v1/status"},
+		{"status-cycle", &cycle, "/v1/status"},
 		{"status-standby", &standby, "/v1/status"},
 		{"status-held", holding(t), "/v1/status"},
 		{"status-conflict", &conflict, "/v1/status"},
@@ -85,7 +87,7 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 		{"node", cluster(t), "/v1/nodes/web1.example.org"},
 		{"node-unknown", cluster(t), "/v1/nodes/web1"},
 		{"explain", cluster(t), "/v1/nodes/lb2.example.org/explain"},
-		{"explain-not-serving", cluster(t), "/v1/nodes/web2.example.org/explain"},
+		{"explain-not-member", cluster(t), "/v1/nodes/web2.example.org/explain"},
 		{"roles", cluster(t), "/v1/roles"},
 		{"roles-unsynced", &unsynced, "/v1/roles"},
 		{"role", cluster(t), "/v1/roles/web"},
@@ -97,7 +99,7 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 		{"runs-of-unknown-role", cluster(t), "/v1/runs?role=db"},
 		{"runs-bad-limit", cluster(t), "/v1/runs?limit=-1"},
 		{"events", cluster(t), "/v1/events?since=1"},
-		{"events-of-former-controller", cluster(t), "/v1/events?since=900"},
+		{"events-of-earlier-run", cluster(t), "/v1/events?since=900"},
 		{"no-such-path", cluster(t), "/v2/nodes"},
 		{"status-well", calm(t), "/v1/status"},
 		{"status-shadow", &shadow, "/v1/status"},
@@ -114,7 +116,7 @@ func TestAnswersAreAsDocumented(t *testing.T) {
 	}
 }
 
-func TestWrongMethodSaysWhichIsRight(t *testing.T) {
+func TestWrongMethodIsAnsweredWithTheRightOne(t *testing.T) {
 	for _, test := range []struct{ method, target, want string }{
 		{"POST", "/v1/status", "GET"},
 		{"DELETE", "/v1/nodes/web1.example.org", "GET"},
@@ -123,7 +125,8 @@ func TestWrongMethodSaysWhichIsRight(t *testing.T) {
 	} {
 		w := ask(Handler(showing(cluster(t))), test.method, test.target, "")
 		if w.Code != http.StatusMethodNotAllowed || w.Header().Get("Allow") != test.want {
-			t.Errorf("%s %s: %d, Allow %q, want %d, %q", test.method, test.target, w.Code, w.Header().Get("Allow"), http.StatusMethodNotAllowed, test.want)
+			t.Errorf("%s %s: %d, Allow %q, want %d, %q", test.method, test.target,
+				w.Code, w.Header().Get("Allow"), http.StatusMethodNotAllowed, test.want)
 		}
 	}
 }
@@ -150,23 +153,25 @@ func TestReadyWhenSynced(t *testing.T) {
 	if w := ask(Handler(showing(v)), "GET", "/readyz", ""); w.Code != http.StatusOK {
 		t.Errorf("synced: readyz says %d", w.Code)
 	}
-	v.Sync = api.Sync{Why: "quiet"}
-	if w := ask(Handler(showing(v)), "GET", "/readyz", ""); w.Code != http.StatusServiceUnavailable || !json.Valid(w.Body.Bytes()) {
+	v.Sync = api.Sync{Why: "waiting for nodes to report"}
+	w := ask(Handler(showing(v)), "GET", "/readyz", "")
+	if w.Code != http.StatusServiceUnavailable || !json.Valid(w.Body.Bytes()) {
 		t.Errorf("not synced: readyz says %d %s", w.Code, w.Body)
 	}
 }
 
-func TestKickIsHandedOver(t *testing.T) {
+func TestKickOrderReachesTheController(t *testing.T) {
 	cfg := showing(cluster(t))
 	var got api.KickOrder
 	cfg.Kick = func(_ context.Context, o api.KickOrder) (api.Kicked, error) {
 		got = o
 		return api.Kicked{Actions: cluster(t).Verdicts[:1], After: 3}, nil
 	}
-	w := ask(Handler(cfg), "POST", "/v1/kicks", `{"object":"node/lb1.example.org","action":"reload","dry_run":true,"by":"me"}`)
+	order := `{"object":"node/lb1.example.org","action":"reload","dry_run":true,"by":"me"}`
+	w := ask(Handler(cfg), "POST", "/v1/kicks", order)
 	want := api.KickOrder{Object: "node/lb1.example.org", Action: "reload", DryRun: true, By: "me"}
 	if got != want {
-		t.Errorf("the controller was asked for %+v, want %+v", got, want)
+		t.Errorf("the controller got %+v, want %+v", got, want)
 	}
 	golden(t, "kick.golden", fmt.Sprintf("POST /v1/kicks\n%d\n%s", w.Code, w.Body))
 }
@@ -175,9 +180,9 @@ func TestKickAnswersWhenItCanBeFollowed(t *testing.T) {
 	l := newLoop()
 	cfg := showing(nil)
 	cfg.View = l.view.Load
-	told := make(chan struct{})
+	published := make(chan struct{})
 	cfg.Kick = func(context.Context, api.KickOrder) (api.Kicked, error) {
-		go func() { l.tell(4, "the view is published after the answer was given"); close(told) }()
+		go func() { l.publish(4, "published after the controller answered"); close(published) }()
 		return api.Kicked{After: 4}, nil
 	}
 	h := Handler(cfg)
@@ -187,10 +192,10 @@ func TestKickAnswersWhenItCanBeFollowed(t *testing.T) {
 	if w := ask(h, "GET", "/v1/events?since=4", ""); w.Code != http.StatusOK {
 		t.Errorf("events after the kick's: %d %s", w.Code, w.Body)
 	}
-	<-told
+	<-published
 }
 
-func TestKickErrorsHaveTheirCode(t *testing.T) {
+func TestKickErrorsHaveTheirStatus(t *testing.T) {
 	for _, test := range []struct {
 		err  error
 		code int
@@ -209,17 +214,18 @@ func TestKickErrorsHaveTheirCode(t *testing.T) {
 	}
 }
 
-// What is misspelled must not do more than was meant.
+// A misspelled order must not do more than was meant.
 func TestOrdersTakeNoQuery(t *testing.T) {
 	h := Handler(showing(cluster(t))) // a panic if the controller is asked
 	for _, path := range []string{"/v1/kicks", "/v1/losses"} {
-		if w := ask(h, "POST", path+"?dry_run=true", `{"object":"role/web"}`); w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), "dry_run") {
+		w := ask(h, "POST", path+"?dry_run=true", `{"object":"role/web"}`)
+		if w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), "dry_run") {
 			t.Errorf("%s with a query: %d %s", path, w.Code, w.Body)
 		}
 	}
 }
 
-func TestLossIsHandedOver(t *testing.T) {
+func TestLossOrderReachesTheController(t *testing.T) {
 	cfg := showing(cluster(t))
 	var got api.LossOrder
 	cfg.Lose = func(_ context.Context, o api.LossOrder) error {
@@ -231,11 +237,12 @@ func TestLossIsHandedOver(t *testing.T) {
 		want api.LossOrder
 	}{
 		{`{"object":"role/web","by":"me"}`, api.LossOrder{Object: "role/web", By: "me"}},
-		{`{"object":"role/web","expect_percent":50,"for_ns":900000000000}`, api.LossOrder{Object: "role/web", Expect: 50, For: 15 * time.Minute}},
+		{`{"object":"role/web","expect_percent":50,"for_ns":900000000000}`,
+			api.LossOrder{Object: "role/web", Expect: 50, For: 15 * time.Minute}},
 	} {
 		w := ask(Handler(cfg), "POST", "/v1/losses", test.body)
 		if w.Code != http.StatusOK || w.Body.String() != "{}\n" || got != test.want {
-			t.Errorf("%s: %d %q, the controller was asked for %+v, want %+v", test.body, w.Code, w.Body, got, test.want)
+			t.Errorf("%s: %d %q, the controller got %+v, want %+v", test.body, w.Code, w.Body, got, test.want)
 		}
 	}
 	cfg.Lose = func(context.Context, api.LossOrder) error {
@@ -243,7 +250,7 @@ func TestLossIsHandedOver(t *testing.T) {
 	}
 	w := ask(Handler(cfg), "POST", "/v1/losses", `{"object":"role/wbe"}`)
 	if w.Code != http.StatusNotFound || !strings.Contains(w.Body.String(), `"web"`) {
-		t.Errorf("a loss of a role that is not there: %d %s, want %d and what is near", w.Code, w.Body, http.StatusNotFound)
+		t.Errorf("loss of an unknown role: %d %s, want %d and a similar name", w.Code, w.Body, http.StatusNotFound)
 	}
 }
 
@@ -258,7 +265,7 @@ func TestLossOrderIsReadStrictly(t *testing.T) {
 		code int
 		want string
 	}{
-		{``, 400, "EOF"},
+		{``, 400, "the body is empty"},
 		{`{"object":"role/web","expect":50}`, 400, `unknown key \"expect\"`},
 		{`{"object":"role/web"}{}`, 400, "more than one JSON value"},
 		{`{"object":"node/web1"}`, 400, "want role/R"},
@@ -277,19 +284,20 @@ func TestLossOrderIsReadStrictly(t *testing.T) {
 	}
 }
 
-func TestStandbyNamesWhoLeads(t *testing.T) {
+func TestStandbyNamesTheControllerThatLeads(t *testing.T) {
 	v := cluster(t)
 	v.Leader, v.At = "c2", time.Now()
 	h := Handler(showing(v)) // a panic if the controller is asked
 	for _, request := range []string{"GET /readyz", "POST /v1/kicks", "POST /v1/losses"} {
 		method, path, _ := strings.Cut(request, " ")
 		w := ask(h, method, path, `{"object":"role/web"}`)
-		if w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "standby: controller c2 leads") {
-			t.Errorf("%s: %d %s, want %d and who leads", request, w.Code, w.Body, http.StatusServiceUnavailable)
+		const want = http.StatusServiceUnavailable
+		if w.Code != want || !strings.Contains(w.Body.String(), "standby: controller c2 leads") {
+			t.Errorf("%s: %d %s, want %d and the controller that leads", request, w.Code, w.Body, want)
 		}
 	}
 	if w := ask(h, "GET", "/healthz", ""); w.Code != http.StatusOK {
-		t.Errorf("healthz of a standby: %d: it would be restarted", w.Code)
+		t.Errorf("healthz of a standby: %d, want 200: it must not be restarted", w.Code)
 	}
 	if w := ask(h, "GET", "/metrics", ""); !strings.Contains(w.Body.String(), "\nkicker_leading 0\n") {
 		t.Error("kicker_leading is not 0")
@@ -305,19 +313,6 @@ func TestHeldMembersAreCounted(t *testing.T) {
 	}
 }
 
-func TestRemedyCanBeTyped(t *testing.T) {
-	for _, test := range []struct{ word, want string }{
-		{"role/web", "role/web"},
-		{"role/role=web,os.family=Debian", "role/role=web,os.family=Debian"},
-		{`role/web where site="a b"`, `'role/web where site="a b"'`},
-		{"role/a'b", `'role/a'\''b'`},
-	} {
-		if got := shellWord(test.word); got != test.want {
-			t.Errorf("shellWord(%s) = %s, want %s", test.word, got, test.want)
-		}
-	}
-}
-
 func TestKickOrderIsReadStrictly(t *testing.T) {
 	cfg := showing(cluster(t))
 	cfg.Kick = func(context.Context, api.KickOrder) (api.Kicked, error) {
@@ -329,10 +324,10 @@ func TestKickOrderIsReadStrictly(t *testing.T) {
 		code int
 		want string
 	}{
-		{``, 400, "EOF"},
-		{`[]`, 400, "want a controller.KickOrder"},
+		{``, 400, "the body is empty"},
+		{`[]`, 400, "want an object"},
 		{`{"object":"node/lb1","acton":"reload"}`, 400, `unknown key \"acton\"`},
-		{`{"object":"node/lb1","dry_run":"yes"}`, 400, "dry_run: want a bool, have a string"},
+		{`{"object":"node/lb1","dry_run":"yes"}`, 400, "dry_run: want bool, have string"},
 		{`{"object":"node/lb1"}{}`, 400, "more than one JSON value"},
 		{`{"object":"lb1"}`, 400, "want node/N or role/R"},
 		{`{"object":"role/"}`, 400, "want node/N or role/R"},
@@ -350,7 +345,7 @@ func FuzzKickOrder(f *testing.F) {
 	f.Add(`{"object":"node/lb1","action":"reload","dry_run":true,"by":"me"}`)
 	f.Add(`{"object":"role/lb"} {}`)
 	f.Fuzz(func(t *testing.T, body string) {
-		o, err := decodeOrder(strings.NewReader(body))
+		o, err := decodeKick([]byte(body))
 		if err != nil {
 			return
 		}
@@ -358,14 +353,15 @@ func FuzzKickOrder(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if again, err := decodeOrder(strings.NewReader(string(b))); err != nil || again != o {
+		if again, err := decodeKick(b); err != nil || again != o {
 			t.Errorf("%s is read as %+v, that as %+v, %v", body, o, again, err)
 		}
 	})
 }
 
 func FuzzSelectorAnswersOrSaysWhy(f *testing.F) {
-	h := Handler(showing(&api.View{Sync: api.Sync{Open: true}, Nodes: nodes(&testing.T{}, node{name: "web1", facts: webFacts("10.0.0.1")})}))
+	one := nodes(&testing.T{}, node{name: "web1", facts: webFacts("10.0.0.1")})
+	h := Handler(showing(&api.View{Sync: api.Sync{Open: true}, Nodes: one}))
 	f.Add("role=web", "ipaddress!='10.0.0.2'")
 	f.Fuzz(func(t *testing.T, a, b string) {
 		w := ask(h, "GET", "/v1/nodes?"+url.Values{"selector": {a, b}}.Encode(), "")
@@ -386,7 +382,7 @@ func FuzzSelectorAnswersOrSaysWhy(f *testing.F) {
 	})
 }
 
-func TestMetricsOfAView(t *testing.T) {
+func TestMetricsAreTheGoldenOnes(t *testing.T) {
 	w := ask(Handler(showing(cluster(t))), "GET", "/metrics", "")
 	var ours []string
 	for line := range strings.Lines(w.Body.String()) {
@@ -396,12 +392,13 @@ func TestMetricsOfAView(t *testing.T) {
 		}
 	}
 	golden(t, "metrics.golden", strings.Join(ours, ""))
-	for _, want := range []string{"kicker_view_age_seconds ", `version="1.2.3"`, "go_goroutines ", "process_open_fds "} {
+	wanted := []string{"kicker_view_age_seconds ", `version="1.2.3"`, "go_goroutines ", "process_open_fds "}
+	for _, want := range wanted {
 		if !strings.Contains(w.Body.String(), want) {
 			t.Errorf("no %s in\n%s", want, w.Body)
 		}
 	}
 	if strings.Contains(w.Body.String(), "example.org") {
-		t.Error("a node's name is a label")
+		t.Error("a label is a node's name")
 	}
 }

@@ -8,10 +8,10 @@ import (
 	"unicode/utf8"
 )
 
-// reserved are the characters that end a word. Those that mean nothing yet are kept for operators to come.
+// reserved are the characters that end a word. Some have no meaning yet: they are kept for future operators.
 const reserved = "=!<>~()|&,\"'`\\"
 
-// Parse reads a selector. Its errors show the place and say what to write instead.
+// Parse parses a selector. Its errors show the place and the remedy.
 func Parse(s string) (Selector, error) {
 	if !utf8.ValidString(s) {
 		return Selector{}, fmt.Errorf("selector %q: not valid UTF-8", s)
@@ -23,20 +23,21 @@ func Parse(s string) (Selector, error) {
 		if place == "" {
 			return Selector{}, fmt.Errorf("selector %q, at its end: %w", s, err)
 		}
-		return Selector{}, fmt.Errorf("selector %q, character %d, at %.20q: %w", s, utf8.RuneCountInString(s[:p.pos])+1, place, err)
+		character := utf8.RuneCountInString(s[:p.pos]) + 1
+		return Selector{}, fmt.Errorf("selector %q, character %d, at %.20q: %w", s, character, place, err)
 	}
 	return newSelector(terms), nil
 }
 
-// CheckPath reports why path can't stand in a selector for a fact.
+// CheckPath reports why path can't be the path of a fact in a selector.
 func CheckPath(path string) error {
 	if i := strings.IndexFunc(path, func(r rune) bool { return !isBare(r) }); i >= 0 {
-		return fmt.Errorf("a fact's path must not have spaces or any of %s in it, but here is %.20q", reserved, path[i:])
+		return fmt.Errorf("a fact's path has no spaces and none of %s: remove them at %.20q", reserved, path[i:])
 	}
 	return checkDots(path)
 }
 
-// parser reads text from pos on. After an error pos is where it is wrong.
+// parser parses text from pos on. After an error pos is its place.
 type parser struct {
 	text string
 	pos  int
@@ -56,8 +57,9 @@ func (p *parser) selector() ([]term, error) {
 		switch p.skipSpace(); {
 		case p.rest() == "":
 			return terms, nil
-		case !p.take(","):
-			return nil, errors.New("put a comma between terms, and quotes around a value that has other characters than letters, digits and -_.:/")
+		case !p.accept(","):
+			return nil, errors.New("put a comma between terms, " +
+				"and quotes around a value with other characters than letters, digits and -_.:/")
 		}
 	}
 }
@@ -87,7 +89,7 @@ func (p *parser) term() (term, error) {
 func (p *parser) operator(path string) (string, error) {
 	p.skipSpace()
 	for _, op := range []string{"!=", "="} {
-		if !p.take(op) {
+		if !p.accept(op) {
 			continue
 		}
 		if r := p.rest(); r != "" && strings.IndexByte("=<>~!", r[0]) >= 0 {
@@ -101,16 +103,17 @@ func (p *parser) operator(path string) (string, error) {
 
 func (p *parser) value() (string, error) {
 	p.skipSpace()
-	if p.take(`"`) {
+	if p.accept(`"`) {
 		return p.quoted('"')
 	}
-	if p.take("'") {
+	if p.accept("'") {
 		return p.quoted('\'')
 	}
 	if w := p.word(); w != "" {
 		return w, nil
 	}
-	return "", errors.New(`want a value here; put it in quotes if it has one of ` + reserved + ` or a space, or is empty: ""`)
+	return "", errors.New(`want a value here; put it in quotes if it has one of ` + reserved +
+		` or a space, or is empty: ""`)
 }
 
 func checkDots(path string) error {
@@ -120,7 +123,7 @@ func checkDots(path string) error {
 	return nil
 }
 
-// quoted reads up to the closing quote; the opening one has been read.
+// quoted parses the rest of a quoted value, after the opening quote.
 func (p *parser) quoted(end byte) (string, error) {
 	open := p.pos - 1
 	var b strings.Builder
@@ -141,7 +144,7 @@ func (p *parser) quoted(end byte) (string, error) {
 	return "", errors.New("this quote is not closed")
 }
 
-// word reads the longest run of characters that need no quotes.
+// word parses the longest run of characters that need no quotes.
 func (p *parser) word() string {
 	rest := p.rest()
 	n := strings.IndexFunc(rest, func(r rune) bool { return !isBare(r) })
@@ -152,7 +155,8 @@ func (p *parser) word() string {
 	return rest[:n]
 }
 
-func (p *parser) take(s string) bool {
+// accept skips s if it comes next, and reports whether it does.
+func (p *parser) accept(s string) bool {
 	if !strings.HasPrefix(p.rest(), s) {
 		return false
 	}
@@ -166,7 +170,7 @@ func (p *parser) skipSpace() {
 
 func (p *parser) rest() string { return p.text[p.pos:] }
 
-// quote is the form of value that parses to it.
+// quote returns value as a selector would contain it.
 func quote(value string) string {
 	if value != "" && strings.IndexFunc(value, func(r rune) bool { return !isBare(r) }) < 0 {
 		return value

@@ -5,8 +5,8 @@
 //	path     = key { "." key }
 //	value    = word | '"' text '"' | "'" text "'"
 //
-// Terms are and-ed; no term at all selects everything. In quoted text a backslash makes a quote or a backslash a character like any
-// other. Spaces around terms, operators and commas mean nothing.
+// All terms must match; without a term everything does. In quoted text a backslash stands before a quote or a backslash
+// that belongs to the text. Spaces around terms, operators and commas are ignored.
 package query
 
 import (
@@ -16,10 +16,10 @@ import (
 	"strings"
 )
 
-// Selector says of facts whether they match. It is never changed. Two selectors with equal Strings match the same facts; the zero
-// value matches all.
+// Selector selects nodes by their facts. It is never changed. Selectors with equal Strings match the same facts; the
+// zero value matches all.
 type Selector struct {
-	terms []term // sorted, none twice
+	terms []term // sorted, without duplicates
 }
 
 // term compares one fact with a value.
@@ -33,9 +33,9 @@ type term struct {
 
 // Matches reports whether facts, values as encoding/json decodes them, satisfy every term.
 //
-// A list equals a value if any of its elements does; != is the opposite of =. A fact that is absent or null satisfies neither.
-// Values are compared as strings (a number or bool in its JSON form), but as numbers if both sides look like numbers: 8080 equals
-// 8080.0.
+// A list equals a value if any of its elements does; != is the opposite of =. An absent or null fact satisfies neither.
+// If both sides look like numbers they are compared as numbers, so 8080 equals 8080.0; otherwise as strings, a number
+// or bool in its JSON form.
 func (s Selector) Matches(facts map[string]any) bool {
 	for i := range s.terms {
 		if !s.terms[i].matches(facts) {
@@ -45,11 +45,11 @@ func (s Selector) Matches(facts map[string]any) bool {
 	return true
 }
 
-// And is the selector that matches what both s and o match.
+// And returns the selector that matches what both s and o match.
 func (s Selector) And(o Selector) Selector { return newSelector(slices.Concat(s.terms, o.terms)) }
 
-// String is the canonical form: the same for selectors that differ only in spaces, quotes, order or repetition. Parsing it gives
-// the same selector.
+// String returns the canonical form: the same for selectors that differ only in spaces, quotes, order or repetition.
+// Parse returns the same selector for it.
 func (s Selector) String() string {
 	var b strings.Builder
 	for i, t := range s.terms {
@@ -63,7 +63,7 @@ func (s Selector) String() string {
 	return b.String()
 }
 
-// Paths is the paths of the facts that s compares, sorted.
+// Paths returns the paths of the facts that s compares, sorted.
 func (s Selector) Paths() []string {
 	var paths []string
 	for _, t := range s.terms {
@@ -72,7 +72,7 @@ func (s Selector) Paths() []string {
 	return slices.Compact(paths)
 }
 
-// Lookup finds the fact at a dot-separated path. A key may itself contain dots: the longest is tried first at each level.
+// Lookup returns the fact at a dot-separated path. Keys may contain dots: at each level the longest one is tried first.
 func Lookup(facts map[string]any, path string) (value any, found bool) {
 	if value, found = facts[path]; found {
 		return value, true
@@ -132,17 +132,17 @@ func (t *term) equals(fact any) bool {
 	return false
 }
 
-// number reads s if it looks like a decimal number. One of more than 15 digits does not: as a float64 it would equal its
-// neighbours, and it is a serial number rather than an amount.
+// number parses s if it looks like a decimal number. More than 15 digits do not: they are a serial number rather than
+// an amount, and a float64 would make neighbours equal.
 func number(s string) (float64, bool) {
 	digits := 0
 	for i := range len(s) {
 		switch c := s[i]; {
 		case '0' <= c && c <= '9':
 			digits++
-		case c == '.' || c == '-' || c == '+' || c == 'e' || c == 'E': // where they may stand is for ParseFloat to say
+		case c == '.' || c == '-' || c == '+' || c == 'e' || c == 'E': // ParseFloat checks their places
 		default:
-			return 0, false // also "Inf", "NaN", hexadecimals
+			return 0, false // this includes "Inf", "NaN" and hexadecimals
 		}
 	}
 	if digits == 0 || digits > 15 {

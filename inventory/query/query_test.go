@@ -12,8 +12,9 @@ import (
 
 var web1 = decode(`{
 	"role": ["web", "cache"], "port": 8080, "weight": "08.50", "ready": true, "site": {"room": "5", "rack": 12},
-	"os": {"family": "Debian", "release": {"full": "12.4"}}, "site.hall": "east", "motto": "a, \"b\"", "note": "", "none": null,
-	"serial": "12345678901234567890", "half": 0.5, "big": 1e21, "disks": [], "a": {"b": "short", "b.c": "inner"}, "a.b": {"c": "outer"}
+	"os": {"family": "Debian", "release": {"full": "12.4"}}, "site.hall": "east", "motto": "a, \"b\"",
+	"note": "", "none": null, "serial": "12345678901234567890", "half": 0.5, "big": 1e21, "disks": [],
+	"a": {"b": "short", "b.c": "inner"}, "a.b": {"c": "outer"}
 }`)
 
 func TestSelectorMatches(t *testing.T) {
@@ -63,7 +64,7 @@ func TestNumbersCompareAsNumbersOnlyIfBothLookLikeNumbers(t *testing.T) {
 	}
 }
 
-func TestUnequalIsTheOppositeOfEqualForAListToo(t *testing.T) {
+func TestUnequalIsTheOppositeOfEqualAlsoForLists(t *testing.T) {
 	check(t, "role!=web", false)
 	check(t, "role!=db", true)
 	check(t, "disks!=sda", true)
@@ -83,8 +84,9 @@ func TestLookupTriesTheLongestKeyFirst(t *testing.T) {
 			t.Errorf("Lookup(%s) = %v, %v, want %v", path, got, ok, want)
 		}
 	}
-	if got, ok := Lookup(map[string]any{"a": map[string]any{"b": 1.0, "b.c": "inner"}}, "a.b.c"); !ok || got != "inner" {
-		t.Errorf("Lookup(a.b.c) = %v, %v, want inner: what leads nowhere is passed by", got, ok)
+	if got, ok := Lookup(map[string]any{"a": map[string]any{"b": 1.0, "b.c": "inner"}}, "a.b.c"); !ok ||
+		got != "inner" {
+		t.Errorf("Lookup(a.b.c) = %v, %v, want inner: a longer key must lead to a fact", got, ok)
 	}
 	if got, ok := Lookup(web1, "os.release.minor"); ok {
 		t.Errorf("Lookup(os.release.minor) = %v, want nothing", got)
@@ -98,18 +100,19 @@ func TestParseErrorsShowThePlaceAndTheRemedy(t *testing.T) {
 		"role=web,":        `selector "role=web,", at its end: want the name of a fact here, as in role=web`,
 		"=web":             `selector "=web", character 1, at "=web": want the name of a fact`,
 		"role=web,port<80": `selector "role=web,port<80", character 14, at "<80": want = or !=`,
-		"role=~web":        `selector "role=~web", character 5, at "=~web": there is no such operator; write role=VALUE or role!=VALUE`,
-		"role==web":        `character 5, at "==web": there is no such operator`,
-		"role=web db=x":    `character 10, at "db=x": put a comma between terms`,
-		"role=we(b":        `character 8, at "(b": put a comma between terms, and quotes around a value`,
-		"role=we|b":        `character 8, at "|b"`,
-		"(role=web)":       `character 1, at "(role=web)": want the name of a fact`,
-		"!role=web":        `character 1, at "!role=web"`,
-		"rôle='web":        `character 6, at "'web": this quote is not closed`,
-		"role='web\\'":     `this quote is not closed`,
-		"os..family=x":     `character 1, at "os..family=x": a fact's path has a name on both sides of each dot`,
-		"a=1,.b=2":         `character 5, at ".b=2": a fact's path`,
-		"a=\xff":           `selector "a=\xff": not valid UTF-8`,
+		"role=~web": `selector "role=~web", character 5, at "=~web": there is no such operator; ` +
+			`write role=VALUE or role!=VALUE`,
+		"role==web":     `character 5, at "==web": there is no such operator`,
+		"role=web db=x": `character 10, at "db=x": put a comma between terms`,
+		"role=we(b":     `character 8, at "(b": put a comma between terms, and quotes around a value`,
+		"role=we|b":     `character 8, at "|b"`,
+		"(role=web)":    `character 1, at "(role=web)": want the name of a fact`,
+		"!role=web":     `character 1, at "!role=web"`,
+		"rôle='web":     `character 6, at "'web": this quote is not closed`,
+		"role='web\\'":  `this quote is not closed`,
+		"os..family=x":  `character 1, at "os..family=x": a fact's path has a name on both sides of each dot`,
+		"a=1,.b=2":      `character 5, at ".b=2": a fact's path`,
+		"a=\xff":        `selector "a=\xff": not valid UTF-8`,
 	} {
 		if s, err := Parse(text); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("Parse(%q) = %v, %v, want an error with %s", text, s, err, want)
@@ -142,13 +145,14 @@ func TestAndMatchesWhatBothMatch(t *testing.T) {
 	}
 }
 
-// TestSelectorAgreesWithModel compares with a model that spreads facts out into path=text pairs and looks for the pair.
+// TestSelectorAgreesWithModel compares with a model that turns facts into path=text pairs and looks for the pair.
 func TestSelectorAgreesWithModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		facts := drawFacts(t, 2)
 		var terms []term
 		for range rapid.IntRange(0, 3).Draw(t, "terms") {
-			path := strings.Join(rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b", "x.y"}), 1, 3).Draw(t, "path"), ".")
+			path := strings.Join(rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b", "x.y"}), 1, 3).Draw(t, "path"),
+				".")
 			op := rapid.SampledFrom([]string{"=", "!="}).Draw(t, "op")
 			terms = append(terms, newTerm(path, op, rapid.SampledFrom(leafTexts).Draw(t, "value")))
 		}
@@ -172,7 +176,8 @@ func TestStringParsesToTheSame(t *testing.T) {
 		var terms []term
 		for range rapid.IntRange(0, 4).Draw(t, "terms") {
 			path := rapid.StringMatching(`[a-z0-9_:/-]+(\.[a-z0-9_]+)*`).Draw(t, "path")
-			terms = append(terms, newTerm(path, rapid.SampledFrom([]string{"=", "!="}).Draw(t, "op"), rapid.String().Draw(t, "value")))
+			terms = append(terms, newTerm(path, rapid.SampledFrom([]string{"=", "!="}).Draw(t, "op"),
+				rapid.String().Draw(t, "value")))
 		}
 		s := newSelector(terms)
 		again, err := Parse(s.String())
@@ -216,7 +221,7 @@ func TestMatchesDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// leaves are facts, and leafTexts the values that may or may not equal them.
+// leaves are facts, leafTexts are values to compare them with.
 var (
 	leaves    = []any{"web", "8", 8.0, 8.5, true, "", []any{"web", "db"}, []any{8.0}, []any{}, nil}
 	leafTexts = []string{"web", "db", "8", "8.0", "8.50", "true", ""}

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"kicker/controller/api"
+)
+
+func expectLossCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "expect-loss role/R=PERCENT",
+		Short: "Announce that members of a role will go, so that the guard does not hold them",
+		Long: `Announce that up to PERCENT of a role's members will go, so that the guard does not hold their removal.
+
+It is valid from now on, for the time of --for. The last member is held all the same. Nodes that leave with kicker
+leave need no announcement.`,
+		Example: "  kicker expect-loss role/web=50 --for 15m",
+		Args:    cobra.ExactArgs(1),
+	}
+	within := cmd.Flags().Duration("for", 15*time.Minute, "how long the announcement is valid")
+	clientFlags(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		role, percent, err := parseExpected(args[0])
+		if err != nil {
+			return err
+		}
+		if *within <= 0 {
+			return usageError("--for %s: want more than 0, as in --for 15m", *within)
+		}
+		if err := orderLoss(cmd, api.LossOrder{Object: role, Expect: percent, For: *within}); err != nil {
+			return err
+		}
+		d := api.Duration(*within)
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: up to %d %% may go within %s\n", role, percent, d)
+		return err
+	}
+	return cmd
+}
+
+// parseExpected reads role/R=PERCENT. A role that is a selector has a = of its own.
+func parseExpected(arg string) (role string, percent int, err error) {
+	i := strings.LastIndexByte(arg, '=')
+	percent, err = strconv.Atoi(strings.TrimSuffix(arg[i+1:], "%"))
+	if i < 0 || err != nil || percent < 1 || percent > 100 {
+		return "", 0, usageError("%q: write role/R=PERCENT, from 1 to 100, as in role/web=50", arg)
+	}
+	return arg[:i], percent, nil
+}
+
+// orderLoss sends what a person says of a loss.
+func orderLoss(cmd *cobra.Command, order api.LossOrder) error {
+	if _, _, err := object(order.Object, "role"); err != nil {
+		return err
+	}
+	c, err := newClient(cmd)
+	if err != nil {
+		return err
+	}
+	order.By = caller()
+	_, err = c.Post(cmd.Context(), "/v1/losses", order, &struct{}{})
+	return err
+}

@@ -1,0 +1,214 @@
+// Package client asks a running controller over its HTTP API.
+package client
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"syscall"
+	"time"
+
+	"kicker/controller/api"
+)
+
+const answerWithin = 15 * time.Second // of a controller that is asked a question
+
+// Client asks one controller. It is for one goroutine.
+type Client struct {
+	http  http.Client
+	base  string // URL
+	name  string // of the controller's address, for people
+	token string
+	now   time.Time
+}
+
+// Kind says what kind of failure an Error is. kicker exits with another code for each.
+type Kind int
+
+// The kinds of failures.
+const (
+	Failed      Kind = iota // the controller did not do what it was asked
+	BadRequest              // the question is wrong
+	Unreachable             // the controller does not answer, rejects the token, or is not synced
+	TimedOut
+)
+
+// Error is why there is no answer. It says what to do.
+type Error struct {
+	Kind Kind
+	text string
+}
+
+func (e *Error) Error() string { return e.text }
+
+// New makes a client of the controller at http://HOST:PORT, https://HOST:PORT or unix:///PATH.
+func New(at, token string) *Client {
+	c := &Client{base: strings.TrimSuffix(at, "/"), name: at, token: token}
+	if socket, ok := strings.CutPrefix(at, "unix://"); ok {
+		c.base = "http://kicker"
+		c.http.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		}}
+	}
+	return c
+}
+
+// Now is the time of the last answer by the controller's clock: ages are right even if the clock here is not.
+func (c *Client) Now() time.Time { return c.now }
+
+// Get asks for path and decodes the answer into into. It also returns the answer as it came.
+func (c *Client) Get(ctx context.Context, path string, query url.Values, into any) ([]byte, error) {
+	if len(query) > 0 {
+		path += "?" + query.Encode()
+	}
+	return c.ask(ctx, http.MethodGet, path, nil, into)
+}
+
+// Post sends body to path and decodes the answer into into. It also returns the answer as it came. A body of bytes is
+// sent as it is, any other as JSON.
+func (c *Client) Post(ctx context.Context, path string, body, into any) ([]byte, error) {
+	return c.ask(ctx, http.MethodPost, path, body, into)
+}
+
+func (c *Client) ask(ctx context.Context, method, path string, body, into any) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	r, err := c.open(ctx, method, path, body)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Body.Close()
+	b, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, c.unreachable(err)
+	}
+	if err := json.Unmarshal(b, into); err != nil {
+		return nil, fmt.Errorf("the answer of %s to %s is not a controller's: %w", c.name, path, err)
+	}
+	return b, nil
+}
+
+// open gives the answer to a request that succeeded.
+func (c *Client) open(ctx context.Context, method, path string, body any) (*http.Response, error) {
+	content, isBytes := body.([]byte)
+	if body != nil && !isBytes {
+		var err error
+		if content, err = json.Marshal(body); err != nil {
+			return nil, err
+		}
+	}
+	r, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(content))
+	if err != nil {
+		return nil, err
+	}
+	if c.token != "" {
+		r.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	answer, err := c.http.Do(r)
+	if err != nil {
+		return nil, c.unreachable(err)
+	}
+	c.now = time.Now()
+	if date, err := http.ParseTime(answer.Header.Get("Date")); err == nil {
+		c.now = date
+	}
+	if answer.StatusCode == http.StatusOK {
+		return answer, nil
+	}
+	defer answer.Body.Close()
+	return nil, c.rejected(answer)
+}
+
+func (c *Client) unreachable(err error) error {
+	if wrapped := (*url.Error)(nil); errors.As(err, &wrapped) {
+		err = wrapped.Err
+	}
+	kind := Unreachable
+	switch {
+	case errors.Is(err, context.Canceled):
+		return &Error{Failed, "interrupted"}
+	case errors.Is(err, context.DeadlineExceeded):
+		kind, err = TimedOut, errors.New("no answer in time")
+	}
+	if errno := syscall.Errno(0); errors.As(err, &errno) {
+		err = errno // without "dial tcp" and such
+	}
+	const remedy = "Is kicker controller running there? --api URL asks another one"
+	return &Error{kind, fmt.Sprintf("can't reach the controller at %s: %v. %s", c.name, err, remedy)}
+}
+
+// rejected is the error that an answer other than 200 is.
+func (c *Client) rejected(r *http.Response) error {
+	var e api.Error
+	b, err := io.ReadAll(io.LimitReader(r.Body, 64<<10))
+	if err == nil {
+		err = json.Unmarshal(b, &e)
+	}
+	if err != nil || e.Error == "" {
+		e.Error = fmt.Sprintf("ask the controller at %s: %s: is this kicker's API?", c.name, r.Status)
+	}
+	text := e.Error
+	if e.Remedy != "" {
+		text += ": " + e.Remedy
+	}
+	if len(e.Suggestions) > 0 {
+		text += fmt.Sprintf(" (did you mean %s?)", strings.Join(e.Suggestions, " or "))
+	}
+	switch r.StatusCode {
+	case http.StatusBadRequest:
+		return &Error{BadRequest, text}
+	case http.StatusServiceUnavailable, http.StatusUnauthorized:
+		return &Error{Unreachable, text}
+	}
+	return &Error{Failed, text}
+}
+
+// Take gets an event, and the line that it came in. It says whether it wants no more.
+type Take func(line []byte, e api.Event) (done bool, err error)
+
+// Follow hands over the events after since, and then each new one, until take is done or ctx ends. Both are no errors.
+func (c *Client) Follow(ctx context.Context, since int64, take Take) error {
+	err := c.follow(ctx, since, take)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+func (c *Client) follow(ctx context.Context, since int64, take Take) error {
+	r, err := c.open(ctx, http.MethodGet, fmt.Sprintf("/v1/events?follow=1&since=%d", since), nil)
+	if err != nil {
+		return err
+	}
+	defer r.Body.Close()
+	lines := bufio.NewScanner(r.Body)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		if len(lines.Bytes()) == 0 {
+			continue // it only shows that the stream lives
+		}
+		var e struct {
+			api.Event
+			api.Error
+		}
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			return fmt.Errorf("follow the events of %s: %w", c.name, err)
+		}
+		if e.Error.Error != "" {
+			return fmt.Errorf("follow the events of %s: %s", c.name, e.Error.Error)
+		}
+		if done, err := take(lines.Bytes(), e.Event); done || err != nil {
+			return err
+		}
+	}
+	return c.unreachable(cmp.Or(lines.Err(), errors.New("the stream of events ended")))
+}

@@ -1,0 +1,196 @@
+// Package daemon runs what `kicker controller` and `kicker agent` are: it connects the packages that do the work.
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
+
+	"kicker/config"
+	"kicker/controller/bus"
+	"kicker/inventory"
+	"kicker/kick"
+)
+
+// RunAgent announces this node and runs its actions when it is kicked, until ctx ends.
+func RunAgent(ctx context.Context, cfg config.Config, log *slog.Logger) error {
+	exe, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("agent: find its own program: %w", err)
+	}
+	known := inventory.Identity{Cluster: cfg.Cluster, Node: cfg.Agent.Name, Instance: cfg.Agent.Instance}
+	self, err := inventory.Detect(known)
+	if err != nil {
+		return err
+	}
+	token, err := nodeToken(cfg)
+	if err != nil {
+		return err
+	}
+	reconnected := make(chan struct{}, 1) // the connection may change before there is an announcer
+	nc, err := bus.Join(cfg.Agent.Servers(), token, "kicker agent "+self.Node, log, func() { signalTo(reconnected) })
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	announcer, err := newAnnouncer(cfg, self, nc, log)
+	if err != nil {
+		return err
+	}
+	servers := bus.Redacted(strings.Join(cfg.Agent.Servers(), ","))
+	log.Info("agent started", "node", self.Node, "cluster", self.Cluster, "servers", servers)
+	return attend(ctx, cfg, self, nc, announcer, reconnected, shim(exe), log)
+}
+
+// signalTo leaves one signal in a channel of one.
+func signalTo(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default: // there is one already
+	}
+}
+
+// nodeToken is the token that a node shows to the bus, empty if none is configured.
+func nodeToken(cfg config.Config) (string, error) {
+	if cfg.TokenFile == "" {
+		return "", nil
+	}
+	return readToken(cfg.TokenFile)
+}
+
+// newAnnouncer makes an announcer with the node's facts: those of its machine, then those of its configuration.
+func newAnnouncer(cfg config.Config, self inventory.Identity, nc *nats.Conn,
+	log *slog.Logger) (*inventory.Announcer, error) {
+	facts := inventory.HostFacts(towards(cfg.Agent.Servers()))
+	facts.SetRoles(cfg.Agent.Roles)
+	for _, text := range cfg.Agent.Facts {
+		path, value, err := inventory.ParseFact(text)
+		if err != nil {
+			return nil, err
+		}
+		if err := facts.Set(path, value); err != nil {
+			return nil, err
+		}
+	}
+	a := inventory.NewAnnouncer(nc, self, log)
+	a.LeaveOnStop = leaveOnStop(cfg.Agent.LeaveOnStop)
+	if err := a.SetFacts(facts); err != nil {
+		return nil, err
+	}
+	if cfg.Agent.Ready.Check != "" {
+		a.SetChecking("not checked yet")
+	}
+	return a, nil
+}
+
+// towards is HOST:PORT of the first server: the node's address is the one that it uses towards it.
+func towards(servers []string) string {
+	if len(servers) == 0 {
+		return ""
+	}
+	u, err := url.Parse(servers[0])
+	if err != nil {
+		return ""
+	}
+	return u.Host
+}
+
+// attend runs the announcer and the runner of a node on its bus, until ctx ends.
+func attend(ctx context.Context, cfg config.Config, self inventory.Identity, nc *nats.Conn,
+	announcer *inventory.Announcer, reconnected <-chan struct{}, execute kick.Execute, log *slog.Logger) error {
+	runner, err := kick.NewRunner(kick.RunnerConfig{
+		Cluster: self.Cluster, Node: self.Node, Instance: self.Instance, Boot: self.Boot,
+		Dir: filepath.Join(cfg.StateDir, "node", self.Node), Actions: cfg.Agent.Actions, Execute: execute, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	announcer.OnBeacon = func(b inventory.Beacon) { runner.Seen(b.Epoch, b.ID) }
+	group, ctx := errgroup.WithContext(ctx)
+	known := make(chan struct{}) // what the node has applied: no heartbeat before that
+	group.Go(func() error {
+		first := true
+		return runner.Run(ctx, nc, func(s kick.Status) {
+			announcer.SetKick(encodeStatus(s))
+			if first {
+				first = false
+				close(known)
+			}
+		})
+	})
+	group.Go(func() error {
+		select {
+		case <-known:
+			return announcer.Run(ctx)
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	group.Go(func() error {
+		for {
+			select {
+			case <-reconnected:
+				announcer.Reconnected()
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	})
+	if cfg.Agent.Ready.Check != "" {
+		check, err := cfg.Agent.Ready.Parse()
+		if err != nil {
+			return err
+		}
+		group.Go(func() error { return check.Watch(ctx, announcer.SetReady, announcer.SetChecking) })
+	}
+	return group.Wait()
+}
+
+// encodeStatus is kick's part of a heartbeat. It is empty for a node without actions, unless a removed action still
+// runs.
+func encodeStatus(s kick.Status) json.RawMessage {
+	if len(s.Actions) == 0 && s.Running == nil {
+		return nil
+	}
+	data, err := json.Marshal(s)
+	if err != nil {
+		panic(fmt.Sprintf("encode status: %v", err)) // it has only texts and numbers
+	}
+	return data
+}
+
+// leaveOnStop reports whether an agent that is stopped now leaves, instead of restarting.
+func leaveOnStop(mode string) func() bool {
+	switch mode {
+	case config.LeaveAlways:
+		return func() bool { return true }
+	case config.LeaveNever:
+		return func() bool { return false }
+	}
+	return machineGoesDown
+}
+
+// machineGoesDown asks the init system. Without an answer the machine stays up, and the node is expected back.
+func machineGoesDown() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	if out, err := exec.CommandContext(ctx, "systemctl", "is-system-running").Output(); len(out) > 0 || err == nil {
+		return strings.TrimSpace(string(out)) == "stopping" // its exit code is 0 only while the system is running
+	}
+	out, err := exec.CommandContext(ctx, "runlevel").Output()
+	if err != nil {
+		return false
+	}
+	fields := strings.Fields(string(out)) // the previous and the present one
+	return len(fields) == 2 && (fields[1] == "0" || fields[1] == "6")
+}

@@ -1,0 +1,461 @@
+package daemon
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"kicker/controller"
+	"kicker/controller/api"
+	"kicker/inventory"
+	"kicker/kick"
+)
+
+// The invariants of design.md, section 10, as predicates over what was seen from outside while faults befell a world. Each returns what
+// contradicts it.
+
+// listened is for how long a controller listens before it acts: agents reconnect, answer and beat once.
+const listened = 3700 * time.Millisecond
+
+// cutNoticed is when a controller that hears nothing of its own knows that it is cut off.
+const cutNoticed = inventory.MissedAfter + 2*inventory.CanaryEvery
+
+// seen is a world after its schedule.
+type seen struct {
+	*record
+	runs         []ranAction
+	publications []publication
+	cfg          controller.Config
+	external     bool
+}
+
+// publication is a membership as a controller published it.
+type publication struct {
+	at             time.Time
+	by             string
+	role           string
+	revision       kick.Revision
+	was, is        []string  // nodes
+	heldSince      time.Time // removals were held just before
+	witnessed      bool      // the controller published the one before, or heard somebody who has applied it
+	removed, added []string
+}
+
+func (w *world) seen() seen {
+	s := seen{record: w.record.copy(), runs: w.ran(), cfg: w.cfg, external: w.external}
+	type last struct {
+		members []string
+		held    *api.Held
+		rev     kick.Revision
+		by      string
+	}
+	lasts := map[string]*last{}
+	by := ""
+	for _, v := range s.views {
+		if v.Identity.ID != by {
+			by = v.Identity.ID
+			for _, l := range lasts {
+				l.held = nil
+			}
+		}
+		for _, r := range v.Roles {
+			if r.Revision.Hash == "" || !v.Sync.Open {
+				continue
+			}
+			l := lasts[r.Name]
+			if l == nil {
+				l = &last{}
+				lasts[r.Name] = l
+			}
+			if l.rev.Hash != r.Revision.Hash {
+				p := publication{at: v.At, by: by, role: r.Name, revision: r.Revision, was: l.members}
+				p.witnessed = l.by == by || slices.ContainsFunc(v.Verdicts, func(v api.Verdict) bool {
+					return slices.ContainsFunc(v.Needs, func(n api.Need) bool {
+						return n.Role == r.Name && n.Applied != nil && n.Applied.Hash == l.rev.Hash
+					})
+				})
+				for _, m := range r.Members {
+					p.is = append(p.is, m.Node)
+				}
+				if l.held != nil {
+					p.heldSince = l.held.Since
+				}
+				p.removed, p.added = less(p.was, p.is), less(p.is, p.was)
+				s.publications = append(s.publications, p)
+				l.members, l.rev = p.is, r.Revision
+			}
+			l.by, l.held = by, r.Held
+		}
+	}
+	return s
+}
+
+// less is what is in a and not in b.
+func less(a, b []string) []string {
+	return slices.DeleteFunc(slices.Clone(a), func(s string) bool { return slices.Contains(b, s) })
+}
+
+// invariants is every predicate by its number.
+var invariants = map[string]func(seen) []string{
+	"02 no kick before its roles are synced":       kicksWaitForSync,
+	"04 no change, no kick":                        everyRunHasACause,
+	"07 a mass loss freezes removals":              massLossIsHeld,
+	"08 a controller that is cut off does nothing": cutOffDoesNothing,
+	"10 the budget holds at every instant":         budgetHolds,
+	"12 one run at a time, and no lower epoch":     oneRunAtATime,
+	"13 a bounded rate":                            rateIsBounded,
+	"14 a goodbye never trips the guard":           goodbyesAreBelieved,
+	"15 what explain says is what happens":         verdictsAreDone,
+	"18 never a false removal":                     noFalseRemoval,
+}
+
+// acting is since when a controller may act at a moment: when it had listened long enough.
+func (s seen) acting(id string, at time.Time) time.Time {
+	var since time.Time
+	for _, r := range s.reigns {
+		if r.id == id {
+			since = r.from
+		}
+	}
+	for _, cut := range slices.Concat(s.cuts, s.brokers) {
+		long := cut.to.Sub(cut.from) > cutNoticed
+		if long && cut.from.Before(at) && cut.to.After(since) && !cut.to.After(at) {
+			since = cut.to
+		}
+	}
+	return since.Add(listened)
+}
+
+func kicksWaitForSync(s seen) (wrong []string) {
+	for _, k := range s.kicks {
+		if from := s.acting(k.Controller, k.at); k.at.Before(from) {
+			wrong = append(wrong, fmt.Sprintf("%s: %s was kicked %s before the controller could know anything", s.when(k.at), k.Node, from.Sub(k.at)))
+		}
+	}
+	return wrong
+}
+
+// everyRunHasACause: a run follows a change, or a run that did not succeed.
+func everyRunHasACause(s seen) (wrong []string) {
+	last := map[string]ranAction{}
+	for _, r := range s.runs {
+		key := r.node + "/" + r.action
+		before, ran := last[key]
+		last[key] = r
+		if !ran || before.ending.Exit != 0 || before.ending.Lost || before.ended.IsZero() || s.reborn(r.node, before.started, r.started) {
+			continue
+		}
+		if maps.Equal(before.told.Revisions, r.told.Revisions) {
+			wrong = append(wrong, fmt.Sprintf("%s: %s ran again with %v, which it had applied at %s", s.when(r.started), key, r.members, s.when(before.ended)))
+		}
+	}
+	return wrong
+}
+
+// massLossIsHeld: no membership that is published has lost 3 members and 30 percent of them within a minute, unless they said goodbye, or
+// others took their place, or the loss was believed after it had been held.
+func massLossIsHeld(s seen) (wrong []string) {
+	const window = time.Minute
+	for i, p := range s.publications {
+		lost := s.silently(p)
+		if len(lost) == 0 || !p.witnessed {
+			continue
+		}
+		if len(p.is) == 0 {
+			wrong = append(wrong, fmt.Sprintf("%s: role %s was emptied, and %v never said goodbye", s.when(p.at), p.role, lost))
+		}
+		if !p.heldSince.IsZero() && p.at.Sub(p.heldSince) >= 3*time.Minute {
+			continue
+		}
+		if !p.heldSince.IsZero() && len(p.is)*100 > 70*len(p.was) {
+			continue // others took their place
+		}
+		judged := p.at // what is held is measured against what there was when that began
+		if !p.heldSince.IsZero() {
+			judged = p.heldSince
+		}
+		base, gone, goodbyes := -1, 0, 0
+		for _, q := range slices.Backward(s.publications[:i+1]) {
+			if q.role != p.role {
+				continue
+			}
+			if !q.witnessed || q.by != p.by || judged.Sub(q.at) >= window {
+				base = len(q.is)
+				break
+			}
+			gone += len(s.silently(q))
+			goodbyes += len(q.removed) - len(s.silently(q))
+		}
+		if base < 0 {
+			continue // it was not there a minute ago
+		}
+		if base -= goodbyes; gone >= 3 && len(p.is)*100 <= 70*base {
+			wrong = append(wrong, fmt.Sprintf("%s: role %s went from %d to %d, and %v never said goodbye", s.when(p.at), p.role, base, len(p.is), lost))
+		}
+	}
+	return wrong
+}
+
+// silently is who was removed without a goodbye.
+func (s seen) silently(p publication) []string {
+	return slices.DeleteFunc(slices.Clone(p.removed), func(node string) bool {
+		return slices.ContainsFunc(s.goodbye[node], func(t time.Time) bool { return !t.After(p.at) })
+	})
+}
+
+func cutOffDoesNothing(s seen) (wrong []string) {
+	for _, cut := range slices.Concat(s.cuts, s.brokers) {
+		blind := span{cut.from.Add(cutNoticed), cut.to.Add(listened)}
+		if !blind.from.Before(cut.to) {
+			continue
+		}
+		for _, k := range s.kicks {
+			if blind.from.Before(k.at) && k.at.Before(blind.to) {
+				wrong = append(wrong, fmt.Sprintf("%s: %s was kicked by a controller that was cut off at %s", s.when(k.at), k.Node, s.when(cut.from)))
+			}
+		}
+		for _, p := range s.publications {
+			if len(p.removed) > 0 && blind.from.Before(p.at) && p.at.Before(blind.to) {
+				wrong = append(wrong, fmt.Sprintf("%s: %v removed from %s by a controller that was cut off at %s", s.when(p.at), p.removed, p.role, s.when(cut.from)))
+			}
+		}
+	}
+	return wrong
+}
+
+// budgetHolds counts the processes that run at once, but for those of nodes that the controller may have lost sight of.
+func budgetHolds(s seen) (wrong []string) {
+	for i, r := range s.runs {
+		role := strings.TrimRight(r.node, "0123456789")
+		most := 1
+		for _, cfg := range s.cfg.Roles {
+			if cfg.Name == role && cfg.Budget != "" {
+				if n, err := cfg.Budget.Of(s.most(role, r.started)); err == nil {
+					most = n
+				}
+			}
+		}
+		at := []string{r.node}
+		for _, other := range s.runs[:i] {
+			inProgress := other.ended.IsZero() || other.ended.After(r.started)
+			if strings.HasPrefix(other.node, role) && other.node != r.node && inProgress && !s.lostSight(other.node, other.started, r.started) && !s.lostSight(r.node, r.started.Add(-5*time.Second), r.started) {
+				at = append(at, other.node)
+			}
+		}
+		if len(at) > most {
+			wrong = append(wrong, fmt.Sprintf("%s: %v run at once, and the budget is %d", s.when(r.started), at, most))
+		}
+	}
+	return wrong
+}
+
+// most is the most nodes that a role was seen to have before a moment.
+func (s seen) most(role string, at time.Time) int {
+	n := 0
+	for _, v := range s.views {
+		for _, r := range v.Roles {
+			if r.Name == role && !v.At.After(at) {
+				n = max(n, len(r.Nodes))
+			}
+		}
+	}
+	return n
+}
+
+// lostSight reports whether a node may have been out of the controller's sight in a time.
+func (s seen) lostSight(node string, from, to time.Time) bool {
+	from = from.Add(-10 * time.Second)
+	meets := func(q span) bool { return q.meets(from, to) }
+	if slices.ContainsFunc(s.hurt[node], func(h hurt) bool { return h.meets(from, to) }) {
+		return true
+	}
+	return slices.ContainsFunc(s.quakes, func(q span) bool { return q.meets(from, to) && !s.isRestart(q) }) || slices.ContainsFunc(s.brokers, meets) || slices.ContainsFunc(s.cuts, meets)
+}
+
+// isRestart tells a controller's restart, across which the budget holds, from what keeps messages from it.
+func (s seen) isRestart(q span) bool {
+	return slices.ContainsFunc(s.reigns, func(r reign) bool { return r.from.Sub(q.to).Abs() < time.Second })
+}
+
+func oneRunAtATime(s seen) (wrong []string) {
+	type obeyed struct {
+		ranAction
+		kick.Kick
+	}
+	byID := map[string]kick.Kick{}
+	for _, k := range s.kicks {
+		byID[k.ID] = k.Kick
+	}
+	last := map[string]obeyed{}
+	for _, r := range s.runs {
+		k := byID[r.env["KICKER_RUN"]]
+		before, ran := last[r.node]
+		last[r.node] = obeyed{r, k}
+		if k.ID == "" {
+			wrong = append(wrong, fmt.Sprintf("%s: %s ran %s, which no controller of this time ordered", s.when(r.started), r.node, r.env["KICKER_RUN"]))
+		}
+		if !ran {
+			continue
+		}
+		if before.ended.IsZero() || before.ended.After(r.started) {
+			wrong = append(wrong, fmt.Sprintf("%s: %s ran %s while it ran %s", s.when(r.started), r.node, r.action, before.ranAction.action))
+		}
+		if k.Epoch < before.Epoch && !s.reborn(r.node, before.started, r.started) {
+			wrong = append(wrong, fmt.Sprintf("%s: %s obeyed epoch %d after %d", s.when(r.started), r.node, k.Epoch, before.Epoch))
+		}
+	}
+	return wrong
+}
+
+// rateIsBounded: under one controller two runs of an action are as far apart as settling asks for, and after a failure as backoff does.
+func rateIsBounded(s seen) (wrong []string) {
+	sent := map[string]sentKick{}
+	for _, k := range s.kicks {
+		if first, again := sent[k.ID]; !again || first.at.After(k.at) {
+			sent[k.ID] = k
+		}
+	}
+	last := map[string]ranAction{}
+	for _, r := range s.runs {
+		key := r.node + "/" + r.action
+		before, ran := last[key]
+		last[key] = r
+		this, that := sent[r.env["KICKER_RUN"]], sent[before.env["KICKER_RUN"]]
+		if !ran || this.Controller != that.Controller || s.lostSight(r.node, before.started, r.started) || before.ended.IsZero() {
+			continue
+		}
+		least := s.cfg.SettleMin
+		if s.cfg.Settle == 0 {
+			least = 0
+		}
+		if gap := this.at.Sub(that.at); gap < least {
+			wrong = append(wrong, fmt.Sprintf("%s: %s was kicked %s after its last kick", s.when(r.started), key, gap))
+		}
+		if gap := this.at.Sub(before.ended); before.ending.Exit != 0 && maps.Equal(before.told.Revisions, r.told.Revisions) && gap < s.cfg.Backoff.Initial*8/10-time.Second {
+			wrong = append(wrong, fmt.Sprintf("%s: %s was kicked %s after it had failed", s.when(r.started), key, gap))
+		}
+	}
+	return wrong
+}
+
+// goodbyesAreBelieved: a role of which everybody who is missing said goodbye is not held.
+func goodbyesAreBelieved(s seen) (wrong []string) {
+	for _, v := range s.views {
+		for _, r := range v.Roles {
+			if r.Held == nil {
+				continue
+			}
+			for _, node := range r.Held.Nodes {
+				said := slices.ContainsFunc(s.goodbye[node], func(t time.Time) bool { return t.Before(v.At.Add(-time.Second)) })
+				grave := slices.ContainsFunc(s.hurt[node], func(h hurt) bool { return h.what != "goodbye" })
+				if said && !grave && !slices.ContainsFunc(s.quakes, func(q span) bool { return q.meets(v.At.Add(-20*time.Second), v.At) }) {
+					wrong = append(wrong, fmt.Sprintf("%s: %s said goodbye and is held", s.when(v.At), node))
+				}
+			}
+		}
+	}
+	return wrong
+}
+
+// verdictsAreDone: who is shown as waiting for nothing is kicked at that moment, and nobody else is.
+func verdictsAreDone(s seen) (wrong []string) {
+	type order struct {
+		at           time.Time
+		node, action string
+	}
+	kicked := map[order]bool{}
+	for _, k := range s.kicks {
+		kicked[order{k.at, k.Node, k.Action}] = true
+	}
+	shown := map[order]bool{}
+	moments := map[time.Time]bool{}
+	for _, v := range s.views {
+		moments[v.At] = true
+		for _, verdict := range v.Verdicts {
+			if verdict.State == api.Converged || len(verdict.Gates) > 0 {
+				continue
+			}
+			o := order{v.At, verdict.Node, verdict.Action}
+			shown[o] = true
+			if !kicked[o] && !s.speechless(v.At) {
+				wrong = append(wrong, fmt.Sprintf("%s: %s/%s waits for nothing (%s), and was not kicked", s.when(v.At), verdict.Node, verdict.Action, verdict.Reason))
+			}
+		}
+	}
+	for o := range kicked {
+		if moments[o.at] && !shown[o] && !s.shownRunning(o.at, o.node) {
+			wrong = append(wrong, fmt.Sprintf("%s: %s/%s was kicked, and no verdict says so", s.when(o.at), o.node, o.action))
+		}
+	}
+	return wrong
+}
+
+// reborn reports whether a machine was rebuilt between two moments: it remembers nothing of the first.
+func (s seen) reborn(node string, from, to time.Time) bool {
+	return slices.ContainsFunc(s.rebirth[node], func(at time.Time) bool { return from.Before(at) && !to.Before(at) })
+}
+
+// speechless reports whether a controller could not speak at that moment: it had no broker, or ended.
+func (s seen) speechless(at time.Time) bool {
+	down := slices.ContainsFunc(s.brokers, func(b span) bool {
+		return b.meets(at.Add(-time.Millisecond), at.Add(time.Millisecond)) || b.meets(at.Add(-5*time.Second), at)
+	})
+	return down || slices.ContainsFunc(s.quakes, func(q span) bool { return q.from.Equal(at) })
+}
+
+// shownRunning reports whether a view of that moment shows a kick of the node on its way, or the node gone: then the view with its
+// verdict was replaced within the same moment, before anybody saw it.
+func (s seen) shownRunning(at time.Time, node string) bool {
+	return slices.ContainsFunc(s.views, func(v *api.View) bool {
+		return v.At.Equal(at) && (v.Nodes.Node(node) == nil || slices.ContainsFunc(v.Verdicts, func(verdict api.Verdict) bool {
+			converged := verdict.State == api.Converged && verdict.Running != nil
+			return verdict.Node == node && (converged || slices.ContainsFunc(verdict.Gates, func(g api.Gate) bool {
+				return g.Name == api.GateRunning || g.Name == api.GateBackoff // it was answered otherwise
+			}))
+		}))
+	})
+}
+
+// noFalseRemoval: who is removed was not to be heard for long enough, or said itself that it is not serving.
+func noFalseRemoval(s seen) (wrong []string) {
+	for _, p := range s.publications {
+		if !p.witnessed {
+			continue // nobody who was heard was ever told of them
+		}
+		for _, node := range p.removed {
+			shaken := slices.ContainsFunc(s.quakes, func(q span) bool { return q.meets(p.at.Add(-20*time.Second), p.at) })
+			justified := slices.ContainsFunc(s.hurt[node], func(h hurt) bool {
+				return (h.grave || shaken || s.deaf(h.from) || h.what == "stopped" && s.reigned(h.from, p.at)) && h.from.Before(p.at.Add(time.Millisecond)) && p.at.Before(h.to.Add(s.patience(p)))
+			})
+			if !justified {
+				wrong = append(wrong, fmt.Sprintf("%s: %s was removed from %s, and there was no reason: %v", s.when(p.at), node, p.role, s.hurt[node]))
+			}
+		}
+	}
+	return wrong
+}
+
+// reigned reports whether a controller began in a time: it has not heard what was said before.
+func (s seen) reigned(from, to time.Time) bool {
+	return slices.ContainsFunc(s.reigns, func(r reign) bool { return from.Before(r.from) && r.from.Before(to) })
+}
+
+// deaf reports whether the controller could not hear anybody's last words at that moment: it was cut off, or without a broker, or is only
+// just connecting again.
+func (s seen) deaf(at time.Time) bool {
+	recent := func(b span) bool { return b.meets(at.Add(-3*time.Second), at) }
+	return slices.ContainsFunc(slices.Concat(s.cuts, s.brokers), recent) ||
+		slices.ContainsFunc(s.quakes, func(q span) bool { return recent(q) && s.isRestart(q) })
+}
+
+// patience is how much later than its reason a removal may come.
+func (s seen) patience(p publication) time.Duration {
+	if !p.heldSince.IsZero() {
+		return p.at.Sub(p.heldSince) + 15*time.Second
+	}
+	return 15 * time.Second
+}
+
+func (s seen) when(t time.Time) string { return fmt.Sprintf("at %.3f s", t.Sub(s.began).Seconds()) }

@@ -1,0 +1,627 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"kicker/controller/api"
+	"kicker/controller/membership"
+	"kicker/inventory"
+	"kicker/kick"
+)
+
+// Invariants that need a setting of their own, each over a few random ones.
+
+// often plays a story with dice that differ from time to time.
+func often(t *testing.T, times uint64, story func(*cluster, *rand.Rand)) {
+	t.Helper()
+	for seed := range times {
+		t.Run(fmt.Sprintf("dice=%d", seed), func(t *testing.T) {
+			inCluster(t, func(c *cluster) { story(c, rand.New(rand.NewPCG(seed, 1))) })
+		})
+	}
+}
+
+// within is a random duration.
+func within(dice *rand.Rand, least, most time.Duration) time.Duration {
+	return least + time.Duration(dice.Int64N(int64(most-least)))
+}
+
+func TestInvariant02NoKickBeforeItsRolesAreSyncedInThisConnection(t *testing.T) {
+	inCluster(t, func(c *cluster) {
+		c.closeBroker()
+		c.openBroker()
+		record := newRecord()
+		c.spoken = record.hearSpoken
+		webs := c.fleet(4)
+		before := len(record.copy().kicks)
+		c.closeBroker()
+		webs[0].announcer.Leave()
+		c.openBroker() // the canary is hardly late: it is the connection that tells
+		broken := time.Now()
+		c.until("3 members", time.Minute, members("web", 3))
+		c.converged(time.Minute)
+		kicks := record.copy().kicks[before:]
+		if len(kicks) != 1 {
+			t.Fatalf("%d kicks of one goodbye, want 1", len(kicks))
+		}
+		if early := listened - kicks[0].at.Sub(broken); early > 0 {
+			t.Errorf("kicked %s before everybody had been heard over the new connection", early)
+		}
+	})
+}
+
+func TestInvariant03RestartingTheControllerOfAConvergedClusterKicksNobody(t *testing.T) {
+	often(t, 4, func(c *cluster, dice *rand.Rand) {
+		record := newRecord()
+		c.spoken = record.hearSpoken
+		c.cfg.Roles = []membership.RoleConfig{{Name: "haproxy", Budget: "100%"}}
+		webs := c.fleet(2 + dice.IntN(6))
+		for i := range dice.IntN(4) {
+			c.lb(fmt.Sprintf("more%d", i), nil)
+		}
+		time.Sleep(time.Minute)
+		c.converged(time.Minute)
+		before := len(record.copy().kicks)
+		for range 3 {
+			slow := pick(dice, webs...)
+			slow.wire.stall(true) // and one reports late
+			late := within(dice, time.Second, stunned)
+			time.AfterFunc(late, func() { slow.wire.stall(false) })
+			c.stopController()
+			time.Sleep(within(dice, 0, late))
+			c.startController()
+			c.synced()
+			time.Sleep(30 * time.Second)
+			if n := len(record.copy().kicks) - before; n != 0 {
+				t.Fatalf("%d kicks, the first of %+v", n, record.copy().kicks[before])
+			}
+			for _, v := range c.control.View().Verdicts {
+				if v.State != api.Converged {
+					t.Errorf("%s/%s is %s: %+v", v.Node, v.Action, v.State, v.Gates)
+				}
+			}
+		}
+	})
+}
+
+func TestInvariant05WhatIsUndoneInTimeKicksNobodyAndElseOnce(t *testing.T) {
+	type change struct{ do, undo func(*cluster, *node) }
+	ready := change{func(_ *cluster, n *node) { n.announcer.SetReady(false, "refused") }, func(_ *cluster, n *node) { n.announcer.SetReady(true, "") }}
+	move := func(address string) func(*cluster, *node) {
+		return func(_ *cluster, n *node) {
+			_ = n.announcer.SetFacts(inventory.Facts{"role": "web", "ipaddress": address, "port": "8080"})
+		}
+	}
+	for name, how := range map[string]change{"readiness": ready, "address": {move("10.0.0.2"), move("10.0.0.1")}} {
+		t.Run(name, func(t *testing.T) {
+			often(t, 3, func(c *cluster, dice *rand.Rand) {
+				webs := c.fleet(5)
+				move("10.0.0.1")(c, webs[0])
+				c.converged(time.Minute)
+				time.Sleep(2 * time.Minute)
+				lb := c.agents["lb1"]
+				took := within(dice, 6*time.Second, 15*time.Second)
+				for want, when := range []time.Duration{
+					within(dice, 0, 900*time.Millisecond), // before dispatch: none
+					0,                                     // after a failed run: one that puts it right
+					took - within(dice, time.Second, 4*time.Second), // in the middle of a run: one more
+				} {
+					failing := want == 1
+					lb.do = succeedsIn(took)
+					if failing {
+						lb.do = failsFirst(1)
+					}
+					before := len(c.ran())
+					how.do(c, webs[0])
+					switch {
+					case failing:
+						c.until("a failure", time.Minute, func(*api.View) bool {
+							return len(c.ran()) > before && !c.ran()[before].ended.IsZero()
+						})
+					case want == 2:
+						c.until("a run", time.Minute, func(*api.View) bool { return len(c.ran()) > before })
+						fallthrough
+					default:
+						time.Sleep(when)
+					}
+					how.undo(c, webs[0])
+					time.Sleep(3 * time.Minute)
+					most := []int{0, 2, 2}[want]
+					if n := len(c.ran()) - before; n != most {
+						c.t.Errorf("case %d: %d runs, want %d", want, n, most)
+					}
+					c.converged(time.Minute)
+				}
+			})
+		})
+	}
+}
+
+func TestInvariant07MassLossFreezesRemovalsAndAdditionsFlow(t *testing.T) {
+	often(t, 10, func(c *cluster, dice *rand.Rand) {
+		c.reaches = func(string, string) bool { return true }
+		webs := c.fleet(4 + dice.IntN(9))
+		lose := pick(dice,
+			func(n *node) { n.wire.cut() },
+			func(n *node) { n.wire.silence() },
+			func(n *node) { n.announcer.SetReady(false, "refused") },
+			func(n *node) { _ = n.announcer.SetFacts(nil) },
+		)
+		least := max(3, (len(webs)*3+9)/10)
+		n := least + dice.IntN(len(webs)-least+1)
+		before := len(c.ran())
+		dice.Shuffle(len(webs), func(i, j int) { webs[i], webs[j] = webs[j], webs[i] })
+		spread := within(dice, 0, 900*time.Millisecond)
+		for _, w := range webs[:n] {
+			lose(w)
+			time.Sleep(spread / time.Duration(n))
+		}
+		for range 200 {
+			time.Sleep(150 * time.Millisecond)
+			if !members("web", len(webs))(c.control.View()) {
+				c.t.Fatalf("%d of %d were lost within %s, and removed: %q", n, len(webs), spread, c.events(api.EventRoleChanged))
+			}
+		}
+		if held(c.control.View()) == nil {
+			c.t.Fatalf("%d of %d were lost, and nothing is held", n, len(webs))
+		}
+		if 100*(len(webs)-n+1) > 70*len(webs) {
+			return // one more would be enough to end the hold
+		}
+		c.web("fresh")
+		c.until("the addition", time.Minute, members("web", len(webs)+1))
+		c.until("a run", time.Minute, func(*api.View) bool { return len(c.ran()) > before })
+		if told := c.ran()[before].members; len(told) != len(webs)+1 {
+			c.t.Errorf("the run was told %d members, want %d and one more", len(told), len(webs))
+		}
+	})
+}
+
+func TestInvariant08ControllerThatIsCutOffNeitherRemovesNorKicks(t *testing.T) {
+	often(t, 6, func(c *cluster, dice *rand.Rand) {
+		record := newRecord()
+		c.spoken = record.hearSpoken
+		webs := c.fleet(5)
+		c.agents["lb1"].do = failsFirst(2) // so that a kick is due in the middle
+		if dice.IntN(2) == 0 {
+			webs[0].announcer.SetReady(false, "refused")
+		} else {
+			c.kill(webs[0])
+		}
+		time.Sleep(within(dice, 0, 5*time.Second))
+		began := time.Now()
+		for _, w := range c.wiresOf("controller") {
+			w.stall(true)
+		}
+		c.kill(webs[1])
+		time.Sleep(within(dice, 5*time.Second, 2*time.Minute))
+		for _, k := range record.copy().kicks {
+			if k.at.After(began.Add(cutNoticed)) {
+				c.t.Errorf("kicked %s after it was cut off", k.at.Sub(began))
+			}
+		}
+		for _, r := range c.control.View().Roles {
+			if names := fmt.Sprint(r.Members); r.Name == "web" && !strings.Contains(names, "web02") {
+				c.t.Errorf("a cut-off controller removed web02: %s", names)
+			}
+		}
+		if v := c.control.View(); v.Sync.Open {
+			c.t.Error("a cut-off controller says that it is synced")
+		}
+		for _, w := range c.wiresOf("controller") {
+			w.stall(false)
+		}
+		time.Sleep(time.Second)
+		c.until("3 members", time.Minute, members("web", 3))
+		c.converged(2 * time.Minute)
+	})
+}
+
+func TestInvariant09HoldEndsUnlessItWouldEmptyTheRoleOrIsDisputed(t *testing.T) {
+	often(t, 6, func(c *cluster, dice *rand.Rand) {
+		disputed := dice.IntN(3) == 0
+		c.reaches = func(string, string) bool { return disputed }
+		webs := c.fleet(4 + dice.IntN(6))
+		n := 3 + dice.IntN(len(webs)-2)
+		for _, w := range webs[:n] {
+			c.kill(w)
+		}
+		c.until("held", 15*time.Second, func(v *api.View) bool { return held(v) != nil })
+		time.Sleep(5 * time.Minute)
+		h := held(c.control.View())
+		switch stays := disputed || n == len(webs); {
+		case stays && h == nil:
+			c.t.Errorf("%d of %d were lost, disputed %v: the hold ended by itself", n, len(webs), disputed)
+		case stays && h.Probe == "":
+			c.t.Error("a hold that stays does not say why")
+		case !stays && h != nil:
+			c.t.Errorf("%d of %d were lost, and nobody reaches them: still held: %+v", n, len(webs), h)
+		}
+	})
+}
+
+func TestInvariant11DeadHungOrFailingNodeBlocksNobodyForLong(t *testing.T) {
+	for name, ill := range map[string]func(*cluster, *node){
+		"dead":      func(_ *cluster, n *node) { n.wire.silence() },
+		"suspended": func(_ *cluster, n *node) { n.wire.stall(true) },
+		"failing":   func(_ *cluster, n *node) { n.do = failsFirst(1 << 30) },
+		"forgetful": func(c *cluster, n *node) { // its disk is lost in the middle of a run, and with it how that ended
+			n.do = func(ranAction) kick.Ending {
+				c.processes.Go(func() {
+					c.stopAgent(n) // it is back soon: its node is heard of all the time
+					c.mu.Lock()
+					n.process = nil
+					c.mu.Unlock()
+					if err := os.RemoveAll(n.cfg.StateDir); err != nil {
+						t.Error(err)
+					}
+					n.do = failsFirst(1 << 30)
+					c.startAgent(n)
+				})
+				time.Sleep(time.Hour)
+				return kick.Ending{}
+			}
+		},
+		"hung": func(_ *cluster, n *node) {
+			n.do = func(ranAction) kick.Ending {
+				time.Sleep(runTimeout + runGrace)
+				return kick.Ending{Exit: -1, TimedOut: true}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inCluster(t, func(c *cluster) {
+				c.startController()
+				c.web("web1")
+				c.web("web2")
+				for i := range 5 {
+					n := c.node(fmt.Sprintf("lb%d", i))
+					n.cfg.Agent.Roles = []string{"haproxy"}
+					n.cfg.Agent.Actions = []kick.Action{{Name: "reload", Command: []string{"reload"}, DependsOn: []string{"web"}, Timeout: runTimeout, Grace: runGrace}}
+					c.startAgent(n)
+				}
+				c.synced()
+				c.converged(time.Minute)
+				time.Sleep(time.Minute)
+				ill(c, c.agents["lb0"])
+				before := len(c.ran())
+				c.web("web3")
+				told := func(*api.View) bool {
+					up := map[string]bool{}
+					for _, r := range c.ran()[before:] {
+						up[r.node] = up[r.node] || len(r.members) == 3 && !r.ended.IsZero() && r.ending.Exit == 0
+					}
+					return up["lb1"] && up["lb2"] && up["lb3"] && up["lb4"]
+				}
+				took := c.until("the others told", 5*time.Minute, told)
+				if most := runTimeout + runGrace + 5*time.Second + 20*time.Second; took > most {
+					t.Errorf("a node that is %s kept the others waiting for %s, want its deadline and their own runs: %s", name, took, most)
+				}
+			})
+		})
+	}
+}
+
+func TestInvariant12NodeRunsOneThingAtATimeWhoeverKicksIt(t *testing.T) {
+	inCluster(t, func(c *cluster) {
+		c.startController()
+		c.web("web1")
+		lb := c.lb("lb1", succeedsIn(time.Minute))
+		c.synced()
+		c.until("a run", time.Minute, func(*api.View) bool { return len(c.ran()) == 1 })
+		nc, err := c.bus.Join("another controller")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		for _, when := range []string{"in the middle of a run", "after the agent was killed and started again"} {
+			epoch := c.control.View().Identity.Epoch + 10
+			ctx, cancel := context.WithTimeout(c.t.Context(), time.Second)
+			reply, err := kick.Send(ctx, nc, "main", kick.Kick{
+				ID: "other-1", Controller: "other", Epoch: epoch, Node: "lb1", Action: "reload", Force: true,
+				Needs: []kick.Membership{{Role: "web", Revision: kick.Revision{Epoch: epoch, N: 1, Hash: kick.Hash(nil)}}},
+			})
+			cancel()
+			if err != nil || reply.Answer != kick.Busy || len(c.ran()) != 1 {
+				t.Errorf("%s a kick was answered %+v, %v, and there were %d runs; want busy and one", when, reply, err, len(c.ran()))
+			}
+			lb.wire.cut()
+			c.stopAgent(lb)
+			c.startAgent(lb)
+			time.Sleep(2 * time.Second) // it has raised its epoch by then
+		}
+		c.converged(5 * time.Minute)
+	})
+}
+
+func TestInvariant13FailingNodeIsRetriedForEverAtABoundedJitteredRate(t *testing.T) {
+	inCluster(t, func(c *cluster) {
+		c.cfg.Roles = []membership.RoleConfig{{Name: "haproxy", Budget: "100%"}}
+		c.startController()
+		c.web("web1")
+		c.lb("lb1", failsFirst(1<<30))
+		c.lb("lb2", failsFirst(1<<30))
+		c.synced()
+		time.Sleep(2 * time.Hour)
+		c.stopController()
+		c.startController()
+		time.Sleep(2 * time.Hour)
+		runs := map[string][]time.Time{}
+		for _, r := range c.ran() {
+			runs[r.node] = append(runs[r.node], r.started)
+		}
+		for node, at := range runs {
+			if n := len(at); n < 20 || n > 60 {
+				t.Errorf("%s ran %d times in 4 hours, want about one in 10 minutes", node, n)
+			}
+			gaps := map[time.Duration]bool{}
+			for i := range at[1:] {
+				gap := at[i+1].Sub(at[i])
+				gaps[gap.Round(time.Millisecond)] = true
+				if gap < 4*time.Second || gap > 11*time.Minute {
+					t.Errorf("%s ran again after %s", node, gap)
+				}
+			}
+			if len(gaps) < len(at)/3 {
+				t.Errorf("%s ran %d times, with only %d different pauses: no jitter", node, len(at), len(gaps))
+			}
+		}
+	})
+}
+
+func TestInvariant14GoodbyeIsActedOnAtOnceAndNeverTripsTheGuard(t *testing.T) {
+	often(t, 6, func(c *cluster, dice *rand.Rand) {
+		webs := c.fleet(3 + dice.IntN(8))
+		left := len(webs)
+		for _, w := range webs[:1+dice.IntN(len(webs))] {
+			w.announcer.Leave()
+			left--
+			if took := c.until("one less", 10*time.Second, members("web", left)); took > 50*time.Millisecond {
+				c.t.Errorf("a goodbye was acted on after %s", took)
+			}
+			time.Sleep(within(dice, 0, 2*time.Second))
+		}
+		c.converged(2 * time.Minute)
+		if got := c.events(api.EventHoldBegan); len(got) > 0 {
+			c.t.Errorf("goodbyes tripped the guard: %q", got)
+		}
+	})
+}
+
+// Virtual time has one clock. That a step of the wall clock changes nothing follows from this: nothing that decides makes of a time what
+// has no monotonic part, but for the first guess of an epoch; and that guess may be wrong, see below.
+func TestInvariant16NoDecisionReadsAWallClock(t *testing.T) {
+	allowed := map[string]int{
+		"controller.go UnixMilli": 1, // the guess
+		"decode.go UnixMilli":     1, // a bound of what is believed
+		"metrics.go UnixMilli":    2, // for people
+		"web.go Round":            1, // of a duration, for people
+		"decode.go Date":          1,
+	}
+	forbidden := []string{"Unix", "UnixMilli", "UnixMicro", "UnixNano", "Round", "UTC", "Local", "In", "AddDate", "Date", "Parse", "ParseInLocation"}
+	for _, dir := range []string{"controller", "inventory", "kick"} {
+		err := filepath.WalkDir(filepath.Join("..", "..", "..", "..", dir), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+			if err != nil {
+				return err
+			}
+			ast.Inspect(file, func(n ast.Node) bool {
+				call, ok := n.(*ast.CallExpr)
+				if !ok {
+					return true
+				}
+				s, ok := call.Fun.(*ast.SelectorExpr)
+				if !ok || !slices.Contains(forbidden, s.Sel.Name) {
+					return true
+				}
+				if x, ok := s.X.(*ast.Ident); ok && (x.Name == "query" || x.Name == "url") { // Parse of something else
+					return true
+				}
+				key := filepath.Base(path) + " " + s.Sel.Name
+				if allowed[key]--; allowed[key] < 0 {
+					t.Errorf("%s calls %s: a time of the wall clock must not decide anything", path, s.Sel.Name)
+				}
+				return true
+			})
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestInvariant16ControllerWhoseClockWasSetBackIsObeyed(t *testing.T) {
+	often(t, 3, func(c *cluster, dice *rand.Rand) {
+		c.fleet(3)
+		c.stopController()
+		nc, err := c.bus.Join("a controller whose clock was ahead")
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		ahead := time.Now().Add(within(dice, time.Second, 1000*time.Hour)).UnixMilli()
+		if err := inventory.SendBeacon(nc, "main", inventory.Beacon{ID: "ahead", Epoch: ahead, Pace: 1000}); err != nil {
+			c.t.Fatal(err)
+		}
+		nc.Close()
+		synctest.Wait() // the next controller does not hear it
+		c.startController()
+		c.synced()
+		time.Sleep(time.Minute)
+		before := len(c.ran())
+		c.web("web50")
+		c.until("a run", time.Minute, func(*api.View) bool { return len(c.ran()) > before })
+		if e := c.control.View().Identity.Epoch; e <= ahead {
+			c.t.Errorf("the epoch is %d, want one above %d that the nodes have seen", e, ahead)
+		}
+	})
+}
+
+func TestInvariant17MemoryAndGoroutinesStayBoundedUnderChurnAndGarbage(t *testing.T) {
+	inCluster(t, func(c *cluster) {
+		dice := rand.New(rand.NewPCG(17, 0))
+		c.fleet(3)
+		nc := c.visitor()
+		born := 0
+		churn := func(rounds int) {
+			for range rounds {
+				born++
+				n := c.node(fmt.Sprintf("churn%d", born))
+				n.cfg.Agent.Roles = []string{"web", fmt.Sprintf("role%d", born)}
+				c.startAgent(n)
+				for range 100 {
+					junk := make([]byte, dice.IntN(300))
+					for i := range junk {
+						junk[i] = byte(dice.IntN(256))
+					}
+					what := pick(dice, "heartbeat", "facts", "result")
+					if dice.IntN(2) == 0 {
+						junk = fmt.Appendf(nil, `{"v":1,"node":"junk%d","instance":"i","boot":"b%d","facts":{"role":"r%d"},"next_in_ms":1000}`, born, dice.IntN(1000), born)
+					}
+					_ = nc.Publish(fmt.Sprintf("kicker.main.%s.junk%d", what, born), junk)
+				}
+				time.Sleep(15 * time.Second)
+				n.announcer.Leave() // else its role would be held, see invariant 9
+				time.Sleep(time.Second)
+				c.kill(n)
+				delete(c.agents, n.self.Node)
+				time.Sleep(15 * time.Second)
+			}
+		}
+		size := func() (heap uint64, goroutines int) {
+			runtime.GC()
+			runtime.GC()
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			return m.HeapAlloc, runtime.NumGoroutine()
+		}
+		churn(60)
+		heap, goroutines := size()
+		churn(60)
+		heapLater, goroutinesLater := size()
+		if goroutinesLater > goroutines+5 {
+			t.Errorf("%d goroutines, then %d", goroutines, goroutinesLater)
+		}
+		if grown := int64(heapLater) - int64(heap); grown > 4<<20 {
+			t.Errorf("the heap grew by %d KiB", grown>>10)
+		}
+		v := c.control.View()
+		if n := len(slices.Collect(v.Nodes.All())); n > 10 {
+			t.Errorf("%d nodes are known, want the 4 that are there and what came last", n)
+		}
+		if n := len(v.Roles); n > 20 {
+			t.Errorf("%d roles are known, want those that somebody bears or needs", n)
+		}
+	})
+}
+
+func TestInvariant18NeverAFalseRemoval(t *testing.T) {
+	t.Run("the controller's broker", func(t *testing.T) { harmless(t, false) })
+	t.Run("another broker", func(t *testing.T) { harmless(t, true) })
+}
+
+// harmless plays what must remove nobody.
+func harmless(t *testing.T, external bool) {
+	often(t, 2, func(c *cluster, dice *rand.Rand) {
+		if external {
+			c.closeBroker()
+			c.openBroker()
+		}
+		storm := &weather{dice: rand.New(rand.NewPCG(dice.Uint64(), 0))}
+		c.weather = storm.strike
+		webs := c.fleet(4 + dice.IntN(5))
+		for _, n := range webs {
+			n.checks = pick(dice, 0, 0, 5*time.Second, 9*time.Second)
+		}
+		before := len(c.ran())
+		check := func(what string) {
+			time.Sleep(time.Minute)
+			v := c.control.View()
+			if !v.Sync.Open || !members("web", len(webs))(v) || held(v) != nil {
+				c.t.Fatalf("after %s: synced %v, %q", what, v.Sync, c.events(api.EventRoleChanged))
+			}
+			if n := len(c.ran()) - before; n != 0 {
+				c.t.Fatalf("after %s: %d runs", what, n)
+			}
+		}
+		for _, kind := range append(dice.Perm(7), dice.Perm(7)...) {
+			switch n := pick(dice, webs...); kind {
+			case 0:
+				c.stopAgent(n)
+				time.Sleep(within(dice, 0, 55*time.Second))
+				c.startAgent(n)
+				check("the upgrade of an agent")
+			case 1:
+				for _, n := range webs {
+					c.stopAgent(n)
+				}
+				time.Sleep(within(dice, 0, 50*time.Second))
+				for _, n := range webs {
+					c.startAgent(n)
+				}
+				check("the upgrade of every agent")
+			case 2:
+				for _, n := range webs {
+					if dice.IntN(2) == 0 {
+						n.wire.stall(true)
+					}
+				}
+				time.Sleep(stunned)
+				for _, n := range webs {
+					n.wire.stall(false)
+				}
+				check("machines that were stunned for 8 s")
+			case 3:
+				c.stopController()
+				time.Sleep(within(dice, 0, time.Minute))
+				c.startController()
+				check("a controller's restart")
+			case 4:
+				if !c.external {
+					c.stopController()
+				}
+				c.closeBroker()
+				time.Sleep(within(dice, 0, 20*time.Second))
+				if c.external {
+					c.openBroker()
+				} else {
+					c.startBus()
+					c.startController()
+				}
+				check("a broker's restart")
+			case 5:
+				for _, n := range webs {
+					n.wire.reset()
+				}
+				check("connections that were reset")
+				n.wire.cut()
+				time.Sleep(1200 * time.Millisecond)
+				c.stopAgent(n)
+				c.startAgent(n)
+				check("an agent that was killed and back before its grace was over")
+			case 6:
+				storm.set(2, 0, 0)
+				time.Sleep(5 * time.Minute)
+				storm.set(0, 0, 0)
+				check("2 % loss")
+			}
+		}
+	})
+}

@@ -1,0 +1,760 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"kicker/controller/api"
+	"kicker/controller/membership"
+	"kicker/inventory"
+	"kicker/kick"
+)
+
+// world is a cluster that faults befall, and what is true of it: the controller knows it from hearsay only.
+type world struct {
+	*cluster
+	dice     *rand.Rand
+	counts   map[string]int
+	machines []*machine
+	born     int
+	plan     []step  // what is still to happen, by time
+	storm    weather // of every message
+	calm     bool    // no faults any more
+	record   *record
+}
+
+// machine is a node and what is true of it.
+type machine struct {
+	*node
+	role     string
+	up, left bool
+	ready    bool
+	stalled  bool
+	address  int
+	boots    int
+
+	mu    sync.Mutex
+	moods []mood // of its next runs; none: they succeed
+	mood  mood   // of all of them, if it is for ever
+}
+
+// mood is how a run goes.
+type mood string
+
+const (
+	succeeds mood = ""
+	fails    mood = "action fails"
+	hangs    mood = "action hangs to its deadline"
+	dies     mood = "action is killed"
+	vanishes mood = "shim dies"
+)
+
+// Bounds of what actions do here.
+const (
+	runTimeout = 20 * time.Second
+	runGrace   = 5 * time.Second
+)
+
+// weather is what befalls messages, in percent.
+type weather struct {
+	mu                        sync.Mutex
+	dice                      *rand.Rand
+	lost, doubled, reordered  int
+	nLost, nDouble, nOvertook int
+}
+
+func (w *weather) strike(_, subject string) fate {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch n := w.dice.IntN(100); {
+	case n < w.lost:
+		w.nLost++
+		return lost
+	case n < w.lost+w.doubled && !strings.Contains(subject, "_canary"):
+		w.nDouble++
+		return doubled
+	case n < w.lost+w.doubled+w.reordered:
+		w.nOvertook++
+		return overtaken
+	}
+	return arrives
+}
+
+func (w *weather) set(lost, doubled, reordered int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lost, w.doubled, w.reordered = lost, doubled, reordered
+}
+
+// step is something that happens at a moment of a schedule.
+type step struct {
+	at   time.Time
+	what string
+	do   func()
+}
+
+// newWorld is a cluster of a size that the dice say, all of it healthy. Its observers are at work.
+func newWorld(c *cluster, dice *rand.Rand, counts map[string]int) *world {
+	w := &world{cluster: c, dice: dice, counts: counts, record: newRecord()}
+	w.storm.dice = rand.New(rand.NewPCG(dice.Uint64(), 0))
+	c.weather = w.storm.strike
+	c.spoken = w.record.hearSpoken
+	c.cfg.Roles = []membership.RoleConfig{{Name: "haproxy", Budget: pick[membership.Budget](dice, "10%", "2", "50%")}, {Name: "web", MinMembers: pick(dice, 0, 0, 0, 1)}}
+	c.cfg.Backoff.Max = pick(dice, 20*time.Second, time.Minute, 10*time.Minute)
+	c.cfg.Settle = pick(dice, 0, time.Second, time.Second, time.Second)
+	if dice.IntN(3) == 0 {
+		c.closeBroker()
+		c.openBroker()
+		c.system = dice.IntN(2) == 0
+	}
+	w.startControl()
+	for range 2 + dice.IntN(7) {
+		w.birth("web")
+	}
+	for range 1 + dice.IntN(3) {
+		w.birth("haproxy")
+	}
+	if dice.IntN(2) == 0 {
+		w.birth("monitoring")
+	}
+	return w
+}
+
+func pick[E any](dice *rand.Rand, of ...E) E { return of[dice.IntN(len(of))] }
+
+// birth starts a new machine.
+func (w *world) birth(role string) *machine {
+	w.born++
+	m := &machine{node: w.node(fmt.Sprintf("%s%02d", role, w.born)), role: role, ready: true, address: w.born}
+	w.machines = append(w.machines, m)
+	m.cfg.Agent.Roles = []string{role}
+	m.setAddress()
+	action := func(name string, dependsOn ...string) kick.Action {
+		return kick.Action{Name: name, Command: []string{name}, DependsOn: dependsOn, Timeout: runTimeout, Grace: runGrace}
+	}
+	switch role {
+	case "haproxy":
+		m.cfg.Agent.Actions = []kick.Action{action("reload", "web")}
+		if w.dice.IntN(3) == 0 {
+			m.cfg.Agent.Actions = append(m.cfg.Agent.Actions, action("peers", "haproxy", "web"))
+		}
+	case "monitoring":
+		m.cfg.Agent.Actions = []kick.Action{action("targets", "web", "haproxy", "monitoring")}
+	}
+	took := time.Duration(100+w.dice.IntN(4000)) * time.Millisecond
+	m.do = func(ranAction) kick.Ending { return m.run(took) }
+	w.start(m)
+	return m
+}
+
+func (m *machine) setAddress() {
+	m.cfg.Agent.Facts = []string{"ipaddress=10.0.0." + fmt.Sprint(m.address), "port=8080"}
+}
+
+// run is what an action of this machine does.
+func (m *machine) run(took time.Duration) kick.Ending {
+	m.mu.Lock()
+	how := m.mood
+	if len(m.moods) > 0 {
+		how, m.moods = m.moods[0], m.moods[1:]
+	}
+	m.mu.Unlock()
+	if how == hangs {
+		time.Sleep(runTimeout + runGrace)
+		return kick.Ending{Exit: -1, TimedOut: true, Signal: "killed"}
+	}
+	time.Sleep(took)
+	switch how {
+	case fails:
+		return kick.Ending{Exit: 1}
+	case dies:
+		return kick.Ending{Exit: -1, Signal: "killed"}
+	case vanishes:
+		return kick.Ending{Exit: -1, Lost: true}
+	}
+	return kick.Ending{}
+}
+
+func (m *machine) failing() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.mood != succeeds
+}
+
+func (w *world) start(m *machine) {
+	w.startAgent(m.node)
+	m.up, m.left, m.stalled = true, false, false
+	if m.ready {
+		m.notReady = ""
+	}
+}
+
+// startControl starts a controller and follows what it says.
+func (w *world) startControl() {
+	w.startController()
+	w.record.follow(w.control, &w.processes)
+}
+
+// in schedules something.
+func (w *world) in(d time.Duration, what string, do func()) {
+	w.plan = append(w.plan, step{time.Now().Add(d), what, do})
+	slices.SortStableFunc(w.plan, func(a, b step) int { return a.at.Compare(b.at) })
+}
+
+// play does what is planned, until nothing is.
+func (w *world) play() {
+	for len(w.plan) > 0 {
+		next := w.plan[0]
+		w.plan = w.plan[1:]
+		time.Sleep(time.Until(next.at))
+		w.record.note("%s", next.what)
+		next.do()
+	}
+}
+
+// happens counts a fault.
+func (w *world) happens(kind string) { w.counts[kind]++ }
+
+// fault is a kind of thing that can befall a world. It reports false if it can't at the moment.
+type fault struct {
+	kind string
+	do   func(*world) bool
+}
+
+// someone is a machine for which is holds, nil if there is none.
+func (w *world) someone(is func(*machine) bool) *machine {
+	candidates := slices.DeleteFunc(slices.Clone(w.machines), func(m *machine) bool { return !is(m) })
+	if len(candidates) == 0 {
+		return nil
+	}
+	return pick(w.dice, candidates...)
+}
+
+func sound(m *machine) bool { return m.up && !m.stalled && !m.left }
+
+// between is a duration in these bounds.
+func (w *world) between(least, most time.Duration) time.Duration {
+	return least + time.Duration(w.dice.Int64N(int64(most-least)))
+}
+
+// on makes a fault of one that befalls a sound machine.
+func on(kind string, do func(*world, *machine)) fault {
+	return fault{kind, func(w *world) bool {
+		m := w.someone(sound)
+		if m == nil {
+			return false
+		}
+		w.record.note("%s: %s", kind, m.self.Node)
+		do(w, m)
+		return true
+	}}
+}
+
+// down is that a machine's agent ends, in whatever way; it is back after d.
+func (w *world) down(m *machine, how string, d time.Duration) {
+	m.up = false
+	w.in(d, how+" "+m.self.Node+" is over", func() {
+		if !m.up && !m.left {
+			w.start(m)
+			w.record.recover(m.self.Node, "stopped", "killed", "reset", "rebuilt")
+		}
+	})
+}
+
+// faults is all kinds.
+func faults() []fault {
+	return []fault{
+		{"message lost", func(w *world) bool {
+			return w.spell(w.dice.IntN(30), 0, 0)
+		}},
+		{"message doubled", func(w *world) bool {
+			return w.spell(0, 5+w.dice.IntN(40), 0)
+		}},
+		{"message reordered", func(w *world) bool {
+			return w.spell(0, 0, 5+w.dice.IntN(40))
+		}},
+		on("delay", func(w *world, m *machine) {
+			m.wire.delay(w.between(50*time.Millisecond, 1500*time.Millisecond))
+			wire := m.wire
+			w.in(w.between(time.Second, 20*time.Second), "delay is over", func() { wire.delay(0) })
+		}),
+		{"partition", func(w *world) bool {
+			d := w.between(2*time.Second, 40*time.Second)
+			n := 0
+			for _, m := range w.machines {
+				if sound(m) && w.dice.IntN(2) == 0 {
+					w.freeze(m, d)
+					n++
+				}
+			}
+			return n > 0
+		}},
+		on("agent suspended", func(w *world, m *machine) { w.freeze(m, w.between(time.Second, 30*time.Second)) }),
+		{"controller suspended", (*world).suspend},
+		{"controller restarted", func(w *world) bool { return w.restartController(w.between(0, 20*time.Second)) }},
+		{"broker restarted", func(w *world) bool { return w.restartBroker(w.between(0, 8*time.Second)) }},
+		on("agent stopped by SIGTERM", func(w *world, m *machine) {
+			d := w.between(0, 30*time.Second)
+			if w.dice.IntN(5) == 0 {
+				d = 80 * time.Second
+			}
+			w.record.impair(m.self.Node, "stopped", d >= 50*time.Second)
+			w.stopAgent(m.node)
+			w.down(m, "stop of", d)
+		}),
+		on("agent killed", func(w *world, m *machine) {
+			d := w.between(0, 20*time.Second)
+			w.record.impair(m.self.Node, "killed", d > time.Second)
+			w.kill(m.node)
+			w.down(m, "kill of", d)
+		}),
+		on("node reset", func(w *world, m *machine) {
+			m.boots++
+			w.record.impair(m.self.Node, "reset", true)
+			w.crash(m.node, fmt.Sprintf("boot %d", m.boots+1))
+			old := m.wire
+			w.in(w.between(50*time.Second, time.Minute), "the broker gives up a dead connection", old.cut)
+			w.down(m, "reset of", w.between(0, 40*time.Second))
+		}),
+		on("machine rebuilt under its name", func(w *world, m *machine) {
+			m.boots++
+			w.record.impair(m.self.Node, "rebuilt", true)
+			w.crash(m.node, fmt.Sprintf("boot %d", m.boots+1))
+			m.wire.cut()
+			m.self.Instance = fmt.Sprintf("machine %d of %s", m.boots, m.self.Node)
+			w.record.rebuilt(m.self.Node)
+			w.down(m, "rebuilding of", w.between(2*time.Second, 30*time.Second))
+		}),
+		on("node dead for good", func(w *world, m *machine) {
+			if w.alive(m.role) < 2 {
+				return
+			}
+			w.record.impair(m.self.Node, "dead", true)
+			m.boots++
+			w.crash(m.node, fmt.Sprintf("boot %d", m.boots+1))
+			m.up = false
+		}),
+		on("goodbye", func(w *world, m *machine) {
+			w.record.impair(m.self.Node, "goodbye", true)
+			w.record.left(m.self.Node)
+			m.announcer.Leave()
+			m.left = true
+			if w.dice.IntN(2) == 0 {
+				w.in(w.between(time.Second, 20*time.Second), m.self.Node+" is in service again", func() {
+					w.stopAgent(m.node)
+					w.start(m)
+					w.record.recover(m.self.Node, "goodbye")
+				})
+			}
+		}),
+		{"join", func(w *world) bool {
+			w.birth(pick(w.dice, "web", "web", "web", "haproxy"))
+			return true
+		}},
+		on("readiness lost", func(w *world, m *machine) {
+			w.record.impair(m.self.Node, "not ready", true)
+			m.announcer.SetReady(false, "tcp:8080: refused")
+			m.ready, m.notReady = false, "tcp:8080: refused"
+			w.in(w.between(0, 20*time.Second), m.self.Node+" is ready again", func() {
+				m.ready, m.notReady = true, ""
+				m.announcer.SetReady(true, "")
+				w.record.recover(m.self.Node, "not ready")
+			})
+		}),
+		on("fact changed", func(w *world, m *machine) {
+			m.address = w.dice.IntN(200)
+			m.setAddress()
+			facts := inventory.HostFacts("")
+			facts.SetRoles(m.cfg.Agent.Roles)
+			for _, text := range m.cfg.Agent.Facts {
+				path, value, err := inventory.ParseFact(text)
+				if err == nil {
+					err = facts.Set(path, value)
+				}
+				if err != nil {
+					w.t.Error(err)
+				}
+			}
+			if err := m.announcer.SetFacts(facts); err != nil {
+				w.t.Error(err)
+			}
+		}),
+		{"stale controller's kick", (*world).forge},
+		{"clock stepped back", func(w *world) bool {
+			return !w.external && w.restartController(w.between(0, 3*time.Second)) && w.stepBack()
+		}},
+		moody(fails), moody(hangs), moody(dies), moody(vanishes),
+	}
+}
+
+func (w *world) alive(role string) int {
+	n := 0
+	for _, m := range w.machines {
+		if m.role == role && sound(m) {
+			n++
+		}
+	}
+	return n
+}
+
+// spell is bad weather for a while.
+func (w *world) spell(lost, doubled, reordered int) bool {
+	w.storm.set(lost, doubled, reordered)
+	d := w.between(2*time.Second, 30*time.Second)
+	w.record.note("weather for %s: %d %% lost, %d %% doubled, %d %% reordered", d, lost, doubled, reordered)
+	if lost > 0 {
+		w.record.quake(time.Now(), d)
+	}
+	w.in(d, "the weather is fine again", func() { w.storm.set(0, 0, 0) })
+	return true
+}
+
+// freeze suspends a machine, and its network with it.
+func (w *world) freeze(m *machine, d time.Duration) {
+	w.record.note("%s is frozen for %s", m.self.Node, d)
+	w.record.impair(m.self.Node, "frozen", d > stunned)
+	m.wire.stall(true)
+	m.stalled = true
+	wire := m.wire
+	w.in(d, m.self.Node+" is frozen no more", func() {
+		wire.stall(false)
+		m.stalled = false
+		w.record.recover(m.self.Node, "frozen")
+	})
+}
+
+// suspend stops everything between the controller and the bus.
+func (w *world) suspend() bool {
+	if w.control == nil || w.record.isCutOff() {
+		return false
+	}
+	d := w.between(time.Second, 30*time.Second)
+	w.record.note("the controller is cut off for %s", d)
+	w.record.quake(time.Now(), d)
+	w.record.cutOff(d)
+	wires := w.wiresOf("controller")
+	for _, wire := range wires {
+		wire.stall(true)
+	}
+	w.in(d, "the controller is cut off no more", func() {
+		for _, wire := range wires {
+			wire.stall(false)
+		}
+	})
+	return true
+}
+
+func (w *world) restartController(away time.Duration) bool {
+	if w.control == nil {
+		return false
+	}
+	began := time.Now()
+	w.stopController()
+	w.record.reconnected()
+	w.record.quake(began, away)
+	w.in(away, "the controller starts", func() {
+		if w.control == nil {
+			w.startControl()
+		}
+	})
+	return true
+}
+
+// restartBroker stops the broker, and the controller too if it is the controller's.
+func (w *world) restartBroker(away time.Duration) bool {
+	if w.control == nil || w.external && w.broker == nil {
+		return false
+	}
+	began := time.Now()
+	if !w.external {
+		w.stopController()
+		w.record.reconnected()
+	}
+	w.closeBroker()
+	w.record.quake(began, away)
+	w.record.brokerDown(began, away)
+	if !w.external {
+		w.in(away, "controller and broker start", func() {
+			w.startBus()
+			w.startControl()
+		})
+		return true
+	}
+	w.in(away, "the broker starts", w.openBroker)
+	return true
+}
+
+// moody makes the next few runs of a machine go that way, or all of them.
+func moody(how mood) fault {
+	return fault{string(how), func(w *world) bool {
+		m := w.someone(func(m *machine) bool { return len(m.cfg.Agent.Actions) > 0 })
+		if m == nil {
+			return false
+		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		for range 1 + w.dice.IntN(3) {
+			m.moods = append(m.moods, how)
+		}
+		if how == fails && w.dice.IntN(6) == 0 {
+			m.mood = fails
+		}
+		w.record.note("%s: %s", how, m.self.Node)
+		return true
+	}}
+}
+
+// forge has a controller of long ago kick a node that has obeyed a later one.
+func (w *world) forge() bool {
+	m := w.someone(func(m *machine) bool {
+		return sound(m) && len(m.cfg.Agent.Actions) > 0 && slices.ContainsFunc(w.ran(), func(r ranAction) bool {
+			return r.node == m.self.Node && r.started.After(w.record.rebuiltAt(m.self.Node))
+		})
+	})
+	if m == nil || w.control == nil || w.external {
+		return false
+	}
+	nc, err := w.bus.Join("a controller of long ago")
+	if err != nil {
+		return false
+	}
+	defer nc.Close()
+	members := []kick.Member{{Node: "forged", Facts: map[string]any{}}}
+	k := kick.Kick{ID: fmt.Sprintf("forged-%d", time.Now().UnixNano()), Controller: "longago", Epoch: 1000, Node: m.self.Node, Action: m.cfg.Agent.Actions[0].Name, Reason: "forged", Force: w.dice.IntN(2) == 0}
+	k.Needs = []kick.Membership{{Role: "forged", Revision: kick.Revision{Epoch: k.Epoch, N: 1, Hash: kick.Hash(members)}, Members: members}}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	reply, err := kick.Send(ctx, nc, w.cfg.Cluster, k)
+	if err == nil && reply.Answer != kick.Stale {
+		w.t.Errorf("12: a kick of epoch 1000 was answered %+v", reply)
+	}
+	return err == nil
+}
+
+// stepBack leaves the nodes with an epoch that the next controller's wall clock is far from.
+func (w *world) stepBack() bool {
+	nc, err := w.bus.Join("a controller whose clock was ahead")
+	if err != nil {
+		return false
+	}
+	defer nc.Close()
+	ahead := w.record.newest() + time.Duration(1+w.dice.Int64N(1000)).Milliseconds() + (time.Duration(1+w.dice.IntN(48)) * time.Hour).Milliseconds()
+	if err := inventory.SendBeacon(nc, w.cfg.Cluster, inventory.Beacon{ID: "ahead", Epoch: ahead, Pace: 1000}); err != nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	return nc.FlushWithContext(ctx) == nil
+}
+
+// heal ends all faults but those that are for ever.
+func (w *world) heal() {
+	w.play()
+	w.storm.set(0, 0, 0)
+	for _, m := range w.machines {
+		m.mu.Lock()
+		m.moods = nil
+		m.mu.Unlock()
+	}
+	w.calm = true
+	w.record.note("no more faults")
+}
+
+// truth is who is a member of a role, if the controller is right.
+func (w *world) truth(role string) map[string]string {
+	members := map[string]string{}
+	for _, m := range w.machines {
+		if m.role == role && m.up && !m.left && m.ready {
+			members[m.self.Node] = fmt.Sprint("10.0.0.", m.address)
+		}
+	}
+	return members
+}
+
+// record is what was seen from outside.
+type record struct {
+	mu      sync.Mutex
+	began   time.Time
+	notes   []string
+	views   []*api.View
+	kicks   []sentKick
+	reigns  []reign // of controllers, in their order
+	hurt    map[string][]hurt
+	quakes  []span // times at which slight faults may add up
+	brokers []span // down
+	cuts    []span // of the controller
+	goodbye map[string][]time.Time
+	rebirth map[string][]time.Time // of machines
+}
+
+// span is from one moment to another.
+type span struct{ from, to time.Time }
+
+func (s span) meets(from, to time.Time) bool { return s.from.Before(to) && from.Before(s.to) }
+
+// hurt is for how long a node may not have been heard. A slight one removes nobody.
+type hurt struct {
+	span
+	what  string
+	grave bool
+}
+
+// sentKick is a kick as the controller spoke it.
+type sentKick struct {
+	at time.Time
+	kick.Kick
+}
+
+// reign is one run of a controller.
+type reign struct {
+	id   string
+	from time.Time
+}
+
+// stunned is for how long a machine may be frozen and lose nothing.
+const stunned = 8 * time.Second
+
+func newRecord() *record {
+	return &record{began: time.Now(), hurt: map[string][]hurt{}, goodbye: map[string][]time.Time{}, rebirth: map[string][]time.Time{}}
+}
+
+var forever = time.Unix(1<<40, 0)
+
+// copy is what was seen so far.
+func (r *record) copy() *record {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return &record{
+		began: r.began, views: slices.Clone(r.views), kicks: slices.Clone(r.kicks), reigns: r.reigns,
+		hurt: r.hurt, quakes: r.quakes, brokers: r.brokers, cuts: r.cuts, goodbye: r.goodbye, rebirth: r.rebirth,
+	}
+}
+
+func (r *record) locked(do func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	do()
+}
+
+func (r *record) note(format string, args ...any) {
+	r.locked(func() {
+		r.notes = append(r.notes, fmt.Sprintf("%8.3f  ", time.Since(r.began).Seconds())+fmt.Sprintf(format, args...))
+	})
+}
+
+// impair is that a node may not be heard from now on.
+func (r *record) impair(node, what string, grave bool) {
+	r.locked(func() { r.hurt[node] = append(r.hurt[node], hurt{span{time.Now(), forever}, what, grave}) })
+}
+
+// recover is that it can be heard again, as far as that is concerned.
+func (r *record) recover(node string, whats ...string) {
+	r.locked(func() {
+		for i := range r.hurt[node] {
+			if h := &r.hurt[node][i]; h.to.Equal(forever) && slices.Contains(whats, h.what) {
+				h.to = time.Now()
+				h.grave = h.grave || h.what == "killed" && h.to.Sub(h.from) > time.Second // it takes longer where a wire stands still
+			}
+		}
+	})
+}
+
+// quake is that something shook everybody, since a while: what stops takes its time where a wire stands still.
+func (r *record) quake(began time.Time, d time.Duration) {
+	r.locked(func() { r.quakes = append(r.quakes, span{began, time.Now().Add(d)}) })
+}
+
+func (r *record) cutOff(d time.Duration) {
+	r.locked(func() { r.cuts = append(r.cuts, span{time.Now(), time.Now().Add(d)}) })
+}
+
+func (r *record) isCutOff() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.cuts) > 0 && r.cuts[len(r.cuts)-1].to.After(time.Now())
+}
+
+// reconnected is that the controller is another one, if it was cut off.
+func (r *record) reconnected() {
+	r.locked(func() {
+		if n := len(r.cuts); n > 0 && r.cuts[n-1].to.After(time.Now()) {
+			r.cuts[n-1].to = time.Now()
+		}
+	})
+}
+
+func (r *record) brokerDown(began time.Time, d time.Duration) {
+	r.locked(func() { r.brokers = append(r.brokers, span{began, time.Now().Add(d)}) })
+}
+
+func (r *record) left(node string) {
+	r.locked(func() { r.goodbye[node] = append(r.goodbye[node], time.Now()) })
+}
+
+func (r *record) rebuilt(node string) {
+	r.locked(func() { r.rebirth[node] = append(r.rebirth[node], time.Now()) })
+}
+
+// rebuiltAt is when that was last.
+func (r *record) rebuiltAt(node string) time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if all := r.rebirth[node]; len(all) > 0 {
+		return all[len(all)-1]
+	}
+	return time.Time{}
+}
+
+// newest is the highest epoch that was seen.
+func (r *record) newest() int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	highest := int64(0)
+	for _, v := range r.views {
+		highest = max(highest, v.Identity.Epoch)
+	}
+	return highest
+}
+
+// follow keeps every view of a controller, until that ends.
+func (r *record) follow(c *controlled, watching *sync.WaitGroup) {
+	r.locked(func() { r.reigns = append(r.reigns, reign{c.View().Identity.ID, time.Now()}) })
+	watching.Go(func() {
+		for {
+			v := c.View()
+			r.locked(func() { r.views = append(r.views, v) })
+			select {
+			case <-v.Next:
+			case <-c.over:
+				return
+			}
+		}
+	})
+}
+
+// hearSpoken keeps the kicks, whatever becomes of them.
+func (r *record) hearSpoken(from, subject string, payload []byte) {
+	if from != "controller" || !strings.Contains(subject, ".kick.") {
+		return
+	}
+	var k kick.Kick
+	if json.Unmarshal(payload, &k) == nil && k.ID != "" {
+		r.locked(func() { r.kicks = append(r.kicks, sentKick{time.Now(), k}) })
+	}
+}
+
+// faultTable is how often each kind of fault occurred.
+func faultTable(counts map[string]int) string {
+	var b strings.Builder
+	for _, kind := range slices.Sorted(maps.Keys(counts)) {
+		fmt.Fprintf(&b, "%8d  %s\n", counts[kind], kind)
+	}
+	return b.String()
+}

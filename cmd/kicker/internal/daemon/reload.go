@@ -1,0 +1,132 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"kicker/config"
+	"kicker/controller"
+	"kicker/controller/api"
+)
+
+// lookInterval is the time between two reads of the configuration file. A content that was read twice is complete.
+const lookInterval = 2 * time.Second
+
+// reloader reloads the configuration of a running controller, on SIGHUP and when the file has changed. It reports a
+// wrong configuration once, and the one in force stays.
+type reloader struct {
+	options config.Options
+	running config.Config // as at the start: some settings can only change with a restart
+	control *controller.Controller
+	log     *slog.Logger
+	tried   look // last
+	inForce look
+}
+
+// newReloader makes a reloader. Call it before the configuration is loaded, so that it sees a change in between.
+func newReloader(o config.Options) *reloader {
+	now := lookAtConfig(o)
+	return &reloader{options: o, tried: now, inForce: now}
+}
+
+// none is the configuration that goes with an error.
+var none controller.Config
+
+// look is the configuration file at one moment.
+type look struct {
+	file, text string
+	wrong      string // why the file can't be read
+}
+
+func lookAtConfig(o config.Options) look {
+	file, err := config.Find(o)
+	if err != nil {
+		return look{wrong: err.Error()}
+	}
+	if file == "" {
+		return look{}
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return look{file: file, wrong: fmt.Sprintf("configuration: %v", err)}
+	}
+	return look{file: file, text: string(text)}
+}
+
+// run reloads until ctx ends.
+func (r *reloader) run(ctx context.Context, hangups <-chan os.Signal) error {
+	tick := time.NewTicker(lookInterval)
+	defer tick.Stop()
+	seen := r.tried
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-hangups:
+			r.log.Info("reload requested", "signal", "SIGHUP")
+			r.reload(ctx, lookAtConfig(r.options))
+		case <-tick.C:
+			was := seen
+			if seen = lookAtConfig(r.options); seen == was && seen != r.tried {
+				r.reload(ctx, seen)
+			}
+		}
+	}
+}
+
+func (r *reloader) reload(ctx context.Context, l look) {
+	r.tried = l
+	cfg, err := r.configured(l)
+	if err != nil {
+		_ = r.control.RejectReload(ctx, err) // fails only when ctx ends
+	} else if err = r.control.Reload(ctx, cfg); err == nil {
+		r.inForce = l
+		return
+	}
+	if ctx.Err() == nil {
+		r.log.Error("reload rejected, the old configuration stays", "err", err)
+	}
+}
+
+// configured is the configuration in a file, for the controller's loop.
+func (r *reloader) configured(is look) (controller.Config, error) {
+	was := r.inForce
+	switch {
+	case is.wrong != "":
+		return none, errors.New(is.wrong)
+	case is.file == "" && was.file != "":
+		return none, fmt.Errorf("configuration file %s no longer exists", was.file)
+	case strings.TrimSpace(is.text) == "" && strings.TrimSpace(was.text) != "":
+		return none, fmt.Errorf("configuration file %s is empty: to use the defaults restart the controller", is.file)
+	}
+	return r.parse(is.file, []byte(is.text))
+}
+
+// parse reads a configuration as the controller read its own at the start.
+func (r *reloader) parse(file string, text []byte) (controller.Config, error) {
+	o := r.options
+	o.File = file
+	cfg, err := config.Parse(text, o)
+	if err != nil {
+		return none, err
+	}
+	if keys := config.NeedRestart(r.running, cfg); len(keys) > 0 {
+		return none, fmt.Errorf("configuration: %s can't change while the controller runs: undo that or restart it",
+			strings.Join(keys, ", "))
+	}
+	return cfg.Config, nil
+}
+
+// plan is what the text of a configuration would change.
+func (r *reloader) plan(ctx context.Context, text []byte) (api.Plan, error) {
+	cfg, err := r.parse("the new configuration", text)
+	if err != nil {
+		return api.Plan{}, err
+	}
+	return r.control.Plan(ctx, cfg)
+}

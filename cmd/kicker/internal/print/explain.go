@@ -1,0 +1,183 @@
+package print
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/kballard/go-shellquote"
+
+	"kicker/controller/api"
+	"kicker/inventory"
+	"kicker/kick"
+)
+
+// Explanation says why a node and its actions are as they are, and what comes next.
+func Explanation(e api.Explanation, now time.Time) string {
+	var b strings.Builder
+	line := func(format string, args ...any) { b.WriteString(Line(fmt.Sprintf(format, args...)) + "\n") }
+	line("node/%s %s, first seen %s ago.", e.Name, life(e, now), age(e.Joined, now))
+	line("It is instance %s, boot %s.", e.Instance, e.Boot)
+	switch {
+	case len(e.Roles) == 0:
+		line("It has no role.")
+	case e.Member:
+		line("It is a member of %s.", roles(e.Roles))
+	default:
+		line("It has %s and is %s: %s.", roles(e.Roles), notMember(e), e.Why)
+	}
+	if len(e.Actions) == 0 {
+		line("None of its actions depends on a role.")
+	}
+	for _, h := range e.Held {
+		b.WriteString("\n")
+		held(line, h.Role, h.Held, now)
+	}
+	for _, a := range e.Actions {
+		b.WriteString("\n")
+		action(line, a, now)
+	}
+	return b.String()
+}
+
+func life(e api.Explanation, now time.Time) string {
+	switch e.Life {
+	case inventory.Suspect:
+		return fmt.Sprintf("is suspect, since %s ago", age(e.Since, now))
+	case inventory.Restarting:
+		return fmt.Sprintf("is restarting, stopped %s ago", age(e.Since, now))
+	case inventory.Left:
+		return fmt.Sprintf("left %s ago", age(e.Since, now))
+	}
+	return "is " + string(e.Life)
+}
+
+// notMember is what a node that is not counted is to its roles: where its removal is held it is a member still.
+func notMember(e api.Explanation) string {
+	var names []string
+	for _, h := range e.Held {
+		if !h.Shadow && slices.Contains(h.Nodes, e.Name) {
+			names = append(names, h.Role)
+		}
+	}
+	if len(names) == 0 {
+		return "not a member"
+	}
+	return "still a member of " + roles(names) + ", because its removal is held"
+}
+
+// held says which removals the guard of a role holds, why, and what a person can do about it.
+func held(line func(string, ...any), role string, h api.Held, now time.Time) {
+	is := "is held"
+	if h.Shadow {
+		is = "would be held (guard: shadow, not enforced)"
+	}
+	line("role/%s: removal of %s %s, began %s ago", role, api.List(h.Nodes, few), is, age(h.Since, now))
+	line("  why: %s", h.Why)
+	if h.Probe != "" {
+		line("  probes: %s", h.Probe)
+	}
+	if !h.Shadow {
+		line("  do: if they are lost for good, kicker accept-loss %s", shellquote.Join("role/"+role))
+	}
+}
+
+func action(line func(string, ...any), a api.Action, now time.Time) {
+	if a.State == api.Converged {
+		line("Action %s is converged.", a.Action)
+	} else {
+		line("Action %s is %s, began %s ago%s.", a.Action, a.State, age(a.Since, now), because(a.Reason))
+	}
+	for _, n := range a.Needs {
+		line("  depends on %s: %s", neededRole(n), difference(n))
+	}
+	for _, g := range a.Gates {
+		line("  waits for: %s", gate(g, now))
+	}
+	last := "none"
+	if a.LastRun != nil {
+		last = Run(*a.LastRun, now)
+	} else if a.Last != nil {
+		took := time.Duration(a.Last.Duration) * time.Millisecond
+		last = fmt.Sprintf("%s, took %s", lastRun(a.Last), api.Duration(took))
+	}
+	line("  last run: %s", last)
+	if a.LastRun != nil && a.LastRun.Outcome != kick.Succeeded {
+		for output := range strings.Lines(a.LastRun.Output) {
+			line("    | %s", strings.TrimRight(output, "\n"))
+		}
+	}
+	line("  next: %s", next(a.Verdict, now))
+}
+
+func because(reason string) string {
+	if reason == "" {
+		return ""
+	}
+	return " (" + reason + ")"
+}
+
+// neededRole is the role that an action depends on, and what it is narrowed to.
+func neededRole(n api.Need) string {
+	if n.Shared == "" {
+		return "role/" + n.Role
+	}
+	return fmt.Sprintf("role/%s where %s", n.Role, n.Shared)
+}
+
+// difference compares what an action has applied with what is current.
+func difference(n api.Need) string {
+	switch {
+	case n.Applied == nil:
+		return fmt.Sprintf("applied is unknown, current is %s", revision(n.Current))
+	case n.Applied.Hash == n.Current.Hash:
+		return fmt.Sprintf("applied is current, %s", revision(n.Current))
+	}
+	text := fmt.Sprintf("applied is %s, current is %s", revision(*n.Applied), revision(n.Current))
+	var nodes []string
+	for _, d := range changes(n.Added, n.Removed, n.Changed) {
+		for _, node := range d.nodes {
+			nodes = append(nodes, d.sign+node)
+		}
+	}
+	if len(nodes) == 0 {
+		return text
+	}
+	return text + ": " + strings.Join(nodes, " ")
+}
+
+// change is nodes that a membership gains (+), loses (-), or has with other member facts (~).
+type change struct {
+	sign  string
+	nodes []string
+}
+
+func changes(added, removed, changed []string) []change {
+	return []change{{"+", added}, {"-", removed}, {"~", changed}}
+}
+
+// revision is as much of a revision as one compares by eye.
+func revision(r kick.Revision) string {
+	return cmp.Or(r.Hash[:min(10, len(r.Hash))], "none")
+}
+
+func next(v api.Verdict, now time.Time) string {
+	switch {
+	case v.State == api.Converged && v.Running == nil:
+		return "nothing until a role that it depends on changes"
+	case v.Running != nil:
+		return "run " + v.Running.Run + " is in progress"
+	case len(v.Gates) == 0:
+		return "it is kicked now"
+	case slices.ContainsFunc(v.Gates, func(g api.Gate) bool { return g.Name == api.GateLeader }):
+		return "the controller that leads decides"
+	case slices.ContainsFunc(v.Gates, func(g api.Gate) bool { return g.Until.IsZero() }):
+		return "it is kicked when it waits for nothing"
+	}
+	last := slices.MaxFunc(v.Gates, func(a, b api.Gate) int { return a.Until.Compare(b.Until) })
+	return fmt.Sprintf("it is kicked in %s", age(now, last.Until))
+}
+
+func roles(names []string) string { return "role/" + strings.Join(names, ", role/") }

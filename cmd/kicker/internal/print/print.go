@@ -1,0 +1,208 @@
+// Package print is everything that a person reads of a controller's answers, as text.
+package print
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"kicker/controller/api"
+	"kicker/inventory"
+	"kicker/inventory/query"
+	"kicker/kick"
+)
+
+// few is how many names a line has room for.
+const few = 3
+
+// Nodes is a table of nodes. wide adds what fits no small terminal.
+func Nodes(nodes []api.Node, wide bool, now time.Time) string {
+	head := []string{"NODE", "LIFE", "READY", "ROLES", "ADDRESS", "AGE"}
+	if wide {
+		head = append(head, "OS", "INSTANCE", "BOOT", "NOT READY BECAUSE")
+	}
+	rows := [][]string{head}
+	for _, n := range nodes {
+		row := []string{
+			"node/" + n.Name, string(n.Life), yesNo(n.Ready), dash(strings.Join(n.Roles, ",")),
+			fact(n.Facts, "ipaddress"), age(n.Joined, now),
+		}
+		if wide {
+			row = append(row, fact(n.Facts, "os.name"), n.Instance, n.Boot, dash(n.NotReady))
+		}
+		rows = append(rows, row)
+	}
+	return table(rows)
+}
+
+func fact(facts inventory.Facts, path string) string {
+	value, _ := query.Lookup(facts, path)
+	return cell(value)
+}
+
+// Runs is a table of runs. wide adds what fits no small terminal.
+func Runs(runs []api.Run, wide bool, now time.Time) string {
+	head := []string{"NODE", "ACTION", "AGE", "OUTCOME", "TOOK", "REASON"}
+	if wide {
+		head = append(head, "RUN", "ERROR")
+	}
+	rows := [][]string{head}
+	for _, r := range runs {
+		took := "-"
+		if !r.Ended.IsZero() {
+			took = api.Duration(r.Duration)
+		}
+		row := []string{"node/" + r.Node, r.Action, age(r.Started, now), outcome(r), took, dash(r.Reason)}
+		if wide {
+			row = append(row, r.ID, dash(r.Error))
+		}
+		rows = append(rows, row)
+	}
+	return table(rows)
+}
+
+// Run is a run in one line: how it ended, when, and in what time.
+func Run(r api.Run, now time.Time) string {
+	if r.Ended.IsZero() {
+		return outcome(r)
+	}
+	text := fmt.Sprintf("%s, %s ago, took %s", outcome(r), age(r.Ended, now), api.Duration(r.Duration))
+	if r.Error != "" {
+		text += ": " + r.Error
+	}
+	return text
+}
+
+func outcome(r api.Run) string {
+	if r.Ended.IsZero() {
+		return "in progress"
+	}
+	return api.Outcome(r.Outcome, r.Exit)
+}
+
+func lastRun(last *kick.LastRun) string {
+	if last == nil {
+		return "-"
+	}
+	text := api.Outcome(last.Outcome, last.Exit)
+	if last.Failures > 1 {
+		text += fmt.Sprintf(" (%d in a row)", last.Failures)
+	}
+	return text
+}
+
+// Event is an event in one line.
+func Event(e api.Event) string {
+	return fmt.Sprintf("%s  %-15s  %s\n", e.Time.Local().Format("2006-01-02 15:04:05.000"), e.Kind, Line(e.Text))
+}
+
+// Kicked says when the actions of an order are kicked, or would be.
+func Kicked(kicked api.Kicked, dryRun bool, now time.Time) string {
+	head := "KICKED"
+	if dryRun {
+		head = "WOULD BE KICKED"
+	}
+	rows := [][]string{{"NODE", "ACTION", "STATE", head}}
+	for _, v := range kicked.Actions {
+		when := "now"
+		if len(v.Gates) > 0 || v.Running != nil {
+			when = "after " + waitsFor(v, now)
+		}
+		rows = append(rows, []string{"node/" + v.Node, v.Action, string(v.State), when})
+	}
+	return table(rows)
+}
+
+// waitsFor is what a verdict waits for, in one line.
+func waitsFor(v api.Verdict, now time.Time) string {
+	if len(v.Gates) == 0 && v.Running != nil {
+		return "the run in progress"
+	}
+	if len(v.Gates) == 0 {
+		return "nothing: it is kicked now"
+	}
+	gates := make([]string, len(v.Gates))
+	for i, g := range v.Gates {
+		gates[i] = gate(g, now)
+	}
+	return strings.Join(gates, "; ")
+}
+
+// gate is a gate and why it is closed, as in "backoff, 20s: the last run failed".
+func gate(g api.Gate, now time.Time) string {
+	text := g.Name
+	if !g.Until.IsZero() {
+		text += ", " + age(now, g.Until)
+	}
+	if g.Why != "" {
+		text += ": " + g.Why
+	}
+	return text
+}
+
+// table puts the cells of rows in columns, without spaces at the ends of lines. A head without rows is no table.
+func table(rows [][]string) string {
+	if len(rows) < 2 {
+		return ""
+	}
+	var b bytes.Buffer
+	tw := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	for _, row := range rows {
+		for i, cell := range row {
+			row[i] = Line(cell)
+		}
+		fmt.Fprintln(tw, strings.Join(row, "\t"))
+	}
+	tw.Flush() // a Buffer takes everything
+	var trimmed strings.Builder
+	for line := range strings.Lines(b.String()) {
+		trimmed.WriteString(strings.TrimRight(line, " \n") + "\n")
+	}
+	return trimmed.String()
+}
+
+// Line keeps what nodes say from moving the cursor, or the columns.
+func Line(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || 0x80 <= r && r < 0xa0 {
+			return ' '
+		}
+		return r
+	}, s)
+}
+
+// cell shows text as it is, and any other value of a fact as JSON.
+func cell(value any) string {
+	switch v := value.(type) {
+	case nil:
+		return "-"
+	case string:
+		return dash(v)
+	}
+	b, err := json.Marshal(value)
+	if err != nil {
+		return fmt.Sprint(value)
+	}
+	return string(b)
+}
+
+// age is the time from one moment to another as a person glances at it: in whole seconds.
+func age(from, to time.Time) string {
+	if d := to.Sub(from).Truncate(time.Second); d > 0 {
+		return api.Duration(d)
+	}
+	return "0s"
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
+
+func dash(s string) string { return cmp.Or(s, "-") }

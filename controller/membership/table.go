@@ -1,0 +1,439 @@
+// Package membership knows which nodes are members of which role, and at which revision.
+//
+// A Table follows the inventory: Apply takes each change of a node. Publish then gives a new revision to every role whose members
+// changed. Its guard may hold removals, and a role that this controller does not know yet is first recovered from its dependents.
+// Nothing here waits, locks or sends: time comes in as now, and what has to be done comes back as values.
+package membership
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"kicker/controller/api"
+	"kicker/inventory"
+	"kicker/inventory/query"
+	"kicker/kick"
+)
+
+// Bounds of what nodes can make a table remember.
+const (
+	maxRoles   = 10_000
+	maxOrphans = 1000 // roles that are kept only because members of theirs are missing
+	maxPast    = 64   // memberships of a role
+)
+
+// Table is every role that a node has, an action depends on, or the configuration names. It has one owner.
+type Table struct {
+	cfg    Config
+	byName map[string]*Role
+	// selected is the roles whose selector is not role=NAME: every node is compared with each.
+	selected []*Role
+	// byNode is the roles that a node has under a name, sorted.
+	byNode map[string][]*Role
+	// n is the number of the revision published last. It counts up over all roles.
+	n int64
+
+	// unfilled is those of selected that were not compared yet with the nodes that are there.
+	unfilled []*Role
+	// former is the roles of the table before, while With builds this one: a role that is needed again continues its former one.
+	former map[string]*Role
+}
+
+// New is a table with the roles of a configuration, and no nodes.
+func New(cfg Config) (*Table, error) {
+	t := &Table{byName: map[string]*Role{}, byNode: map[string][]*Role{}}
+	return t, t.configure(cfg)
+}
+
+func (t *Table) configure(cfg Config) error {
+	t.cfg = cfg
+	for _, c := range cfg.Roles {
+		if err := CheckRole(c.Name); err != nil {
+			return err
+		}
+		for _, text := range c.DependsOn {
+			if err := checkNeed(text); err != nil {
+				return fmt.Errorf("role %s: %w", c.Name, err)
+			}
+		}
+		r, err := t.role(c.Name)
+		if err != nil {
+			return err
+		}
+		r.configured = true
+		if c.Budget == "" {
+			c.Budget = r.Budget
+		}
+		if c.MemberFacts == nil {
+			c.MemberFacts = r.MemberFacts
+		}
+		r.RoleConfig = c
+		if c.Selector != "" {
+			if r.selector, err = query.Parse(c.Selector); err != nil {
+				return fmt.Errorf("role %s: %w", c.Name, err)
+			}
+			t.selected = append(t.selected, r)
+		}
+	}
+	return nil
+}
+
+func (t *Table) add(name string, selector query.Selector, cfg RoleConfig, implicit bool) (*Role, error) {
+	if len(t.byName) >= maxRoles {
+		return nil, fmt.Errorf("role %.40q: there are %d roles already", name, maxRoles)
+	}
+	r := t.former[name]
+	if r == nil {
+		r = newRole()
+	}
+	cfg.Name = name
+	r.RoleConfig, r.selector, r.implicit, r.configured = cfg, selector, implicit, false
+	t.byName[name] = r
+	if implicit {
+		t.selected, t.unfilled = append(t.selected, r), append(t.unfilled, r)
+	}
+	return r, nil
+}
+
+// Role is the role of that name, nil if there is none.
+func (t *Table) Role(name string) *Role { return t.byName[name] }
+
+// Roles is every role, by name.
+func (t *Table) Roles() []*Role {
+	return slices.SortedFunc(maps.Values(t.byName), byRoleName)
+}
+
+// Of is the roles that a node has under a name, sorted. The caller must not change it.
+func (t *Table) Of(node string) []*Role { return t.byNode[node] }
+
+// Selected is the roles whose selector is not role=NAME. The caller must not change it.
+func (t *Table) Selected() []*Role { return t.selected }
+
+// Shadow reports whether holds are shown and not enforced.
+func (t *Table) Shadow() bool { return t.cfg.Shadow }
+
+// GoneAfter is the silence after which a node is gone: the shortest that one of its roles names, else the cluster's.
+func (t *Table) GoneAfter(node string) time.Duration {
+	var own time.Duration
+	for _, c := range t.cfg.Roles {
+		if c.GoneAfter > 0 && (own == 0 || c.GoneAfter < own) && t.byName[c.Name].Has(node) {
+			own = c.GoneAfter
+		}
+	}
+	if own > 0 {
+		return own
+	}
+	return t.cfg.GoneAfter
+}
+
+func (t *Table) goneAfter(r *Role) time.Duration {
+	if r.GoneAfter > 0 {
+		return r.GoneAfter
+	}
+	return t.cfg.GoneAfter
+}
+
+// DependsOn is the dependencies that the configuration adds to an action of a node.
+func (t *Table) DependsOn(node, action string) []string {
+	var texts []string
+	for _, c := range t.cfg.Roles {
+		if len(c.DependsOn) > 0 && (c.Action == "" || c.Action == action) && t.byName[c.Name].Has(node) {
+			texts = append(texts, c.DependsOn...)
+		}
+	}
+	return texts
+}
+
+// Apply follows the change of a node, which began at from. An error names roles that the node cannot have; the change is applied
+// without them.
+func (t *Table) Apply(change inventory.Change, from time.Time) error {
+	before, after := change.Before, change.After
+	var node string
+	touched := map[*Role]struct{}{}
+	update := func(r *Role) {
+		if _, done := touched[r]; !done {
+			r.update(before, after, from)
+			touched[r] = struct{}{}
+		}
+	}
+	for _, r := range t.selected {
+		update(r)
+	}
+	var invalid error
+	for _, n := range []*inventory.Node{before, after} {
+		if n == nil {
+			continue
+		}
+		node = n.Name
+		for _, name := range n.Facts.Roles() {
+			r, err := t.role(name)
+			if err != nil {
+				invalid = fmt.Errorf("node %s: %w", n.Name, err)
+				continue
+			}
+			update(r)
+		}
+	}
+	if after != nil && after.Life == inventory.Left {
+		for _, r := range t.byName { // its facts may have changed since it was a member there
+			if _, missing := r.guard.missing[node]; missing {
+				update(r)
+			}
+		}
+	}
+	t.setRoles(node, touched)
+	return invalid
+}
+
+// setRoles keeps byNode, from the roles that a node may have gained or lost.
+func (t *Table) setRoles(node string, touched map[*Role]struct{}) {
+	var has []*Role
+	for r := range touched {
+		if r.Has(node) && !r.implicit {
+			has = append(has, r)
+		}
+	}
+	if len(has) == 0 {
+		delete(t.byNode, node)
+		return
+	}
+	slices.SortFunc(has, byRoleName)
+	t.byNode[node] = has
+}
+
+func byRoleName(a, b *Role) int { return strings.Compare(a.Name, b.Name) }
+
+// Drop forgets the roles that no node has, no action depends on and no configuration names. A role with missing members stays, for its
+// dependents may be cut off together with them; of very many such roles the oldest go.
+func (t *Table) Drop(needed map[*Role]bool) {
+	var orphans []*Role
+	for name, r := range t.byName {
+		switch {
+		case needed[r] || r.configured || len(r.nodes) > 0:
+		case len(r.guard.missing) > 0:
+			orphans = append(orphans, r)
+		default:
+			delete(t.byName, name)
+		}
+	}
+	if len(orphans) > maxOrphans {
+		slices.SortFunc(orphans, func(a, b *Role) int { return b.from.Compare(a.from) })
+		for _, r := range orphans[maxOrphans:] {
+			delete(t.byName, r.Name)
+		}
+	}
+	t.selected = slices.DeleteFunc(t.selected, func(r *Role) bool { return t.byName[r.Name] != r })
+}
+
+// Change is what Publish did to a role: a new membership, a hold that began or ended, or several of these.
+type Change struct {
+	Role *Role
+	Was  kick.Membership
+	Diff Diff // from Was to the current membership
+
+	HoldBegan string // why removals are held from now on; empty: no hold began
+	HoldEnded string // why removals are no longer held; empty: no hold ended
+}
+
+// Renewed reports whether the role has a new revision.
+func (c Change) Renewed() bool { return c.Was.Revision.Hash != c.Role.current.Revision.Hash }
+
+// Publish gives a new revision to every role whose membership changed, and decides which removals are held. A held node is still in
+// the membership, unless holds are only shown.
+func (t *Table) Publish(epoch int64, nodes *inventory.Snapshot, now time.Time) []Change {
+	var changes []Change
+	for _, r := range t.Roles() {
+		unsettled := r.changed || len(r.guard.missing) > 0 || r.guard.hold != nil
+		if !r.recovery.done || !unsettled {
+			continue
+		}
+		if c := t.publish(r, epoch, nodes, now); c.Renewed() || c.HoldBegan+c.HoldEnded != "" {
+			changes = append(changes, c)
+		}
+	}
+	return changes
+}
+
+func (t *Table) publish(r *Role, epoch int64, nodes *inventory.Snapshot, now time.Time) Change {
+	c := Change{Role: r, Was: r.current}
+	v := r.judge(nodes, now)
+	if v.began != nil {
+		c.HoldBegan = v.began.why
+	}
+	c.HoldEnded = v.ended
+	if !r.changed && v == (verdict{}) {
+		return c
+	}
+	r.changed = false
+	members := slices.Collect(maps.Values(r.members))
+	if r.guard.hold == nil || !t.cfg.Shadow {
+		for _, l := range r.guard.missing {
+			members = append(members, l.member)
+		}
+	}
+	slices.SortFunc(members, func(a, b kick.Member) int { return strings.Compare(a.Node, b.Node) })
+	r.guard.note(now, len(members))
+	hash := kick.Hash(members)
+	if hash == r.current.Revision.Hash {
+		return c // the change was undone before it was published, or is held
+	}
+	t.n++
+	r.current = kick.Membership{Role: r.Name, Revision: kick.Revision{Epoch: epoch, N: t.n, Hash: hash}, Members: members}
+	r.published = r.from
+	r.remember(hash, members)
+	r.diffs = map[string]Diff{}
+	c.Diff = Between(c.Was.Members, members)
+	return c
+}
+
+func (r *Role) judge(nodes *inventory.Snapshot, now time.Time) verdict {
+	if len(r.guard.missing) == 0 && r.guard.hold == nil {
+		return verdict{}
+	}
+	return r.guard.judge(now, r.sound(), r.suspects, func() []inventory.Facts {
+		rest := make([]inventory.Facts, 0, len(r.members))
+		for name := range r.members {
+			if n := nodes.Node(name); n != nil {
+				rest = append(rest, n.Facts)
+			} else {
+				rest = append(rest, nil)
+			}
+		}
+		return rest
+	})
+}
+
+// Renumber publishes all memberships under another epoch of the same controller.
+func (t *Table) Renumber(epoch int64) {
+	for _, r := range t.byName {
+		if r.current.Revision.Hash != "" {
+			r.current.Revision.Epoch = epoch
+		}
+	}
+}
+
+// Next is when Recover, Publish or a probe has something to do though no node changed; zero: never. probes says whether this
+// controller asks for probes.
+func (t *Table) Next(probes bool) time.Time {
+	var next time.Time
+	for _, r := range t.byName {
+		switch g := &r.recovery; {
+		case g.done:
+			next = api.Soonest(next, r.guard.next(probes))
+		case g.known == nil:
+			next = api.Soonest(next, g.until, g.asked.Add(askAgain))
+		default:
+			next = api.Soonest(next, g.until)
+		}
+	}
+	return next
+}
+
+// ErrNothingHeld is why AcceptLoss changes nothing.
+var ErrNothingHeld = errors.New("no removal is held there")
+
+// AcceptLoss removes the members whose removal is held now. It returns how many they are. The error wraps ErrNothingHeld.
+func (t *Table) AcceptLoss(r *Role, now time.Time) (int, error) {
+	if r.guard.hold == nil {
+		return 0, ErrNothingHeld
+	}
+	n := len(r.guard.missing)
+	r.guard.accept(now, len(r.members))
+	r.touch(now)
+	return n, nil
+}
+
+// ExpectLoss lets up to percent of a role's members depart until a time without being held.
+func (t *Table) ExpectLoss(r *Role, percent int, until time.Time) {
+	r.guard.expect = expectation{share: 100 - percent, until: until}
+}
+
+// With is a copy of this table under another configuration. The two share nothing that changes. nodes is the nodes that there are.
+// resolve is called when the copy has the roles of these nodes and those that are configured. It has to Resolve what actions depend on,
+// and Report what they have applied. Roles that it does not name are dropped, unless members of theirs are missing.
+//
+// A membership that stays as it is keeps its revision. What is held stays held.
+func (t *Table) With(cfg Config, nodes *inventory.Snapshot, now time.Time, resolve func(*Table)) (*Table, error) {
+	next := &Table{byName: map[string]*Role{}, byNode: map[string][]*Role{}, former: map[string]*Role{}, n: t.n}
+	for name, r := range t.byName {
+		c := r.clone()
+		if cfg.Shadow != t.cfg.Shadow && c.guard.hold != nil {
+			if !cfg.Shadow { // what was let pass is not held afterwards
+				c.guard.accept(now, len(c.members))
+			}
+			c.touch(now)
+		}
+		next.former[name] = c
+	}
+	if err := next.configure(cfg); err != nil {
+		return nil, err
+	}
+	for n := range nodes.All() {
+		_ = next.Apply(inventory.Change{Before: n, After: n}, now) // what it cannot have was reported when it said so
+	}
+	resolve(next)
+	if reflect.DeepEqual(cfg.Roles, t.cfg.Roles) { // under others, an action that depends on a dropped role finds it again
+		next.keepOrphans(t)
+	}
+	for _, r := range next.byName {
+		r.reselect(nodes, now)
+		if g := &r.recovery; !g.done && g.known == nil {
+			if members, ok := t.past(g.newest.Revision.Hash); ok {
+				g.known = append([]kick.Member{}, members...)
+			}
+		}
+	}
+	next.former = nil
+	return next, nil
+}
+
+// keepOrphans takes over the former roles that are kept only because members of theirs are missing.
+func (t *Table) keepOrphans(from *Table) {
+	for name, r := range t.former {
+		if t.byName[name] != nil || len(r.guard.missing) == 0 {
+			continue
+		}
+		t.byName[name] = r
+		if slices.Contains(from.selected, from.byName[name]) {
+			t.selected = append(t.selected, r)
+		}
+	}
+}
+
+// reselect removes the nodes that the selector does not match any more. For the guard they depart without leaving, all at once, so it
+// need not wait for others.
+func (r *Role) reselect(nodes *inventory.Snapshot, now time.Time) {
+	for name := range r.nodes {
+		if n := nodes.Node(name); n != nil {
+			r.update(n, n, now)
+		}
+	}
+	for name, l := range r.guard.missing {
+		was := l.member
+		if l.at.Equal(now) {
+			l.at = now.Add(-guardPause)
+		}
+		if l.facts != nil {
+			l.member.Facts = pick(l.facts, r.MemberFacts)
+		}
+		if !reflect.DeepEqual(l.member, was) {
+			r.touch(now)
+		}
+		r.guard.missing[name] = l
+	}
+}
+
+// past is a membership that any role remembers, by its hash.
+func (t *Table) past(hash string) ([]kick.Member, bool) {
+	for _, r := range t.byName {
+		if members, ok := r.past[hash]; ok {
+			return members, true
+		}
+	}
+	return nil, false
+}

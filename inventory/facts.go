@@ -1,0 +1,95 @@
+package inventory
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"kicker/inventory/query"
+)
+
+// Facts are what a node reports about itself: JSON values by name, nested where the source nests them.
+type Facts map[string]any
+
+// Digest identifies facts: equal facts have equal digests.
+func (f Facts) Digest() string {
+	sum := sha256.Sum256(encode(f)) // map keys are sorted
+	return hex.EncodeToString(sum[:12])
+}
+
+// Roles returns the roles that the fact "role" names: one as a string, or several as a list.
+func (f Facts) Roles() []string {
+	switch role, _ := query.Lookup(f, "role"); role := role.(type) {
+	case string:
+		return []string{role}
+	case []any:
+		var roles []string
+		for _, r := range role {
+			if s, ok := r.(string); ok {
+				roles = append(roles, s)
+			}
+		}
+		return roles
+	}
+	return nil
+}
+
+// ParseFact parses PATH=VALUE. The value stays a string, as in Facter; selectors compare it as a number where it looks
+// like one.
+func ParseFact(s string) (path, value string, err error) {
+	path, value, ok := strings.Cut(s, "=")
+	path = strings.TrimSpace(path)
+	if !ok {
+		return "", "", fmt.Errorf("fact %q: want NAME=VALUE, as in site.room=5", s)
+	}
+	if err := query.CheckPath(path); err != nil {
+		return "", "", fmt.Errorf("fact %q: %w", s, err)
+	}
+	return path, value, nil
+}
+
+// Set sets the fact at path, nested at the dots, to a JSON value. It replaces a value at path. It is an error if there
+// are facts below path, or a value above it.
+func (f Facts) Set(path string, value any) error {
+	level := map[string]any(f)
+	keys := strings.Split(path, ".")
+	last := len(keys) - 1
+	for i, key := range keys[:last] {
+		next, exists := level[key]
+		inner, nested := next.(map[string]any)
+		if exists && !nested {
+			above := strings.Join(keys[:i+1], ".")
+			return fmt.Errorf("fact %s: there is %s=%v already, so there can be nothing below %s",
+				path, above, next, above)
+		}
+		if !exists {
+			inner = map[string]any{}
+			level[key] = inner
+		}
+		level = inner
+	}
+	if inner, nested := level[keys[last]].(map[string]any); nested && len(inner) > 0 {
+		below := slices.Min(slices.Collect(maps.Keys(inner)))
+		return fmt.Errorf("fact %s: there is %s.%s already, so %s cannot have a value itself", path, path, below, path)
+	}
+	level[keys[last]] = value
+	return nil
+}
+
+// SetRoles sets the fact "role": a string for one role, a list for several, nothing for none.
+func (f Facts) SetRoles(roles []string) {
+	switch len(roles) {
+	case 0:
+	case 1:
+		f["role"] = roles[0]
+	default:
+		var list []any
+		for _, r := range roles {
+			list = append(list, r)
+		}
+		f["role"] = list
+	}
+}
