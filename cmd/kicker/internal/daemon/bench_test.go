@@ -79,7 +79,7 @@ func BenchmarkNodeStartsAndLeaves(b *testing.B) {
 	b.ReportMetric(milliseconds(started), "ms-start-to-action")
 	b.ReportMetric(milliseconds(beaten), "ms-beat-to-action")
 	b.ReportMetric(milliseconds(left), "ms-leave-to-action")
-	b.ReportMetric(milliseconds(said), "ms-leaving-to-action")
+	b.ReportMetric(milliseconds(said), "ms-leaving-beat-to-action")
 }
 
 func BenchmarkNodeDies(b *testing.B) {
