@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// bannedPhrases are phrases that no page and no output may contain, each with what to write instead. docs/reference/glossary.md has the
-// words. A phrase here is wrong wherever it stands, so there is no list of exceptions.
+// bannedPhrases are phrases that no page and no output may contain, each with what to write instead.
+// docs/reference/glossary.md has the words. A phrase here is wrong wherever it stands, so there are no exceptions.
 var bannedPhrases = map[string]string{
 	// lives of a node, and its role
 	"heard":       "received; reported; a node is alive, suspect, restarting, left or gone",
@@ -104,7 +104,7 @@ var banned = func() *regexp.Regexp {
 	for phrase := range bannedPhrases {
 		phrases = append(phrases, strings.ReplaceAll(regexp.QuoteMeta(phrase), " ", `\s+`))
 	}
-	slices.SortFunc(phrases, func(a, b string) int { return len(b) - len(a) }) // the longest one that matches is the clearest
+	slices.SortFunc(phrases, func(a, b string) int { return len(b) - len(a) }) // the longest match is the clearest
 	return regexp.MustCompile(`(?i)(?:^|[^a-z0-9])(` + strings.Join(phrases, "|") + `)(?:$|[^a-z0-9])`)
 }()
 
@@ -163,7 +163,9 @@ func TestDocsUsePlainWords(t *testing.T) {
 
 func TestBannedPhrasesAreFound(t *testing.T) {
 	for phrase := range bannedPhrases {
-		for _, text := range []string{phrase, "It says: " + strings.ToUpper(phrase) + ".", "a `" + phrase + "`", strings.ReplaceAll(phrase, " ", "\n  ")} {
+		for _, text := range []string{
+			phrase, "It says: " + strings.ToUpper(phrase) + ".", "a `" + phrase + "`", strings.ReplaceAll(phrase, " ", "\n  "),
+		} {
 			if got := bannedIn("first line\n" + text); len(got) != 1 || !strings.HasPrefix(got[0], "2: ") {
 				t.Errorf("in %q: %q, want one complaint about line 2", text, got)
 			}
