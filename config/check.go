@@ -25,7 +25,7 @@ const minGoneAfter = 3500 * time.Millisecond
 // check returns everything wrong with settings that could be read.
 func (src *sources) check(c Config, listens bool) Problems {
 	k := &checker{src: src, roles: declaredRoles(c), needToken: listens && c.TokenFile == "" && !c.Insecure}
-	k.error("cluster", inventory.CheckName(c.Cluster))
+	k.error("cluster", inventory.CheckCluster(c.Cluster))
 	k.absolute("state_dir", c.StateDir)
 	if c.TokenFile != "" {
 		k.absolute("token_file", c.TokenFile)

@@ -88,6 +88,8 @@ func TestMistakesNamePlaceKeyAndRemedy(t *testing.T) {
 				`set bus.url to another NATS`},
 		{"invalid cluster name", "cluster: _x\n",
 			`kicker.yaml:1: cluster: name "_x": names that start with _ are reserved`},
+		{"cluster name with a dot", "cluster: a.b\n",
+			`kicker.yaml:1: cluster: name "a.b": the name of a cluster has no dots, use - instead`},
 
 		{"role declared twice", "roles:\n- name: web\n- name: web\n",
 			`kicker.yaml:3: roles[1].name: role "web" is already declared by roles[0]: merge the two entries`},
