@@ -1,10 +1,11 @@
 package config
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
 	"net"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -22,9 +23,12 @@ import (
 // minGoneAfter is 3.5 heartbeats at the fastest pace.
 const minGoneAfter = 3500 * time.Millisecond
 
-// check returns everything wrong with settings that could be read.
-func (src *sources) check(c Config, listens bool) Problems {
-	k := &checker{src: src, roles: declaredRoles(c), needToken: listens && c.TokenFile == "" && !c.Insecure}
+// check finds everything wrong with settings that could be read.
+func (r *reader) check(c Config, listens bool) {
+	k := checker{r, slices.Clone(c.Agent.Roles), listens && c.TokenFile == "" && !c.Insecure}
+	for _, role := range c.Roles {
+		k.roles = append(k.roles, role.Name)
+	}
 	k.error("cluster", inventory.CheckCluster(c.Cluster))
 	k.absolute("state_dir", c.StateDir)
 	if c.TokenFile != "" {
@@ -37,68 +41,62 @@ func (src *sources) check(c Config, listens bool) Problems {
 	k.agent(c.Agent)
 	k.bus(c.Bus)
 	k.listen("api.listen", c.API.Listen)
-	if src.has("api.url") && !strings.HasPrefix(c.API.URL, "unix:///") && checkURL(c.API.URL, "http", "https") != nil {
+	if u := c.API.URL; u != "" && !strings.HasPrefix(u, "unix:///") && checkURL(u, "http", "https") != nil {
 		k.wrong("api.url", "%q is not a usable URL: write http://HOST:PORT, https://HOST:PORT or unix:///PATH",
-			bus.Redacted(c.API.URL))
+			bus.Redacted(u))
 	}
-	return k.problems
 }
 
-// checker collects problems.
+// checker finds values that no setting may have.
 type checker struct {
-	src       *sources
+	*reader
 	roles     []string // that the configuration declares
 	needToken bool     // no listener may be beyond loopback
-	problems  Problems
 }
 
-func (k *checker) wrong(path, format string, args ...any) {
-	k.problems = append(k.problems, k.src.problem(path, format, args...))
-}
-
-func (k *checker) error(path string, err error) {
+func (k checker) error(path string, err error) {
 	if err != nil {
 		k.wrong(path, "%v", err)
 	}
 }
 
-func (k *checker) oneOf(path, value string, allowed ...string) {
+func (k checker) oneOf(path, value string, allowed ...string) {
 	if !slices.Contains(allowed, value) {
 		k.wrong(path, "%q is not one of %s", value, strings.Join(allowed, ", "))
 	}
 }
 
-func (k *checker) atLeast(path string, n, least int) {
+func (k checker) atLeast(path string, n, least int) {
 	if n < least {
 		k.wrong(path, "%d is too low: use %d or more", n, least)
 	}
 }
 
-func (k *checker) lasts(path string, d, least time.Duration) {
+func (k checker) lasts(path string, d, least time.Duration) {
 	if d < least {
 		k.wrong(path, "%s is too short: use %s or more", shortDuration(d), shortDuration(least))
 	}
 }
 
 // inOrder checks that the duration low is at most high. The problem is located at one of the two that is set.
-func (k *checker) inOrder(low string, l time.Duration, high string, h time.Duration) {
+func (k checker) inOrder(low string, l time.Duration, high string, h time.Duration) {
 	if l <= h {
 		return
 	}
 	path := low
-	if !k.src.has(path) {
+	if where, _ := k.of(low); where == "" {
 		path = high
 	}
 	k.wrong(path, "%s %s is more than %s %s: lower %[1]s or raise %[3]s", low, shortDuration(l), high, shortDuration(h))
 }
 
-func (k *checker) absolute(path, dir string) {
+func (k checker) absolute(path, dir string) {
 	if !filepath.IsAbs(dir) {
 		k.wrong(path, "%q is not an absolute path: start it with /", dir)
 	}
 }
 
-func (k *checker) bus(c BusConfig) {
+func (k checker) bus(c BusConfig) {
 	if c.URL == "" {
 		k.listen("bus.listen", c.Listen)
 		if c.SystemURL != "" {
@@ -106,25 +104,21 @@ func (k *checker) bus(c BusConfig) {
 		}
 		return
 	}
-	k.busURLs("bus.url", c.URL)
+	for u := range strings.SplitSeq(c.URL, ",") {
+		k.error("bus.url", checkURL(strings.TrimSpace(u), busSchemes...))
+	}
 	if c.SystemURL == "" {
 		return
 	}
-	k.busURLs("bus.system_url", c.SystemURL)
 	for u := range strings.SplitSeq(c.SystemURL, ",") {
+		k.error("bus.system_url", checkURL(strings.TrimSpace(u), busSchemes...))
 		if !strings.Contains(u, "@") {
 			k.wrong("bus.system_url", "%q names no user of the system account: write nats://USER:PASSWORD@HOST:PORT", u)
 		}
 	}
 }
 
-func (k *checker) busURLs(path, urls string) {
-	for u := range strings.SplitSeq(urls, ",") {
-		k.error(path, checkURL(strings.TrimSpace(u), busSchemes...))
-	}
-}
-
-func (k *checker) controller(c Config) {
+func (k checker) controller(c Config) {
 	k.goneAfter("gone_after", c.GoneAfter)
 	k.oneOf("guard", c.Guard, controller.GuardOn, controller.GuardShadow)
 	k.oneOf("mode", c.Mode, plan.ModeAct, plan.ModeObserve)
@@ -140,20 +134,19 @@ func (k *checker) controller(c Config) {
 	k.inOrder("backoff.initial", c.Backoff.Initial, "backoff.max", c.Backoff.Max)
 }
 
-func (k *checker) goneAfter(path string, d time.Duration) {
+func (k checker) goneAfter(path string, d time.Duration) {
 	if d < minGoneAfter {
 		k.wrong(path, "%s is less than 3.5 heartbeats: use %s or more, so that two lost heartbeats remove no node",
 			shortDuration(d), shortDuration(minGoneAfter))
 	}
 }
 
-func (k *checker) roleEntries(roles []membership.RoleConfig) {
+func (k checker) roleEntries(roles []membership.RoleConfig) {
 	first := map[string]int{}
 	for i, role := range roles {
 		at := fmt.Sprintf("roles[%d]", i)
-		if err := checkRoleName(role.Name); err != nil {
-			k.error(at+".name", err)
-		} else if before, duplicate := first[role.Name]; duplicate {
+		k.error(at+".name", membership.CheckRole(role.Name))
+		if before, duplicate := first[role.Name]; duplicate {
 			k.wrong(at+".name", "role %q is already declared by roles[%d]: merge the two entries", role.Name, before)
 		} else {
 			first[role.Name] = i
@@ -162,17 +155,11 @@ func (k *checker) roleEntries(roles []membership.RoleConfig) {
 			k.selector(at+".selector", role.Selector)
 		}
 		k.atLeast(at+".min_members", role.MinMembers, 0)
-		if role.Mode != "" {
-			k.oneOf(at+".mode", role.Mode, plan.ModeAct, plan.ModeObserve)
-		}
-		if role.Budget != "" {
-			_, err := role.Budget.Of(1)
-			k.error(at+".budget", err)
-		}
+		k.oneOf(at+".mode", cmp.Or(role.Mode, plan.ModeAct), plan.ModeAct, plan.ModeObserve)
+		_, err := cmp.Or(role.Budget, membership.DefaultBudget).Of(1)
+		k.error(at+".budget", err)
 		for j, fact := range role.MemberFacts {
-			path := fmt.Sprintf("%s.member_facts[%d]", at, j)
-			k.error(path, query.CheckPath(fact))
-			k.stable(path, fact)
+			k.fact(fmt.Sprintf("%s.member_facts[%d]", at, j), fact)
 		}
 		k.dependsOn(at+".depends_on", role.DependsOn)
 		if role.Action != "" {
@@ -184,38 +171,30 @@ func (k *checker) roleEntries(roles []membership.RoleConfig) {
 				k.wrong(at+".action", "%s", text)
 			}
 		}
-		if role.GoneAfter != 0 {
-			k.goneAfter(at+".gone_after", role.GoneAfter)
-		}
+		k.goneAfter(at+".gone_after", cmp.Or(role.GoneAfter, minGoneAfter))
 	}
 }
 
 // dependsOn checks roles and selectors that something depends on. A role need not be declared; only a name that looks
 // like a typo of a declared role is rejected.
-func (k *checker) dependsOn(path string, needs []string) {
+func (k checker) dependsOn(path string, needs []string) {
 	seen := map[string]bool{}
 	for i, text := range needs {
 		at := fmt.Sprintf("%s[%d]", path, i)
 		need, same, err := membership.ParseNeed(text)
-		if err != nil {
-			k.error(at, err)
-			continue
-		}
-		if strings.HasPrefix(need, "same=") { // one text was split into words
-			k.wrong(at, `%q is separated from its role: write both as one item, such as ["web %[1]s"]`, need)
-			continue
-		}
+		k.error(at, err)
 		for _, fact := range same {
-			k.error(at, query.CheckPath(fact))
-			k.stable(at, fact)
+			k.fact(at, fact)
 		}
 		if seen[need] {
 			k.wrong(at, "%q is listed twice: remove one", need)
 		}
 		seen[need] = true
-		if strings.ContainsAny(need, "=!") {
+		if strings.HasPrefix(need, "same=") { // one text was split into words
+			k.wrong(at, `%q is separated from its role: write both as one item, such as ["web %[1]s"]`, need)
+		} else if strings.ContainsAny(need, "=!") {
 			k.selector(at, need)
-		} else if err := checkRoleName(need); err != nil {
+		} else if err := membership.CheckRole(need); err != nil {
 			k.error(at, err)
 		} else if meant := k.typoOf(need); meant != "" {
 			k.wrong(at, "role %q is unknown (did you mean %q?): correct it, or declare it under roles", need, meant)
@@ -223,21 +202,20 @@ func (k *checker) dependsOn(path string, needs []string) {
 	}
 }
 
-func (k *checker) selector(path, text string) {
+func (k checker) selector(path, text string) {
 	selector, err := query.Parse(text)
 	k.error(path, err)
 	for _, fact := range selector.Paths() {
-		k.stable(path, fact)
+		k.fact(path, fact)
 	}
 }
 
-// stable rejects a fact that changes all the time: its dependents would never converge.
-func (k *checker) stable(path, fact string) {
-	for part := range strings.SplitSeq(fact, ".") {
-		if slices.Contains(unstable, part) {
-			k.wrong(path, "fact %q changes all the time and would kick its dependents without end: remove it", fact)
-			return
-		}
+// fact rejects a fact that changes all the time: its dependents would never converge.
+func (k checker) fact(path, fact string) {
+	k.error(path, query.CheckPath(fact))
+	isUnstable := func(part string) bool { return slices.Contains(unstable, part) }
+	if slices.ContainsFunc(strings.Split(fact, "."), isUnstable) {
+		k.wrong(path, "fact %q changes all the time and would kick its dependents without end: remove it", fact)
 	}
 }
 
@@ -250,7 +228,7 @@ var unstable = []string{
 	"now", "time", "timestamp",
 }
 
-func (k *checker) agent(a AgentConfig) {
+func (k checker) agent(a AgentConfig) {
 	for i, server := range a.Server {
 		_, err := serverURL(server)
 		k.error(fmt.Sprintf("agent.server[%d]", i), err)
@@ -259,7 +237,7 @@ func (k *checker) agent(a AgentConfig) {
 		k.error("agent.name", inventory.CheckName(a.Name))
 	}
 	for i, role := range a.Roles {
-		k.error(fmt.Sprintf("agent.roles[%d]", i), checkRoleName(role))
+		k.error(fmt.Sprintf("agent.roles[%d]", i), membership.CheckRole(role))
 	}
 	k.dependsOn("agent.depends_on", a.DependsOn)
 	if len(a.DependsOn) > 0 && len(a.Actions) == 0 {
@@ -274,21 +252,17 @@ func (k *checker) agent(a AgentConfig) {
 		k.error(fmt.Sprintf("agent.facts[%d]", i), err)
 	}
 	k.ready(a.Ready)
-	own := slices.Clone(a.Actions)
 	for i, action := range a.Actions {
-		if !slices.Equal(action.DependsOn, a.DependsOn) { // else agent.depends_on is already checked
-			k.dependsOn(fmt.Sprintf("agent.actions[%d].depends_on", i), action.DependsOn)
-		}
-		own[i].DependsOn = nil
+		k.dependsOn(fmt.Sprintf("agent.actions[%d].depends_on", i), action.DependsOn)
 	}
-	for _, err := range kick.ValidateActions(own) {
+	for _, err := range kick.ValidateActions(a.Actions) {
 		path, text, _ := strings.Cut(err.Error(), ": ") // the error starts with the key
 		k.wrong("agent."+path, "%s", text)
 	}
 	k.oneOf("agent.leave_on_stop", a.LeaveOnStop, LeaveAuto, LeaveAlways, LeaveNever)
 }
 
-func (k *checker) ready(r ReadyConfig) {
+func (k checker) ready(r ReadyConfig) {
 	if r.Check != "" {
 		_, err := r.Parse()
 		k.error("agent.ready.check", err)
@@ -300,7 +274,7 @@ func (k *checker) ready(r ReadyConfig) {
 }
 
 // listen checks the address of a listener.
-func (k *checker) listen(path, address string) {
+func (k checker) listen(path, address string) {
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {
 		k.wrong(path, "%q is not an address: write HOST:PORT, or :PORT for all addresses", address)
@@ -312,33 +286,13 @@ func (k *checker) listen(path, address string) {
 	}
 }
 
-// declaredRoles returns the roles that the configuration names on purpose.
-func declaredRoles(c Config) []string {
-	names := slices.Clone(c.Agent.Roles)
-	for _, role := range c.Roles {
-		names = append(names, role.Name)
-	}
-	return names
-}
-
-func checkRoleName(name string) error {
-	if name == "" {
-		return errors.New("a role needs a name")
-	}
-	return membership.CheckRole(name)
-}
+var digits = regexp.MustCompile(`[0-9]`)
 
 // typoOf returns the declared role of which an undeclared name is likely a typo, or an empty string. Names that differ
 // in digits only, such as web1 and web2, are no typos.
-func (k *checker) typoOf(name string) string {
+func (k checker) typoOf(name string) string {
 	meant := api.LikelyMeant(name, k.roles)
-	noDigits := func(r rune) rune {
-		if '0' <= r && r <= '9' {
-			return -1
-		}
-		return r
-	}
-	if slices.Contains(k.roles, name) || strings.Map(noDigits, name) == strings.Map(noDigits, meant) {
+	if slices.Contains(k.roles, name) || digits.ReplaceAllString(name, "") == digits.ReplaceAllString(meant, "") {
 		return ""
 	}
 	return meant

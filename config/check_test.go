@@ -93,7 +93,8 @@ func TestMistakesNamePlaceKeyAndRemedy(t *testing.T) {
 
 		{"role declared twice", "roles:\n- name: web\n- name: web\n",
 			`kicker.yaml:3: roles[1].name: role "web" is already declared by roles[0]: merge the two entries`},
-		{"role without name", "roles:\n- selector: a=b\n", `kicker.yaml:2: roles[0].name: a role needs a name`},
+		{"role without name", "roles:\n- selector: a=b\n",
+			`kicker.yaml:2: roles[0].name: role "": must have 1 to 128 characters`},
 		{"invalid role name", "roles:\n- name: a b\n",
 			`kicker.yaml:2: roles[0].name: role "a b": ' ' is not allowed, only letters, digits and _ . : -`},
 		{"invalid selector", "roles:\n- name: web\n  selector: role\n",

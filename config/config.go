@@ -113,18 +113,13 @@ func defaultStateDir(root bool) string {
 	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
 		return filepath.Join(dir, "kicker")
 	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return "" // the checks reject it: state_dir must then be set
-	}
+	home, _ := os.UserHomeDir() // without one, the checks reject the relative path: state_dir must then be set
 	return filepath.Join(home, ".local", "state", "kicker")
 }
 
 // complete fills in the settings that follow from others.
 func (c *Config) complete() {
-	if c.API.URL == "" {
-		c.API.URL = "http://" + localAddress(c.API.Listen)
-	}
+	c.API.URL = cmp.Or(c.API.URL, "http://"+localAddress(c.API.Listen))
 	if len(c.Agent.Server) == 0 {
 		c.Agent.Server = Default().Agent.Server
 	}
