@@ -25,10 +25,11 @@ const minGoneAfter = 3500 * time.Millisecond
 
 // check finds everything wrong with settings that could be read.
 func (r *reader) check(c Config, listens bool) {
-	k := checker{r, slices.Clone(c.Agent.Roles), listens && c.TokenFile == "" && !c.Insecure}
+	k := checker{reader: r, needToken: listens && c.TokenFile == "" && !c.Insecure}
 	for _, role := range c.Roles {
 		k.roles = append(k.roles, role.Name)
 	}
+	k.roles = append(k.roles, c.Agent.Roles...)
 	k.error("cluster", inventory.CheckCluster(c.Cluster))
 	k.absolute("state_dir", c.StateDir)
 	if c.TokenFile != "" {
@@ -50,7 +51,7 @@ func (r *reader) check(c Config, listens bool) {
 // checker finds values that no setting may have.
 type checker struct {
 	*reader
-	roles     []string // that the configuration declares
+	roles     []string // that the configuration declares: those of the entries, then the agent's
 	needToken bool     // no listener may be beyond loopback
 }
 
@@ -66,16 +67,11 @@ func (k checker) oneOf(path, value string, allowed ...string) {
 	}
 }
 
-func (k checker) atLeast(path string, n, least int) {
+func atLeast[N int | time.Duration](n, least N) error {
 	if n < least {
-		k.wrong(path, "%d is too low: use %d or more", n, least)
+		return fmt.Errorf("%s is too low: use %s or more", short(n), short(least))
 	}
-}
-
-func (k checker) lasts(path string, d, least time.Duration) {
-	if d < least {
-		k.wrong(path, "%s is too short: use %s or more", shortDuration(d), shortDuration(least))
-	}
+	return nil
 }
 
 // inOrder checks that the duration low is at most high. The problem is located at one of the two that is set.
@@ -87,7 +83,7 @@ func (k checker) inOrder(low string, l time.Duration, high string, h time.Durati
 	if where, _ := k.of(low); where == "" {
 		path = high
 	}
-	k.wrong(path, "%s %s is more than %s %s: lower %[1]s or raise %[3]s", low, shortDuration(l), high, shortDuration(h))
+	k.wrong(path, "%s %s is more than %s %s: lower %[1]s or raise %[3]s", low, short(l), high, short(h))
 }
 
 func (k checker) absolute(path, dir string) {
@@ -122,39 +118,36 @@ func (k checker) controller(c Config) {
 	k.goneAfter("gone_after", c.GoneAfter)
 	k.oneOf("guard", c.Guard, controller.GuardOn, controller.GuardShadow)
 	k.oneOf("mode", c.Mode, plan.ModeAct, plan.ModeObserve)
-	k.atLeast("in_flight", c.InFlight, 1)
+	k.error("in_flight", atLeast(c.InFlight, 1))
 	if c.Standby && c.Bus.URL == "" {
 		k.wrong("standby", "the embedded NATS server stops with its controller: set bus.url to another NATS")
 	}
-	k.lasts("settle", c.Settle, 0)
-	k.lasts("settle_min", c.SettleMin, 0)
-	k.lasts("settle_max", c.SettleMax, 0)
+	k.error("settle", atLeast(c.Settle, 0))
+	k.error("settle_min", atLeast(c.SettleMin, 0))
+	k.error("settle_max", atLeast(c.SettleMax, 0))
 	k.inOrder("settle_min", c.SettleMin, "settle_max", c.SettleMax)
-	k.lasts("backoff.initial", c.Backoff.Initial, 100*time.Millisecond)
+	k.error("backoff.initial", atLeast(c.Backoff.Initial, 100*time.Millisecond))
 	k.inOrder("backoff.initial", c.Backoff.Initial, "backoff.max", c.Backoff.Max)
 }
 
 func (k checker) goneAfter(path string, d time.Duration) {
 	if d < minGoneAfter {
 		k.wrong(path, "%s is less than 3.5 heartbeats: use %s or more, so that two lost heartbeats remove no node",
-			shortDuration(d), shortDuration(minGoneAfter))
+			short(d), short(minGoneAfter))
 	}
 }
 
 func (k checker) roleEntries(roles []membership.RoleConfig) {
-	first := map[string]int{}
 	for i, role := range roles {
 		at := fmt.Sprintf("roles[%d]", i)
 		k.error(at+".name", membership.CheckRole(role.Name))
-		if before, duplicate := first[role.Name]; duplicate {
-			k.wrong(at+".name", "role %q is already declared by roles[%d]: merge the two entries", role.Name, before)
-		} else {
-			first[role.Name] = i
+		if first := slices.Index(k.roles, role.Name); first < i {
+			k.wrong(at+".name", "role %q is already declared by roles[%d]: merge the two entries", role.Name, first)
 		}
 		if role.Selector != "" {
 			k.selector(at+".selector", role.Selector)
 		}
-		k.atLeast(at+".min_members", role.MinMembers, 0)
+		k.error(at+".min_members", atLeast(role.MinMembers, 0))
 		k.oneOf(at+".mode", cmp.Or(role.Mode, plan.ModeAct), plan.ModeAct, plan.ModeObserve)
 		_, err := cmp.Or(role.Budget, membership.DefaultBudget).Of(1)
 		k.error(at+".budget", err)
@@ -251,7 +244,14 @@ func (k checker) agent(a AgentConfig) {
 		}
 		k.error(fmt.Sprintf("agent.facts[%d]", i), err)
 	}
-	k.ready(a.Ready)
+	if a.Ready.Check != "" {
+		_, err := a.Ready.Parse()
+		k.error("agent.ready.check", err)
+	}
+	k.error("agent.ready.interval", atLeast(a.Ready.Interval, 10*time.Millisecond))
+	k.error("agent.ready.timeout", atLeast(a.Ready.Timeout, 10*time.Millisecond))
+	k.error("agent.ready.rise", atLeast(a.Ready.Rise, 1))
+	k.error("agent.ready.fall", atLeast(a.Ready.Fall, 1))
 	for i, action := range a.Actions {
 		k.dependsOn(fmt.Sprintf("agent.actions[%d].depends_on", i), action.DependsOn)
 	}
@@ -260,17 +260,6 @@ func (k checker) agent(a AgentConfig) {
 		k.wrong("agent."+path, "%s", text)
 	}
 	k.oneOf("agent.leave_on_stop", a.LeaveOnStop, LeaveAuto, LeaveAlways, LeaveNever)
-}
-
-func (k checker) ready(r ReadyConfig) {
-	if r.Check != "" {
-		_, err := r.Parse()
-		k.error("agent.ready.check", err)
-	}
-	k.lasts("agent.ready.interval", r.Interval, 10*time.Millisecond)
-	k.lasts("agent.ready.timeout", r.Timeout, 10*time.Millisecond)
-	k.atLeast("agent.ready.rise", r.Rise, 1)
-	k.atLeast("agent.ready.fall", r.Fall, 1)
 }
 
 // listen checks the address of a listener.

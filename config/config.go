@@ -132,8 +132,8 @@ func (c *Config) complete() {
 
 // localAddress is the address at which the same machine reaches a listener.
 func localAddress(listen string) string {
-	host, port, err := net.SplitHostPort(listen)
-	if ip, ipErr := netip.ParseAddr(host); err == nil && (host == "" || ipErr == nil && ip.IsUnspecified()) {
+	host, port, _ := net.SplitHostPort(listen) // checked before
+	if ip, _ := netip.ParseAddr(host); host == "" || ip.IsUnspecified() {
 		return net.JoinHostPort("127.0.0.1", port)
 	}
 	return listen

@@ -70,10 +70,7 @@ func NeedRestart(was, is Config) (keys []string) {
 	return keys
 }
 
-var (
-	durationType = reflect.TypeFor[time.Duration]()
-	timeType     = reflect.TypeFor[time.Time]()
-)
+var durationType = reflect.TypeFor[time.Duration]()
 
 var kindNames = map[reflect.Kind]string{
 	reflect.Slice: "a list", reflect.Struct: "keys with values", reflect.Map: "keys with values",
@@ -85,7 +82,7 @@ func describe(t reflect.Type) string {
 	switch {
 	case t == durationType:
 		return "a duration such as 10s or 5m"
-	case t == timeType:
+	case t == reflect.TypeFor[time.Time]():
 		return "a date"
 	case isEntries(t):
 		return "a list of entries with keys"

@@ -61,8 +61,11 @@ func Parse(data []byte, o Options) (Config, error) {
 func parse(data []byte, o Options) (Config, *reader, error) {
 	r := &reader{file: o.File, lines: map[string]int{}, typed: map[string]string{}}
 	inFile, err := r.readFile(data)
+	if err != nil && len(r.problems) == 0 { // else err repeats a duplicate key
+		r.unreadable(err)
+	}
 	if err != nil {
-		return Config{}, nil, err
+		return Config{}, nil, r.problems
 	}
 	v := viper.NewWithOptions(viper.KeyDelimiter("::")) // a dot inside a key must not make it two keys
 	_ = v.MergeConfigMap(inFile)                        // never fails
@@ -108,29 +111,28 @@ func (r *reader) override(v *viper.Viper, flags map[string]*pflag.Flag) error {
 // decode fills c with the settings that v has, and finds those that it cannot read.
 func (r *reader) decode(v *viper.Viper, c *Config) {
 	var keys mapstructure.Metadata
-	hook := viper.DecodeHook(mapstructure.DecodeHookFuncValue(convert))
-	r.unreadable(v.Unmarshal(c, hook, func(d *mapstructure.DecoderConfig) {
+	err := v.Unmarshal(c, func(d *mapstructure.DecoderConfig) {
+		d.DecodeHook = mapstructure.DecodeHookFuncValue(convert)
 		d.Metadata = &keys // UnmarshalExact would hide the other errors behind its own
-	}))
-	for _, path := range keys.Unused {
-		if _, scanned := r.lines[path]; !scanned { // an unknown key that only an alias brings in
-			r.unknown(path)
-		}
+	})
+	if len(keys.Unused) > 0 && len(r.problems) == 0 { // scan finds all but those that only an alias brings in
+		r.unknown(slices.Min(keys.Unused))
 	}
+	r.notConverted(err)
 }
 
-// unreadable adds a problem for each single error in mapstructure's error.
-func (r *reader) unreadable(err error) {
+// notConverted adds a problem for each single error in mapstructure's error.
+func (r *reader) notConverted(err error) {
 	switch e := err.(type) {
 	case nil:
 	case *mapstructure.DecodeError:
 		r.wrong(e.Name(), "%v", e.Unwrap())
 	case interface{ Unwrap() []error }:
 		for _, err := range e.Unwrap() {
-			r.unreadable(err)
+			r.notConverted(err)
 		}
 	default:
-		r.unreadable(errors.Unwrap(err))
+		r.notConverted(errors.Unwrap(err))
 	}
 }
 
@@ -163,12 +165,6 @@ func find(o Options, uid int) (string, error) {
 	return "", nil
 }
 
-var (
-	actionType = reflect.TypeFor[kick.Action]()
-	budgetType = reflect.TypeFor[membership.Budget]()
-	wordsType  = reflect.TypeFor[[]string]()
-)
-
 // convert turns a value of a source into what a setting needs. It rejects values that mapstructure would convert
 // silently, such as a number for text.
 func convert(from, to reflect.Value) (any, error) {
@@ -185,15 +181,15 @@ func convert(from, to reflect.Value) (any, error) {
 			return d, nil
 		}
 		return nil, fmt.Errorf("%q is not a duration: write a number with its unit, such as 500ms, 10s or 5m", s)
-	case t == budgetType && isInt:
+	case t == reflect.TypeFor[membership.Budget]() && isInt:
 		return strconv.Itoa(n), nil
-	case t == wordsType && isText:
+	case t == reflect.TypeFor[[]string]() && isText:
 		words, err := shellquote.Split(s)
 		if err != nil {
 			return nil, fmt.Errorf("%q ends inside quotes or after a backslash: complete it", s)
 		}
 		return words, nil
-	case t == actionType && isText:
+	case t == reflect.TypeFor[kick.Action]() && isText:
 		return kick.ParseAction(s)
 	case t.Kind() == reflect.Bool && isText:
 		if b, err := strconv.ParseBool(s); err == nil {

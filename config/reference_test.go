@@ -89,8 +89,8 @@ func defaultsByKey() map[string]string {
 		"roles[].member_facts":    "[" + strings.Join(membership.DefaultMemberFacts, ", ") + "]",
 		"roles[].min_members":     "0",
 		"roles[].budget":          string(membership.DefaultBudget),
-		"agent.actions[].timeout": shortDuration(kick.DefaultTimeout),
-		"agent.actions[].grace":   shortDuration(kick.DefaultGrace),
+		"agent.actions[].timeout": short(kick.DefaultTimeout),
+		"agent.actions[].grace":   short(kick.DefaultGrace),
 		"agent.actions[].success": "[0]",
 		"state_dir":               defaultStateDir(true),
 	}
@@ -103,7 +103,7 @@ func defaultsByKey() map[string]string {
 			}
 			switch d, isDuration := value.Interface().(time.Duration); {
 			case isDuration:
-				text[key] = shortDuration(d)
+				text[key] = short(d)
 			case value.Kind() == reflect.Struct:
 				add(key, value)
 			case value.Kind() == reflect.Slice && value.Len() == 0:

@@ -2,10 +2,10 @@ package config
 
 import (
 	"cmp"
+	"fmt"
 	"io"
 	"reflect"
 	"strings"
-	"time"
 
 	"go.yaml.in/yaml/v3"
 
@@ -32,7 +32,7 @@ func (r *reader) node(path string, v reflect.Value) *yaml.Node {
 	var n yaml.Node
 	switch {
 	case v.Type() == durationType:
-		n.SetString(shortDuration(time.Duration(v.Int())))
+		n.SetString(short(v.Interface()))
 	case v.Kind() == reflect.String:
 		n.SetString(bus.Redacted(v.String()))
 	case v.Kind() == reflect.Slice:
@@ -75,7 +75,7 @@ func (r *reader) pair(parent, name string, v reflect.Value) []*yaml.Node {
 	return []*yaml.Node{&key, n}
 }
 
-// shortDuration is d, exactly, as people write it: 1h, not 1h0m0s.
-func shortDuration(d time.Duration) string { return shorter.Replace(d.String()) }
+// short is a number or a duration, exactly, as people write it: 1h, not 1h0m0s.
+func short(v any) string { return shorter.Replace(fmt.Sprint(v)) }
 
 var shorter = strings.NewReplacer("h0m0s", "h", "m0s", "m")

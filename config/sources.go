@@ -98,32 +98,36 @@ func (r *reader) unknown(path string) {
 	}
 }
 
-// readFile returns the settings in the file's data and remembers the line of each. It adds the problems of single keys.
-// An error says why the file is unreadable.
+// readFile returns the settings in the file's data and remembers the line of each.
 func (r *reader) readFile(data []byte) (settings map[string]any, err error) {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	var doc, second yaml.Node
 	if err := dec.Decode(&doc); errors.Is(err, io.EOF) {
 		return nil, nil // the file is empty
 	} else if err != nil {
-		return nil, r.notYAML(err)
+		return nil, err
 	}
 	root := doc.Content[0]
-	switch {
-	case !errors.Is(dec.Decode(&second), io.EOF):
-		return nil, Problems{{where: r.file, text: "text follows the first YAML document: keep one document"}}
-	case root.Tag == "!!null":
-		return nil, nil
-	case root.Kind != yaml.MappingNode:
-		return nil, Problems{{where: r.file, text: `want keys with values at the top level, such as "cluster: main"`}}
+	if !errors.Is(dec.Decode(&second), io.EOF) {
+		return nil, errors.New("text follows the first YAML document: keep one document")
+	}
+	if root.Kind != yaml.MappingNode && root.Tag != "!!null" {
+		return nil, errors.New(`want keys with values at the top level, such as "cluster: main"`)
 	}
 	r.scan(root, reflect.TypeFor[Config](), "")
-	if err := root.Decode(&settings); err != nil && len(r.problems) > 0 {
-		return nil, r.problems // err repeats a duplicate key
-	} else if err != nil {
-		return nil, r.notYAML(err)
+	err = root.Decode(&settings)
+	return settings, err
+}
+
+var yamlError = regexp.MustCompile(`^yaml: (?:unmarshal errors:\n  )?(?:line (\d+): )?`)
+
+// unreadable adds the problem with the whole file.
+func (r *reader) unreadable(err error) {
+	where, text := r.file, err.Error()
+	if m := yamlError.FindStringSubmatch(text); m != nil {
+		where, text = strings.TrimSuffix(where+":"+m[1], ":"), "not valid YAML: "+text[len(m[0]):]
 	}
-	return settings, nil
+	r.problems = append(r.problems, problem{where: where, text: text})
 }
 
 // scan remembers the lines of everything below a node of type t, and finds unknown and duplicate keys.
@@ -157,15 +161,4 @@ func (r *reader) scanKey(key, value *yaml.Node, t reflect.Type, parent string) {
 	default:
 		r.scan(value, known[i].Type, path)
 	}
-}
-
-var yamlPlace = regexp.MustCompile(`^yaml: (?:unmarshal errors:\n  )?(?:line (\d+): )?`)
-
-// notYAML returns the problem that the YAML parser has with the file.
-func (r *reader) notYAML(err error) Problems {
-	text, where := err.Error(), r.file
-	if m := yamlPlace.FindStringSubmatch(text); m != nil {
-		text, where = text[len(m[0]):], strings.TrimSuffix(where+":"+m[1], ":")
-	}
-	return Problems{{where: where, text: "not valid YAML: " + text}}
 }
