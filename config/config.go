@@ -119,7 +119,13 @@ func defaultStateDir(root bool) string {
 
 // complete fills in the settings that follow from others.
 func (c *Config) complete() {
-	c.API.URL = cmp.Or(c.API.URL, "http://"+localAddress(c.API.Listen))
+	if c.API.URL == "" {
+		host, port, _ := net.SplitHostPort(c.API.Listen) // checked before
+		if ip, _ := netip.ParseAddr(host); host == "" || ip.IsUnspecified() {
+			host = "127.0.0.1" // where this machine reaches it
+		}
+		c.API.URL = "http://" + net.JoinHostPort(host, port)
+	}
 	if len(c.Agent.Server) == 0 {
 		c.Agent.Server = Default().Agent.Server
 	}
@@ -128,15 +134,6 @@ func (c *Config) complete() {
 			a.DependsOn = c.Agent.DependsOn
 		}
 	}
-}
-
-// localAddress is the address at which the same machine reaches a listener.
-func localAddress(listen string) string {
-	host, port, _ := net.SplitHostPort(listen) // checked before
-	if ip, _ := netip.ParseAddr(host); host == "" || ip.IsUnspecified() {
-		return net.JoinHostPort("127.0.0.1", port)
-	}
-	return listen
 }
 
 // TokenPath is the file with the token that the controller's API requires for changes.
@@ -158,11 +155,8 @@ func (c AgentConfig) Servers() []string {
 // Parse returns the check. It fails if none is set.
 func (c ReadyConfig) Parse() (inventory.Check, error) {
 	check, err := inventory.ParseCheck(c.Check)
-	if err != nil {
-		return inventory.Check{}, err
-	}
 	check.Interval, check.Timeout, check.Rise, check.Fall = c.Interval, c.Timeout, c.Rise, c.Fall
-	return check, nil
+	return check, err
 }
 
 // serverURL returns the URL of a bus server that is given as HOST, HOST:PORT or URL.

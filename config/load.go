@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"strconv"
@@ -26,7 +24,7 @@ import (
 
 // Options says where Load looks for settings, and for which kind of command.
 type Options struct {
-	File    string                 // else KICKER_CONFIG, or the first that exists of ./kicker.yaml and /etc/kicker/kicker.yaml
+	File    string                 // else KICKER_CONFIG, ./kicker.yaml or /etc/kicker/kicker.yaml; see Find
 	Daemon  bool                   // skip ./kicker.yaml for root: a service must not depend on its working directory
 	Listens bool                   // the command listens: reject listeners beyond loopback that no token protects
 	Flags   map[string]*pflag.Flag // by the key that each sets if it is on the command line
@@ -35,18 +33,18 @@ type Options struct {
 // Load reads the settings. A flag wins over the environment, the environment over the file, the file over Default.
 // If settings are wrong, the error is Problems and lists all of them.
 func Load(o Options) (Config, error) {
-	c, _, err := load(o)
-	return c, err
+	r, err := load(o)
+	return r.config, err
 }
 
-func load(o Options) (c Config, r *reader, err error) {
+func load(o Options) (r reader, err error) {
 	if o.File, err = Find(o); err != nil {
-		return c, nil, err
+		return r, err
 	}
 	var data []byte
 	if o.File != "" {
 		if data, err = os.ReadFile(o.File); err != nil {
-			return c, nil, fmt.Errorf("configuration: %w", err)
+			return r, fmt.Errorf("configuration: %w", err)
 		}
 	}
 	return parse(data, o)
@@ -54,47 +52,41 @@ func load(o Options) (c Config, r *reader, err error) {
 
 // Parse reads the settings as Load does, with data in place of the content of o.File.
 func Parse(data []byte, o Options) (Config, error) {
-	c, _, err := parse(data, o)
-	return c, err
+	r, err := parse(data, o)
+	return r.config, err
 }
 
-func parse(data []byte, o Options) (Config, *reader, error) {
-	r := &reader{file: o.File, lines: map[string]int{}, typed: map[string]string{}}
+func parse(data []byte, o Options) (reader, error) {
+	r := reader{options: o, config: Default(), lines: map[string]int{}, typed: map[string]string{}}
 	inFile, err := r.readFile(data)
-	if err != nil && len(r.problems) == 0 { // else err repeats a duplicate key
-		r.unreadable(err)
-	}
 	if err != nil {
-		return Config{}, nil, r.problems
+		return reader{}, r.unreadable(err)
 	}
 	v := viper.NewWithOptions(viper.KeyDelimiter("::")) // a dot inside a key must not make it two keys
 	_ = v.MergeConfigMap(inFile)                        // never fails
-	if err := r.override(v, o.Flags); err != nil {
-		return Config{}, nil, err
+	if err := r.override(v); err != nil {
+		return reader{}, err
 	}
-	c := Default()
-	r.decode(v, &c)
-	for key, path := range map[string]*string{"state_dir": &c.StateDir, "token_file": &c.TokenFile} {
-		if r.typed[key] != "" && *path != "" { // relative to the working directory
-			*path, _ = filepath.Abs(*path) // empty without a working directory, which the checks reject
-		}
-	}
-	r.check(c, o.Listens)
+	r.decode(v)
+	r.checkAll()
 	if len(r.problems) > 0 {
 		slices.SortStableFunc(r.problems, func(a, b problem) int { return a.line - b.line })
-		return Config{}, nil, r.problems
+		return reader{}, r.problems
 	}
-	c.complete()
-	return c, r, nil
+	r.config.complete()
+	return r, nil
 }
 
 // override lets flags and environment variables replace settings of the file.
-func (r *reader) override(v *viper.Viper, flags map[string]*pflag.Flag) error {
-	unbound := maps.Clone(flags)
+func (r *reader) override(v *viper.Viper) error {
+	for key, f := range r.options.Flags {
+		if !slices.ContainsFunc(settings, func(s setting) bool { return s.key == key }) {
+			return fmt.Errorf("flag --%s sets the unknown key %s", f.Name, key) // the program's mistake
+		}
+	}
 	for _, s := range settings {
-		delete(unbound, s.key)
 		viperKey := strings.ReplaceAll(s.key, ".", "::")
-		if f := flags[s.key]; f != nil && f.Changed {
+		if f := r.options.Flags[s.key]; f != nil && f.Changed {
 			r.typed[s.key] = "--" + f.Name
 			_ = v.BindPFlag(viperKey, f) // fails only for a nil flag
 		} else if os.Getenv(s.env) != "" {
@@ -102,16 +94,13 @@ func (r *reader) override(v *viper.Viper, flags map[string]*pflag.Flag) error {
 			_ = v.BindEnv(viperKey, s.env) // fails only without a key
 		}
 	}
-	for key, f := range unbound { // a mistake in the program, not the user's
-		return fmt.Errorf("flag --%s sets the unknown key %s", f.Name, key)
-	}
 	return nil
 }
 
-// decode fills c with the settings that v has, and finds those that it cannot read.
-func (r *reader) decode(v *viper.Viper, c *Config) {
+// decode takes over the settings that v has, and finds those that it cannot read.
+func (r *reader) decode(v *viper.Viper) {
 	var keys mapstructure.Metadata
-	err := v.Unmarshal(c, func(d *mapstructure.DecoderConfig) {
+	err := v.Unmarshal(&r.config, func(d *mapstructure.DecoderConfig) {
 		d.DecodeHook = mapstructure.DecodeHookFuncValue(convert)
 		d.Metadata = &keys // UnmarshalExact would hide the other errors behind its own
 	})
@@ -136,7 +125,8 @@ func (r *reader) notConverted(err error) {
 	}
 }
 
-// Find returns the configuration file that Load reads, or an empty string if there is none.
+// Find returns the file that Load reads, or an empty string: o.File, else KICKER_CONFIG, else the first that exists of
+// ./kicker.yaml and /etc/kicker/kicker.yaml.
 func Find(o Options) (string, error) { return find(o, os.Geteuid()) }
 
 func find(o Options, uid int) (string, error) {
@@ -174,10 +164,8 @@ func convert(from, to reflect.Value) (any, error) {
 	switch {
 	case t == durationType && isInt && n != 0:
 		return nil, fmt.Errorf("%d has no unit: write %[1]ds or %[1]dms", n)
-	case t == durationType && isInt:
-		return time.Duration(0), nil
-	case t == durationType && isText:
-		if d, err := time.ParseDuration(s); err == nil {
+	case t == durationType && (isText || isInt):
+		if d, err := time.ParseDuration(fmt.Sprint(value)); err == nil { // 0 needs no unit
 			return d, nil
 		}
 		return nil, fmt.Errorf("%q is not a duration: write a number with its unit, such as 500ms, 10s or 5m", s)

@@ -349,12 +349,12 @@ func FuzzEveryFileLoadsOrIsRejectedWithProblems(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c, r, err := parse(data, Options{File: "kicker.yaml", Listens: true})
+		r, err := parse(data, Options{File: "kicker.yaml", Listens: true})
 		if err == nil {
 			if where, _ := r.of("api.url"); where == "" {
-				c.API.URL = "" // it is derived
+				r.config.API.URL = "" // it is derived
 			}
-			if r.check(c, true); len(r.problems) > 0 {
+			if r.checkAll(); len(r.problems) > 0 {
 				t.Errorf("%q: accepted, but it has problems: %v", data, r.problems)
 			}
 		}

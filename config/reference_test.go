@@ -23,7 +23,7 @@ func TestExampleFileHasEveryKeyAndNoOther(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &reader{file: examplePath, lines: map[string]int{}}
+	r := reader{lines: map[string]int{}}
 	if _, err := r.readFile(data); err != nil || len(r.problems) > 0 {
 		t.Error(err, r.problems)
 	}

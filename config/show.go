@@ -15,13 +15,13 @@ import (
 // Show writes the settings as a file that Load can read, each with its source in a comment. It hides the users and
 // passwords in URLs.
 func Show(o Options, w io.Writer) error {
-	c, r, err := load(o)
+	r, err := load(o)
 	if err != nil {
 		return err
 	}
 	enc := yaml.NewEncoder(w)
 	enc.SetIndent(2)
-	if err := enc.Encode(r.node("", reflect.ValueOf(c))); err != nil {
+	if err := enc.Encode(r.node("", reflect.ValueOf(r.config))); err != nil {
 		return err
 	}
 	return enc.Close()
@@ -76,6 +76,4 @@ func (r *reader) pair(parent, name string, v reflect.Value) []*yaml.Node {
 }
 
 // short is a number or a duration, exactly, as people write it: 1h, not 1h0m0s.
-func short(v any) string { return shorter.Replace(fmt.Sprint(v)) }
-
-var shorter = strings.NewReplacer("h0m0s", "h", "m0s", "m")
+func short(v any) string { return strings.NewReplacer("h0m0s", "h", "m0s", "m").Replace(fmt.Sprint(v)) }

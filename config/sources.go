@@ -39,9 +39,10 @@ func (p Problems) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// reader reads the settings, remembers where each comes from, and collects everything wrong with them.
+// reader reads and checks the settings, remembers where each comes from, and collects everything wrong with them.
 type reader struct {
-	file     string            // empty if there is none
+	options  Options
+	config   Config
 	lines    map[string]int    // in the file, by path such as roles[2].name
 	typed    map[string]string // --FLAG or the variable, by key
 	problems Problems
@@ -56,7 +57,7 @@ func (r *reader) of(path string) (where string, line int) {
 	}
 	for path != "" && len(path) >= len(key) {
 		if line, ok := r.lines[path]; ok {
-			return r.file + ":" + strconv.Itoa(line), line
+			return r.options.File + ":" + strconv.Itoa(line), line
 		}
 		path = path[:max(strings.LastIndexAny(path, ".["), 0)]
 	}
@@ -121,13 +122,16 @@ func (r *reader) readFile(data []byte) (settings map[string]any, err error) {
 
 var yamlError = regexp.MustCompile(`^yaml: (?:unmarshal errors:\n  )?(?:line (\d+): )?`)
 
-// unreadable adds the problem with the whole file.
-func (r *reader) unreadable(err error) {
-	where, text := r.file, err.Error()
+// unreadable returns the problem with the whole file, unless single keys have problems, such as duplicates.
+func (r *reader) unreadable(err error) Problems {
+	if len(r.problems) > 0 {
+		return r.problems
+	}
+	where, text := r.options.File, err.Error()
 	if m := yamlError.FindStringSubmatch(text); m != nil {
 		where, text = strings.TrimSuffix(where+":"+m[1], ":"), "not valid YAML: "+text[len(m[0]):]
 	}
-	r.problems = append(r.problems, problem{where: where, text: text})
+	return Problems{{where: where, text: text}}
 }
 
 // scan remembers the lines of everything below a node of type t, and finds unknown and duplicate keys.
