@@ -242,6 +242,7 @@ func TestMistakesOutsideTheFileNameFlagOrVariable(t *testing.T) {
 	o := inFile(t, "")
 	t.Setenv("KICKER_GONE_AFTER", "1s")
 	t.Setenv("KICKER_INSECURE", "perhaps")
+	t.Setenv("KICKER_AGENT_ROLES", "web! lb!")
 	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
 	flags.StringArray("action", nil, "")
 	if err := flags.Parse([]string{"--action=reload"}); err != nil {
@@ -253,6 +254,7 @@ func TestMistakesOutsideTheFileNameFlagOrVariable(t *testing.T) {
 		t.Fatal("Load accepts a wrong flag and wrong variables")
 	}
 	for _, want := range []string{
+		`KICKER_AGENT_ROLES: role "web!"`, `KICKER_AGENT_ROLES: role "lb!"`,
 		`KICKER_GONE_AFTER: 1s is less`, `KICKER_INSECURE: want true or false, not "perhaps"`,
 		`--action: action "reload": want NAME=COMMAND`,
 	} {

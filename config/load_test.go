@@ -291,6 +291,7 @@ agent:
 	}
 	for _, want := range []string{
 		"settle: 0s # kicker.yaml:2\n", "  max: 1h # KICKER_BACKOFF_MAX\n", "settle_max: 1m # default\n",
+		"guard: \"on\" # default\n", // YAML 1.1 reads on as true
 		"roles: # kicker.yaml:5\n",
 	} {
 		if !strings.Contains(shown.String(), want) {

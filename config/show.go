@@ -29,12 +29,12 @@ func Show(o Options, w io.Writer) error {
 
 // node is the YAML of the value at a path.
 func (r *reader) node(path string, v reflect.Value) *yaml.Node {
-	var n yaml.Node
+	var n yaml.Node // Encode cannot fail for text, numbers and bools
 	switch {
 	case v.Type() == durationType:
-		n.SetString(short(v.Interface()))
+		_ = n.Encode(short(v.Interface()))
 	case v.Kind() == reflect.String:
-		n.SetString(bus.Redacted(v.String()))
+		_ = n.Encode(bus.Redacted(v.String()))
 	case v.Kind() == reflect.Slice:
 		n.Kind = yaml.SequenceNode
 		if !isEntries(v.Type()) || v.Len() == 0 {
@@ -49,7 +49,7 @@ func (r *reader) node(path string, v reflect.Value) *yaml.Node {
 			n.Content = append(n.Content, r.pair(path, keyOf(f), v.FieldByIndex(f.Index))...)
 		}
 	default:
-		_ = n.Encode(v.Interface()) // cannot fail for numbers and bools
+		_ = n.Encode(v.Interface())
 	}
 	return &n
 }
