@@ -24,6 +24,7 @@ func TestMistakesNamePlaceKeyAndRemedy(t *testing.T) {
 		{"unknown key", "\nsettle_mim: 5s\n", `kicker.yaml:2: settle_mim: unknown key (did you mean "settle_min"?)`},
 		{"unknown key in an entry", "roles:\n- name: web\n  selektor: a=b\n",
 			`kicker.yaml:3: roles[0].selektor: unknown key (did you mean "selector"?)`},
+		{"unknown key in capitals", "FROB: 1\n", `kicker.yaml:1: FROB: unknown key: use one of cluster, roles`},
 		{"key in capitals", "Cluster: a\n", `kicker.yaml:1: Cluster: unknown key (did you mean "cluster"?)`},
 		{"key in the wrong place", "server: [a]\n", `kicker.yaml:1: server: unknown key (did you mean agent.server?)`},
 		{"key like no other", "log:\n  colour: red\n",
@@ -75,8 +76,8 @@ func TestMistakesNamePlaceKeyAndRemedy(t *testing.T) {
 		{"settle_max below the default settle_min", "settle_max: 1s\n",
 			`kicker.yaml:1: settle_max: settle_min 5s is more than settle_max 1s: ` +
 				`lower settle_min or raise settle_max`},
-		{"negative settle", "settle: -1s\n", `kicker.yaml:1: settle: -1s is too short: use 0s or more`},
-		{"no backoff", "backoff: {initial: 0}\n", `kicker.yaml:1: backoff.initial: 0s is too short: use 100ms or more`},
+		{"negative settle", "settle: -1s\n", `kicker.yaml:1: settle: -1s is too low: use 0s or more`},
+		{"no backoff", "backoff: {initial: 0}\n", `kicker.yaml:1: backoff.initial: 0s is too low: use 100ms or more`},
 		{"backoff.initial above backoff.max", "backoff: {initial: 1h}\n",
 			`kicker.yaml:1: backoff.initial: backoff.initial 1h is more than backoff.max 10m: ` +
 				`lower backoff.initial or raise backoff.max`},
@@ -88,10 +89,13 @@ func TestMistakesNamePlaceKeyAndRemedy(t *testing.T) {
 				`set bus.url to another NATS`},
 		{"invalid cluster name", "cluster: _x\n",
 			`kicker.yaml:1: cluster: name "_x": names that start with _ are reserved`},
+		{"cluster name with a dot", "cluster: a.b\n",
+			`kicker.yaml:1: cluster: name "a.b": the name of a cluster has no dots, use - instead`},
 
 		{"role declared twice", "roles:\n- name: web\n- name: web\n",
 			`kicker.yaml:3: roles[1].name: role "web" is already declared by roles[0]: merge the two entries`},
-		{"role without name", "roles:\n- selector: a=b\n", `kicker.yaml:2: roles[0].name: a role needs a name`},
+		{"role without name", "roles:\n- selector: a=b\n",
+			`kicker.yaml:2: roles[0].name: role "": must have 1 to 128 characters`},
 		{"invalid role name", "roles:\n- name: a b\n",
 			`kicker.yaml:2: roles[0].name: role "a b": ' ' is not allowed, only letters, digits and _ . : -`},
 		{"invalid selector", "roles:\n- name: web\n  selector: role\n",
@@ -140,7 +144,7 @@ func TestMistakesNamePlaceKeyAndRemedy(t *testing.T) {
 		{"ready.fall too low", "agent: {ready: {fall: 0}}\n",
 			`kicker.yaml:1: agent.ready.fall: 0 is too low: use 1 or more`},
 		{"ready.interval too short", "agent: {ready: {interval: 1ms}}\n",
-			`kicker.yaml:1: agent.ready.interval: 1ms is too short: use 10ms or more`},
+			`kicker.yaml:1: agent.ready.interval: 1ms is too low: use 10ms or more`},
 		{"invalid check", "agent: {ready: {check: maybe}}\n", `kicker.yaml:1: agent.ready.check: `},
 		{"action given twice", "agent:\n  actions:\n  - {name: a, command: [x]}\n  - {name: a, command: [y]}\n",
 			`kicker.yaml:4: agent.actions[1].name: "a" is the name of actions[0] already, choose another`},
@@ -238,6 +242,7 @@ func TestMistakesOutsideTheFileNameFlagOrVariable(t *testing.T) {
 	o := inFile(t, "")
 	t.Setenv("KICKER_GONE_AFTER", "1s")
 	t.Setenv("KICKER_INSECURE", "perhaps")
+	t.Setenv("KICKER_AGENT_ROLES", "web! lb!")
 	flags := pflag.NewFlagSet("", pflag.ContinueOnError)
 	flags.StringArray("action", nil, "")
 	if err := flags.Parse([]string{"--action=reload"}); err != nil {
@@ -249,6 +254,7 @@ func TestMistakesOutsideTheFileNameFlagOrVariable(t *testing.T) {
 		t.Fatal("Load accepts a wrong flag and wrong variables")
 	}
 	for _, want := range []string{
+		`KICKER_AGENT_ROLES: role "web!"`, `KICKER_AGENT_ROLES: role "lb!"`,
 		`KICKER_GONE_AFTER: 1s is less`, `KICKER_INSECURE: want true or false, not "perhaps"`,
 		`--action: action "reload": want NAME=COMMAND`,
 	} {

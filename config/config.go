@@ -113,17 +113,18 @@ func defaultStateDir(root bool) string {
 	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
 		return filepath.Join(dir, "kicker")
 	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return "" // the checks reject it: state_dir must then be set
-	}
+	home, _ := os.UserHomeDir() // without one, the checks reject the relative path: state_dir must then be set
 	return filepath.Join(home, ".local", "state", "kicker")
 }
 
 // complete fills in the settings that follow from others.
 func (c *Config) complete() {
 	if c.API.URL == "" {
-		c.API.URL = "http://" + localAddress(c.API.Listen)
+		host, port, _ := net.SplitHostPort(c.API.Listen) // checked before
+		if ip, _ := netip.ParseAddr(host); host == "" || ip.IsUnspecified() {
+			host = "127.0.0.1" // where this machine reaches it
+		}
+		c.API.URL = "http://" + net.JoinHostPort(host, port)
 	}
 	if len(c.Agent.Server) == 0 {
 		c.Agent.Server = Default().Agent.Server
@@ -133,15 +134,6 @@ func (c *Config) complete() {
 			a.DependsOn = c.Agent.DependsOn
 		}
 	}
-}
-
-// localAddress is the address at which the same machine reaches a listener.
-func localAddress(listen string) string {
-	host, port, err := net.SplitHostPort(listen)
-	if ip, ipErr := netip.ParseAddr(host); err == nil && (host == "" || ipErr == nil && ip.IsUnspecified()) {
-		return net.JoinHostPort("127.0.0.1", port)
-	}
-	return listen
 }
 
 // TokenPath is the file with the token that the controller's API requires for changes.
@@ -163,11 +155,8 @@ func (c AgentConfig) Servers() []string {
 // Parse returns the check. It fails if none is set.
 func (c ReadyConfig) Parse() (inventory.Check, error) {
 	check, err := inventory.ParseCheck(c.Check)
-	if err != nil {
-		return inventory.Check{}, err
-	}
 	check.Interval, check.Timeout, check.Rise, check.Fall = c.Interval, c.Timeout, c.Rise, c.Fall
-	return check, nil
+	return check, err
 }
 
 // serverURL returns the URL of a bus server that is given as HOST, HOST:PORT or URL.

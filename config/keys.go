@@ -1,59 +1,53 @@
 package config
 
 import (
+	"cmp"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 )
 
-var (
-	configType   = reflect.TypeFor[Config]()
-	durationType = reflect.TypeFor[time.Duration]()
-)
-
-// field is one key in a struct of settings.
-type field struct {
-	name  string
-	index []int
-	typ   reflect.Type
+// setting is one key of the configuration.
+type setting struct {
+	key   string // such as log, log.level, roles or roles[].name
+	env   string // the variable that sets it; empty for a key with keys below it, and in an entry of a list
+	index []int  // of its field in Config; in an entry, of its field there
 }
 
-// fields returns the keys of a struct of settings in its order, including those of embedded structs.
-func fields(t reflect.Type) []field {
-	var all []field
-	for _, f := range reflect.VisibleFields(t) {
-		if name, _, _ := strings.Cut(f.Tag.Get("mapstructure"), ","); name != "" {
-			all = append(all, field{name, f.Index, f.Type})
+// settings lists every key, each before those below it.
+var settings = settingsOf("", reflect.TypeFor[Config](), nil)
+
+func settingsOf(prefix string, t reflect.Type, index []int) (all []setting) {
+	for _, f := range fields(t) {
+		s := setting{key: join(prefix, keyOf(f)), index: slices.Concat(index, f.Index)}
+		var below []setting
+		switch {
+		case f.Type.Kind() == reflect.Struct:
+			below = settingsOf(s.key, f.Type, s.index)
+		case isEntries(f.Type):
+			below = settingsOf(s.key+"[]", f.Type.Elem(), nil)
+		case !strings.Contains(prefix, "[]"):
+			s.env = "KICKER_" + strings.ToUpper(strings.ReplaceAll(s.key, ".", "_"))
 		}
+		all = append(append(all, s), below...)
 	}
 	return all
 }
 
-// walk visits every key of a struct of settings, such as log, log.level, roles and roles[].name.
-func walk(prefix string, t reflect.Type, visit func(key string, t reflect.Type)) {
-	for _, f := range fields(t) {
-		key := join(prefix, f.name)
-		visit(key, f.typ)
-		switch {
-		case f.typ.Kind() == reflect.Struct:
-			walk(key, f.typ, visit)
-		case isEntries(f.typ):
-			walk(key+"[]", f.typ.Elem(), visit)
-		}
-	}
+// fields returns the fields of a struct of settings, with those of embedded structs in their place.
+func fields(t reflect.Type) []reflect.StructField {
+	return slices.DeleteFunc(reflect.VisibleFields(t), func(f reflect.StructField) bool { return f.Anonymous })
 }
+
+func keyOf(f reflect.StructField) string { return f.Tag.Get("mapstructure") }
 
 // isEntries reports whether t is a list of structs.
 func isEntries(t reflect.Type) bool {
 	return t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Struct
 }
 
-func join(prefix, name string) string {
-	if prefix == "" {
-		return name
-	}
-	return prefix + "." + name
-}
+func join(prefix, name string) string { return strings.TrimPrefix(prefix+"."+name, ".") }
 
 // split splits a.b.c into a.b and c.
 func split(key string) (parent, name string) {
@@ -61,12 +55,26 @@ func split(key string) (parent, name string) {
 	return key[:max(i, 0)], key[i+1:]
 }
 
-// envName is the environment variable that sets a key, or empty for a key that no variable can set.
-func envName(key string, t reflect.Type) string {
-	if t.Kind() == reflect.Struct || isEntries(t) || strings.Contains(key, "[]") {
-		return ""
+// NeedRestart lists the keys in which two configurations differ and that a controller applies only when it starts.
+// Keys that only agents or commands use do not count.
+func NeedRestart(was, is Config) (keys []string) {
+	reloaded := was
+	reloaded.Config, reloaded.Agent, reloaded.API.URL = is.Config, is.Agent, is.API.URL
+	reloaded.Cluster, reloaded.Standby = was.Cluster, was.Standby
+	a, b := reflect.ValueOf(reloaded), reflect.ValueOf(is)
+	for _, s := range settings {
+		if s.env != "" && !reflect.DeepEqual(a.FieldByIndex(s.index).Interface(), b.FieldByIndex(s.index).Interface()) {
+			keys = append(keys, s.key)
+		}
 	}
-	return "KICKER_" + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
+	return keys
+}
+
+var durationType = reflect.TypeFor[time.Duration]()
+
+var kindNames = map[reflect.Kind]string{
+	reflect.Slice: "a list", reflect.Struct: "keys with values", reflect.Map: "keys with values",
+	reflect.String: "text", reflect.Bool: "true or false", reflect.Int: "a whole number", reflect.Float64: "a fraction",
 }
 
 // describe names the values of a type in an error for the user.
@@ -79,19 +87,5 @@ func describe(t reflect.Type) string {
 	case isEntries(t):
 		return "a list of entries with keys"
 	}
-	switch t.Kind() {
-	case reflect.Slice:
-		return "a list"
-	case reflect.Struct, reflect.Map:
-		return "keys with values"
-	case reflect.String:
-		return "text"
-	case reflect.Bool:
-		return "true or false"
-	case reflect.Int:
-		return "a whole number"
-	case reflect.Float64:
-		return "a fraction"
-	}
-	return "a number as large as this" // YAML's int64 and uint64
+	return cmp.Or(kindNames[t.Kind()], "a number as large as this") // YAML's int64 and uint64
 }

@@ -1,12 +1,11 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"strconv"
@@ -25,32 +24,27 @@ import (
 
 // Options says where Load looks for settings, and for which kind of command.
 type Options struct {
-	// File must exist if it is set. Otherwise Load uses KICKER_CONFIG, or the first that exists of ./kicker.yaml and
-	// /etc/kicker/kicker.yaml.
-	File string
-	// Daemon skips ./kicker.yaml for root: a service must not depend on its working directory.
-	Daemon bool
-	// Listens rejects listeners beyond loopback that no token protects, for a command that opens listeners.
-	Listens bool
-	// Flags maps a key to the flag that sets it, if the flag is on the command line.
-	Flags map[string]*pflag.Flag
+	File    string                 // else KICKER_CONFIG, ./kicker.yaml or /etc/kicker/kicker.yaml; see Find
+	Daemon  bool                   // skip ./kicker.yaml for root: a service must not depend on its working directory
+	Listens bool                   // the command listens: reject listeners beyond loopback that no token protects
+	Flags   map[string]*pflag.Flag // by the key that each sets if it is on the command line
 }
 
 // Load reads the settings. A flag wins over the environment, the environment over the file, the file over Default.
 // If settings are wrong, the error is Problems and lists all of them.
 func Load(o Options) (Config, error) {
-	c, _, err := load(o)
-	return c, err
+	r, err := load(o)
+	return r.config, err
 }
 
-func load(o Options) (c Config, src *sources, err error) {
+func load(o Options) (r reader, err error) {
 	if o.File, err = Find(o); err != nil {
-		return c, nil, err
+		return r, err
 	}
 	var data []byte
 	if o.File != "" {
 		if data, err = os.ReadFile(o.File); err != nil {
-			return c, nil, fmt.Errorf("configuration: %w", err)
+			return r, fmt.Errorf("configuration: %w", err)
 		}
 	}
 	return parse(data, o)
@@ -58,97 +52,86 @@ func load(o Options) (c Config, src *sources, err error) {
 
 // Parse reads the settings as Load does, with data in place of the content of o.File.
 func Parse(data []byte, o Options) (Config, error) {
-	c, _, err := parse(data, o)
-	return c, err
+	r, err := parse(data, o)
+	return r.config, err
 }
 
-func parse(data []byte, o Options) (Config, *sources, error) {
-	src := &sources{file: o.File, flags: map[string]string{}, env: map[string]string{}}
-	settings, problems := src.readFile(data)
-	if settings == nil && len(problems) > 0 {
-		return Config{}, nil, problems
+func parse(data []byte, o Options) (reader, error) {
+	r := reader{options: o, config: Default(), lines: map[string]int{}, typed: map[string]string{}}
+	inFile, err := r.readFile(data)
+	if err != nil {
+		return reader{}, r.unreadable(err)
 	}
 	v := viper.NewWithOptions(viper.KeyDelimiter("::")) // a dot inside a key must not make it two keys
-	if err := v.MergeConfigMap(settings); err != nil {
-		return Config{}, nil, fmt.Errorf("configuration: %w", err)
+	_ = v.MergeConfigMap(inFile)                        // never fails
+	if err := r.override(v); err != nil {
+		return reader{}, err
 	}
-	if err := src.override(v, o.Flags); err != nil {
-		return Config{}, nil, err
+	r.decode(v)
+	r.checkAll()
+	if len(r.problems) > 0 {
+		slices.SortStableFunc(r.problems, func(a, b problem) int { return a.line - b.line })
+		return reader{}, r.problems
 	}
-	c := Default()
-	problems = append(problems, src.decode(v, &c)...)
-	src.makeAbsolute("state_dir", &c.StateDir)
-	src.makeAbsolute("token_file", &c.TokenFile)
-	c.complete()
-	for _, p := range src.check(c, o.Listens) {
-		if !problems.cover(p) {
-			problems = append(problems, p)
-		}
-	}
-	if len(problems) > 0 {
-		slices.SortStableFunc(problems, func(a, b problem) int { return a.line - b.line })
-		return Config{}, nil, problems
-	}
-	return c, src, nil
+	r.config.complete()
+	return r, nil
 }
 
 // override lets flags and environment variables replace settings of the file.
-func (src *sources) override(v *viper.Viper, flags map[string]*pflag.Flag) error {
-	unbound := maps.Clone(flags)
-	walk("", configType, func(key string, t reflect.Type) {
-		delete(unbound, key)
-		viperKey := strings.ReplaceAll(key, ".", "::")
-		if f := flags[key]; f != nil && f.Changed {
-			src.flags[key] = f.Name
-			_ = v.BindPFlag(viperKey, f) // fails only for a nil flag
-		} else if name := envName(key, t); name != "" && os.Getenv(name) != "" {
-			src.env[key] = name
-			_ = v.BindEnv(viperKey, name) // fails only without a key
+func (r *reader) override(v *viper.Viper) error {
+	for key, f := range r.options.Flags {
+		if !slices.ContainsFunc(settings, func(s setting) bool { return s.key == key }) {
+			return fmt.Errorf("flag --%s sets the unknown key %s", f.Name, key) // the program's mistake
 		}
-	})
-	for key, f := range unbound { // a mistake in the program, not the user's
-		return fmt.Errorf("flag --%s sets the unknown key %s", f.Name, key)
+	}
+	for _, s := range settings {
+		viperKey := strings.ReplaceAll(s.key, ".", "::")
+		if f := r.options.Flags[s.key]; f != nil && f.Changed {
+			r.typed[s.key] = "--" + f.Name
+			_ = v.BindPFlag(viperKey, f) // fails only for a nil flag
+		} else if os.Getenv(s.env) != "" {
+			r.typed[s.key] = s.env
+			_ = v.BindEnv(viperKey, s.env) // fails only without a key
+		}
 	}
 	return nil
 }
 
-// decode fills c with the settings that v has, and returns what it could not read.
-func (src *sources) decode(v *viper.Viper, c *Config) (problems Problems) {
+// decode takes over the settings that v has, and finds those that it cannot read.
+func (r *reader) decode(v *viper.Viper) {
 	var keys mapstructure.Metadata
-	hook := viper.DecodeHook(mapstructure.DecodeHookFuncValue(convert))
-	err := v.Unmarshal(c, hook, func(d *mapstructure.DecoderConfig) {
+	err := v.Unmarshal(&r.config, func(d *mapstructure.DecoderConfig) {
+		d.DecodeHook = mapstructure.DecodeHookFuncValue(convert)
 		d.Metadata = &keys // UnmarshalExact would hide the other errors behind its own
 	})
-	for _, e := range decodeErrors(err) {
-		problems = append(problems, src.problem(e.Name(), "%v", errors.Unwrap(e)))
+	if len(keys.Unused) > 0 && len(r.problems) == 0 { // scan finds all but those that only an alias brings in
+		r.unknown(slices.Min(keys.Unused))
 	}
-	for _, path := range keys.Unused {
-		if _, scanned := src.lines[path]; !scanned { // an unknown key that only an alias brings in
-			problems = append(problems, src.unknown(path))
+	r.notConverted(err)
+}
+
+// notConverted adds a problem for each single error in mapstructure's error.
+func (r *reader) notConverted(err error) {
+	switch e := err.(type) {
+	case nil:
+	case *mapstructure.DecodeError:
+		r.wrong(e.Name(), "%v", e.Unwrap())
+	case interface{ Unwrap() []error }:
+		for _, err := range e.Unwrap() {
+			r.notConverted(err)
 		}
-	}
-	return problems
-}
-
-// makeAbsolute resolves a path in a flag or variable against the working directory. The checks reject a relative path
-// in the file.
-func (src *sources) makeAbsolute(key string, path *string) {
-	if _, line := src.of(key); *path == "" || line > 0 {
-		return
-	}
-	if abs, err := filepath.Abs(*path); err == nil {
-		*path = abs
+	default:
+		r.notConverted(errors.Unwrap(err))
 	}
 }
 
-// Find returns the configuration file that Load reads, or an empty string if there is none.
+// Find returns the file that Load reads, or an empty string: o.File, else KICKER_CONFIG, else the first that exists of
+// ./kicker.yaml and /etc/kicker/kicker.yaml.
 func Find(o Options) (string, error) { return find(o, os.Geteuid()) }
 
 func find(o Options, uid int) (string, error) {
-	for _, given := range []string{o.File, os.Getenv("KICKER_CONFIG")} {
-		if given != "" {
-			return given, nil
-		}
+	if given := cmp.Or(o.File, os.Getenv("KICKER_CONFIG")); given != "" {
+		return given, nil
 	}
 	paths := []string{"kicker.yaml", "/etc/kicker/kicker.yaml"}
 	if o.Daemon && uid == 0 {
@@ -172,29 +155,29 @@ func find(o Options, uid int) (string, error) {
 	return "", nil
 }
 
-var (
-	actionType = reflect.TypeFor[kick.Action]()
-	budgetType = reflect.TypeFor[membership.Budget]()
-	wordsType  = reflect.TypeFor[[]string]()
-)
-
 // convert turns a value of a source into what a setting needs. It rejects values that mapstructure would convert
 // silently, such as a number for text.
 func convert(from, to reflect.Value) (any, error) {
 	value, t := from.Interface(), to.Type()
 	s, isText := value.(string)
+	n, isInt := value.(int)
 	switch {
-	case t == durationType:
-		return convertDuration(value)
-	case t == budgetType && from.Kind() == reflect.Int:
-		return strconv.FormatInt(from.Int(), 10), nil
-	case t == wordsType && isText:
+	case t == durationType && isInt && n != 0:
+		return nil, fmt.Errorf("%d has no unit: write %[1]ds or %[1]dms", n)
+	case t == durationType && (isText || isInt):
+		if d, err := time.ParseDuration(fmt.Sprint(value)); err == nil { // 0 needs no unit
+			return d, nil
+		}
+		return nil, fmt.Errorf("%q is not a duration: write a number with its unit, such as 500ms, 10s or 5m", s)
+	case t == reflect.TypeFor[membership.Budget]() && isInt:
+		return strconv.Itoa(n), nil
+	case t == reflect.TypeFor[[]string]() && isText:
 		words, err := shellquote.Split(s)
 		if err != nil {
 			return nil, fmt.Errorf("%q ends inside quotes or after a backslash: complete it", s)
 		}
 		return words, nil
-	case t == actionType && isText:
+	case t == reflect.TypeFor[kick.Action]() && isText:
 		return kick.ParseAction(s)
 	case t.Kind() == reflect.Bool && isText:
 		if b, err := strconv.ParseBool(s); err == nil {
@@ -207,46 +190,12 @@ func convert(from, to reflect.Value) (any, error) {
 	case from.Kind() == t.Kind(), t.Kind() == reflect.Struct && from.Kind() == reflect.Map:
 		return value, nil
 	}
-	if t.Kind() == reflect.String {
-		return nil, fmt.Errorf("want text, not %s: put it in quotes", describe(from.Type()))
+	got := describe(from.Type())
+	switch {
+	case t.Kind() == reflect.String:
+		return nil, fmt.Errorf("want text, not %s: put it in quotes", got)
+	case isText:
+		got = strconv.Quote(s)
 	}
-	if isText {
-		return nil, fmt.Errorf("want %s, not %q", describe(t), s)
-	}
-	return nil, fmt.Errorf("want %s, not %s", describe(t), describe(from.Type()))
-}
-
-func convertDuration(value any) (any, error) {
-	switch v := value.(type) {
-	case time.Duration:
-		return v, nil
-	case string:
-		if d, err := time.ParseDuration(v); err == nil {
-			return d, nil
-		}
-		return nil, fmt.Errorf("%q is not a duration: write a number with its unit, such as 500ms, 10s or 5m", v)
-	case int:
-		if v == 0 {
-			return time.Duration(0), nil
-		}
-		return nil, fmt.Errorf("%d has no unit: write %ds or %dms", v, v, v)
-	}
-	return nil, fmt.Errorf("want %s, not %s", describe(durationType), describe(reflect.TypeOf(value)))
-}
-
-// decodeErrors returns the single errors in mapstructure's error, each with the name of its field.
-func decodeErrors(err error) []*mapstructure.DecodeError {
-	switch e := err.(type) {
-	case nil:
-		return nil
-	case *mapstructure.DecodeError:
-		return []*mapstructure.DecodeError{e}
-	case interface{ Unwrap() []error }:
-		var all []*mapstructure.DecodeError
-		for _, err := range e.Unwrap() {
-			all = append(all, decodeErrors(err)...)
-		}
-		return all
-	}
-	return decodeErrors(errors.Unwrap(err))
+	return nil, fmt.Errorf("want %s, not %s", describe(t), got)
 }

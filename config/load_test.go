@@ -291,6 +291,7 @@ agent:
 	}
 	for _, want := range []string{
 		"settle: 0s # kicker.yaml:2\n", "  max: 1h # KICKER_BACKOFF_MAX\n", "settle_max: 1m # default\n",
+		"guard: \"on\" # default\n", // YAML 1.1 reads on as true
 		"roles: # kicker.yaml:5\n",
 	} {
 		if !strings.Contains(shown.String(), want) {
@@ -349,9 +350,14 @@ func FuzzEveryFileLoadsOrIsRejectedWithProblems(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c, src, err := parse(data, Options{File: "kicker.yaml", Listens: true})
-		if err == nil && len(src.check(c, true)) > 0 {
-			t.Errorf("%q: accepted, but it has problems", data)
+		r, err := parse(data, Options{File: "kicker.yaml", Listens: true})
+		if err == nil {
+			if where, _ := r.of("api.url"); where == "" {
+				r.config.API.URL = "" // it is derived
+			}
+			if r.checkAll(); len(r.problems) > 0 {
+				t.Errorf("%q: accepted, but it has problems: %v", data, r.problems)
+			}
 		}
 		if problems, ok := err.(Problems); err != nil && (!ok || len(problems) == 0 || problems.Error() == "") {
 			t.Errorf("%q: error %v, want problems", data, err)

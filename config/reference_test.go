@@ -23,19 +23,19 @@ func TestExampleFileHasEveryKeyAndNoOther(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	src := &sources{file: examplePath}
-	if _, problems := src.readFile(data); len(problems) > 0 {
-		t.Error(problems)
+	r := reader{lines: map[string]int{}}
+	if _, err := r.readFile(data); err != nil || len(r.problems) > 0 {
+		t.Error(err, r.problems)
 	}
 	there := map[string]bool{}
-	for path := range src.lines {
+	for path := range r.lines {
 		there[indexes.ReplaceAllString(path, "[]")] = true
 	}
-	walk("", configType, func(key string, _ reflect.Type) {
-		if !there[key] {
-			t.Errorf("%s does not explain %s", examplePath, key)
+	for _, s := range settings {
+		if !there[s.key] {
+			t.Errorf("%s does not explain %s", examplePath, s.key)
 		}
-	})
+	}
 }
 
 func TestExampleFileHasTheDefaults(t *testing.T) {
@@ -66,18 +66,18 @@ func TestTableHasEveryKeyWithItsDefault(t *testing.T) {
 		stated[row[1]] = row[2]
 	}
 	defaults := defaultsByKey()
-	walk("", configType, func(key string, typ reflect.Type) {
-		if typ.Kind() == reflect.Struct || isEntries(typ) {
-			return
+	for i, s := range settings {
+		if next, _ := split(settings[min(i+1, len(settings)-1)].key); strings.TrimSuffix(next, "[]") == s.key {
+			continue // it has keys below it
 		}
-		got, ok := stated[key]
+		got, ok := stated[s.key]
 		if !ok {
-			t.Errorf("configuration.md has no row for %s", key)
-		} else if got != defaults[key] {
-			t.Errorf("configuration.md states %q as the default of %s, want %q", got, key, defaults[key])
+			t.Errorf("configuration.md has no row for %s", s.key)
+		} else if got != defaults[s.key] {
+			t.Errorf("configuration.md states %q as the default of %s, want %q", got, s.key, defaults[s.key])
 		}
-		delete(stated, key)
-	})
+		delete(stated, s.key)
+	}
 	for key := range stated {
 		t.Errorf("configuration.md has a row for the unknown key %s", key)
 	}
@@ -89,21 +89,21 @@ func defaultsByKey() map[string]string {
 		"roles[].member_facts":    "[" + strings.Join(membership.DefaultMemberFacts, ", ") + "]",
 		"roles[].min_members":     "0",
 		"roles[].budget":          string(membership.DefaultBudget),
-		"agent.actions[].timeout": shortDuration(kick.DefaultTimeout),
-		"agent.actions[].grace":   shortDuration(kick.DefaultGrace),
+		"agent.actions[].timeout": short(kick.DefaultTimeout),
+		"agent.actions[].grace":   short(kick.DefaultGrace),
 		"agent.actions[].success": "[0]",
 		"state_dir":               defaultStateDir(true),
 	}
 	var add func(prefix string, v reflect.Value)
 	add = func(prefix string, v reflect.Value) {
 		for _, f := range fields(v.Type()) {
-			key, value := join(prefix, f.name), v.FieldByIndex(f.index)
+			key, value := join(prefix, keyOf(f)), v.FieldByIndex(f.Index)
 			if _, known := text[key]; known {
 				continue
 			}
 			switch d, isDuration := value.Interface().(time.Duration); {
 			case isDuration:
-				text[key] = shortDuration(d)
+				text[key] = short(d)
 			case value.Kind() == reflect.Struct:
 				add(key, value)
 			case value.Kind() == reflect.Slice && value.Len() == 0:

@@ -22,165 +22,147 @@ type Problems []problem
 // problem is one thing that is wrong with the settings, and the remedy.
 type problem struct {
 	where string // the flag, the variable, or FILE:LINE
-	key   string // such as roles[2].depends_on; empty if where is a flag or variable
+	line  int    // 0 outside the file
+	key   string // such as roles[2].depends_on
 	text  string
-	line  int // 0 outside the file
 }
 
 func (p Problems) Error() string {
 	lines := make([]string, len(p))
 	for i, one := range p {
 		parts := []string{one.where, one.key, one.text}
+		if one.where != "" && one.line == 0 {
+			parts[1] = "" // a flag or variable sets one key only
+		}
 		lines[i] = strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), ": ")
 	}
 	return strings.Join(lines, "\n")
 }
 
-// cover reports whether p already has a problem with the value that q is about, or with one that contains it.
-func (p Problems) cover(q problem) bool {
-	return slices.ContainsFunc(p, func(r problem) bool { return r.where == q.where && strings.HasPrefix(q.key, r.key) })
-}
-
-// sources knows where each setting comes from.
-type sources struct {
-	file  string            // empty if there is none
-	flags map[string]string // names by key
-	env   map[string]string // names by key
-	lines map[string]int    // in the file, by path such as roles[2].name
+// reader reads and checks the settings, remembers where each comes from, and collects everything wrong with them.
+type reader struct {
+	options  Options
+	config   Config
+	lines    map[string]int    // in the file, by path such as roles[2].name
+	typed    map[string]string // --FLAG or the variable, by key
+	problems Problems
 }
 
 // of returns the source of the value at a path: a flag, a variable or a line in the file. Of a value that is missing in
 // a list's entry it is the line of the entry. where is empty for a default.
-func (src *sources) of(path string) (where string, line int) {
+func (r *reader) of(path string) (where string, line int) {
 	key, _, _ := strings.Cut(path, "[")
-	if flag, ok := src.flags[key]; ok {
-		return "--" + flag, 0
+	if where, ok := r.typed[key]; ok {
+		return where, 0
 	}
-	if name, ok := src.env[key]; ok {
-		return name, 0
-	}
-	for len(path) >= len(key) && path != "" {
-		if line, ok := src.lines[path]; ok {
-			return src.file + ":" + strconv.Itoa(line), line
+	for path != "" && len(path) >= len(key) {
+		if line, ok := r.lines[path]; ok {
+			return r.options.File + ":" + strconv.Itoa(line), line
 		}
 		path = path[:max(strings.LastIndexAny(path, ".["), 0)]
 	}
 	return "", 0
 }
 
-// has reports whether the value at a path is set, and not the default.
-func (src *sources) has(path string) bool {
-	where, _ := src.of(path)
-	return where != ""
-}
-
-// problem returns a problem with the value at a path, located at the value's source.
-func (src *sources) problem(path, format string, args ...any) problem {
-	p := problem{key: path, text: fmt.Sprintf(format, args...)}
-	if p.where, p.line = src.of(path); p.where != "" && p.line == 0 {
-		p.key = "" // a flag or variable sets one key only
+// wrong adds a problem with the value at a path, unless the value or one that contains it already has one.
+func (r *reader) wrong(path, format string, args ...any) {
+	where, line := r.of(path)
+	for _, p := range r.problems {
+		if p.where == where && strings.HasPrefix(path+".", p.key+".") {
+			return
+		}
 	}
-	return p
+	r.problems = append(r.problems, problem{where, line, path, fmt.Sprintf(format, args...)})
 }
 
 var indexes = regexp.MustCompile(`\[\d+\]`)
 
-// unknown returns the problem with a key that does not exist.
-func (src *sources) unknown(path string) problem {
-	parent, name := split(path)
-	parent = indexes.ReplaceAllString(parent, "[]")
+// unknown adds the problem with a key that does not exist.
+func (r *reader) unknown(path string) {
+	parent, name := split(indexes.ReplaceAllString(path, "[]"))
 	var here, elsewhere []string
-	walk("", configType, func(key string, _ reflect.Type) {
-		switch at, last := split(key); {
+	for _, s := range settings {
+		switch at, last := split(s.key); {
 		case at == parent:
 			here = append(here, last)
 		case last == name:
-			elsewhere = append(elsewhere, key)
+			elsewhere = append(elsewhere, s.key)
 		}
-	})
+	}
 	switch meant := api.LikelyMeant(name, here); {
 	case meant != "":
-		return src.problem(path, "unknown key (did you mean %q?)", meant)
+		r.wrong(path, "unknown key (did you mean %q?)", meant)
 	case len(elsewhere) == 1:
-		return src.problem(path, "unknown key (did you mean %s?)", elsewhere[0])
+		r.wrong(path, "unknown key (did you mean %s?)", elsewhere[0])
+	default:
+		r.wrong(path, "unknown key: use one of %s", strings.Join(here, ", "))
 	}
-	return src.problem(path, "unknown key: use one of %s", strings.Join(here, ", "))
 }
 
-// readFile returns the settings in the file's data and remembers the line of each. Without settings, the problems say
-// why the file is unreadable; with settings, they are about single keys.
-func (src *sources) readFile(data []byte) (map[string]any, Problems) {
-	src.lines = map[string]int{}
+// readFile returns the settings in the file's data and remembers the line of each.
+func (r *reader) readFile(data []byte) (settings map[string]any, err error) {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	var doc, second yaml.Node
 	if err := dec.Decode(&doc); errors.Is(err, io.EOF) {
 		return nil, nil // the file is empty
 	} else if err != nil {
-		return nil, Problems{src.syntax(err)}
+		return nil, err
 	}
 	root := doc.Content[0]
-	switch {
-	case !errors.Is(dec.Decode(&second), io.EOF):
-		return nil, Problems{{where: src.file, text: "text follows the first YAML document: keep one document"}}
-	case root.Tag == "!!null":
-		return nil, nil
-	case root.Kind != yaml.MappingNode:
-		return nil, Problems{{where: src.file, text: `want keys with values at the top level, such as "cluster: main"`}}
+	if !errors.Is(dec.Decode(&second), io.EOF) {
+		return nil, errors.New("text follows the first YAML document: keep one document")
 	}
-	problems := src.scan(root, configType, "")
-	settings := map[string]any{}
-	if err := root.Decode(&settings); err != nil {
-		if len(problems) == 0 { // else err repeats a duplicate key
-			problems = Problems{src.syntax(err)}
-		}
-		return nil, problems
+	if root.Kind != yaml.MappingNode && root.Tag != "!!null" {
+		return nil, errors.New(`want keys with values at the top level, such as "cluster: main"`)
 	}
-	return settings, problems
+	r.scan(root, reflect.TypeFor[Config](), "")
+	err = root.Decode(&settings)
+	return settings, err
+}
+
+var yamlError = regexp.MustCompile(`^yaml: (?:unmarshal errors:\n  )?(?:line (\d+): )?`)
+
+// unreadable returns the problem with the whole file, unless single keys have problems, such as duplicates.
+func (r *reader) unreadable(err error) Problems {
+	if len(r.problems) > 0 {
+		return r.problems
+	}
+	where, text := r.options.File, err.Error()
+	if m := yamlError.FindStringSubmatch(text); m != nil {
+		where, text = strings.TrimSuffix(where+":"+m[1], ":"), "not valid YAML: "+text[len(m[0]):]
+	}
+	return Problems{{where: where, text: text}}
 }
 
 // scan remembers the lines of everything below a node of type t, and finds unknown and duplicate keys.
-func (src *sources) scan(n *yaml.Node, t reflect.Type, path string) (problems Problems) {
+func (r *reader) scan(n *yaml.Node, t reflect.Type, path string) {
 	switch {
 	case n.Kind == yaml.SequenceNode && t.Kind() == reflect.Slice:
 		for i, item := range n.Content {
 			at := fmt.Sprintf("%s[%d]", path, i)
-			src.lines[at] = item.Line
-			problems = append(problems, src.scan(item, t.Elem(), at)...)
+			r.lines[at] = item.Line
+			r.scan(item, t.Elem(), at)
 		}
 	case n.Kind == yaml.MappingNode && t.Kind() == reflect.Struct:
 		for pair := range slices.Chunk(n.Content, 2) {
-			problems = append(problems, src.scanKey(pair[0], pair[1], t, path)...)
+			if pair[0].Kind == yaml.ScalarNode && pair[0].Tag != "!!merge" {
+				r.scanKey(pair[0], pair[1], t, path)
+			}
 		}
 	}
-	return problems
 }
 
-func (src *sources) scanKey(key, value *yaml.Node, t reflect.Type, parent string) Problems {
-	if key.Kind != yaml.ScalarNode || key.Tag == "!!merge" {
-		return nil
+func (r *reader) scanKey(key, value *yaml.Node, t reflect.Type, parent string) {
+	path, known := join(parent, key.Value), fields(t)
+	i := slices.IndexFunc(known, func(f reflect.StructField) bool { return keyOf(f) == key.Value })
+	first, duplicate := r.lines[path]
+	r.lines[path] = key.Line
+	switch {
+	case duplicate:
+		r.wrong(path, "already set on line %d: remove one of the two", first)
+	case i < 0:
+		r.unknown(path)
+	default:
+		r.scan(value, known[i].Type, path)
 	}
-	path := join(parent, key.Value)
-	if first, duplicate := src.lines[path]; duplicate {
-		src.lines[path] = key.Line
-		return Problems{src.problem(path, "already set on line %d: remove one of the two", first)}
-	}
-	src.lines[path] = key.Line
-	known := fields(t)
-	if i := slices.IndexFunc(known, func(f field) bool { return f.name == key.Value }); i >= 0 {
-		return src.scan(value, known[i].typ, path)
-	}
-	return Problems{src.unknown(path)}
-}
-
-var yamlLine = regexp.MustCompile(`^line (\d+): `)
-
-// syntax returns the problem that the YAML parser has with the file.
-func (src *sources) syntax(err error) problem {
-	text := strings.TrimPrefix(err.Error(), "yaml: ")
-	text = strings.TrimPrefix(text, "unmarshal errors:\n  ")
-	where := src.file
-	if m := yamlLine.FindStringSubmatch(text); m != nil {
-		where, text = where+":"+m[1], text[len(m[0]):]
-	}
-	return problem{where: where, text: "not valid YAML: " + text}
 }

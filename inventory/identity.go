@@ -28,7 +28,7 @@ func Detect(known Identity) (Identity, error) {
 }
 
 func detect(id Identity, root string, hostName func() (host, error)) (Identity, error) {
-	if err := CheckName(id.Cluster); err != nil {
+	if err := CheckCluster(id.Cluster); err != nil {
 		return Identity{}, fmt.Errorf("cluster: %w", err)
 	}
 	name, err := hostName()

@@ -66,6 +66,7 @@ func TestDetectSaysWhatToConfigure(t *testing.T) {
 		{Identity{Cluster: "main", Node: "web/1"}, whole, nameless, `node: name "web/1"`},
 		{main, whole, nameless, "host name is unknown"},
 		{Identity{}, whole, nameless, "cluster: name"},
+		{Identity{Cluster: "a.b", Node: "web1"}, whole, nameless, `cluster: name "a.b": the name of a cluster has no dots`},
 		{main, empty, web1, "is /proc mounted?"},
 		{Identity{Cluster: "main", Node: "web1"}, empty, nameless, "set agent.instance"},
 	} {

@@ -237,3 +237,12 @@ func CheckName(name string) error {
 	}
 	return nil
 }
+
+// CheckCluster is CheckName for a cluster. A dot would make its name two tokens of a subject, and the bus's permissions
+// expect one.
+func CheckCluster(name string) error {
+	if strings.Contains(name, ".") {
+		return fmt.Errorf("name %q: the name of a cluster has no dots, use - instead", name)
+	}
+	return CheckName(name)
+}
