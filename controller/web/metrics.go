@@ -74,9 +74,9 @@ func (c viewCollector) Collect(ch chan<- prometheus.Metric) {
 	for _, p := range problems(v) {
 		count[kind{p.Code, string(p.Severity)}]++
 	}
-	for _, c := range api.ProblemCodes {
+	for _, code := range api.ProblemCodes {
 		for _, severity := range api.Severities {
-			gauge(problemsDesc, float64(count[kind{c.Code, string(severity)}]), c.Code, string(severity))
+			gauge(problemsDesc, float64(count[kind{code, string(severity)}]), code, string(severity))
 		}
 	}
 	gauge(conflictsDesc, float64(len(v.Conflicts)))
