@@ -245,7 +245,7 @@ func actionFailing(v *api.View, verdict api.Verdict) api.Problem {
 	if last.Failures > 1 {
 		p.Text += fmt.Sprintf(" (%d failures in a row)", last.Failures)
 	}
-	if run := lastRun(v.Runs, verdict.Node, verdict.Action); run != nil && run.ID == last.Run {
+	if run := lastRun(v, verdict); run != nil && run.ID == last.Run {
 		output := strings.TrimSpace(run.Output)
 		p.Why = cmp.Or(run.Error, output[strings.LastIndex(output, "\n")+1:])
 	}
