@@ -43,13 +43,12 @@ func (s *server) allow(r *http.Request) error {
 		return fail(http.StatusUnauthorized, "send the controller's token (Authorization: Bearer TOKEN; kicker "+
 			"--token-file FILE), or ask as the controller's user through its api.sock", "the token is missing or wrong")
 	}
-	if local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok && !local.IP.IsLoopback() {
-		return nil // the configuration opened a listener beyond loopback
-	}
-	if api.IsLoopback(r.Host) {
+	// A web page's name can be made to resolve to 127.0.0.1: then only the Host shows that it is another site. No such
+	// name leads to a listener beyond loopback.
+	local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+	if ok && !local.IP.IsLoopback() || api.IsLoopback(r.Host) {
 		return nil
 	}
-	// A web page's name can be made to resolve to 127.0.0.1: then only the Host shows that it is another site.
 	return fail(http.StatusForbidden, "",
 		"host %.100q: this listener answers only to localhost and loopback addresses", r.Host)
 }

@@ -51,13 +51,12 @@ func (s *server) plan(_ *api.View, r *http.Request) (any, error) {
 	}
 	p, err := s.Plan(r.Context(), text)
 	if errors.Is(err, api.ErrNotSynced) {
-		return nil, s.orderFailed("", err)
-	}
-	if err != nil {
+		err = s.orderFailed("", err)
+	} else if err != nil {
 		const remedy = "the controller would reject this file: `kicker config validate` checks it"
-		return nil, fail(http.StatusBadRequest, remedy, "%v", err)
+		err = fail(http.StatusBadRequest, remedy, "%v", err)
 	}
-	return p, nil
+	return p, err
 }
 
 // orderFailed is the answer if the controller did not carry out an order.
@@ -67,14 +66,14 @@ func (s *server) orderFailed(object string, err error) error {
 	case errors.Is(err, api.ErrNotSynced):
 		return notSynced("the nodes", v.Sync, v.At)
 	case errors.Is(err, api.ErrNotFound):
-		return failure{http.StatusNotFound, api.Error{Error: err.Error(), Suggestions: similar(v, object)}}
+		return notFound(v, object, err.Error())
 	}
 	s.Log.Error("order failed", "object", object, "err", err)
 	return fail(http.StatusInternalServerError, "", "%v", err)
 }
 
-// similar is the names that an object which is not found is similar to.
-func similar(v *api.View, object string) []string {
+// notFound suggests names that the name of the object is similar to.
+func notFound(v *api.View, object, text string) error {
 	var names []string
 	kind, name, _ := strings.Cut(object, "/")
 	if kind == "node" {
@@ -87,9 +86,9 @@ func similar(v *api.View, object string) []string {
 		}
 	}
 	if slices.Contains(names, name) {
-		return nil // the action is not found
+		names = nil // its action is not found
 	}
-	return api.Suggest(name, names)
+	return failure{http.StatusNotFound, api.Error{Error: text, Suggestions: api.Suggest(name, names)}}
 }
 
 // awaitEvent waits until the view has the event with that number, so that a client can follow from there.

@@ -205,10 +205,9 @@ func actionFailing(v *api.View, verdict api.Verdict) api.Problem {
 		Do: fmt.Sprintf("kicker explain %s shows its output; when the cause is gone: kicker kick %s --action %s",
 			node, node, shellquote.Join(verdict.Action)),
 	}
-	for _, need := range verdict.Needs {
-		if need.Applied == nil || need.Applied.Hash != need.Current.Hash {
-			p.Severity = api.Critical
-		}
+	isBehind := func(n api.Need) bool { return n.Applied == nil || n.Applied.Hash != n.Current.Hash }
+	if slices.ContainsFunc(verdict.Needs, isBehind) {
+		p.Severity = api.Critical
 	}
 	last := verdict.Last
 	if last == nil || last.Outcome == kick.Succeeded { // the node rejected the kick, or does not know the run

@@ -14,6 +14,7 @@ import (
 )
 
 func (s *server) status(v *api.View, _ *http.Request) (any, error) {
+	isConverged := func(a api.Verdict) bool { return a.State == api.Converged }
 	st := api.Status{
 		Problems:        problems(v),
 		At:              v.At,
@@ -23,7 +24,7 @@ func (s *server) status(v *api.View, _ *http.Request) (any, error) {
 		Nodes:           lives(v.Nodes),
 		Roles:           []api.RoleStatus{},
 		Actions:         states(v.Verdicts),
-		Stale:           []api.Verdict{},
+		Stale:           slices.DeleteFunc(list(v.Verdicts), isConverged),
 		Conflicts:       v.Conflicts,
 		Cycles:          v.Cycles,
 		InvalidMessages: v.Counts.InvalidMessages,
@@ -39,11 +40,6 @@ func (s *server) status(v *api.View, _ *http.Request) (any, error) {
 			NotMembers: slices.DeleteFunc(slices.Clone(role.Nodes), func(node string) bool { return isMember[node] }),
 			Dependents: len(role.Dependents), Unknown: role.Unknown, Sync: role.Sync, Held: role.Held,
 		})
-	}
-	for _, verdict := range v.Verdicts {
-		if verdict.State != api.Converged {
-			st.Stale = append(st.Stale, verdict)
-		}
 	}
 	return st, nil
 }
@@ -108,7 +104,7 @@ func findNode(v *api.View, name string) (api.Node, error) {
 	for _, h := range heldRoles(v, isHeld) {
 		text += fmt.Sprintf("; it is still a member of role/%s, because its removal is held: %s", h.Role, h.Why)
 	}
-	return api.Node{}, failure{http.StatusNotFound, api.Error{Error: text, Suggestions: similar(v, "node/"+name)}}
+	return api.Node{}, notFound(v, "node/"+name, text)
 }
 
 func (s *server) explain(v *api.View, r *http.Request) (any, error) {
@@ -180,10 +176,8 @@ func findRole(v *api.View, name string) (api.Role, error) {
 			return role, nil
 		}
 	}
-	return api.Role{}, failure{http.StatusNotFound, api.Error{
-		Error:       fmt.Sprintf("role %.100s is unknown: no node has it and no configuration names it. Typo?", name),
-		Suggestions: similar(v, "role/"+name),
-	}}
+	return api.Role{}, notFound(v, "role/"+name,
+		fmt.Sprintf("role %.100s is unknown: no node has it and no configuration names it. Typo?", name))
 }
 
 func (s *server) runs(v *api.View, r *http.Request) (any, error) {

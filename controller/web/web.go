@@ -23,14 +23,12 @@ type Config struct {
 	Kick func(context.Context, api.KickOrder) (api.Kicked, error)
 	Lose func(context.Context, api.LossOrder) error
 	Plan func(ctx context.Context, text []byte) (api.Plan, error) // of the text of a configuration
-	// Token allows a request everything. If it is empty, no token does.
-	Token string
-	// OpenReads allows questions without a token. Over loopback they must name a loopback Host.
-	OpenReads bool
-	// Trusted allows every request everything. It is for listeners such as a unix socket of mode 0600.
-	Trusted bool
-	Version string // of this program
-	Log     *slog.Logger
+
+	Token     string // allows a request everything; if it is empty, no token does
+	OpenReads bool   // allows questions without a token; over loopback they must name a loopback Host
+	Trusted   bool   // allows every request everything: for listeners such as a unix socket of mode 0600
+	Version   string // of this program
+	Log       *slog.Logger
 }
 
 const (
@@ -112,14 +110,13 @@ func (s *server) answer(check func(*api.View) error, body func(*api.View, *http.
 	keys ...string,
 ) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var answer any
 		v := s.View()
 		err := cmp.Or(checkQuery(r, keys...), check(v))
-		if err != nil {
-			s.send(w, nil, err)
-			return
+		if err == nil {
+			answer, err = body(v, r)
 		}
-		b, err := body(v, r)
-		s.send(w, b, err)
+		s.send(w, answer, err)
 	})
 }
 
