@@ -7,8 +7,7 @@ import (
 	"strings"
 )
 
-// Suggest is at most three of names that are similar to name, the likeliest first: name is a part of them, or few
-// letters differ.
+// Suggest is at most three of names, the likeliest first: few letters differ from name, or name is a part of them.
 func Suggest(name string, names []string) []string {
 	far := map[string]int{}
 	for _, n := range names {

@@ -33,7 +33,7 @@ func (s *server) events(w http.ResponseWriter, r *http.Request) {
 	case follow != "" && follow != "0":
 		err = errors.New("follow: want 0 or 1")
 	}
-	s.send(w, list(eventsAfter(v, since)), err)
+	send(w, list(eventsAfter(v, since)), err)
 }
 
 // follow writes one event per line until the reader goes or is too slow. A view never changes, so a slow reader delays
@@ -48,8 +48,8 @@ func (s *server) follow(w http.ResponseWriter, r *http.Request, since int64) {
 		events := eventsAfter(v, since)
 		conn.SetWriteDeadline(time.Now().Add(slowAfter)) // best effort: a ResponseWriter in tests has none
 		if !first && len(events) > 0 && events[0].Seq > since+1 {
-			lost := fmt.Sprintf("the reader is too slow: events %d to %d are no longer kept", since+1, events[0].Seq-1)
-			lines.Encode(api.Error{Error: lost})
+			const lost = "the reader is too slow: events %d to %d are no longer kept"
+			lines.Encode(api.Error{Error: fmt.Sprintf(lost, since+1, events[0].Seq-1)})
 			return
 		}
 		for _, e := range events {

@@ -32,21 +32,21 @@ func (collector) Describe(chan<- *prometheus.Desc) {}
 
 func (c collector) Collect(ch chan<- prometheus.Metric) {
 	v := c.View()
-	send(ch, "kicker_build_info", "Always 1; the labels say what runs.", 1,
+	emit(ch, "kicker_build_info", "Always 1; the labels say what runs.", 1,
 		"version", c.Version, "goversion", runtime.Version())
-	send(ch, "kicker_start_time_seconds", "When the controller started, in Unix seconds.", unix(v.Identity.Started))
-	send(ch, "kicker_view_age_seconds", "Time since the controller's loop ran. It runs every 5 s at least.",
+	emit(ch, "kicker_start_time_seconds", "When the controller started, in Unix seconds.", unix(v.Identity.Started))
+	emit(ch, "kicker_view_age_seconds", "Time since the controller's loop ran. It runs every 5 s at least.",
 		time.Since(v.At).Seconds())
-	send(ch, "kicker_synced", "1 if the controller knows enough to act.", oneIf(v.Sync.Open))
-	send(ch, "kicker_leading", "1 if no other controller is known to lead.", oneIf(v.Leader == ""))
-	send(ch, "kicker_disconnects_received", "0 if bus.system_url is set and delivers no disconnects.",
+	emit(ch, "kicker_synced", "1 if the controller knows enough to act.", oneIf(v.Sync.Open))
+	emit(ch, "kicker_leading", "1 if no other controller is known to lead.", oneIf(v.Leader == ""))
+	emit(ch, "kicker_disconnects_received", "0 if bus.system_url is set and delivers no disconnects.",
 		oneIf(v.DisconnectsLost == ""))
-	send(ch, "kicker_config_last_reload_successful", "0 if the changed configuration was rejected.",
+	emit(ch, "kicker_config_last_reload_successful", "0 if the changed configuration was rejected.",
 		oneIf(v.Loaded.Failed == ""))
-	send(ch, "kicker_config_last_reload_success_timestamp_seconds",
+	emit(ch, "kicker_config_last_reload_success_timestamp_seconds",
 		"When the configuration in force was loaded, in Unix seconds.", unix(v.Loaded.At))
-	send(ch, "kicker_invalid_messages_total", "Invalid messages from the bus.", float64(v.Counts.InvalidMessages))
-	send(ch, "kicker_conflicts", "Names that two machines claim.", float64(len(v.Conflicts)))
+	emit(ch, "kicker_invalid_messages_total", "Invalid messages from the bus.", float64(v.Counts.InvalidMessages))
+	emit(ch, "kicker_conflicts", "Names that two machines claim.", float64(len(v.Conflicts)))
 
 	members, held := map[string]int{}, map[string]int{}
 	for _, role := range v.Roles {
@@ -62,15 +62,15 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	outcomes := fromZero(v.Counts.Runs, kick.Succeeded, kick.Failed, kick.TimedOut, kick.Killed, kick.Lost)
-	sendEach(ch, "kicker_nodes", "Nodes.", "life", lives(v.Nodes))
-	sendEach(ch, "kicker_members", "Members of a role.", "role", members)
-	sendEach(ch, "kicker_held_members", "Members whose removal the guard holds, or in shadow would.", "role", held)
-	sendEach(ch, "kicker_verdicts", "Actions that depend on a role.", "state", states(v.Verdicts))
-	sendEach(ch, "kicker_gates", "Actions that wait for a gate.", "gate", gates)
-	sendEach(ch, "kicker_runs_total", "Runs that ended.", "outcome", outcomes)
-	sendEach(ch, "kicker_kicks_total", "Kicks sent, by the node's answer.", "answer",
+	emitEach(ch, "kicker_nodes", "Nodes.", "life", lives(v.Nodes))
+	emitEach(ch, "kicker_members", "Members of a role.", "role", members)
+	emitEach(ch, "kicker_held_members", "Members whose removal the guard holds, or in shadow would.", "role", held)
+	emitEach(ch, "kicker_verdicts", "Actions that depend on a role.", "state", states(v.Verdicts))
+	emitEach(ch, "kicker_gates", "Actions that wait for a gate.", "gate", gates)
+	emitEach(ch, "kicker_runs_total", "Runs that ended.", "outcome", outcomes)
+	emitEach(ch, "kicker_kicks_total", "Kicks sent, by the node's answer.", "answer",
 		fromZero(v.Counts.Kicks, kick.Accepted))
-	sendEach(ch, "kicker_events_total", "Events.", "kind", v.Counts.Events)
+	emitEach(ch, "kicker_events_total", "Events.", "kind", v.Counts.Events)
 
 	count := map[[2]string]int{} // by code and severity
 	for _, p := range problems(v) {
@@ -79,19 +79,19 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for _, code := range api.ProblemCodes {
 		for _, severity := range api.Severities {
 			n := float64(count[[2]string{code, string(severity)}])
-			send(ch, "kicker_problems", "Problems.", n, "code", code, "severity", string(severity))
+			emit(ch, "kicker_problems", "Problems.", n, "code", code, "severity", string(severity))
 		}
 	}
 }
 
-func sendEach[K ~string, N int | int64](ch chan<- prometheus.Metric, name, help, label string, values map[K]N) {
+func emitEach[K ~string, N int | int64](ch chan<- prometheus.Metric, name, help, label string, values map[K]N) {
 	for k, n := range values {
-		send(ch, name, help, float64(n), label, string(k))
+		emit(ch, name, help, float64(n), label, string(k))
 	}
 }
 
-// send sends a counter if the name ends in _total, otherwise a gauge. labels are names and values in turn.
-func send(ch chan<- prometheus.Metric, name, help string, value float64, labels ...string) {
+// emit sends a counter if the name ends in _total, otherwise a gauge. labels are names and values in turn.
+func emit(ch chan<- prometheus.Metric, name, help string, value float64, labels ...string) {
 	kind := prometheus.GaugeValue
 	if strings.HasSuffix(name, "_total") {
 		kind = prometheus.CounterValue

@@ -105,8 +105,8 @@ func (s *server) awaitEvent(ctx context.Context, seq int64) {
 func readBody(r *http.Request) ([]byte, error) {
 	body, err := io.ReadAll(r.Body)
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return nil, fail(http.StatusRequestEntityTooLarge, "",
-			"%s: the body is too large: send at most %d KiB", r.URL.Path, tooLarge.Limit>>10)
+		const text = "%s: the body is too large: send at most %d KiB"
+		err = fail(http.StatusRequestEntityTooLarge, "", text, r.URL.Path, tooLarge.Limit>>10)
 	}
 	return body, err
 }

@@ -18,7 +18,12 @@ const safe = "doing nothing is safe: dependents keep the members that they have"
 
 // problems is what is not as it should be, worst first, then by object. A consequence stands right after its cause.
 func problems(v *api.View) []api.Problem {
-	found := slices.Concat(clusterProblems(v), roleProblems(v), nodeProblems(v))
+	found := clusterProblems(v)
+	notSynced := "" // the code of the problem that the sync gate is closed
+	if !v.Sync.Open {
+		notSynced = found[0].Code
+	}
+	found = slices.Concat(found, roleProblems(v, notSynced), nodeProblems(v, notSynced))
 	for _, verdict := range v.Verdicts {
 		if verdict.State == api.Failing {
 			found = append(found, actionFailing(v, verdict))
@@ -38,17 +43,6 @@ func problems(v *api.View) []api.Problem {
 		ordered = append(append(ordered, p), causedBy[p.Code]...)
 	}
 	return ordered
-}
-
-// notSyncedCode is the code of the problem that the sync gate is closed, "" if it is open.
-func notSyncedCode(v *api.View) string {
-	switch {
-	case v.Sync.Open:
-		return ""
-	case v.Sync.BusLost:
-		return api.ProblemBusLost
-	}
-	return api.ProblemNotSynced
 }
 
 func clusterProblems(v *api.View) (found []api.Problem) {
@@ -91,7 +85,7 @@ func clusterProblems(v *api.View) (found []api.Problem) {
 	return found
 }
 
-func roleProblems(v *api.View) (found []api.Problem) {
+func roleProblems(v *api.View, notSynced string) (found []api.Problem) {
 	var known []string
 	for _, role := range v.Roles {
 		if !role.Unknown {
@@ -102,7 +96,7 @@ func roleProblems(v *api.View) (found []api.Problem) {
 		object := "role/" + role.Name
 		if !role.Sync.Open && role.Sync.Why != "" {
 			found = append(found, api.Problem{
-				Code: api.ProblemRoleNotSynced, Severity: api.Warning, Object: object, CausedBy: notSyncedCode(v),
+				Code: api.ProblemRoleNotSynced, Severity: api.Warning, Object: object, CausedBy: notSynced,
 				Text: "not all members are known yet", Why: role.Sync.Why,
 				Next: "kicker kicks its dependents when they are known" + left(role.Sync, v.At), Do: safe,
 			})
@@ -143,7 +137,7 @@ func removalHeld(role api.Role) api.Problem {
 	return p
 }
 
-func nodeProblems(v *api.View) (found []api.Problem) {
+func nodeProblems(v *api.View, notSynced string) (found []api.Problem) {
 	for _, c := range v.Conflicts {
 		found = append(found, api.Problem{
 			Code: api.ProblemNameConflict, Severity: api.Warning, Object: "node/" + c.Node, Since: c.Since,
@@ -173,7 +167,7 @@ func nodeProblems(v *api.View) (found []api.Problem) {
 		p.Text, p.Why = notMember(n)
 		switch {
 		case n.Facts == nil:
-			p.Severity, p.CausedBy = api.Note, notSyncedCode(v)
+			p.Severity, p.CausedBy = api.Note, notSynced
 			p.Next, p.Do = "the controller requests them", "doing nothing is safe: it becomes a member when they arrive"
 		case n.Checking:
 			p.Severity, p.Do = api.Note, "doing nothing is safe: its agent checks the service"
@@ -183,8 +177,7 @@ func nodeProblems(v *api.View) (found []api.Problem) {
 	return found
 }
 
-// notMember is why a node is not a member of its roles: what is the case, and the cause that the node reported. For a
-// member both are "".
+// notMember is why a node is not a member of its roles: what is the case, and the cause that the node reported.
 func notMember(n *inventory.Node) (what, why string) {
 	switch {
 	case n.Eligible():

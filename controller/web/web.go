@@ -50,12 +50,12 @@ func Handler(cfg Config) http.Handler {
 		mux.Handle(pattern, handler)
 		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Allow", method)
-			s.send(w, nil, fail(http.StatusMethodNotAllowed, "", "%s: only %s is possible", r.URL.Path, method))
+			send(w, nil, fail(http.StatusMethodNotAllowed, "", "%s: only %s is possible", r.URL.Path, method))
 		})
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		const remedy = "the API is below /v1/, see docs/reference/api.md"
-		s.send(w, nil, fail(http.StatusNotFound, remedy, "no such path: %.100q", r.URL.Path))
+		send(w, nil, fail(http.StatusNotFound, remedy, "no such path: %.100q", r.URL.Path))
 	})
 	return s.authorized(mux)
 }
@@ -116,7 +116,7 @@ func (s *server) answer(check func(*api.View) error, body func(*api.View, *http.
 		if err == nil {
 			answer, err = body(v, r)
 		}
-		s.send(w, answer, err)
+		send(w, answer, err)
 	})
 }
 
@@ -160,12 +160,12 @@ func (s *server) health(w http.ResponseWriter, r *http.Request) {
 		err = fail(http.StatusServiceUnavailable, "restart it",
 			"the controller hangs: its loop last ran %s ago", api.Duration(age))
 	}
-	s.send(w, map[string]bool{"ok": true}, err)
+	send(w, map[string]bool{"ok": true}, err)
 }
 
 func (s *server) ready(w http.ResponseWriter, r *http.Request) {
 	v := s.View()
-	s.send(w, map[string]bool{"ok": true}, cmp.Or(synced(v), leads(v)))
+	send(w, map[string]bool{"ok": true}, cmp.Or(synced(v), leads(v)))
 }
 
 // failure is an error with the answer that it becomes. Every other error becomes status 400.
@@ -180,7 +180,7 @@ func fail(status int, remedy, format string, args ...any) error {
 	return failure{status, api.Error{Error: fmt.Sprintf(format, args...), Remedy: remedy}}
 }
 
-func (s *server) send(w http.ResponseWriter, body any, err error) {
+func send(w http.ResponseWriter, body any, err error) {
 	status := http.StatusOK
 	if err != nil {
 		f, ok := errors.AsType[failure](err)
@@ -192,12 +192,9 @@ func (s *server) send(w http.ResponseWriter, body any, err error) {
 	if status == http.StatusUnauthorized {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 	}
-	b, err := json.MarshalIndent(body, "", "  ")
-	if err != nil {
-		s.Log.Error("answer cannot be encoded as JSON", "err", err)
-		status, b = http.StatusInternalServerError, []byte(`{"error": "the answer cannot be encoded as JSON"}`)
-	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	w.Write(append(b, '\n')) // if this fails, the client is gone
+	lines := json.NewEncoder(w)
+	lines.SetIndent("", "  ")
+	lines.Encode(body) // if this fails, the client is gone
 }
