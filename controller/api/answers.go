@@ -109,10 +109,8 @@ func (p Plan) Stale() int {
 
 // HoldsMore reports whether the guard would hold removals that it does not hold now.
 func (r PlannedRole) HoldsMore() bool {
-	if r.Then == nil || r.Then.Held == nil {
-		return false
-	}
-	return r.Now == nil || r.Now.Held == nil || !slices.Equal(r.Now.Held.Nodes, r.Then.Held.Nodes)
+	return r.Then != nil && r.Then.Held != nil &&
+		(r.Now == nil || r.Now.Held == nil || !slices.Equal(r.Now.Held.Nodes, r.Then.Held.Nodes))
 }
 
 // KickOrder is a person's order to run actions now, even if they are converged. It skips settle and backoff, and no

@@ -41,6 +41,7 @@ var (
 	EventDisconnectsRestored = info("disconnects restored", "The controller receives disconnects again.")
 	EventReloaded            = info("reloaded", "Another configuration is in force.")
 	EventReloadRejected      = fail("reload rejected", "A new configuration was rejected: the old one is in force.")
+	EventInvalidMessage      = warn("invalid message", "A message is invalid and was ignored: one event a second at most.")
 
 	EventJoined        = info("joined", "A node reported for the first time.")
 	EventReady         = info("ready", "A node's service became ready.")
@@ -54,8 +55,6 @@ var (
 	EventConflictBegan = fail("conflict began", "Two machines claim one name: one is accepted, the other rejected.")
 	EventConflictEnded = info("conflict ended", "Only one machine claims the name.")
 	EventWrongVersion  = warn("wrong version", "A node's messages have another version: the controller ignores them.")
-
-	EventInvalidMessage = warn("invalid message", "A message is invalid and was ignored: one event a second at most.")
 
 	EventRoleChanged  = info("role changed", "The members of a role, or their member facts, changed.")
 	EventHoldBegan    = warn("hold began", "The guard holds removals from a role, because too many members went at once.")

@@ -11,8 +11,7 @@ import (
 	"kicker/controller/api"
 )
 
-// authorized lets only allowed requests through, and each for maxTime. A local user or a web page must not be able to
-// start runs.
+// authorized lets only allowed requests through, each for maxTime: no other user and no web page may start runs.
 func (s *server) authorized(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(maxTime)) // tests' ResponseWriters have none
@@ -20,6 +19,7 @@ func (s *server) authorized(next http.Handler) http.Handler {
 		w.Header().Set("Cache-Control", "no-store")
 		if err := s.allow(r); err != nil {
 			s.Log.Warn("request rejected", "from", r.RemoteAddr, "method", r.Method, "path", r.URL.Path, "err", err)
+			w.Header().Set("WWW-Authenticate", "Bearer")
 			send(w, nil, err)
 			return
 		}
@@ -43,8 +43,8 @@ func (s *server) allow(r *http.Request) error {
 		return fail(http.StatusUnauthorized, "send the controller's token (Authorization: Bearer TOKEN; kicker "+
 			"--token-file FILE), or ask as the controller's user through its api.sock", "the token is missing or wrong")
 	}
-	// A web page's name can be made to resolve to 127.0.0.1: then only the Host shows that it is another site. No such
-	// name leads to a listener beyond loopback.
+	// A web page's name can be made to resolve to 127.0.0.1: then only the Host shows that it is another site. Beyond
+	// loopback the configuration opened the listener to any name.
 	local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
 	if ok && !local.IP.IsLoopback() || api.IsLoopback(r.Host) {
 		return nil

@@ -36,8 +36,7 @@ func (s *server) events(w http.ResponseWriter, r *http.Request) {
 	send(w, list(eventsAfter(v, since)), err)
 }
 
-// follow writes one event per line until the reader goes or is too slow. A view never changes, so a slow reader delays
-// nothing else.
+// follow writes one event per line until the reader goes or is too slow. A slow reader delays nothing else.
 func (s *server) follow(w http.ResponseWriter, r *http.Request, since int64) {
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	conn, lines := http.NewResponseController(w), json.NewEncoder(w)

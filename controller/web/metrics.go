@@ -19,21 +19,18 @@ import (
 func (s *server) metrics() http.Handler {
 	r := prometheus.NewRegistry()
 	process := collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})
-	r.MustRegister(collector{s.Config}, collectors.NewGoCollector(), process)
+	r.MustRegister(s, collectors.NewGoCollector(), process)
 	return promhttp.HandlerFor(r, promhttp.HandlerOpts{})
 }
 
-// collector makes metrics from the view of the moment. No label is a node's name: series would pile up as machines
-// come and go.
-type collector struct{ Config }
-
 // Describe sends nothing: which series there are follows from the view.
-func (collector) Describe(chan<- *prometheus.Desc) {}
+func (s *server) Describe(chan<- *prometheus.Desc) {}
 
-func (c collector) Collect(ch chan<- prometheus.Metric) {
-	v := c.View()
+// Collect makes metrics from the view. No label is a node's name: series would pile up as machines come and go.
+func (s *server) Collect(ch chan<- prometheus.Metric) {
+	v := s.View()
 	emit(ch, "kicker_build_info", "Always 1; the labels say what runs.", 1,
-		"version", c.Version, "goversion", runtime.Version())
+		"version", s.Version, "goversion", runtime.Version())
 	emit(ch, "kicker_start_time_seconds", "When the controller started, in Unix seconds.", unix(v.Identity.Started))
 	emit(ch, "kicker_view_age_seconds", "Time since the controller's loop ran. It runs every 5 s at least.",
 		time.Since(v.At).Seconds())
@@ -48,12 +45,14 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	emit(ch, "kicker_invalid_messages_total", "Invalid messages from the bus.", float64(v.Counts.InvalidMessages))
 	emit(ch, "kicker_conflicts", "Names that two machines claim.", float64(len(v.Conflicts)))
 
-	members, held := map[string]int{}, map[string]int{}
 	for _, role := range v.Roles {
-		members[role.Name], held[role.Name] = len(role.Members), 0
+		held := 0
 		if role.Held != nil {
-			held[role.Name] = len(role.Held.Nodes)
+			held = len(role.Held.Nodes)
 		}
+		emit(ch, "kicker_members", "Members of a role.", float64(len(role.Members)), "role", role.Name)
+		emit(ch, "kicker_held_members", "Members whose removal the guard holds, or in shadow would.",
+			float64(held), "role", role.Name)
 	}
 	gates := fromZero[string, int](nil, api.Gates...)
 	for _, verdict := range v.Verdicts {
@@ -63,8 +62,6 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	outcomes := fromZero(v.Counts.Runs, kick.Succeeded, kick.Failed, kick.TimedOut, kick.Killed, kick.Lost)
 	emitEach(ch, "kicker_nodes", "Nodes.", "life", lives(v.Nodes))
-	emitEach(ch, "kicker_members", "Members of a role.", "role", members)
-	emitEach(ch, "kicker_held_members", "Members whose removal the guard holds, or in shadow would.", "role", held)
 	emitEach(ch, "kicker_verdicts", "Actions that depend on a role.", "state", states(v.Verdicts))
 	emitEach(ch, "kicker_gates", "Actions that wait for a gate.", "gate", gates)
 	emitEach(ch, "kicker_runs_total", "Runs that ended.", "outcome", outcomes)

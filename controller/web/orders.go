@@ -38,14 +38,13 @@ func (s *server) lose(_ *api.View, r *http.Request) (any, error) {
 	if err := s.Lose(r.Context(), order); err != nil {
 		return nil, s.orderFailed(order.Object, err)
 	}
-	s.Log.Info("loss declared",
-		"object", order.Object, "expect_percent", order.Expect, "for", order.For, "by", order.By)
+	s.Log.Info("loss declared", "object", order.Object, "expect_percent", order.Expect, "for", order.For, "by", order.By)
 	return struct{}{}, nil
 }
 
 // plan says what another configuration would change. It changes nothing, so it asks for no more rights than a question.
 func (s *server) plan(_ *api.View, r *http.Request) (any, error) {
-	text, err := readBody(r)
+	text, err := io.ReadAll(r.Body)
 	if err != nil {
 		return nil, err
 	}
@@ -102,20 +101,9 @@ func (s *server) awaitEvent(ctx context.Context, seq int64) {
 	}
 }
 
-func readBody(r *http.Request) ([]byte, error) {
-	body, err := io.ReadAll(r.Body)
-	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		const text = "%s: the body is too large: send at most %d KiB"
-		err = fail(http.StatusRequestEntityTooLarge, "", text, r.URL.Path, tooLarge.Limit>>10)
-	}
-	return body, err
-}
-
 // readOrder reads the order in a request's body, which is like form.
-func readOrder[Order any](
-	r *http.Request, what string, decode func([]byte) (Order, error), form string,
-) (o Order, err error) {
-	body, err := readBody(r)
+func readOrder[T any](r *http.Request, what string, decode func([]byte) (T, error), form string) (o T, err error) {
+	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		return o, err
 	}
@@ -148,11 +136,12 @@ func decodeLoss(body []byte) (api.LossOrder, error) {
 }
 
 // decode reads one JSON object. It rejects unknown keys: a misspelled order must not do more than was meant.
-func decode[Order any](body []byte) (o Order, err error) {
+func decode[T any](body []byte) (o T, err error) {
 	dec := json.NewDecoder(bytes.NewReader(body))
 	dec.DisallowUnknownFields()
 	err = dec.Decode(&o)
 	wrong, isWrong := errors.AsType[*json.UnmarshalTypeError](err)
+	key, isUnknown := strings.CutPrefix(fmt.Sprint(err), "json: unknown field ")
 	switch {
 	case err == nil:
 		if _, err := dec.Token(); err != io.EOF {
@@ -165,8 +154,7 @@ func decode[Order any](body []byte) (o Order, err error) {
 		return o, fmt.Errorf("want an object, have %s", wrong.Value)
 	case isWrong:
 		return o, fmt.Errorf("%s: want %s, have %s", wrong.Field, wrong.Type.Kind(), wrong.Value)
-	}
-	if key, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
+	case isUnknown:
 		return o, fmt.Errorf("unknown key %s", key)
 	}
 	return o, fmt.Errorf("not JSON: %w", err)

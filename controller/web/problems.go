@@ -225,24 +225,24 @@ func actionFailing(v *api.View, verdict api.Verdict) api.Problem {
 
 // nextTry says when a failing action runs again.
 func nextTry(verdict api.Verdict, at time.Time) string {
-	var until time.Time
-	var waits []string // for something other than time
+	var wait time.Duration
+	var others []string // gates that wait for something other than time
 	for _, g := range verdict.Gates {
 		if g.Until.IsZero() || g.Name == api.GateRunning {
-			waits = append(waits, g.Name)
-		} else if g.Until.After(until) {
-			until = g.Until
+			others = append(others, g.Name)
+		} else {
+			wait = max(wait, g.Until.Sub(at))
 		}
 	}
 	switch {
-	case len(waits) > 0:
-		return "kicker runs it again when it no longer waits for: " + strings.Join(waits, ", ")
+	case len(others) > 0:
+		return "kicker runs it again when it no longer waits for: " + strings.Join(others, ", ")
 	case verdict.Running != nil:
 		return "it runs now"
-	case until.IsZero():
+	case wait == 0:
 		return "kicker runs it again now"
 	}
-	return "kicker runs it again in " + api.Duration(until.Sub(at))
+	return "kicker runs it again in " + api.Duration(wait)
 }
 
 // left says how long a wait lasts at most: " (2.1s left)". It is empty if that is not known.

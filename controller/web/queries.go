@@ -183,14 +183,12 @@ func findRole(v *api.View, name string) (api.Role, error) {
 func (s *server) runs(v *api.View, r *http.Request) (any, error) {
 	q := r.URL.Query()
 	limit, err := number(q, "limit", int64(len(v.Runs)))
+	var role api.Role
+	if err == nil && q.Has("role") {
+		role, err = findRole(v, q.Get("role"))
+	}
 	if err != nil {
 		return nil, err
-	}
-	var role api.Role
-	if q.Has("role") {
-		if role, err = findRole(v, q.Get("role")); err != nil {
-			return nil, err
-		}
 	}
 	found := slices.DeleteFunc(list(v.Runs), func(run api.Run) bool {
 		return q.Has("role") && !slices.Contains(role.Nodes, run.Node) ||

@@ -10,8 +10,7 @@ import (
 	"time"
 )
 
-// ListenUnix listens on a unix socket at path that only this user and root can use. It replaces a socket that does not
-// answer.
+// ListenUnix listens on a unix socket that only this user and root can use. It replaces one that does not answer.
 func ListenUnix(path string) (net.Listener, error) {
 	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
 		conn.Close()

@@ -181,6 +181,10 @@ func fail(status int, remedy, format string, args ...any) error {
 }
 
 func send(w http.ResponseWriter, body any, err error) {
+	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		const text = "the body is too large: send at most %d KiB"
+		err = fail(http.StatusRequestEntityTooLarge, "", text, tooLarge.Limit>>10)
+	}
 	status := http.StatusOK
 	if err != nil {
 		f, ok := errors.AsType[failure](err)
@@ -189,12 +193,9 @@ func send(w http.ResponseWriter, body any, err error) {
 		}
 		status, body = f.status, f.body
 	}
-	if status == http.StatusUnauthorized {
-		w.Header().Set("WWW-Authenticate", "Bearer")
-	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	lines := json.NewEncoder(w)
-	lines.SetIndent("", "  ")
-	lines.Encode(body) // if this fails, the client is gone
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	enc.Encode(body) // if this fails, the client is gone
 }
