@@ -1,6 +1,8 @@
 package api
 
 import (
+	"errors"
+	"slices"
 	"time"
 
 	"kicker/inventory"
@@ -68,3 +70,75 @@ type Action struct {
 	Verdict
 	LastRun *Run `json:"last_run,omitempty"`
 }
+
+// Plan is what another configuration would change. It leaves out the actions and roles that would stay as they are.
+type Plan struct {
+	Actions []PlannedAction `json:"actions"` // by node, then in the node's order
+	Roles   []PlannedRole   `json:"roles"`   // by name
+}
+
+// PlannedAction is the verdict on an action now, and under the other configuration.
+type PlannedAction struct {
+	Node         string  `json:"node"`
+	Action       string  `json:"action"`
+	BecomesStale bool    `json:"becomes_stale"` // converged now, and not then
+	Now          Verdict `json:"now"`
+	Then         Verdict `json:"then"`
+}
+
+// PlannedRole is a role now, and under the other configuration.
+type PlannedRole struct {
+	Name    string   `json:"name"`
+	Now     *Role    `json:"now"`  // null: there is no such role
+	Then    *Role    `json:"then"` // null: there is no such role
+	Added   []string `json:"added,omitempty"`
+	Removed []string `json:"removed,omitempty"`
+	Changed []string `json:"changed,omitempty"` // members whose member facts would change
+}
+
+// Stale is the number of actions that would become stale.
+func (p Plan) Stale() int {
+	n := 0
+	for _, a := range p.Actions {
+		if a.BecomesStale {
+			n++
+		}
+	}
+	return n
+}
+
+// HoldsMore reports whether the guard would hold removals that it does not hold now.
+func (r PlannedRole) HoldsMore() bool {
+	return r.Then != nil && r.Then.Held != nil &&
+		(r.Now == nil || r.Now.Held == nil || !slices.Equal(r.Now.Held.Nodes, r.Then.Held.Nodes))
+}
+
+// KickOrder is a person's order to run actions now, even if they are converged. It skips settle and backoff, and no
+// other gate. If a node rejects the kick, the controller tries again with backoff.
+type KickOrder struct {
+	Object string `json:"object"`           // node/N, or role/R for every node that has the role
+	Action string `json:"action,omitempty"` // empty: all actions
+	DryRun bool   `json:"dry_run,omitempty"`
+	By     string `json:"by,omitempty"` // who gives the order, for the events
+}
+
+// LossOrder accepts the loss that the guard of a role holds. With Expect it announces a loss instead: for the time For
+// the guard lets up to so many percent of the members go.
+type LossOrder struct {
+	Object string        `json:"object"`                   // role/R
+	Expect int           `json:"expect_percent,omitempty"` // from 1 to 100
+	For    time.Duration `json:"for_ns,omitempty"`
+	By     string        `json:"by,omitempty"` // who gives the order, for the events
+}
+
+// Kicked answers a KickOrder.
+type Kicked struct {
+	Actions []Verdict `json:"actions"` // on each action of the order
+	After   int64     `json:"after"`   // the newest event before the order; later ones say how the runs end
+}
+
+// Why a controller cannot carry out an order.
+var (
+	ErrNotFound  = errors.New("not found") // no such node, role or action
+	ErrNotSynced = errors.New("not synced")
+)

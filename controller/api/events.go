@@ -17,51 +17,6 @@ type Event struct {
 	Text   string    `json:"text"` // for people; it names its objects itself
 }
 
-// The kinds of events. EventKinds says what each means.
-const (
-	EventStarted             = "started"
-	EventFollows             = "follows"
-	EventLeads               = "leads"
-	EventSynced              = "synced"
-	EventBusLost             = "bus lost"
-	EventBusRestored         = "bus restored"
-	EventDisconnectsLost     = "disconnects lost"
-	EventDisconnectsRestored = "disconnects restored"
-	EventReloaded            = "reloaded"
-	EventReloadRejected      = "reload rejected"
-
-	EventJoined        = "joined"
-	EventReady         = "ready"
-	EventNotReady      = "not ready"
-	EventSuspect       = "suspect"
-	EventRestarting    = "restarting"
-	EventBack          = "back"
-	EventGone          = "gone"
-	EventLeft          = "left"
-	EventReplaced      = "replaced"
-	EventConflictBegan = "conflict began"
-	EventConflictEnded = "conflict ended"
-	EventWrongVersion  = "wrong version"
-
-	EventInvalidMessage = "invalid message"
-
-	EventRoleChanged  = "role changed"
-	EventHoldBegan    = "hold began"
-	EventHoldProbed   = "hold probed"
-	EventHoldEnded    = "hold ended"
-	EventLossExpected = "loss expected"
-	EventCycleBegan   = "cycle began"
-	EventCycleEnded   = "cycle ended"
-
-	EventKicked         = "kicked"
-	EventKickRejected   = "kick rejected"
-	EventKickUnanswered = "kick unanswered"
-	EventSucceeded      = "succeeded"
-	EventFailed         = "failed"
-	EventDampingBegan   = "damping began"
-	EventDampingEnded   = "damping ended"
-)
-
 // EventKind is a kind of event.
 type EventKind struct {
 	Kind    string
@@ -69,52 +24,62 @@ type EventKind struct {
 	Meaning string     // one sentence
 }
 
-// A person must act on an ERROR. A WARN is something wrong that kicker handles, or that may end by itself.
-const info, warn, fail = slog.LevelInfo, slog.LevelWarn, slog.LevelError
+// EventKinds is all kinds of events. A person must act on an ERROR. A WARN is something wrong that kicker handles, or
+// that may end by itself.
+var EventKinds []EventKind
 
-// EventKinds is all kinds of events.
-var EventKinds = []EventKind{
-	{EventStarted, info, "The controller started."},
-	{EventFollows, info, "Another controller leads the cluster, and this one does nothing."},
-	{EventLeads, warn, "The controller that led is silent, and this one leads now."},
-	{EventSynced, info, "The controller knows the nodes and begins to act."},
-	{EventBusLost, warn, "The controller receives nothing from the bus: until it does, it removes and kicks no node."},
-	{EventBusRestored, info, "The controller receives messages again: it waits for nodes to report."},
-	{EventDisconnectsLost, warn, "The controller receives no disconnects: it notices a dead node by its silence."},
-	{EventDisconnectsRestored, info, "The controller receives disconnects again."},
-	{EventReloaded, info, "Another configuration is in force."},
-	{EventReloadRejected, fail, "The changed configuration was rejected: the old one stays in force."},
+// The kinds of events, in the order of EventKinds. They never change.
+var (
+	EventStarted     = info("started", "The controller started.")
+	EventFollows     = info("follows", "Another controller leads the cluster, and this one does nothing.")
+	EventLeads       = warn("leads", "The controller that led is silent, and this one leads now.")
+	EventSynced      = info("synced", "The controller knows the nodes and begins to act.")
+	EventBusLost     = warn("bus lost", "The controller receives nothing from the bus: it removes and kicks no node.")
+	EventBusRestored = info("bus restored", "The controller receives messages again: it waits for nodes to report.")
 
-	{EventJoined, info, "A node reported for the first time."},
-	{EventReady, info, "A node's service became ready."},
-	{EventNotReady, warn, "A node's service is no longer ready."},
-	{EventSuspect, info, "A node's connection closed, or it missed heartbeats: it has a moment to come back."},
-	{EventRestarting, info, "A node's agent restarts: the node stays a member for up to a minute."},
-	{EventBack, info, "A node that was suspect or restarting reported again."},
-	{EventGone, warn, "A node stopped reporting and did not leave on purpose."},
-	{EventLeft, info, "A node left on purpose."},
-	{EventReplaced, info, "A newer boot of the machine, or another machine, took over a node's name."},
-	{EventConflictBegan, fail, "Two machines claim one name: one is accepted, the other is rejected."},
-	{EventConflictEnded, info, "Only one machine claims the name."},
-	{EventWrongVersion, warn, "A node's messages have another version than the controller's, which ignores them."},
+	EventDisconnectsLost     = warn("disconnects lost", "Disconnects do not arrive: only silence shows a dead node.")
+	EventDisconnectsRestored = info("disconnects restored", "The controller receives disconnects again.")
+	EventReloaded            = info("reloaded", "Another configuration is in force.")
+	EventReloadRejected      = fail("reload rejected", "A new configuration was rejected: the old one is in force.")
+	EventInvalidMessage      = warn("invalid message", "A message is invalid and was ignored: one event a second at most.")
 
-	{EventInvalidMessage, warn, "A message from the bus is invalid and was ignored: one event a second at most."},
+	EventJoined        = info("joined", "A node reported for the first time.")
+	EventReady         = info("ready", "A node's service became ready.")
+	EventNotReady      = warn("not ready", "A node's service is no longer ready.")
+	EventSuspect       = info("suspect", "A node disconnected, or missed heartbeats: it has a moment to come back.")
+	EventRestarting    = info("restarting", "A node's agent restarts: the node stays a member for up to a minute.")
+	EventBack          = info("back", "A node that was suspect or restarting reported again.")
+	EventGone          = warn("gone", "A node stopped reporting and did not leave on purpose.")
+	EventLeft          = info("left", "A node left on purpose.")
+	EventReplaced      = info("replaced", "A newer boot of the machine, or another machine, took over a node's name.")
+	EventConflictBegan = fail("conflict began", "Two machines claim one name: one is accepted, the other rejected.")
+	EventConflictEnded = info("conflict ended", "Only one machine claims the name.")
+	EventWrongVersion  = warn("wrong version", "A node's messages have another version: the controller ignores them.")
 
-	{EventRoleChanged, info, "The members of a role, or their member facts, changed."},
-	{EventHoldBegan, warn, "The guard holds the removal of members of a role, because too many went at once."},
-	{EventHoldProbed, info, "Dependents were asked whether they reach the held nodes."},
-	{EventHoldEnded, info, "The guard no longer holds removals from a role."},
-	{EventLossExpected, info, "A person announced that members of a role will go."},
-	{EventCycleBegan, info, "Roles depend on each other."},
-	{EventCycleEnded, info, "Roles no longer depend on each other."},
+	EventRoleChanged  = info("role changed", "The members of a role, or their member facts, changed.")
+	EventHoldBegan    = warn("hold began", "The guard holds removals from a role, because too many members went at once.")
+	EventHoldProbed   = info("hold probed", "Dependents were asked whether they reach the held nodes.")
+	EventHoldEnded    = info("hold ended", "The guard no longer holds removals from a role.")
+	EventLossExpected = info("loss expected", "A person announced that members of a role will go.")
+	EventCycleBegan   = info("cycle began", "Roles depend on each other.")
+	EventCycleEnded   = info("cycle ended", "Roles no longer depend on each other.")
 
-	{EventKicked, info, "A node accepted a kick."},
-	{EventKickRejected, warn, "A node rejected a kick: the controller tries again with backoff."},
-	{EventKickUnanswered, warn, "A node did not answer a kick: it is sent again."},
-	{EventSucceeded, info, "A run succeeded."},
-	{EventFailed, warn, "A run failed: the controller tries again with backoff."},
-	{EventDampingBegan, warn, "An action runs more often than changes from outside explain: its kicks are delayed."},
-	{EventDampingEnded, info, "The kicks of an action are no longer delayed."},
+	EventKicked         = info("kicked", "A node accepted a kick.")
+	EventKickRejected   = warn("kick rejected", "A node rejected a kick: the controller tries again with backoff.")
+	EventKickUnanswered = warn("kick unanswered", "A node did not answer a kick: it is sent again.")
+	EventSucceeded      = info("succeeded", "A run succeeded.")
+	EventFailed         = warn("failed", "A run failed: the controller tries again with backoff.")
+	EventDampingBegan   = warn("damping began", "An action runs more often than changes explain: kicks are delayed.")
+	EventDampingEnded   = info("damping ended", "The kicks of an action are no longer delayed.")
+)
+
+func info(kind, meaning string) string { return addKind(EventKind{kind, slog.LevelInfo, meaning}) }
+func warn(kind, meaning string) string { return addKind(EventKind{kind, slog.LevelWarn, meaning}) }
+func fail(kind, meaning string) string { return addKind(EventKind{kind, slog.LevelError, meaning}) }
+
+func addKind(k EventKind) string {
+	EventKinds = append(EventKinds, k)
+	return k.Kind
 }
 
 // EventLevel is the level at which an event of this kind is logged.

@@ -43,20 +43,9 @@ const (
 	ProblemActionFailing   = "action_failing"
 )
 
-// ProblemCode is a code and what it means, in one sentence.
-type ProblemCode struct{ Code, Meaning string }
-
-// ProblemCodes is all codes, in the order cluster, roles, nodes, actions.
-var ProblemCodes = []ProblemCode{
-	{ProblemBusLost, "The controller receives nothing from the bus."},
-	{ProblemNotSynced, "The controller does not know all nodes yet."},
-	{ProblemReloadRejected, "The changed configuration was rejected, so the old one stays in force."},
-	{ProblemDisconnectsLost, "The controller does not receive disconnects through `bus.system_url`."},
-	{ProblemRoleNotSynced, "The controller does not know all members of the role yet."},
-	{ProblemRemovalHeld, "The guard holds the removal of members; with `guard: shadow` it only reports it."},
-	{ProblemUnknownRole, "An action depends on a role that no node has and no configuration names."},
-	{ProblemNameConflict, "Two machines claim one name."},
-	{ProblemWrongVersion, "The node's messages have another version than the controller's."},
-	{ProblemNodeNotReady, "The node reports, but it is not ready, or its facts have not arrived."},
-	{ProblemActionFailing, "The last try to run the action failed."},
+// ProblemCodes is all codes, in the order cluster, roles, nodes, actions. docs/reference/api.md says what each means.
+var ProblemCodes = []string{
+	ProblemBusLost, ProblemNotSynced, ProblemReloadRejected, ProblemDisconnectsLost,
+	ProblemRoleNotSynced, ProblemRemovalHeld, ProblemUnknownRole,
+	ProblemNameConflict, ProblemWrongVersion, ProblemNodeNotReady, ProblemActionFailing,
 }

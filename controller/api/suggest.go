@@ -2,50 +2,35 @@ package api
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 )
 
-// Suggest is at most three of names that are similar to name, the likeliest first: name is a part of them, or few
-// letters differ.
+// Suggest is at most three of names, the likeliest first: few letters differ from name, or name is a part of them.
 func Suggest(name string, names []string) []string {
-	type candidate struct {
-		name string
-		far  int
-	}
-	var found []candidate
+	far := map[string]int{}
 	for _, n := range names {
-		if len(name) > 253 || len(n) > 253 {
-			continue // longer than any name may be, and slow to compare
-		}
-		far := distance(name, n)
+		d := distance(name, n)
 		if strings.Contains(n, name) {
-			far = min(far, 1)
+			d = min(d, 1)
 		}
-		if far <= 1+len(name)/5 {
-			found = append(found, candidate{n, far})
+		if d <= 1+len(name)/5 {
+			far[n] = d
 		}
 	}
-	slices.SortFunc(found, func(a, b candidate) int {
-		return cmp.Or(cmp.Compare(a.far, b.far), strings.Compare(a.name, b.name))
+	similar := slices.SortedFunc(maps.Keys(far), func(a, b string) int {
+		return cmp.Or(cmp.Compare(far[a], far[b]), strings.Compare(a, b))
 	})
-	var out []string
-	for _, c := range found[:min(3, len(found))] {
-		out = append(out, c.name)
-	}
-	return out
+	return similar[:min(3, len(similar))]
 }
 
 // LikelyMeant is the one of names that name is a typo of, or "": one or two letters differ, at most a third of them.
 func LikelyMeant(name string, names []string) string {
 	best, least := "", 3
 	for _, n := range names {
-		if len(name) > 64 || len(n) > 64 {
-			continue // not a typo, and slow to compare
-		}
-		far := distance(name, n)
-		if far > 0 && far < least && 3*far <= max(len(name), len(n)) {
-			best, least = n, far
+		if d := distance(name, n); d > 0 && d < least && 3*d <= max(len(name), len(n)) {
+			best, least = n, d
 		}
 	}
 	return best
@@ -53,6 +38,9 @@ func LikelyMeant(name string, names []string) string {
 
 // distance is how many insertions, deletions, changes and swaps of neighbouring bytes turn a into b, at least.
 func distance(a, b string) int {
+	if max(len(a), len(b)) > 253 {
+		return max(len(a), len(b)) // longer than any name, and slow to compare
+	}
 	d := make([][]int, len(a)+1) // d[i][j] is that of a[:i] and b[:j]
 	for i := range d {
 		d[i] = make([]int, len(b)+1)

@@ -26,8 +26,7 @@ func List(names []string, most int) string {
 	return strings.Join(names, ", ")
 }
 
-// Duration is a duration for people, rounded to what matters: "74ms", "1.8s", "90s", "15m", "2h", "4d". It is never
-// below 0.
+// Duration is a duration for people, rounded and never below 0: "74ms", "1.8s", "90s", "15m", "2h", "4d".
 func Duration(d time.Duration) string {
 	d = max(d, 0)
 	switch {
@@ -45,8 +44,7 @@ func Duration(d time.Duration) string {
 	return fmt.Sprintf("%dd", d/(24*time.Hour))
 }
 
-// Outcome says how a run ended, as the end of a sentence: "succeeded", "failed with exit code 2", "timed out", "was
-// lost".
+// Outcome says how a run ended, as the end of a sentence: "failed with exit code 2", "timed out", "was lost".
 func Outcome(outcome kick.Outcome, exit int) string {
 	switch {
 	case outcome == kick.Failed && exit >= 0:

@@ -1,7 +1,9 @@
 package web
 
 import (
+	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,61 +14,48 @@ import (
 )
 
 const (
-	streamBeat  = 15 * time.Second // between two blank lines of a stream without events
-	slowAfter   = 10 * time.Second // a reader that takes no byte for so long is disconnected
-	followParam = "follow"
+	streamBeat = 15 * time.Second // between two blank lines of a stream without events
+	slowAfter  = 10 * time.Second // a reader that takes no byte for so long is disconnected
 )
 
 func (s *server) events(w http.ResponseWriter, r *http.Request) {
-	if !s.knownQuery(w, r, "since", followParam) {
-		return
-	}
-	since, err := number(r.URL.Query(), "since", 0)
-	if err != nil {
-		s.badRequest(w, err, "")
-		return
-	}
-	v := s.View()
-	if newest := newestEvent(v); since > newest {
-		s.fail(w, http.StatusGone, api.Error{
-			Error:  fmt.Sprintf("since=%d: the newest event is %d: the controller restarted", since, newest),
-			Remedy: "start over with since=0",
-		})
-		return
-	}
-	switch r.URL.Query().Get(followParam) {
-	case "", "0":
-		s.answer(w, append([]api.Event{}, eventsAfter(v.Events, since)...))
-	case "1":
+	q, v := r.URL.Query(), s.View()
+	since, err := number(q, "since", 0)
+	err = cmp.Or(checkQuery(r, "since", "follow"), err)
+	switch follow := q.Get("follow"); {
+	case err != nil:
+	case since > newestEvent(v):
+		err = fail(http.StatusGone, "start over with since=0",
+			"since=%d: the newest event is %d: the controller restarted", since, newestEvent(v))
+	case follow == "1":
 		s.follow(w, r, since)
-	default:
-		s.badRequest(w, fmt.Errorf("%s: want 0 or 1", followParam), "")
+		return
+	case follow != "" && follow != "0":
+		err = errors.New("follow: want 0 or 1")
 	}
+	send(w, list(eventsAfter(v, since)), err)
 }
 
-// follow writes one event per line until the reader goes or is too slow. A view never changes, so a slow reader delays
-// nothing else.
+// follow writes one event per line until the reader goes or is too slow. A slow reader delays nothing else.
 func (s *server) follow(w http.ResponseWriter, r *http.Request, since int64) {
 	w.Header().Set("Content-Type", "application/x-ndjson")
-	conn := http.NewResponseController(w)
+	conn, lines := http.NewResponseController(w), json.NewEncoder(w)
 	beat := time.NewTicker(streamBeat)
 	defer beat.Stop()
 	for first := true; ; first = false {
 		v := s.View()
-		events := eventsAfter(v.Events, since)
+		events := eventsAfter(v, since)
 		conn.SetWriteDeadline(time.Now().Add(slowAfter)) // best effort: a ResponseWriter in tests has none
 		if !first && len(events) > 0 && events[0].Seq > since+1 {
-			lost := fmt.Sprintf("the reader is too slow: events %d to %d are no longer kept", since+1, events[0].Seq-1)
-			writeLine(w, api.Error{Error: lost})
+			const lost = "the reader is too slow: events %d to %d are no longer kept"
+			lines.Encode(api.Error{Error: fmt.Sprintf(lost, since+1, events[0].Seq-1)})
 			return
 		}
 		for _, e := range events {
-			if writeLine(w, e) != nil {
-				return
-			}
+			lines.Encode(e)
 			since = e.Seq
 		}
-		if conn.Flush() != nil {
+		if conn.Flush() != nil { // also after an earlier error
 			return
 		}
 		select {
@@ -74,17 +63,13 @@ func (s *server) follow(w http.ResponseWriter, r *http.Request, since int64) {
 			return
 		case <-v.Next:
 		case <-beat.C:
-			if _, err := io.WriteString(w, "\n"); err != nil {
-				return
-			}
+			io.WriteString(w, "\n")
 		}
 	}
 }
 
-func writeLine(w io.Writer, line any) error { return json.NewEncoder(w).Encode(line) }
-
-func eventsAfter(events []api.Event, seq int64) []api.Event {
-	return events[sort.Search(len(events), func(i int) bool { return events[i].Seq > seq }):]
+func eventsAfter(v *api.View, seq int64) []api.Event {
+	return v.Events[sort.Search(len(v.Events), func(i int) bool { return v.Events[i].Seq > seq }):]
 }
 
 func newestEvent(v *api.View) int64 {

@@ -8,90 +8,91 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"reflect"
 	"slices"
 	"strings"
 
 	"kicker/controller/api"
 )
 
-func (s *server) kick(w http.ResponseWriter, r *http.Request) {
-	const form = `{"object": "node/N" or "role/R", "action": "A", "dry_run": false, "by": "who"}`
-	order, ok := readOrder(s, w, r, decodeKick, form)
-	if !ok || !s.leads(w) {
-		return
+func (s *server) kick(_ *api.View, r *http.Request) (any, error) {
+	order, err := readOrder(r, "kick order", decodeKick,
+		`{"object": "node/N" or "role/R", "action": "A", "dry_run": false, "by": "who"}`)
+	if err != nil {
+		return nil, err
 	}
 	kicked, err := s.Kick(r.Context(), order)
 	if err != nil {
-		s.failOrder(w, order.Object, err)
-		return
+		return nil, s.orderFailed(order.Object, err)
 	}
 	s.Log.Info("kick ordered", "object", order.Object, "action", order.Action, "dry_run", order.DryRun, "by", order.By)
 	s.awaitEvent(r.Context(), kicked.After)
-	s.answer(w, kicked)
+	return kicked, nil
 }
 
-func (s *server) lose(w http.ResponseWriter, r *http.Request) {
-	const form = `{"object": "role/R", "by": "who"}, or with "expect_percent": 50, "for_ns": 900000000000 too`
-	order, ok := readOrder(s, w, r, decodeLoss, form)
-	if !ok || !s.leads(w) {
-		return
+func (s *server) lose(_ *api.View, r *http.Request) (any, error) {
+	order, err := readOrder(r, "loss order", decodeLoss,
+		`{"object": "role/R", "by": "who"}, or with "expect_percent": 50, "for_ns": 900000000000 too`)
+	if err != nil {
+		return nil, err
 	}
 	if err := s.Lose(r.Context(), order); err != nil {
-		s.failOrder(w, order.Object, err)
-		return
+		return nil, s.orderFailed(order.Object, err)
 	}
-	s.Log.Info("loss declared",
-		"object", order.Object, "expect_percent", order.Expect, "for", order.For, "by", order.By)
-	s.answer(w, struct{}{})
+	s.Log.Info("loss declared", "object", order.Object, "expect_percent", order.Expect, "for", order.For, "by", order.By)
+	return struct{}{}, nil
 }
 
-// leads answers that only the controller that leads can do this, unless this one does.
-func (s *server) leads(w http.ResponseWriter) bool {
-	leader := s.View().Leader
-	if leader != "" {
-		s.fail(w, http.StatusServiceUnavailable, api.Error{
-			Error:  "this controller is a standby: controller " + leader + " leads",
-			Remedy: "ask that one (kicker --api URL)",
-		})
+// plan says what another configuration would change. It changes nothing, so it asks for no more rights than a question.
+func (s *server) plan(_ *api.View, r *http.Request) (any, error) {
+	text, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
 	}
-	return leader == ""
+	p, err := s.Plan(r.Context(), text)
+	if errors.Is(err, api.ErrNotSynced) {
+		err = s.orderFailed("", err)
+	} else if err != nil {
+		const remedy = "the controller would reject this file: `kicker config validate` checks it"
+		err = fail(http.StatusBadRequest, remedy, "%v", err)
+	}
+	return p, err
 }
 
-// failOrder answers that the controller did not carry out an order.
-func (s *server) failOrder(w http.ResponseWriter, object string, err error) {
+// orderFailed is the answer if the controller did not carry out an order.
+func (s *server) orderFailed(object string, err error) error {
 	v := s.View()
 	switch {
 	case errors.Is(err, api.ErrNotSynced):
-		s.fail(w, http.StatusServiceUnavailable, notSynced("the nodes", v.Sync, v.At))
+		return notSynced("the nodes", v.Sync, v.At)
 	case errors.Is(err, api.ErrNotFound):
-		s.fail(w, http.StatusNotFound, api.Error{Error: err.Error(), Suggestions: similar(v, object)})
-	default:
-		s.Log.Error("order failed", "object", object, "err", err)
-		s.fail(w, http.StatusInternalServerError, api.Error{Error: err.Error()})
+		return notFound(v, object, err.Error())
 	}
+	s.Log.Error("order failed", "object", object, "err", err)
+	return fail(http.StatusInternalServerError, "", "%v", err)
 }
 
-// similar is the objects' names that an object which is not found is similar to.
-func similar(v *api.View, object string) []string {
+// notFound suggests names that the name of the object is similar to.
+func notFound(v *api.View, object, text string) error {
+	var names []string
 	kind, name, _ := strings.Cut(object, "/")
-	names := roleNames(v)
 	if kind == "node" {
-		names = nodeNames(v)
+		for n := range v.Nodes.All() {
+			names = append(names, n.Name)
+		}
+	} else {
+		for _, r := range v.Roles {
+			names = append(names, r.Name)
+		}
 	}
 	if slices.Contains(names, name) {
-		return nil // the action is not found
+		names = nil // its action is not found
 	}
-	return api.Suggest(name, names)
+	return failure{http.StatusNotFound, api.Error{Error: text, Suggestions: api.Suggest(name, names)}}
 }
 
 // awaitEvent waits until the view has the event with that number, so that a client can follow from there.
 func (s *server) awaitEvent(ctx context.Context, seq int64) {
-	for {
-		v := s.View()
-		if newestEvent(v) >= seq {
-			return
-		}
+	for v := s.View(); newestEvent(v) < seq; v = s.View() {
 		select {
 		case <-v.Next:
 		case <-ctx.Done():
@@ -100,81 +101,61 @@ func (s *server) awaitEvent(ctx context.Context, seq int64) {
 	}
 }
 
-// readBody reads a request's body, or answers why it cannot.
-func (s *server) readBody(w http.ResponseWriter, r *http.Request, most int64) ([]byte, bool) {
-	if !s.knownQuery(w, r) {
-		return nil, false
-	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, most))
-	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-		s.fail(w, http.StatusRequestEntityTooLarge, api.Error{
-			Error: fmt.Sprintf("%s: the body is too large: send at most %d KiB", r.URL.Path, most>>10),
-		})
-	} else if err != nil {
-		s.badRequest(w, err, "")
-	}
-	return body, err == nil
-}
-
-// readOrder reads the order in a request's body, or answers why it cannot.
-func readOrder[Order any](s *server, w http.ResponseWriter, r *http.Request, decode func([]byte) (Order, error),
-	form string) (o Order, ok bool) {
-	body, ok := s.readBody(w, r, maxBody)
-	if !ok {
-		return o, false
-	}
-	o, err := decode(body)
+// readOrder reads the order in a request's body, which is like form.
+func readOrder[T any](r *http.Request, what string, decode func([]byte) (T, error), form string) (o T, err error) {
+	body, err := io.ReadAll(r.Body)
 	if err != nil {
-		s.badRequest(w, err, "the body is like "+form)
+		return o, err
 	}
-	return o, err == nil
+	if o, err = decode(body); err != nil {
+		err = fail(http.StatusBadRequest, "the body is like "+form, "%s: %v", what, err)
+	}
+	return o, err
 }
 
 func decodeKick(body []byte) (api.KickOrder, error) {
-	o, err := decode[api.KickOrder]("kick order", body)
+	o, err := decode[api.KickOrder](body)
 	if kind, name, _ := strings.Cut(o.Object, "/"); err == nil && (kind != "node" && kind != "role" || name == "") {
-		return o, fmt.Errorf("kick order: object %.100q: want node/N or role/R", o.Object)
+		err = fmt.Errorf("object %.100q: want node/N or role/R", o.Object)
 	}
 	return o, err
 }
 
 func decodeLoss(body []byte) (api.LossOrder, error) {
-	o, err := decode[api.LossOrder]("loss order", body)
+	o, err := decode[api.LossOrder](body)
 	switch name, isRole := strings.CutPrefix(o.Object, "role/"); {
 	case err != nil:
-		return o, err
 	case !isRole || name == "":
-		return o, fmt.Errorf("loss order: object %.100q: want role/R", o.Object)
+		err = fmt.Errorf("object %.100q: want role/R", o.Object)
 	case o.Expect < 0 || o.Expect > 100:
-		return o, fmt.Errorf("loss order: expect_percent %d: want 1 to 100", o.Expect)
+		err = fmt.Errorf("expect_percent %d: want 1 to 100", o.Expect)
 	case o.For < 0 || (o.Expect > 0) != (o.For > 0):
-		return o, errors.New("loss order: expect_percent and for_ns go together: so many percent in that time")
+		err = errors.New("expect_percent and for_ns go together: so many percent in that time")
 	}
-	return o, nil
+	return o, err
 }
 
 // decode reads one JSON object. It rejects unknown keys: a misspelled order must not do more than was meant.
-func decode[Order any](what string, body []byte) (Order, error) {
-	var o Order
+func decode[T any](body []byte) (o T, err error) {
 	dec := json.NewDecoder(bytes.NewReader(body))
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(&o); err != nil {
-		if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-			if wrong.Type.Kind() == reflect.Struct {
-				return o, fmt.Errorf("%s: want an object, have %s", what, wrong.Value)
-			}
-			return o, fmt.Errorf("%s: %s: want %s, have %s", what, wrong.Field, wrong.Type.Kind(), wrong.Value)
+	err = dec.Decode(&o)
+	wrong, isWrong := errors.AsType[*json.UnmarshalTypeError](err)
+	key, isUnknown := strings.CutPrefix(fmt.Sprint(err), "json: unknown field ")
+	switch {
+	case err == nil:
+		if _, err := dec.Token(); err != io.EOF {
+			return o, errors.New("more than one JSON value")
 		}
-		if key, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
-			return o, fmt.Errorf("%s: unknown key %s", what, key)
-		}
-		if errors.Is(err, io.EOF) {
-			return o, fmt.Errorf("%s: the body is empty", what)
-		}
-		return o, fmt.Errorf("%s: not JSON: %w", what, err)
+		return o, nil
+	case errors.Is(err, io.EOF):
+		return o, errors.New("the body is empty")
+	case isWrong && wrong.Field == "":
+		return o, fmt.Errorf("want an object, have %s", wrong.Value)
+	case isWrong:
+		return o, fmt.Errorf("%s: want %s, have %s", wrong.Field, wrong.Type.Kind(), wrong.Value)
+	case isUnknown:
+		return o, fmt.Errorf("unknown key %s", key)
 	}
-	if _, err := dec.Token(); err != io.EOF {
-		return o, fmt.Errorf("%s: more than one JSON value", what)
-	}
-	return o, nil
+	return o, fmt.Errorf("not JSON: %w", err)
 }

@@ -59,12 +59,12 @@ func TestPlanErrorsHaveTheirStatus(t *testing.T) {
 
 func TestRejectedReloadIsAProblem(t *testing.T) {
 	v := cluster(t)
-	before := len(newStatus(v).Problems)
+	before := len(problems(v))
 	v.Loaded.Failed = "kicker.yaml:3: settle: 7 has no unit"
-	st := newStatus(v)
+	found := problems(v)
 	isOurs := func(p api.Problem) bool { return p.Code == api.ProblemReloadRejected && p.Why == v.Loaded.Failed }
-	if len(st.Problems) != before+1 || !slices.ContainsFunc(st.Problems, isOurs) {
-		t.Errorf("the problems are %+v, want one that says why the configuration is not in force", st.Problems)
+	if len(found) != before+1 || !slices.ContainsFunc(found, isOurs) {
+		t.Errorf("the problems are %+v, want one that says why the configuration is not in force", found)
 	}
 	w := ask(Handler(showing(v)), "GET", "/metrics", "")
 	if !strings.Contains(w.Body.String(), "\nkicker_config_last_reload_successful 0\n") {

@@ -11,16 +11,10 @@ import (
 	"kicker/controller/api"
 	"kicker/inventory"
 	"kicker/inventory/query"
-	"kicker/kick"
 )
 
-func (s *server) status(w http.ResponseWriter, r *http.Request) {
-	if s.knownQuery(w, r) {
-		s.answer(w, newStatus(s.View()))
-	}
-}
-
-func newStatus(v *api.View) api.Status {
+func (s *server) status(v *api.View, _ *http.Request) (any, error) {
+	isConverged := func(a api.Verdict) bool { return a.State == api.Converged }
 	st := api.Status{
 		Problems:        problems(v),
 		At:              v.At,
@@ -30,7 +24,7 @@ func newStatus(v *api.View) api.Status {
 		Nodes:           lives(v.Nodes),
 		Roles:           []api.RoleStatus{},
 		Actions:         states(v.Verdicts),
-		Stale:           []api.Verdict{},
+		Stale:           slices.DeleteFunc(list(v.Verdicts), isConverged),
 		Conflicts:       v.Conflicts,
 		Cycles:          v.Cycles,
 		InvalidMessages: v.Counts.InvalidMessages,
@@ -47,12 +41,7 @@ func newStatus(v *api.View) api.Status {
 			Dependents: len(role.Dependents), Unknown: role.Unknown, Sync: role.Sync, Held: role.Held,
 		})
 	}
-	for _, verdict := range v.Verdicts {
-		if verdict.State != api.Converged {
-			st.Stale = append(st.Stale, verdict)
-		}
-	}
-	return st
+	return st, nil
 }
 
 func lives(nodes *inventory.Snapshot) map[inventory.Life]int {
@@ -71,116 +60,76 @@ func states(verdicts []api.Verdict) map[api.State]int {
 	return n
 }
 
-// lastRun is the newest run that ended.
-func lastRun(runs []api.Run, node, action string) *api.Run {
-	for i := len(runs) - 1; i >= 0; i-- {
-		if r := &runs[i]; r.Node == node && r.Action == action && !r.Ended.IsZero() {
-			return r
-		}
-	}
-	return nil
-}
-
-func (s *server) nodes(w http.ResponseWriter, r *http.Request) {
-	v, ok := s.synced(w)
-	if !ok || !s.knownQuery(w, r, "selector") {
-		return
-	}
+func (s *server) nodes(v *api.View, r *http.Request) (any, error) {
 	var selector query.Selector
 	for _, text := range r.URL.Query()["selector"] {
 		term, err := query.Parse(text)
 		if err != nil {
-			s.badRequest(w, err, "")
-			return
+			return nil, err
 		}
 		selector = selector.And(term)
 	}
-	roles := rolesByNode(v.Roles)
-	nodes := []api.Node{}
-	for n := range v.Nodes.All() {
-		if selector.Matches(n.Facts) {
-			nodes = append(nodes, newNode(n, roles[n.Name]))
-		}
-	}
-	s.answer(w, nodes)
+	return findNodes(v, func(n *inventory.Node) bool { return selector.Matches(n.Facts) }), nil
 }
 
-func newNode(n *inventory.Node, roles []string) api.Node {
-	if roles == nil {
-		roles = []string{}
-	}
-	return api.Node{Node: n, Member: n.Eligible(), Roles: roles}
-}
-
-func rolesByNode(roles []api.Role) map[string][]string {
-	by := map[string][]string{}
-	for _, role := range roles {
+func findNodes(v *api.View, wanted func(*inventory.Node) bool) []api.Node {
+	roles := map[string][]string{} // by node
+	for _, role := range v.Roles {
 		for _, node := range role.Nodes {
-			by[node] = append(by[node], role.Name)
+			roles[node] = append(roles[node], role.Name)
 		}
 	}
-	return by
-}
-
-func (s *server) node(w http.ResponseWriter, r *http.Request) {
-	if v, ok := s.synced(w); ok && s.knownQuery(w, r) {
-		if n, ok := s.findNode(w, v, r.PathValue("node")); ok {
-			s.answer(w, n)
+	found := []api.Node{}
+	for n := range v.Nodes.All() {
+		if wanted(n) {
+			found = append(found, api.Node{Node: n, Member: n.Eligible(), Roles: list(roles[n.Name])})
 		}
 	}
+	return found
 }
 
-func (s *server) findNode(w http.ResponseWriter, v *api.View, name string) (api.Node, bool) {
-	if n := v.Nodes.Node(name); n != nil {
-		return newNode(n, rolesByNode(v.Roles)[name]), true
+// list is a copy that JSON never has as null.
+func list[T any](l []T) []T { return append([]T{}, l...) }
+
+func (s *server) node(v *api.View, r *http.Request) (any, error) {
+	return findNode(v, r.PathValue("node"))
+}
+
+func findNode(v *api.View, name string) (api.Node, error) {
+	if found := findNodes(v, func(n *inventory.Node) bool { return n.Name == name }); len(found) > 0 {
+		return found[0], nil
 	}
 	text := fmt.Sprintf("no node is called %.100s", name)
 	isHeld := func(r api.Role) bool { return !r.Held.Shadow && slices.Contains(r.Held.Nodes, name) }
-	for _, h := range heldRoles(v.Roles, isHeld) {
+	for _, h := range heldRoles(v, isHeld) {
 		text += fmt.Sprintf("; it is still a member of role/%s, because its removal is held: %s", h.Role, h.Why)
 	}
-	s.fail(w, http.StatusNotFound, api.Error{Error: text, Suggestions: api.Suggest(name, nodeNames(v))})
-	return api.Node{}, false
+	return api.Node{}, notFound(v, "node/"+name, text)
 }
 
-func nodeNames(v *api.View) (names []string) {
-	for n := range v.Nodes.All() {
-		names = append(names, n.Name)
+func (s *server) explain(v *api.View, r *http.Request) (any, error) {
+	n, err := findNode(v, r.PathValue("node"))
+	if err != nil {
+		return nil, err
 	}
-	return names
-}
-
-func (s *server) explain(w http.ResponseWriter, r *http.Request) {
-	v, ok := s.synced(w)
-	if !ok || !s.knownQuery(w, r) {
-		return
-	}
-	n, ok := s.findNode(w, v, r.PathValue("node"))
-	if !ok {
-		return
-	}
-	e := api.Explanation{Node: n, Actions: []api.Action{}}
 	what, why := notMember(n.Node)
-	if e.Why = what; why != "" {
-		e.Why += ": " + why
-	}
-	e.Held = heldRoles(v.Roles, func(r api.Role) bool {
+	e := api.Explanation{Node: n, Why: strings.TrimSuffix(what+": "+why, ": "), Actions: []api.Action{}}
+	e.Held = heldRoles(v, func(r api.Role) bool {
 		isOurs := func(dependent string) bool { return strings.HasPrefix(dependent, n.Name+"/") }
 		return slices.Contains(r.Held.Nodes, n.Name) || slices.ContainsFunc(r.Dependents, isOurs)
 	})
 	for _, verdict := range v.Verdicts {
 		if verdict.Node == n.Name {
-			run := lastRun(v.Runs, verdict.Node, verdict.Action)
-			e.Actions = append(e.Actions, api.Action{Verdict: verdict, LastRun: run})
+			e.Actions = append(e.Actions, api.Action{Verdict: verdict, LastRun: lastRun(v, verdict)})
 		}
 	}
-	s.answer(w, e)
+	return e, nil
 }
 
 // heldRoles is the roles with held removals for which wanted is true.
-func heldRoles(roles []api.Role, wanted func(api.Role) bool) []api.HeldRole {
+func heldRoles(v *api.View, wanted func(api.Role) bool) []api.HeldRole {
 	var held []api.HeldRole
-	for _, r := range roles {
+	for _, r := range v.Roles {
 		if r.Held != nil && wanted(r) {
 			held = append(held, api.HeldRole{Role: r.Name, Held: *r.Held})
 		}
@@ -188,90 +137,65 @@ func heldRoles(roles []api.Role, wanted func(api.Role) bool) []api.HeldRole {
 	return held
 }
 
-func (s *server) roles(w http.ResponseWriter, r *http.Request) {
-	if v, ok := s.synced(w); ok && s.knownQuery(w, r) {
-		shown := []api.Role{}
-		for _, role := range v.Roles {
-			shown = append(shown, withLists(role))
+// lastRun is the newest run of an action that ended.
+func lastRun(v *api.View, of api.Verdict) *api.Run {
+	for _, r := range slices.Backward(v.Runs) {
+		if r.Node == of.Node && r.Action == of.Action && !r.Ended.IsZero() {
+			return &r
 		}
-		s.answer(w, shown)
 	}
+	return nil
 }
 
-func (s *server) role(w http.ResponseWriter, r *http.Request) {
-	if v, ok := s.synced(w); ok && s.knownQuery(w, r) {
-		role, ok := s.findRole(w, v, r.PathValue("role"))
-		switch {
-		case !ok:
-		case !role.Sync.Open:
-			s.fail(w, http.StatusServiceUnavailable, notSynced("the members of role "+role.Name, role.Sync, v.At))
-		default:
-			s.answer(w, withLists(role))
-		}
+func (s *server) roles(v *api.View, _ *http.Request) (any, error) {
+	shown := []api.Role{}
+	for _, role := range v.Roles {
+		shown = append(shown, withLists(role))
 	}
+	return shown, nil
+}
+
+func (s *server) role(v *api.View, r *http.Request) (any, error) {
+	role, err := findRole(v, r.PathValue("role"))
+	if err == nil && !role.Sync.Open {
+		err = notSynced("the members of role "+role.Name, role.Sync, v.At)
+	}
+	return withLists(role), err
 }
 
 // withLists replaces nil by empty lists: in JSON a list is never null.
 func withLists(role api.Role) api.Role {
-	for _, names := range []*[]string{&role.MemberFacts, &role.Nodes, &role.Dependents} {
-		if *names == nil {
-			*names = []string{}
-		}
-	}
-	if role.Members == nil {
-		role.Members = []kick.Member{}
-	}
+	role.MemberFacts, role.Nodes, role.Dependents = list(role.MemberFacts), list(role.Nodes), list(role.Dependents)
+	role.Members = list(role.Members)
 	return role
 }
 
-func (s *server) findRole(w http.ResponseWriter, v *api.View, name string) (api.Role, bool) {
+func findRole(v *api.View, name string) (api.Role, error) {
 	for _, role := range v.Roles {
 		if role.Name == name {
-			return role, true
+			return role, nil
 		}
 	}
-	s.fail(w, http.StatusNotFound, api.Error{
-		Error:       fmt.Sprintf("role %.100s is unknown: no node has it and no configuration names it. Typo?", name),
-		Suggestions: api.Suggest(name, roleNames(v)),
-	})
-	return api.Role{}, false
+	return api.Role{}, notFound(v, "role/"+name,
+		fmt.Sprintf("role %.100s is unknown: no node has it and no configuration names it. Typo?", name))
 }
 
-func roleNames(v *api.View) (names []string) {
-	for _, r := range v.Roles {
-		names = append(names, r.Name)
-	}
-	return names
-}
-
-func (s *server) runs(w http.ResponseWriter, r *http.Request) {
-	if !s.knownQuery(w, r, "node", "action", "role", "limit") {
-		return
-	}
-	v, q := s.View(), r.URL.Query()
+func (s *server) runs(v *api.View, r *http.Request) (any, error) {
+	q := r.URL.Query()
 	limit, err := number(q, "limit", int64(len(v.Runs)))
+	var role api.Role
+	if err == nil && q.Has("role") {
+		role, err = findRole(v, q.Get("role"))
+	}
 	if err != nil {
-		s.badRequest(w, err, "")
-		return
+		return nil, err
 	}
-	var nodes []string // that have the role
-	if name := q.Get("role"); name != "" {
-		role, ok := s.findRole(w, v, name)
-		if !ok {
-			return
-		}
-		nodes = role.Nodes
-	}
-	runs := []api.Run{}
-	for _, run := range v.Runs {
-		if q.Has("role") && !slices.Contains(nodes, run.Node) ||
+	found := slices.DeleteFunc(list(v.Runs), func(run api.Run) bool {
+		return q.Has("role") && !slices.Contains(role.Nodes, run.Node) ||
 			q.Has("node") && run.Node != q.Get("node") ||
-			q.Has("action") && run.Action != q.Get("action") {
-			continue
-		}
-		runs = append(runs, run)
-	}
-	s.answer(w, runs[max(0, int64(len(runs))-limit):])
+			q.Has("action") && run.Action != q.Get("action")
+	})
+	return found[max(0, int64(len(found))-limit):], nil
 }
 
 // number reads a number from 0 in a query. unset is what it is if the key is missing.

@@ -1,10 +1,10 @@
 package web
 
 import (
-	"maps"
 	"os"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -111,16 +111,12 @@ func TestReferenceNamesEveryValue(t *testing.T) {
 }
 
 func TestReferenceHasTheTableOfProblems(t *testing.T) {
-	want := map[string]string{}
-	for _, c := range api.ProblemCodes {
-		want[c.Code] = c.Meaning
-	}
-	got := map[string]string{}
-	row := regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\| (?:critical|warning|note)[^|]* \\| (.*) \\|$")
+	var got []string
+	row := regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\| (?:critical|warning|note)[^|]* \\| .+ \\|$")
 	for _, cells := range row.FindAllStringSubmatch(reference(t), -1) {
-		got[cells[1]] = cells[2]
+		got = append(got, cells[1])
 	}
-	if !maps.Equal(got, want) {
-		t.Errorf("api.md has the codes %v\nthe table in package api has %v", got, want)
+	if !slices.Equal(got, api.ProblemCodes) {
+		t.Errorf("api.md has the codes %v\npackage api has %v", got, api.ProblemCodes)
 	}
 }

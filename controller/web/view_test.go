@@ -171,13 +171,14 @@ func showing(v *api.View) Config {
 
 func TestLostDisconnectsAreAProblem(t *testing.T) {
 	v := cluster(t)
-	before := len(newStatus(v).Problems)
+	before := len(problems(v))
 	w := ask(Handler(showing(v)), "GET", "/metrics", "")
 	if !strings.Contains(w.Body.String(), "\nkicker_disconnects_received 1\n") {
 		t.Error("kicker_disconnects_received is not 1 while disconnects are received")
 	}
 	v.DisconnectsLost = "no permission to subscribe"
-	st := newStatus(v)
+	answer, _ := (&server{}).status(v, nil)
+	st := answer.(api.Status)
 	isOurs := func(p api.Problem) bool {
 		namesKey := strings.Contains(p.Text, "bus.system_url")
 		return p.Code == api.ProblemDisconnectsLost && namesKey && p.Why == v.DisconnectsLost

@@ -23,18 +23,18 @@ type Config struct {
 	Kick func(context.Context, api.KickOrder) (api.Kicked, error)
 	Lose func(context.Context, api.LossOrder) error
 	Plan func(ctx context.Context, text []byte) (api.Plan, error) // of the text of a configuration
-	// Token allows a request everything. If it is empty, no token does.
-	Token string
-	// OpenReads allows questions without a token. Over loopback they must name a loopback Host.
-	OpenReads bool
-	// Trusted allows every request everything. It is for listeners such as a unix socket of mode 0600.
-	Trusted bool
-	Version string // of this program
-	Log     *slog.Logger
+
+	Token     string // allows a request everything; if it is empty, no token does
+	OpenReads bool   // allows questions without a token; over loopback they must name a loopback Host
+	Trusted   bool   // allows every request everything: for listeners such as a unix socket of mode 0600
+	Version   string // of this program
+	Log       *slog.Logger
 }
 
 const (
-	maxBody    = 64 << 10         // bytes of an order
+	planPath   = "/v1/plan"
+	maxOrder   = 64 << 10         // bytes of an order
+	maxConfig  = 1 << 20          // bytes of a configuration
 	maxTime    = 30 * time.Second // to write an answer
 	staleAfter = 15 * time.Second // the loop publishes a view every 5 s at least
 )
@@ -45,10 +45,18 @@ type server struct{ Config }
 func Handler(cfg Config) http.Handler {
 	s := &server{cfg}
 	mux := http.NewServeMux()
-	for pattern, answer := range s.routes() {
-		mux.Handle(pattern, answer)
+	for pattern, handler := range s.routes() {
+		method, path, _ := strings.Cut(pattern, " ")
+		mux.Handle(pattern, handler)
+		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Allow", method)
+			send(w, nil, fail(http.StatusMethodNotAllowed, "", "%s: only %s is possible", r.URL.Path, method))
+		})
 	}
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { s.noSuchPath(mux, w, r) })
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		const remedy = "the API is below /v1/, see docs/reference/api.md"
+		send(w, nil, fail(http.StatusNotFound, remedy, "no such path: %.100q", r.URL.Path))
+	})
 	return s.authorized(mux)
 }
 
@@ -57,25 +65,23 @@ func (s *server) routes() map[string]http.Handler {
 		"GET /healthz":                 http.HandlerFunc(s.health),
 		"GET /readyz":                  http.HandlerFunc(s.ready),
 		"GET /metrics":                 s.metrics(),
-		"GET /v1/status":               http.HandlerFunc(s.status),
-		"GET /v1/nodes":                http.HandlerFunc(s.nodes),
-		"GET /v1/nodes/{node}":         http.HandlerFunc(s.node),
-		"GET /v1/nodes/{node}/explain": http.HandlerFunc(s.explain),
-		"GET /v1/roles":                http.HandlerFunc(s.roles),
-		"GET /v1/roles/{role}":         http.HandlerFunc(s.role),
-		"GET /v1/runs":                 http.HandlerFunc(s.runs),
+		"GET /v1/status":               s.answer(always, s.status),
+		"GET /v1/nodes":                s.answer(synced, s.nodes, "selector"),
+		"GET /v1/nodes/{node}":         s.answer(synced, s.node),
+		"GET /v1/nodes/{node}/explain": s.answer(synced, s.explain),
+		"GET /v1/roles":                s.answer(synced, s.roles),
+		"GET /v1/roles/{role}":         s.answer(synced, s.role),
+		"GET /v1/runs":                 s.answer(always, s.runs, "node", "action", "role", "limit"),
 		"GET /v1/events":               http.HandlerFunc(s.events),
-		"POST /v1/kicks":               http.HandlerFunc(s.kick),
-		"POST /v1/losses":              http.HandlerFunc(s.lose),
-		"POST " + planPath:             http.HandlerFunc(s.plan),
+		"POST /v1/kicks":               http.MaxBytesHandler(s.answer(leads, s.kick), maxOrder),
+		"POST /v1/losses":              http.MaxBytesHandler(s.answer(leads, s.lose), maxOrder),
+		"POST " + planPath:             http.MaxBytesHandler(s.answer(always, s.plan), maxConfig),
 	}
 }
 
 // Serve answers the requests that arrive at ln until ctx ends. Then it ends streams at once and other requests within
 // 3 s. It closes ln.
 func Serve(ctx context.Context, ln net.Listener, h http.Handler) error {
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
 	srv := &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: 10 * time.Second,
@@ -83,101 +89,113 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler) error {
 		MaxHeaderBytes:    64 << 10,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}
-	down := make(chan struct{})
-	go func() {
-		defer close(down)
-		<-ctx.Done()
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
-		defer cancel()
-		if srv.Shutdown(grace) != nil {
-			srv.Close()
+	defer srv.Close()
+	failed := make(chan error, 1)
+	go func() { failed <- srv.Serve(ln) }()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serve http on %s: %w", ln.Addr(), err)
+	case <-ctx.Done():
+	}
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+	defer cancel()
+	srv.Shutdown(grace) // Close cuts off what takes longer
+	<-failed
+	return nil
+}
+
+// answer answers a question or an order about the view of the moment, if check has no objection. It rejects a query
+// with other keys than these: the answer to a misspelled filter would be everything.
+func (s *server) answer(check func(*api.View) error, body func(*api.View, *http.Request) (any, error),
+	keys ...string,
+) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var answer any
+		v := s.View()
+		err := cmp.Or(checkQuery(r, keys...), check(v))
+		if err == nil {
+			answer, err = body(v, r)
 		}
-	}()
-	err := srv.Serve(ln)
-	stop()
-	<-down
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return fmt.Errorf("serve http on %s: %w", ln.Addr(), err)
-}
-
-func (s *server) health(w http.ResponseWriter, r *http.Request) {
-	if age := time.Since(s.View().At); age > staleAfter {
-		s.fail(w, http.StatusServiceUnavailable, api.Error{
-			Error:  "the controller hangs: its loop last ran " + api.Duration(age) + " ago",
-			Remedy: "restart it",
-		})
-		return
-	}
-	s.answer(w, map[string]bool{"ok": true})
-}
-
-func (s *server) ready(w http.ResponseWriter, r *http.Request) {
-	if _, ok := s.synced(w); ok && s.leads(w) {
-		s.answer(w, map[string]bool{"ok": true})
-	}
-}
-
-// synced gives the view, or answers that the controller does not know enough yet: half the truth is worse than none.
-func (s *server) synced(w http.ResponseWriter) (*api.View, bool) {
-	v := s.View()
-	if !v.Sync.Open {
-		s.fail(w, http.StatusServiceUnavailable, notSynced("the nodes", v.Sync, v.At))
-	}
-	return v, v.Sync.Open
-}
-
-func notSynced(what string, sync api.Sync, at time.Time) api.Error {
-	return api.Error{
-		Error:  fmt.Sprintf("the controller does not know %s yet: %s%s", what, sync.Why, left(sync, at)),
-		Remedy: "ask again later; `kicker status` says what it waits for",
-	}
-}
-
-func (s *server) noSuchPath(mux *http.ServeMux, w http.ResponseWriter, r *http.Request) {
-	for _, method := range []string{http.MethodGet, http.MethodPost} {
-		other := r.Clone(r.Context())
-		other.Method = method
-		if _, pattern := mux.Handler(other); pattern != "/" {
-			w.Header().Set("Allow", method)
-			s.fail(w, http.StatusMethodNotAllowed, api.Error{Error: r.URL.Path + ": only " + method + " is possible"})
-			return
-		}
-	}
-	s.fail(w, http.StatusNotFound, api.Error{
-		Error:  fmt.Sprintf("no such path: %.100q", r.URL.Path),
-		Remedy: "the API is below /v1/, see docs/reference/api.md",
+		send(w, answer, err)
 	})
 }
 
-// knownQuery rejects a query with other keys than these: the answer to a misspelled filter would be everything.
-func (s *server) knownQuery(w http.ResponseWriter, r *http.Request, keys ...string) bool {
+func checkQuery(r *http.Request, keys ...string) error {
 	for key := range r.URL.Query() {
 		if !slices.Contains(keys, key) {
-			known := cmp.Or(strings.Join(keys, ", "), "none")
-			s.badRequest(w, fmt.Errorf("%s: unknown query key %.100q", r.URL.Path, key), "known keys: "+known)
-			return false
+			remedy := "known keys: " + cmp.Or(strings.Join(keys, ", "), "none")
+			return fail(http.StatusBadRequest, remedy, "%s: unknown query key %.100q", r.URL.Path, key)
 		}
 	}
-	return true
+	return nil
 }
 
-func (s *server) answer(w http.ResponseWriter, body any) { s.send(w, http.StatusOK, body) }
+func always(*api.View) error { return nil }
 
-func (s *server) fail(w http.ResponseWriter, code int, e api.Error) { s.send(w, code, e) }
-
-func (s *server) badRequest(w http.ResponseWriter, err error, remedy string) {
-	s.fail(w, http.StatusBadRequest, api.Error{Error: err.Error(), Remedy: remedy})
+// synced says if the controller does not know enough yet: half the truth is worse than none.
+func synced(v *api.View) error {
+	if v.Sync.Open {
+		return nil
+	}
+	return notSynced("the nodes", v.Sync, v.At)
 }
 
-func (s *server) send(w http.ResponseWriter, code int, body any) {
-	b, err := json.MarshalIndent(body, "", "  ")
+func notSynced(what string, sync api.Sync, at time.Time) error {
+	return fail(http.StatusServiceUnavailable, "ask again later; `kicker status` says what it waits for",
+		"the controller does not know %s yet: %s%s", what, sync.Why, left(sync, at))
+}
+
+// leads says if another controller leads: only that one carries out orders.
+func leads(v *api.View) error {
+	if v.Leader == "" {
+		return nil
+	}
+	return fail(http.StatusServiceUnavailable, "ask that one (kicker --api URL)",
+		"this controller is a standby: controller %s leads", v.Leader)
+}
+
+func (s *server) health(w http.ResponseWriter, r *http.Request) {
+	var err error
+	if age := time.Since(s.View().At); age > staleAfter {
+		err = fail(http.StatusServiceUnavailable, "restart it",
+			"the controller hangs: its loop last ran %s ago", api.Duration(age))
+	}
+	send(w, map[string]bool{"ok": true}, err)
+}
+
+func (s *server) ready(w http.ResponseWriter, r *http.Request) {
+	v := s.View()
+	send(w, map[string]bool{"ok": true}, cmp.Or(synced(v), leads(v)))
+}
+
+// failure is an error with the answer that it becomes. Every other error becomes status 400.
+type failure struct {
+	status int
+	body   api.Error
+}
+
+func (f failure) Error() string { return f.body.Error }
+
+func fail(status int, remedy, format string, args ...any) error {
+	return failure{status, api.Error{Error: fmt.Sprintf(format, args...), Remedy: remedy}}
+}
+
+func send(w http.ResponseWriter, body any, err error) {
+	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		const text = "the body is too large: send at most %d KiB"
+		err = fail(http.StatusRequestEntityTooLarge, "", text, tooLarge.Limit>>10)
+	}
+	status := http.StatusOK
 	if err != nil {
-		s.Log.Error("answer cannot be encoded as JSON", "err", err)
-		code, b = http.StatusInternalServerError, []byte(`{"error": "the answer cannot be encoded as JSON"}`)
+		f, ok := errors.AsType[failure](err)
+		if !ok {
+			f = failure{http.StatusBadRequest, api.Error{Error: err.Error()}}
+		}
+		status, body = f.status, f.body
 	}
 	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(code)
-	w.Write(append(b, '\n')) // if this fails, the client is gone
+	w.WriteHeader(status)
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	enc.Encode(body) // if this fails, the client is gone
 }

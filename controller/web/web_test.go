@@ -275,7 +275,7 @@ func TestLossOrderIsReadStrictly(t *testing.T) {
 		{`{"object":"role/web","expect_percent":50}`, 400, "go together"},
 		{`{"object":"role/web","for_ns":1}`, 400, "go together"},
 		{`{"object":"role/web","expect_percent":50,"for_ns":-1}`, 400, "go together"},
-		{`{"object":"` + strings.Repeat("x", maxBody) + `"}`, 413, "too large"},
+		{`{"object":"` + strings.Repeat("x", maxOrder) + `"}`, 413, "too large"},
 	} {
 		w := ask(Handler(cfg), "POST", "/v1/losses", test.body)
 		if w.Code != test.code || !strings.Contains(w.Body.String(), test.want) {
@@ -331,8 +331,8 @@ func TestKickOrderIsReadStrictly(t *testing.T) {
 		{`{"object":"node/lb1"}{}`, 400, "more than one JSON value"},
 		{`{"object":"lb1"}`, 400, "want node/N or role/R"},
 		{`{"object":"role/"}`, 400, "want node/N or role/R"},
-		{`{"object":"` + strings.Repeat("x", maxBody) + `"}`, 413, "too large"},
-		{`{"object":"role/lb"}` + strings.Repeat(" ", maxBody), 413, "too large"},
+		{`{"object":"` + strings.Repeat("x", maxOrder) + `"}`, 413, "too large"},
+		{`{"object":"role/lb"}` + strings.Repeat(" ", maxOrder), 413, "too large"},
 	} {
 		w := ask(Handler(cfg), "POST", "/v1/kicks", test.body)
 		if w.Code != test.code || !strings.Contains(w.Body.String(), test.want) {
