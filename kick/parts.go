@@ -16,15 +16,13 @@ type Part struct {
 	Members json.RawMessage `json:"members"` // []Member
 }
 
-// maxInline is the size in bytes up to which a kick carries its members itself. It is also the limit of a part.
+// maxInline is the size in bytes up to which a kick carries its members itself, and the limit of a part.
 const maxInline = 256 << 10
 
 func encodeParts(m Membership) ([][]byte, error) {
 	const maxMembers = maxInline - 256 // leaves room for the other keys
-	var (
-		chunks [][]json.RawMessage
-		room   int
-	)
+	var chunks [][]json.RawMessage
+	room := 0
 	for _, member := range m.Members {
 		data, err := json.Marshal(member)
 		if err != nil {
@@ -57,7 +55,7 @@ func encodeParts(m Membership) ([][]byte, error) {
 
 func decodePart(data []byte) (Part, error) {
 	var p Part
-	if err := decode(data, maxMessage, &p, &p.V); err != nil {
+	if err := decode(data, maxInline, &p, &p.V); err != nil {
 		return p, err
 	}
 	if p.Parts <= 0 || p.Parts > 1024 || p.Part < 0 || p.Part >= p.Parts {
@@ -66,89 +64,56 @@ func decodePart(data []byte) (Part, error) {
 	return p, checkWord("hash", p.Of)
 }
 
-// maxParts is how many bytes of parts a node keeps for kicks to come.
-const maxParts = 64 << 20
+// maxParts is how many parts a node keeps for kicks to come: 64 MiB.
+const maxParts = 256
 
 // assembly keeps the parts that a node receives until their kick asks for them. They stay encoded, because decoded
 // members take several times the memory.
 type assembly struct {
-	lists []*partList // oldest first
-	size  int         // bytes of all lists
+	parts []Part // oldest first
+	old   int    // how many of them came before the last kick
 }
 
-// partList is the parts of one list of members.
-type partList struct {
-	hash  string
-	parts []json.RawMessage // nil: not received yet
-	size  int               // bytes of the parts
-	kicks int               // received since the first part
-}
-
-// add keeps a part. If all lists together are larger than maxParts, the oldest ones are dropped.
+// add keeps a part, and drops the oldest one of too many.
 func (a *assembly) add(p Part) {
-	list := a.find(p.Of)
-	if list != nil && len(list.parts) != p.Parts {
-		a.drop(list)
-		list = nil
-	}
-	if list == nil {
-		list = &partList{hash: p.Of, parts: make([]json.RawMessage, p.Parts)}
-		list.size = 32 * p.Parts // an empty part takes memory, too
-		a.lists = append(a.lists, list)
-		a.size += list.size
-	}
-	grown := len(p.Members) - len(list.parts[p.Part])
-	list.parts[p.Part] = p.Members
-	list.size += grown
-	a.size += grown
-	for a.size > maxParts {
-		a.drop(a.lists[0])
+	a.parts = append(a.parts, p)
+	if len(a.parts) > maxParts {
+		a.parts = slices.Delete(a.parts, 0, 1)
+		a.old = max(0, a.old-1)
 	}
 }
 
 // complete fills a kick with the members that came before it in parts, and drops them: the controller sends them again
 // with the next kick. It drops what no kick asked for at the second kick, because that is obsolete by then.
 func (a *assembly) complete(k Kick) Kick {
-	needs := make([]Membership, len(k.Needs))
+	k.Needs = slices.Clone(k.Needs)
+	used := map[string]bool{}
 	for i, need := range k.Needs {
-		if list := a.find(need.Revision.Hash); list != nil && len(need.Members) == 0 {
-			need.Members = list.members()
-		}
-		needs[i] = need
-	}
-	for _, list := range slices.Clone(a.lists) {
-		list.kicks++
-		used := slices.ContainsFunc(k.Needs, func(m Membership) bool { return m.Revision.Hash == list.hash })
-		if used || list.kicks > 1 {
-			a.drop(list)
+		used[need.Revision.Hash] = true
+		if len(need.Members) == 0 {
+			k.Needs[i].Members = a.members(need.Revision.Hash)
 		}
 	}
-	k.Needs = needs
+	a.parts = slices.DeleteFunc(slices.Delete(a.parts, 0, a.old), func(p Part) bool { return used[p.Of] })
+	a.old = len(a.parts)
 	return k
 }
 
-// members returns what has been received. If a part is missing or invalid, it returns none, or not all.
-func (l *partList) members() []Member {
+// members returns the members that were received of a list, in any order. It returns none if a part is invalid.
+func (a *assembly) members(hash string) []Member {
+	lists := map[int]json.RawMessage{} // a part may come twice
+	for _, p := range a.parts {
+		if p.Of == hash {
+			lists[p.Part] = p.Members
+		}
+	}
 	var all []Member
-	for _, part := range l.parts {
+	for _, list := range lists {
 		var some []Member
-		if json.Unmarshal(part, &some) != nil {
+		if json.Unmarshal(list, &some) != nil {
 			return nil
 		}
 		all = append(all, some...)
 	}
 	return all
-}
-
-func (a *assembly) find(hash string) *partList {
-	i := slices.IndexFunc(a.lists, func(l *partList) bool { return l.hash == hash })
-	if i < 0 {
-		return nil
-	}
-	return a.lists[i]
-}
-
-func (a *assembly) drop(list *partList) {
-	a.lists = slices.DeleteFunc(a.lists, func(l *partList) bool { return l == list })
-	a.size -= list.size
 }

@@ -99,7 +99,7 @@ func (r *Runner) Run(ctx context.Context, nc *nats.Conn, status func(Status)) er
 		return fmt.Errorf("listen for kicks: %w", err)
 	}
 	defer sub.Unsubscribe() // fails if the connection is closed, which does the same
-	if err := sub.SetPendingLimits(-1, maxParts); err != nil {
+	if err := sub.SetPendingLimits(-1, maxParts*maxInline); err != nil {
 		return fmt.Errorf("listen for kicks: %w", err)
 	}
 

@@ -658,8 +658,8 @@ func TestMembersBeyondTheInlineLimitGoInParts(t *testing.T) {
 			t.Errorf("the run received %d members, not those that were sent", len(f.Roles["web"]))
 		}
 		n.end(Ending{})
-		if n.parts.size != 0 {
-			t.Errorf("%d bytes of parts are still kept", n.parts.size)
+		if len(n.parts.parts) != 0 {
+			t.Errorf("%d parts are still kept", len(n.parts.parts))
 		}
 
 		// One part is lost.
@@ -691,20 +691,34 @@ func TestMembersBeyondTheInlineLimitGoInParts(t *testing.T) {
 
 func TestUnusedPartsAreBounded(t *testing.T) {
 	var a assembly
-	list := json.RawMessage(`"` + strings.Repeat("x", maxInline) + `"`)
+	kept := func(hash string) bool { return slices.ContainsFunc(a.parts, func(p Part) bool { return p.Of == hash }) }
+	list := json.RawMessage(`"` + strings.Repeat("x", maxInline-300) + `"`)
 	for i := range 1000 {
-		a.add(Part{Of: fmt.Sprint("1-", i), Parts: 1024, Members: list})
-		if a.size > maxParts {
-			t.Fatalf("%d bytes are kept after %d parts", a.size, i)
+		message := mustMarshal(t, Part{V: Version, Of: fmt.Sprint("1-", i), Parts: 1024, Members: list})
+		p, err := decodePart(message)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.add(p)
+		size := 0
+		for _, p := range a.parts {
+			size += len(p.Members)
+		}
+		if size > 64<<20 {
+			t.Fatalf("%d bytes are kept after %d parts", size, i)
 		}
 	}
-	if a.find("1-999") == nil || a.find("1-0") != nil {
+	if !kept("1-999") || kept("1-0") {
 		t.Error("the newest list was dropped before the oldest")
+	}
+	larger := json.RawMessage(`"` + strings.Repeat("x", maxInline) + `"`)
+	if _, err := decodePart(mustMarshal(t, Part{V: Version, Of: "1-0", Parts: 1, Members: larger})); err == nil {
+		t.Error("a part larger than the limit was accepted")
 	}
 	a.complete(kickOf("r1"))
 	a.complete(kickOf("r2"))
-	if a.size != 0 || len(a.lists) != 0 {
-		t.Errorf("%d bytes are kept after two kicks that did not use them", a.size)
+	if len(a.parts) != 0 {
+		t.Errorf("%d parts are kept after two kicks that did not use them", len(a.parts))
 	}
 }
 
