@@ -56,13 +56,14 @@ func startShim(l Launch, exe string, args []string) (*exec.Cmd, error) {
 	if err := os.WriteFile(l.launchFile(), data, 0o600); err != nil { // the environment may hold secrets
 		return nil, err
 	}
-	output, err := openOutput(l)
+	// To append, so that writing goes on at the end after the file was cut.
+	output, err := os.OpenFile(l.outputFile(), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600) // it may show secrets
 	if err != nil {
 		return nil, err
 	}
 	defer output.Close()
 	shim := exec.Command(exe, append(args[:len(args):len(args)], l.runDir())...)
-	shim.Stderr = output // an error of the shim belongs to the run
+	shim.Stderr = output // of the command, and of the shim itself if it fails
 	shim.ExtraFiles = []*os.File{lock}
 	shim.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	return shim, startProcess(shim)
@@ -148,13 +149,7 @@ func shim(runDir string) error {
 	if err := os.WriteFile(l.shimFile(), data, 0o644); err != nil {
 		return err
 	}
-	output, err := openOutput(l)
-	if err != nil {
-		return err
-	}
-	defer output.Close()
-
-	ending := runCommand(l, self, output)
+	ending := runCommand(l, self)
 	ending.Output = tail(l)
 	if data, err = json.Marshal(ending); err != nil {
 		return err
@@ -164,12 +159,12 @@ func shim(runDir string) error {
 
 // runCommand runs the command to its end. The command writes to the file itself, not to a pipe of the shim: a daemon
 // that it leaves behind neither delays the end nor dies of a broken pipe.
-func runCommand(l Launch, self process, output *os.File) Ending {
+func runCommand(l Launch, self process) Ending {
 	began := time.Now()
 	cmd := exec.Command(l.Command[0], l.Command[1:]...)
 	cmd.Dir = "/"
 	cmd.Env = append(append(os.Environ(), "PWD=/"), l.Env...)
-	cmd.Stdout, cmd.Stderr = output, output
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr // the output file, see startShim
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := startProcess(cmd); err != nil {
 		return Ending{Exit: -1, Error: fmt.Sprintf("could not start %v", err)}
@@ -194,12 +189,12 @@ func runCommand(l Launch, self process, output *os.File) Ending {
 		case <-graceOver:
 			killSession(self)
 		case <-outputCheck.C:
-			boundOutput(output)
+			boundOutput(l)
 		case err := <-waited:
 			if timedOut {
 				killSession(self)
 			}
-			boundOutput(output)
+			boundOutput(l)
 			e := endingOf(cmd.ProcessState, err)
 			e.Duration = time.Since(began).Milliseconds()
 			if timedOut {
