@@ -1,9 +1,7 @@
 package kick
 
 import (
-	"encoding/json"
 	"maps"
-	"os"
 	"path/filepath"
 )
 
@@ -34,12 +32,9 @@ func appliedPath(dir, action string) string {
 // loadApplied reads the members that an action applied last. It returns none if the file has other revisions.
 func loadApplied(dir, action string, applied map[string]Revision) MembersFile {
 	var f MembersFile
-	data, err := os.ReadFile(appliedPath(dir, action))
-	if err != nil || json.Unmarshal(data, &f) != nil {
-		return MembersFile{}
-	}
+	err := readFile(appliedPath(dir, action), &f)
 	sameHash := func(hash string, rev Revision) bool { return hash == rev.Hash }
-	if !maps.EqualFunc(f.Revisions, applied, sameHash) {
+	if err != nil || !maps.EqualFunc(f.Revisions, applied, sameHash) {
 		return MembersFile{}
 	}
 	return f

@@ -1,6 +1,7 @@
 package kick
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -153,8 +154,10 @@ func (r *Runner) Run(ctx context.Context, nc *nats.Conn, status func(Status)) er
 	}
 }
 
-// lockTimeout is how long an agent waits for the lock of the node's directory.
-const lockTimeout = 2 * time.Second
+const (
+	lockTimeout = 2 * time.Second       // for which an agent waits for the lock of the node's directory
+	lockPause   = 20 * time.Millisecond // between two tries to take a lock
+)
 
 // lockDir makes the node's directory this agent's alone: two agents would overwrite each other's state.
 func (r *Runner) lockDir() (*flock.Flock, error) {
@@ -164,7 +167,8 @@ func (r *Runner) lockDir() (*flock.Flock, error) {
 	// A killed agent may leave a child that holds the lock until it becomes a shim.
 	ctx, cancel := context.WithTimeout(context.Background(), lockTimeout)
 	defer cancel()
-	lock, err := acquire(ctx, filepath.Join(r.cfg.Dir, "agent.lock"))
+	lock := flock.New(filepath.Join(r.cfg.Dir, "agent.lock"))
+	_, err := lock.TryLockContext(ctx, lockPause)
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return nil, fmt.Errorf("node's directory %s: another agent uses it: "+
@@ -257,17 +261,11 @@ func (r *Runner) prepare(next state, k Kick) (Launch, error) {
 	after := membersOf(k)
 	launch.Env = append(slices.Clone(action.Env), environment(k, launch.membersFile(), before, after)...)
 
-	data, err := json.Marshal(after)
-	if err != nil {
-		return launch, err
-	}
-	if err := os.RemoveAll(launch.runDir()); err != nil {
-		return launch, err
-	}
-	if err := os.MkdirAll(launch.runDir(), 0o755); err != nil {
-		return launch, err
-	}
-	return launch, os.WriteFile(launch.membersFile(), append(data, '\n'), 0o644)
+	return launch, cmp.Or(
+		os.RemoveAll(launch.runDir()),
+		os.MkdirAll(launch.runDir(), 0o755),
+		writeFile(launch.membersFile(), after, 0o644),
+	)
 }
 
 // prune removes the directories of runs that no action keeps.
@@ -320,8 +318,8 @@ func (r *Runner) finish(e Ending) Result {
 }
 
 func (r *Runner) keepApplied(id, action string) error {
-	data, err := os.ReadFile(Launch{Dir: r.cfg.Dir, Run: id}.membersFile())
-	if err != nil {
+	var data json.RawMessage
+	if err := readFile(Launch{Dir: r.cfg.Dir, Run: id}.membersFile(), &data); err != nil {
 		return err
 	}
 	return replaceFile(appliedPath(r.cfg.Dir, action), data, 0o644)

@@ -3,7 +3,6 @@ package kick
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
 )
 
@@ -28,7 +28,7 @@ func Shim(exe string, args ...string) Execute {
 		if !l.Adopt {
 			var err error
 			if shim, err = startShim(l, exe, args); err != nil {
-				return Ending{Exit: -1, Error: fmt.Sprintf("could not start the run: %v", err)}, nil
+				return Ending{Exit: -1, Error: "could not start the run: " + err.Error()}, nil
 			}
 		}
 		return await(ctx, l, shim)
@@ -42,18 +42,10 @@ func startShim(l Launch, exe string, args []string) (*exec.Cmd, error) {
 		return nil, err
 	}
 	defer lock.Close()
-	err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
+	if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
 		return nil, fmt.Errorf("another run holds %s", l.lockFile())
-	} else if err != nil {
-		return nil, fmt.Errorf("lock %s: %w", l.lockFile(), err)
 	}
-
-	data, err := json.Marshal(l)
-	if err != nil {
-		return nil, err
-	}
-	if err := os.WriteFile(l.launchFile(), data, 0o600); err != nil { // the environment may hold secrets
+	if err := writeFile(l.launchFile(), l, 0o600); err != nil { // the environment may hold secrets
 		return nil, err
 	}
 	// To append, so that writing goes on at the end after the file was cut.
@@ -71,8 +63,8 @@ func startShim(l Launch, exe string, args []string) (*exec.Cmd, error) {
 
 // await waits until the lock is free, which is the end of the shim, whether it is a child of this agent or adopted.
 func await(ctx context.Context, l Launch, shim *exec.Cmd) (Ending, error) {
-	lock, err := acquire(ctx, l.lockFile())
-	if err != nil {
+	lock := flock.New(l.lockFile())
+	if _, err := lock.TryLockContext(ctx, lockPause); err != nil {
 		return Ending{}, err
 	}
 	defer lock.Unlock() // after what a dead shim left is killed
@@ -80,16 +72,13 @@ func await(ctx context.Context, l Launch, shim *exec.Cmd) (Ending, error) {
 		shim.Wait() // how it ended is in the file, or unknown
 	}
 	var e Ending
-	data, err := os.ReadFile(l.endingFile())
-	if err == nil {
-		err = json.Unmarshal(data, &e)
-	}
+	err := readFile(l.endingFile(), &e)
 	if err == nil {
 		return e, nil
 	}
 	e = Ending{Exit: -1, Lost: true, Error: l.killRest(), Output: tail(l)}
 	if !errors.Is(err, fs.ErrNotExist) {
-		e.Error = fmt.Sprintf("cannot read how the run ended: %v", err)
+		e.Error = "cannot read how the run ended: " + err.Error()
 	}
 	return e, nil
 }
@@ -97,9 +86,8 @@ func await(ctx context.Context, l Launch, shim *exec.Cmd) (Ending, error) {
 // killRest kills what a dead shim left running, and returns why the run is lost.
 func (l Launch) killRest() string {
 	var shim process
-	data, err := os.ReadFile(l.shimFile())
 	switch {
-	case err != nil || json.Unmarshal(data, &shim) != nil:
+	case readFile(l.shimFile(), &shim) != nil:
 		return "the agent or the machine stopped while the run was starting"
 	case shim.Boot != l.Boot:
 		return "the machine rebooted before the command ended"
@@ -130,31 +118,21 @@ func ShimMain(runDir string) int {
 
 func shim(runDir string) error {
 	var l Launch
-	data, err := os.ReadFile(filepath.Join(runDir, launchName))
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal(data, &l); err != nil {
-		return fmt.Errorf("read %s: %w", launchName, err)
+	if err := readFile(filepath.Join(runDir, launchName), &l); err != nil {
+		return fmt.Errorf("cannot read %s: %w", launchName, err)
 	}
 	self, err := readProcess(os.Getpid())
 	if err != nil {
 		return err
 	}
 	self.Boot = l.Boot
-	if data, err = json.Marshal(self); err != nil {
-		return err
-	}
 	// Before the command starts: whenever the shim dies, the agent knows what to kill.
-	if err := os.WriteFile(l.shimFile(), data, 0o644); err != nil {
+	if err := writeFile(l.shimFile(), self, 0o644); err != nil {
 		return err
 	}
 	ending := runCommand(l, self)
 	ending.Output = tail(l)
-	if data, err = json.Marshal(ending); err != nil {
-		return err
-	}
-	return replaceFile(l.endingFile(), append(data, '\n'), 0o600)
+	return replaceFile(l.endingFile(), ending, 0o600)
 }
 
 // runCommand runs the command to its end. The command writes to the file itself, not to a pipe of the shim: a daemon
@@ -167,10 +145,13 @@ func runCommand(l Launch, self process) Ending {
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr // the output file, see startShim
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := startProcess(cmd); err != nil {
-		return Ending{Exit: -1, Error: fmt.Sprintf("could not start %v", err)}
+		return Ending{Exit: -1, Error: "could not start " + err.Error()}
 	}
-	waited := make(chan error, 1)
-	go func() { waited <- cmd.Wait() }()
+	waited := make(chan struct{})
+	go func() {
+		cmd.Wait() // how it ended is in cmd.ProcessState
+		close(waited)
+	}()
 
 	deadline := time.NewTimer(l.Timeout)
 	defer deadline.Stop()
@@ -190,17 +171,18 @@ func runCommand(l Launch, self process) Ending {
 			killSession(self)
 		case <-outputCheck.C:
 			boundOutput(l)
-		case err := <-waited:
+		case <-waited:
+			took := time.Since(began).Milliseconds()
+			e := Ending{Exit: cmd.ProcessState.ExitCode(), TimedOut: timedOut, Duration: took}
+			if status := cmd.ProcessState.Sys().(syscall.WaitStatus); status.Signaled() {
+				e.Signal = unix.SignalName(status.Signal())
+				e.Error = "the command received " + e.Signal
+			}
 			if timedOut {
 				killSession(self)
-			}
-			boundOutput(l)
-			e := endingOf(cmd.ProcessState, err)
-			e.Duration = time.Since(began).Milliseconds()
-			if timedOut {
-				e.TimedOut = true
 				e.Error = fmt.Sprintf("still running after %s, stopped at its deadline", short(l.Timeout))
 			}
+			boundOutput(l)
 			return e
 		}
 	}
@@ -212,15 +194,4 @@ func startProcess(cmd *exec.Cmd) error {
 		return fmt.Errorf("%s: %w", cmd.Args[0], cmp.Or(errors.Unwrap(err), err))
 	}
 	return nil
-}
-
-func endingOf(state *os.ProcessState, err error) Ending {
-	if _, ok := errors.AsType[*exec.ExitError](err); err != nil && !ok {
-		return Ending{Exit: -1, Error: fmt.Sprintf("cannot learn how the command ended: %v", err)}
-	}
-	if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signaled() {
-		signal := unix.SignalName(status.Signal())
-		return Ending{Exit: -1, Signal: signal, Error: "the command received " + signal}
-	}
-	return Ending{Exit: state.ExitCode()}
 }

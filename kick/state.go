@@ -148,21 +148,35 @@ func decodeState(data []byte) (state, error) {
 }
 
 // save returns when the state is on disk.
-func (s state) save(dir string) error {
-	data, err := json.Marshal(s)
+func (s state) save(dir string) error { return replaceFile(statePath(dir), s, 0o644) }
+
+func readFile(path string, v any) error {
+	data, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
-	return replaceFile(statePath(dir), append(data, '\n'), 0o644)
+	return json.Unmarshal(data, v)
+}
+
+func writeFile(path string, v any, perm os.FileMode) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(data, '\n'), perm)
 }
 
 // replaceFile replaces a file as a whole. When it returns, the file is on disk under its name.
-func replaceFile(path string, data []byte, perm os.FileMode) error {
+func replaceFile(path string, v any, perm os.FileMode) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	if err := renameio.WriteFile(path, data, perm, renameio.WithTempDir(dir)); err != nil {
+	if err := renameio.WriteFile(path, append(data, '\n'), perm, renameio.WithTempDir(dir)); err != nil {
 		return err
 	}
 	d, err := os.Open(dir)
