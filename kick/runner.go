@@ -134,18 +134,18 @@ func (r *Runner) Run(ctx context.Context, nc *nats.Conn, status func(Status)) er
 			case partMessage:
 				r.keepPart(m.Data)
 			case rosterMessage:
-				r.respond(m, r.rosterPage(m.Data))
+				r.publish(nc, m.Reply, r.rosterPage(m.Data))
 			case kickMessage:
 				reply, launch := r.handleKick(m.Data)
 				if launch != nil {
 					start(*launch)
 				}
-				r.respond(m, reply)
+				r.publish(nc, m.Reply, reply)
 			}
 		case c := <-r.controllers:
 			r.setState(r.state.withController(c.epoch, c.id))
 		case ending := <-endings:
-			r.publish(nc, r.finish(ending))
+			r.publish(nc, resultSubject(r.cfg.Cluster, r.cfg.Node), r.finish(ending))
 		}
 		if now := r.state.status(r.cfg.Actions); !reflect.DeepEqual(now, reported) {
 			reported = now
@@ -325,26 +325,16 @@ func (r *Runner) keepApplied(id, action string) error {
 	return replaceFile(appliedPath(r.cfg.Dir, action), data, 0o644)
 }
 
-func (r *Runner) respond(m *nats.Msg, reply any) {
-	if m.Reply == "" {
-		return
+// publish sends a message. A lost reply makes the controller ask again; the next heartbeat reports a lost result.
+func (r *Runner) publish(nc *nats.Conn, subject string, message any) {
+	if subject == "" {
+		return // the sender wants no reply
 	}
-	data, err := json.Marshal(reply)
+	data, err := json.Marshal(message)
 	if err == nil {
-		err = m.Respond(data)
+		err = nc.Publish(subject, data)
 	}
 	if err != nil {
-		r.cfg.Log.Warn("cannot answer the controller", "err", err)
-	}
-}
-
-// publish reports how a run ended. If the message is lost, the next heartbeat reports it.
-func (r *Runner) publish(nc *nats.Conn, result Result) {
-	data, err := json.Marshal(result)
-	if err == nil {
-		err = nc.Publish(resultSubject(r.cfg.Cluster, r.cfg.Node), data)
-	}
-	if err != nil {
-		r.cfg.Log.Warn("cannot publish the result of a run", "action", result.Action, "run", result.Run, "err", err)
+		r.cfg.Log.Warn("cannot send a message to the controller", "subject", subject, "err", err)
 	}
 }

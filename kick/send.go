@@ -1,6 +1,7 @@
 package kick
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,46 +17,41 @@ var ErrNoAgent = errors.New("no agent of that name is on the bus")
 // Send sends a kick to its node and returns the node's reply, waiting until ctx ends. The error wraps ErrNoAgent if no
 // agent of the node is on the bus. Members that make the kick larger than maxInline go before it, in parts.
 func Send(ctx context.Context, nc *nats.Conn, cluster string, k Kick) (Reply, error) {
-	reply, err := send(ctx, nc, cluster, k)
-	if err != nil {
+	fail := func(err error) (Reply, error) {
 		return Reply{}, fmt.Errorf("kick %s/%s: %w", k.Node, k.Action, err)
 	}
-	return reply, nil
-}
-
-func send(ctx context.Context, nc *nats.Conn, cluster string, k Kick) (Reply, error) {
-	if err := checkName(k.Node); err != nil {
-		return Reply{}, err
-	}
 	messages, err := encodeKick(k)
-	if err != nil {
-		return Reply{}, err
+	if err := cmp.Or(checkName(k.Node), err); err != nil {
+		return fail(err)
 	}
 	subject := kickSubject(cluster, k.Node)
 	last := len(messages) - 1
 	for _, part := range messages[:last] {
 		if err := nc.Publish(subject, part); err != nil {
-			return Reply{}, err
+			return fail(err)
 		}
 	}
 	answer, err := request(ctx, nc, subject, messages[last])
 	if err != nil {
-		return Reply{}, err
+		return fail(err)
 	}
-	reply, err := decodeReply(answer.Data)
+	reply, err := decodeReply(answer)
 	if err != nil {
-		return Reply{}, fmt.Errorf("invalid reply: %w", err)
+		return fail(fmt.Errorf("invalid reply: %w", err))
 	}
 	return reply, nil
 }
 
 // request sends a message and waits for its reply until ctx ends.
-func request(ctx context.Context, nc *nats.Conn, subject string, data []byte) (*nats.Msg, error) {
+func request(ctx context.Context, nc *nats.Conn, subject string, data []byte) ([]byte, error) {
 	reply, err := nc.RequestWithContext(ctx, subject, data)
-	if errors.Is(err, nats.ErrNoResponders) {
-		err = ErrNoAgent
+	switch {
+	case errors.Is(err, nats.ErrNoResponders):
+		return nil, ErrNoAgent
+	case err != nil:
+		return nil, err
 	}
-	return reply, err
+	return reply.Data, nil
 }
 
 // encodeKick returns the messages of a kick in the order to send them: the parts, if any, and the kick.
