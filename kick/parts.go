@@ -1,6 +1,7 @@
 package kick
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -20,37 +21,33 @@ type Part struct {
 const maxInline = 256 << 10
 
 func encodeParts(m Membership) ([][]byte, error) {
-	const maxMembers = maxInline - 256 // leaves room for the other keys
-	var chunks [][]json.RawMessage
-	room := 0
-	for _, member := range m.Members {
-		data, err := json.Marshal(member)
-		if err != nil {
-			return nil, err
-		}
-		if len(data) > maxMembers {
-			return nil, fmt.Errorf("role %q: member %s has %d bytes of facts, the limit is %d",
-				m.Role, member.Node, len(data), maxMembers)
-		}
-		if len(data)+1 > room {
-			chunks = append(chunks, nil)
-			room = maxMembers
-		}
-		room -= len(data) + 1
-		chunks[len(chunks)-1] = append(chunks[len(chunks)-1], data)
+	var pages [][]Member
+	for rest := m.Members; len(rest) > 0; {
+		n := pageSize(rest)
+		pages, rest = append(pages, rest[:n]), rest[n:]
 	}
-	parts := make([][]byte, len(chunks))
-	for i, members := range chunks {
-		list, err := json.Marshal(members)
-		if err != nil {
-			return nil, err
-		}
-		part := Part{V: Version, Of: m.Revision.Hash, Part: i, Parts: len(chunks), Members: list}
-		if parts[i], err = json.Marshal(part); err != nil {
-			return nil, err
+	parts := make([][]byte, len(pages))
+	for i, members := range pages {
+		list, _ := json.Marshal(members) // encodeKick has encoded them before
+		parts[i], _ = json.Marshal(Part{V: Version, Of: m.Revision.Hash, Part: i, Parts: len(pages), Members: list})
+		if len(parts[i]) > maxInline {
+			return nil, fmt.Errorf("role %q: member %s: %d bytes of facts are too many for a message of %d",
+				m.Role, members[0].Node, len(list), maxInline)
 		}
 	}
 	return parts, nil
+}
+
+// pageSize returns how many members, from the first, fit in a message of maxInline bytes. It is at least one.
+func pageSize(members []Member) int {
+	room := maxInline - 256 // for the other keys
+	for i, m := range members {
+		data, _ := json.Marshal(m) // it was decoded from JSON
+		if room -= len(data) + 1; room < 0 && i > 0 {
+			return i
+		}
+	}
+	return len(members)
 }
 
 func decodePart(data []byte) (Part, error) {
@@ -58,10 +55,11 @@ func decodePart(data []byte) (Part, error) {
 	if err := decode(data, maxInline, &p, &p.V); err != nil {
 		return p, err
 	}
-	if p.Parts <= 0 || p.Parts > 1024 || p.Part < 0 || p.Part >= p.Parts {
-		return p, fmt.Errorf("part %d of %d: out of range", p.Part, p.Parts)
-	}
-	return p, checkWord("hash", p.Of)
+	inRange := p.Parts <= 1024 && p.Part >= 0 && p.Part < p.Parts
+	return p, cmp.Or(
+		ensure(inRange, "part %d of %d: out of range", p.Part, p.Parts),
+		checkWord("hash", p.Of),
+	)
 }
 
 // maxParts is how many parts a node keeps for kicks to come: 64 MiB.

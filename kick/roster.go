@@ -79,14 +79,10 @@ func (r *Runner) rosterPage(data []byte) RosterPage {
 		return page
 	}
 	page.Hash = applied.Revisions[q.Role]
-	room := maxInline
-	for i, m := range members[q.From:] {
-		data, _ := json.Marshal(m) // it was decoded from JSON
-		if room -= len(data) + 1; room < 0 && i > 0 {
-			page.Next = q.From + i
-			break
-		}
-		page.Members = append(page.Members, m)
+	end := q.From + pageSize(members[q.From:])
+	page.Members = append(page.Members, members[q.From:end]...)
+	if end < len(members) {
+		page.Next = end
 	}
 	return page
 }

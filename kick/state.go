@@ -19,17 +19,13 @@ import (
 // leaves the old one as it was, so a state that cannot be written never takes effect.
 type state struct {
 	V int `json:"v"`
-
 	// Instance: the machine that wrote the state. Another machine discards it, for example one made from an image.
 	Instance string `json:"instance"`
-
 	// Epoch, Controller: the highest pair seen in a kick or a beacon. They never decrease.
 	Epoch      int64  `json:"epoch"`
 	Controller string `json:"controller"`
-
 	// Actions: by name, every action that was ever kicked.
 	Actions map[string]actionState `json:"actions"`
-
 	// Run: the one run in progress, or nil. It is on disk before its command starts.
 	Run *run `json:"run,omitempty"`
 }
@@ -39,16 +35,12 @@ type actionState struct {
 	// Applied: by role, the revisions that the last successful run was given. Only a success changes them, or a later
 	// revision of the same members.
 	Applied map[string]Revision `json:"applied,omitempty"`
-
 	// Dirty: true from before the command starts until a run succeeds.
 	Dirty bool `json:"dirty,omitempty"`
-
 	// Attempted: by role, the revisions that the last run was given, however it ended.
 	Attempted map[string]Revision `json:"attempted,omitempty"`
-
 	// Last: how the last run ended; nil until one has ended.
 	Last *LastRun `json:"last,omitempty"`
-
 	// Runs: the runs whose directories are kept, oldest first. At most keptRuns.
 	Runs []string `json:"runs,omitempty"`
 }
@@ -58,11 +50,9 @@ type run struct {
 	// ID: the id of the kick.
 	ID     string `json:"id"`
 	Action string `json:"action"`
-
 	// Success, Limit: exit codes, and milliseconds in all, of the configuration that the run was started with.
 	Success []int `json:"success"`
 	Limit   int64 `json:"limit_ms"`
-
 	// deadline: the run has ended by then. A restarted agent does not know when it began, and allows the whole Limit.
 	deadline time.Time
 }
@@ -80,10 +70,8 @@ func (s state) withController(epoch int64, controller string) state {
 
 // withAction returns the state with one action changed.
 func (s state) withAction(name string, a actionState) state {
-	actions := maps.Clone(s.Actions)
-	if actions == nil {
-		actions = map[string]actionState{}
-	}
+	actions := map[string]actionState{}
+	maps.Copy(actions, s.Actions)
 	actions[name] = a
 	s.Actions = actions
 	return s
