@@ -33,10 +33,8 @@ const (
 	maxActions = 64
 	maxTimeout = 24 * time.Hour
 	maxGrace   = time.Hour
+	slack      = 5 * time.Second // beyond timeout and grace, to start, to be killed and to be written down
 )
-
-// slack is the time that a run may need beyond timeout and grace, to start, to be killed and to be written down.
-const slack = 5 * time.Second
 
 func (a Action) withDefaults() Action {
 	a.Timeout = cmp.Or(a.Timeout, DefaultTimeout)

@@ -48,10 +48,8 @@ func kindOf(data []byte) int {
 // decodeKick reads a kick that was sent to a node. It does not check the members against the revisions.
 func decodeKick(node string, data []byte) (Kick, error) {
 	var k Kick
-	if err := decode(data, maxMessage, &k, &k.V); err != nil {
-		return k, err
-	}
-	err := cmp.Or(
+	err := decode(data, maxMessage, &k, &k.V)
+	err = cmp.Or(err,
 		ensure(k.Node == node, "it is for node %q", k.Node),
 		ensure(k.Epoch > 0 && k.Epoch <= MaxEpoch, "epoch %d: out of range", k.Epoch),
 		checkText("controller", k.Controller, 1, 253),
@@ -75,11 +73,9 @@ func decodeKick(node string, data []byte) (Kick, error) {
 
 func decodeReply(data []byte) (Reply, error) {
 	var r Reply
-	if err := decode(data, maxAnswer, &r, &r.V); err != nil {
-		return r, err
-	}
+	err := decode(data, maxAnswer, &r, &r.V)
 	longest := (maxTimeout + maxGrace + slack).Milliseconds()
-	err := cmp.Or(
+	err = cmp.Or(err,
 		ensure(r.Answer != "", "no answer"),
 		ensure(r.Deadline >= 0 && r.Deadline <= longest, "deadline_ms %d: out of range", r.Deadline),
 	)
@@ -92,10 +88,8 @@ func decodeReply(data []byte) (Reply, error) {
 // decodeResult reads a result that a node sent.
 func decodeResult(node string, data []byte) (Result, error) {
 	var r Result
-	if err := decode(data, maxAnswer, &r, &r.V); err != nil {
-		return r, err
-	}
-	return r, cmp.Or(
+	err := decode(data, maxAnswer, &r, &r.V)
+	return r, cmp.Or(err,
 		ensure(r.Node == node, "it names node %q", r.Node),
 		checkName(r.Node),
 		checkWord("action", r.Action),

@@ -52,14 +52,9 @@ func pageSize(members []Member) int {
 
 func decodePart(data []byte) (Part, error) {
 	var p Part
-	if err := decode(data, maxInline, &p, &p.V); err != nil {
-		return p, err
-	}
+	err := decode(data, maxInline, &p, &p.V)
 	inRange := p.Parts <= 1024 && p.Part >= 0 && p.Part < p.Parts
-	return p, cmp.Or(
-		ensure(inRange, "part %d of %d: out of range", p.Part, p.Parts),
-		checkWord("hash", p.Of),
-	)
+	return p, cmp.Or(err, ensure(inRange, "part %d of %d: out of range", p.Part, p.Parts), checkWord("hash", p.Of))
 }
 
 // maxParts is how many parts a node keeps for kicks to come: 64 MiB.

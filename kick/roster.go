@@ -37,10 +37,7 @@ func Roster(ctx context.Context, nc *nats.Conn, cluster, node, action, role stri
 	}
 	var roster RosterPage // the pages received so far
 	for more := true; more; more = roster.Next != 0 {
-		data, err := json.Marshal(RosterRequest{V: Version, Roster: action, Role: role, From: roster.Next})
-		if err != nil {
-			return fail(err)
-		}
+		data, _ := json.Marshal(RosterRequest{V: Version, Roster: action, Role: role, From: roster.Next})
 		answer, err := request(ctx, nc, kickSubject(cluster, node), data)
 		if err != nil {
 			return fail(err)

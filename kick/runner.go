@@ -48,24 +48,23 @@ type controller struct {
 
 // NewRunner returns a Runner with the state that it finds in the node's directory.
 func NewRunner(cfg RunnerConfig) (*Runner, error) {
-	if err := checkName(cfg.Node); err != nil {
-		return nil, err
-	}
-	if cfg.Instance == "" || cfg.Boot == "" {
-		return nil, fmt.Errorf("node %s: the machine's instance id or boot id is unknown", cfg.Node)
-	}
-	if err := errors.Join(ValidateActions(cfg.Actions)...); err != nil {
+	known := cfg.Instance != "" && cfg.Boot != ""
+	err := cmp.Or(
+		checkName(cfg.Node),
+		ensure(known, "node %s: the machine's instance id or boot id is unknown", cfg.Node),
+		errors.Join(ValidateActions(cfg.Actions)...),
+	)
+	if err != nil {
 		return nil, err
 	}
 	cfg.Actions = slices.Clone(cfg.Actions)
 	for i, a := range cfg.Actions {
 		cfg.Actions[i] = a.withDefaults()
 	}
-	dir, err := filepath.Abs(cfg.Dir) // commands run in another directory
+	cfg.Dir, err = filepath.Abs(cfg.Dir) // commands run in another directory
 	if err != nil {
-		return nil, fmt.Errorf("node's directory %s: %w", cfg.Dir, err)
+		return nil, fmt.Errorf("node's directory: %w", err)
 	}
-	cfg.Dir = dir
 	s, err := loadState(cfg.Dir, cfg.Instance, cfg.Log)
 	if err != nil {
 		return nil, err
@@ -120,12 +119,15 @@ func (r *Runner) Run(ctx context.Context, nc *nats.Conn, status func(Status)) er
 		})
 	}
 
-	reported := r.state.status(r.cfg.Actions)
-	status(reported)
 	if r.state.Run != nil {
 		start(r.adopt())
 	}
+	var reported *Status
 	for {
+		if now := r.state.status(r.cfg.Actions); reported == nil || !reflect.DeepEqual(now, *reported) {
+			reported = &now
+			status(now)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -146,10 +148,6 @@ func (r *Runner) Run(ctx context.Context, nc *nats.Conn, status func(Status)) er
 			r.setState(r.state.withController(c.epoch, c.id))
 		case ending := <-endings:
 			r.publish(nc, resultSubject(r.cfg.Cluster, r.cfg.Node), r.finish(ending))
-		}
-		if now := r.state.status(r.cfg.Actions); !reflect.DeepEqual(now, reported) {
-			reported = now
-			status(now)
 		}
 	}
 }
@@ -243,10 +241,7 @@ func (r *Runner) disabled() string {
 		return "cannot " + err.Error()
 	}
 	reason := strings.TrimSpace(strings.ToValidUTF8(string(content[:min(len(content), 1024)]), ""))
-	if reason == "" {
-		reason = "no reason given"
-	}
-	return path + ": " + reason
+	return path + ": " + cmp.Or(reason, "no reason given")
 }
 
 // prepare writes the directory of a run, and removes the directories of old runs.
@@ -303,26 +298,21 @@ func (r *Runner) finish(e Ending) Result {
 	result.Node = r.cfg.Node
 	log := r.cfg.Log.With("action", result.Action, "run", result.Run, "duration_ms", result.Duration)
 	if result.Outcome == Succeeded {
-		if err := r.keepApplied(result.Run, result.Action); err != nil {
+		var members json.RawMessage
+		err := readFile(Launch{Dir: r.cfg.Dir, Run: result.Run}.membersFile(), &members)
+		if err == nil {
+			err = replaceFile(appliedPath(r.cfg.Dir, result.Action), members, 0o644)
+		}
+		if err != nil {
 			log.Error("cannot save the members that the run applied", "err", err)
 		}
 		log.Info("run succeeded")
 	} else {
-		if result.Exit >= 0 {
-			log = log.With("exit", result.Exit)
-		}
-		log.Warn("run did not succeed", "outcome", result.Outcome, "err", result.Error)
+		exit := fmt.Sprintf("exit code %d", result.Exit)
+		log.Warn("run did not succeed", "outcome", result.Outcome, "err", cmp.Or(result.Error, exit))
 	}
 	r.setState(next) // if that fails, the next agent reads the ending again
 	return result
-}
-
-func (r *Runner) keepApplied(id, action string) error {
-	var data json.RawMessage
-	if err := readFile(Launch{Dir: r.cfg.Dir, Run: id}.membersFile(), &data); err != nil {
-		return err
-	}
-	return replaceFile(appliedPath(r.cfg.Dir, action), data, 0o644)
 }
 
 // publish sends a message. A lost reply makes the controller ask again; the next heartbeat reports a lost result.

@@ -153,26 +153,19 @@ func runCommand(l Launch, self process) Ending {
 		close(waited)
 	}()
 
-	deadline := time.NewTimer(l.Timeout)
-	defer deadline.Stop()
-	outputCheck := time.NewTicker(200 * time.Millisecond)
-	defer outputCheck.Stop()
-	var (
-		graceOver <-chan time.Time
-		timedOut  bool
-	)
+	deadline, outputCheck := time.After(l.Timeout), time.Tick(200*time.Millisecond)
+	var graceOver <-chan time.Time // nil until the deadline
 	for {
 		select {
-		case <-deadline.C:
-			timedOut = true
+		case <-deadline:
 			unix.Kill(-cmd.Process.Pid, unix.SIGTERM) // fails if the command has just ended
 			graceOver = time.After(l.Grace)
 		case <-graceOver:
 			killSession(self)
-		case <-outputCheck.C:
+		case <-outputCheck:
 			boundOutput(l)
 		case <-waited:
-			took := time.Since(began).Milliseconds()
+			took, timedOut := time.Since(began).Milliseconds(), graceOver != nil
 			e := Ending{Exit: cmd.ProcessState.ExitCode(), TimedOut: timedOut, Duration: took}
 			if status := cmd.ProcessState.Sys().(syscall.WaitStatus); status.Signaled() {
 				e.Signal = unix.SignalName(status.Signal())

@@ -1,6 +1,7 @@
 package kick
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -126,13 +127,8 @@ func loadState(dir, instance string, log *slog.Logger) (state, error) {
 
 func decodeState(data []byte) (state, error) {
 	var s state
-	if err := decode(data, math.MaxInt, &s, &s.V); err != nil {
-		return s, err
-	}
-	if s.Instance == "" {
-		return s, errors.New("no instance")
-	}
-	return s, s.status(nil).check()
+	err := decode(data, math.MaxInt, &s, &s.V)
+	return s, cmp.Or(err, ensure(s.Instance != "", "no instance"), s.status(nil).check())
 }
 
 // save returns when the state is on disk.
