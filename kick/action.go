@@ -45,9 +45,6 @@ func (a Action) withDefaults() Action {
 	return a
 }
 
-// limit is how long a run takes at most.
-func (a Action) limit() time.Duration { return a.Timeout + a.Grace + slack }
-
 // ValidateActions returns everything that is wrong with a node's actions, each by its key in the configuration.
 func ValidateActions(actions []Action) []error {
 	var errs []error

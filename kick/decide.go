@@ -61,7 +61,7 @@ func (s state) decide(now time.Time, actions []Action, disabled string, k Kick) 
 	known.Runs = append(slices.Clone(known.Runs), k.ID)
 	known.Runs = known.Runs[max(0, len(known.Runs)-keptRuns):]
 	s = s.withAction(k.Action, known)
-	limit := action.limit()
+	limit := action.Timeout + action.Grace + slack
 	s.Run = &run{
 		ID: k.ID, Action: k.Action, Success: action.Success, Limit: limit.Milliseconds(), deadline: now.Add(limit),
 	}

@@ -34,12 +34,11 @@ func kindOf(data []byte) int {
 		PartOf string `json:"part_of"`
 		Roster string `json:"roster"`
 	}
+	err := unmarshal(data, maxMessage, &keys)
 	switch {
-	case unmarshal(data, maxMessage, &keys) != nil:
-		return kickMessage
-	case keys.PartOf != "":
+	case err == nil && keys.PartOf != "":
 		return partMessage
-	case keys.Roster != "" && len(data) <= maxAnswer:
+	case err == nil && keys.Roster != "" && len(data) <= maxAnswer:
 		return rosterMessage
 	}
 	return kickMessage

@@ -93,15 +93,11 @@ const maxEnv = 32 << 10
 
 // joinBounded separates words by spaces. If they are longer than maxEnv, it ends in +N for the N words left out.
 func joinBounded(words []string) string {
-	var b strings.Builder
+	size := 0
 	for i, word := range words {
-		if b.Len()+len(word) > maxEnv {
-			return b.String() + " +" + strconv.Itoa(len(words)-i)
+		if size += len(word) + 1; size > maxEnv {
+			return strings.Join(words[:i], " ") + " +" + strconv.Itoa(len(words)-i)
 		}
-		if i > 0 {
-			b.WriteByte(' ')
-		}
-		b.WriteString(word)
 	}
-	return b.String()
+	return strings.Join(words, " ")
 }

@@ -7,8 +7,7 @@ import (
 	"slices"
 )
 
-// Part carries some of the members of a kick that is larger than maxInline. Parts go before their kick, on the same
-// subject.
+// Part carries some members of a kick that is larger than maxInline. It goes before its kick, on the same subject.
 type Part struct {
 	V       int             `json:"v"`
 	Of      string          `json:"part_of"` // the hash of all members, see Revision
@@ -31,8 +30,7 @@ func encodeParts(m Membership) ([][]byte, error) {
 		list, _ := json.Marshal(members) // encodeKick has encoded them before
 		parts[i], _ = json.Marshal(Part{V: Version, Of: m.Revision.Hash, Part: i, Parts: len(pages), Members: list})
 		if len(parts[i]) > maxInline {
-			return nil, fmt.Errorf("role %q: member %s: %d bytes of facts are too many for a message of %d",
-				m.Role, members[0].Node, len(list), maxInline)
+			return nil, fmt.Errorf("role %q: the facts of %s exceed %d bytes", m.Role, members[0].Node, maxInline)
 		}
 	}
 	return parts, nil

@@ -43,7 +43,7 @@ func Roster(ctx context.Context, nc *nats.Conn, cluster, node, action, role stri
 			return fail(err)
 		}
 		var page RosterPage
-		if err := decode(answer, maxMessage, &page, &page.V); err != nil {
+		if err := decode(answer.Data, maxMessage, &page, &page.V); err != nil {
 			return fail(err)
 		}
 		switch {

@@ -32,18 +32,12 @@ type RunnerConfig struct {
 	Log      *slog.Logger
 }
 
-// Runner answers a node's kicks, runs one action at a time and remembers what is applied. The goroutine of Run owns the
-// state.
+// Runner answers a node's kicks and runs one action at a time. The goroutine of Run owns its state.
 type Runner struct {
-	cfg         RunnerConfig
-	state       state
-	parts       assembly
-	controllers chan controller // seen elsewhere, for Run
-}
-
-type controller struct {
-	epoch int64
-	id    string
+	cfg     RunnerConfig
+	state   state
+	parts   assembly
+	changes chan func(state) state // from other goroutines, for Run
 }
 
 // NewRunner returns a Runner with the state that it finds in the node's directory.
@@ -69,13 +63,13 @@ func NewRunner(cfg RunnerConfig) (*Runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Runner{cfg: cfg, state: s, controllers: make(chan controller, 16)}, nil
+	return &Runner{cfg: cfg, state: s, changes: make(chan func(state) state, 16)}, nil
 }
 
 // Seen reports that a controller has published a beacon. Any goroutine may call it; it never blocks.
 func (r *Runner) Seen(epoch int64, id string) {
 	select {
-	case r.controllers <- controller{epoch, id}:
+	case r.changes <- func(s state) state { return s.withController(epoch, id) }:
 	default: // another beacon follows
 	}
 }
@@ -109,13 +103,12 @@ func (r *Runner) Run(ctx context.Context, nc *nats.Conn, status func(Status)) er
 	start := func(l Launch) {
 		running.Go(func() {
 			ending, err := r.cfg.Execute(ctx, l)
-			if err != nil && ctx.Err() != nil {
-				return
+			switch {
+			case err == nil:
+				endings <- ending
+			case ctx.Err() == nil:
+				endings <- Ending{Exit: -1, Error: err.Error()}
 			}
-			if err != nil {
-				ending = Ending{Exit: -1, Error: err.Error()}
-			}
-			endings <- ending
 		})
 	}
 
@@ -144,8 +137,8 @@ func (r *Runner) Run(ctx context.Context, nc *nats.Conn, status func(Status)) er
 				}
 				r.publish(nc, m.Reply, reply)
 			}
-		case c := <-r.controllers:
-			r.setState(r.state.withController(c.epoch, c.id))
+		case change := <-r.changes:
+			r.setState(change(r.state))
 		case ending := <-endings:
 			r.publish(nc, resultSubject(r.cfg.Cluster, r.cfg.Node), r.finish(ending))
 		}
@@ -159,20 +152,20 @@ const (
 
 // lockDir makes the node's directory this agent's alone: two agents would overwrite each other's state.
 func (r *Runner) lockDir() (*flock.Flock, error) {
-	if err := os.MkdirAll(r.cfg.Dir, 0o755); err != nil {
-		return nil, fmt.Errorf("node's directory: %w", err)
-	}
+	lock := flock.New(filepath.Join(r.cfg.Dir, "agent.lock"))
+	err := os.MkdirAll(r.cfg.Dir, 0o755)
 	// A killed agent may leave a child that holds the lock until it becomes a shim.
 	ctx, cancel := context.WithTimeout(context.Background(), lockTimeout)
 	defer cancel()
-	lock := flock.New(filepath.Join(r.cfg.Dir, "agent.lock"))
-	_, err := lock.TryLockContext(ctx, lockPause)
+	if err == nil {
+		_, err = lock.TryLockContext(ctx, lockPause)
+	}
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return nil, fmt.Errorf("node's directory %s: another agent uses it: "+
 			"stop that one, or give this one its own name or state_dir", r.cfg.Dir)
 	case err != nil:
-		return nil, fmt.Errorf("lock the node's directory: %w", err)
+		return nil, fmt.Errorf("node's directory: %w", err)
 	}
 	return lock, nil
 }
@@ -204,7 +197,6 @@ func (r *Runner) handleKick(data []byte) (Reply, *Launch) {
 		}
 		return reply, nil
 	}
-
 	launch, err := r.prepare(next, k)
 	if err == nil {
 		err = next.save(r.cfg.Dir)
@@ -255,7 +247,6 @@ func (r *Runner) prepare(next state, k Kick) (Launch, error) {
 	before := loadApplied(r.cfg.Dir, k.Action, r.state.Actions[k.Action].Applied)
 	after := membersOf(k)
 	launch.Env = append(slices.Clone(action.Env), environment(k, launch.membersFile(), before, after)...)
-
 	return launch, cmp.Or(
 		os.RemoveAll(launch.runDir()),
 		os.MkdirAll(launch.runDir(), 0o755),
@@ -269,10 +260,7 @@ func (r *Runner) prune(s state) {
 	for _, a := range s.Actions {
 		kept = append(kept, a.Runs...)
 	}
-	dirs, err := os.ReadDir(filepath.Join(r.cfg.Dir, "runs"))
-	if err != nil {
-		return // there is none yet, or creating a run's directory reports it
-	}
+	dirs, _ := os.ReadDir(filepath.Join(r.cfg.Dir, "runs")) // fails before the first run
 	for _, d := range dirs {
 		if slices.Contains(kept, d.Name()) {
 			continue

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/nats-io/nats.go"
@@ -35,7 +36,7 @@ func Send(ctx context.Context, nc *nats.Conn, cluster string, k Kick) (Reply, er
 	if err != nil {
 		return fail(err)
 	}
-	reply, err := decodeReply(answer)
+	reply, err := decodeReply(answer.Data)
 	if err != nil {
 		return fail(fmt.Errorf("invalid reply: %w", err))
 	}
@@ -43,15 +44,12 @@ func Send(ctx context.Context, nc *nats.Conn, cluster string, k Kick) (Reply, er
 }
 
 // request sends a message and waits for its reply until ctx ends.
-func request(ctx context.Context, nc *nats.Conn, subject string, data []byte) ([]byte, error) {
+func request(ctx context.Context, nc *nats.Conn, subject string, data []byte) (*nats.Msg, error) {
 	reply, err := nc.RequestWithContext(ctx, subject, data)
-	switch {
-	case errors.Is(err, nats.ErrNoResponders):
-		return nil, ErrNoAgent
-	case err != nil:
-		return nil, err
+	if errors.Is(err, nats.ErrNoResponders) {
+		err = ErrNoAgent
 	}
-	return reply.Data, nil
+	return reply, err
 }
 
 // encodeKick returns the messages of a kick in the order to send them: the parts, if any, and the kick.
@@ -62,16 +60,15 @@ func encodeKick(k Kick) ([][]byte, error) {
 		return [][]byte{data}, err
 	}
 	var messages [][]byte
-	needs := make([]Membership, len(k.Needs))
+	k.Needs = slices.Clone(k.Needs)
 	for i, need := range k.Needs {
 		parts, err := encodeParts(need)
 		if err != nil {
 			return nil, err
 		}
 		messages = append(messages, parts...)
-		needs[i] = Membership{Role: need.Role, Revision: need.Revision}
+		k.Needs[i].Members = nil
 	}
-	k.Needs = needs
 	data, err = json.Marshal(k)
 	return append(messages, data), err
 }

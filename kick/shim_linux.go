@@ -45,7 +45,7 @@ func startShim(l Launch, exe string, args []string) (*exec.Cmd, error) {
 	if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
 		return nil, fmt.Errorf("another run holds %s", l.lockFile())
 	}
-	if err := writeFile(l.launchFile(), l, 0o600); err != nil { // the environment may hold secrets
+	if err := writeFile(filepath.Join(l.runDir(), launchName), l, 0o600); err != nil { // the environment may hold secrets
 		return nil, err
 	}
 	// To append, so that writing goes on at the end after the file was cut.
@@ -101,14 +101,6 @@ const lockFD = 3
 
 // ShimMain is the whole program of a shim. It writes how the run ended to a file, and returns the exit code.
 func ShimMain(runDir string) int {
-	syscall.CloseOnExec(lockFD) // or a daemon that the command leaves behind would hold the lock forever
-	if err := unix.Flock(lockFD, unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		fmt.Fprintln(os.Stderr, "kicker shim: only an agent can start a shim: the lock of the run is missing")
-		return 2
-	}
-	// Caught, not ignored: the command would inherit that.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
-
 	if err := shim(runDir); err != nil {
 		fmt.Fprintf(os.Stderr, "kicker shim: %v\n", err)
 		return 1
@@ -117,6 +109,13 @@ func ShimMain(runDir string) int {
 }
 
 func shim(runDir string) error {
+	syscall.CloseOnExec(lockFD) // or a daemon that the command leaves behind would hold the lock forever
+	if unix.Flock(lockFD, unix.LOCK_EX|unix.LOCK_NB) != nil {
+		return errors.New("only an agent can start a shim: the lock of the run is missing")
+	}
+	// Caught, not ignored: the command would inherit that.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+
 	var l Launch
 	if err := readFile(filepath.Join(runDir, launchName), &l); err != nil {
 		return fmt.Errorf("cannot read %s: %w", launchName, err)

@@ -48,8 +48,7 @@ type actionState struct {
 
 // run is the run in progress.
 type run struct {
-	// ID: the id of the kick.
-	ID     string `json:"id"`
+	ID     string `json:"id"` // of the kick
 	Action string `json:"action"`
 	// Success, Limit: exit codes, and milliseconds in all, of the configuration that the run was started with.
 	Success []int `json:"success"`
@@ -108,21 +107,21 @@ func loadState(dir, instance string, log *slog.Logger) (state, error) {
 		return state{}, fmt.Errorf("read the node's state: %w", err)
 	}
 	s, err := decodeState(data)
-	if err != nil {
+	switch {
+	case err == nil && s.Instance == instance:
+		return s, nil
+	case err != nil:
 		log.Error("invalid state file moved aside, every action will run again", "file", path+".corrupt", "err", err)
 		if err := os.Rename(path, path+".corrupt"); err != nil {
 			log.Error("cannot move the invalid state file aside", "file", path, "err", err)
 		}
-		return empty, nil
-	}
-	if s.Instance != instance {
+	default:
 		log.Warn("state of another machine discarded", "file", path, "instance", instance, "other", s.Instance)
 		if err := os.RemoveAll(filepath.Join(dir, "actions")); err != nil {
 			log.Error("cannot remove the members that another machine applied", "err", err)
 		}
-		return empty, nil
 	}
-	return s, nil
+	return empty, nil
 }
 
 func decodeState(data []byte) (state, error) {
