@@ -1,6 +1,8 @@
 package kick
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -31,26 +33,17 @@ const (
 	maxActions = 64
 	maxTimeout = 24 * time.Hour
 	maxGrace   = time.Hour
+	slack      = 5 * time.Second // beyond timeout and grace, to start, to be killed and to be written down
 )
 
-// slack is the time that a run may need beyond timeout and grace, to start, to be killed and to be written down.
-const slack = 5 * time.Second
-
 func (a Action) withDefaults() Action {
-	if a.Timeout == 0 {
-		a.Timeout = DefaultTimeout
-	}
-	if a.Grace == 0 {
-		a.Grace = DefaultGrace
-	}
+	a.Timeout = cmp.Or(a.Timeout, DefaultTimeout)
+	a.Grace = cmp.Or(a.Grace, DefaultGrace)
 	if len(a.Success) == 0 {
 		a.Success = []int{0}
 	}
 	return a
 }
-
-// limit is how long a run takes at most.
-func (a Action) limit() time.Duration { return a.Timeout + a.Grace + slack }
 
 // ValidateActions returns everything that is wrong with a node's actions, each by its key in the configuration.
 func ValidateActions(actions []Action) []error {
@@ -58,55 +51,44 @@ func ValidateActions(actions []Action) []error {
 	if len(actions) > maxActions {
 		errs = append(errs, fmt.Errorf("actions: %d of them, the limit is %d", len(actions), maxActions))
 	}
-	seen := map[string]int{}
 	for i, a := range actions {
-		wrong := func(key, format string, args ...any) {
-			errs = append(errs, fmt.Errorf("actions[%d].%s: %w", i, key, fmt.Errorf(format, args...)))
+		check := func(key string, err error) {
+			if err != nil {
+				errs = append(errs, fmt.Errorf("actions[%d].%s: %w", i, key, err))
+			}
 		}
-		if err := checkWord("action", a.Name); err != nil {
-			wrong("name", "%w", err)
-		} else if first, taken := seen[a.Name]; taken {
-			wrong("name", "%q is the name of actions[%d] already, choose another", a.Name, first)
-		} else {
-			seen[a.Name] = i
+		checkTime := func(key string, d, most time.Duration) {
+			check(key, ensure(d >= 0 && d <= most, "%s, want more than 0 and at most %s", short(d), short(most)))
 		}
-		if len(a.Command) == 0 || a.Command[0] == "" {
-			wrong("command", "empty, want a program and its arguments as a list")
-		}
+		first := actionIndex(actions, a.Name)
+		check("name", cmp.Or(
+			checkWord("action", a.Name),
+			ensure(first == i, "%q is the name of actions[%d] already, choose another", a.Name, first),
+		))
+		isCommand := len(a.Command) > 0 && a.Command[0] != ""
+		check("command", ensure(isCommand, "empty, want a program and its arguments as a list"))
 		for _, word := range a.Command {
-			if strings.ContainsRune(word, 0) {
-				wrong("command", "%q contains a NUL byte", word)
-			}
+			check("command", ensure(!strings.ContainsRune(word, 0), "%q contains a NUL byte", word))
 		}
-		if a.Timeout < 0 || a.Timeout > maxTimeout {
-			wrong("timeout", "%s, want more than 0 and at most %s", short(a.Timeout), short(maxTimeout))
-		}
-		if a.Grace < 0 || a.Grace > maxGrace {
-			wrong("grace", "%s, want more than 0 and at most %s", short(a.Grace), short(maxGrace))
-		}
+		checkTime("timeout", a.Timeout, maxTimeout)
+		checkTime("grace", a.Grace, maxGrace)
 		for _, code := range a.Success {
-			if code < 0 || code > 255 {
-				wrong("success", "%d is not an exit code, want 0 to 255", code)
-			}
+			check("success", ensure(code >= 0 && code <= 255, "%d is not an exit code, want 0 to 255", code))
 		}
-		if len(a.DependsOn) > maxNeeds {
-			wrong("depends_on", "%d roles, the limit is %d", len(a.DependsOn), maxNeeds)
-		}
+		check("depends_on", ensure(len(a.DependsOn) <= maxNeeds, "%d roles, the limit is %d", len(a.DependsOn), maxNeeds))
 		for j, role := range a.DependsOn {
-			if err := checkRole(role); err != nil {
-				wrong(fmt.Sprintf("depends_on[%d]", j), "%w", err)
-			} else if slices.Contains(a.DependsOn[:j], role) {
-				wrong(fmt.Sprintf("depends_on[%d]", j), "%q is there twice: remove one", role)
-			}
+			twice := slices.Contains(a.DependsOn[:j], role)
+			check(fmt.Sprintf("depends_on[%d]", j), cmp.Or(
+				checkRole(role),
+				ensure(!twice, "%q is there twice: remove one", role),
+			))
 		}
 		for j, pair := range a.Env {
 			name, _, ok := strings.Cut(pair, "=")
-			switch {
-			case !ok || name == "" || strings.ContainsRune(pair, 0):
-				wrong(fmt.Sprintf("env[%d]", j), "%q, want NAME=VALUE", pair)
-			case slices.Contains(runEnv, name):
-				wrong(fmt.Sprintf("env[%d]", j), "%s is set by kicker for each run, choose another name", name)
-			}
+			check(fmt.Sprintf("env[%d]", j), cmp.Or(
+				ensure(ok && name != "" && !strings.ContainsRune(pair, 0), "%q, want NAME=VALUE", pair),
+				ensure(!slices.Contains(runEnv, name), "%s is set by kicker for each run, choose another name", name),
+			))
 		}
 	}
 	return errs
@@ -116,19 +98,16 @@ func ValidateActions(actions []Action) []error {
 // into words as a shell does, with quotes and backslashes, and expands nothing.
 func ParseAction(s string) (Action, error) {
 	name, line, ok := strings.Cut(s, "=")
-	if !ok {
-		return Action{}, fmt.Errorf("action %q: want NAME=COMMAND", s)
-	}
-	if err := checkWord("action", name); err != nil {
-		return Action{}, fmt.Errorf("action %q: %w", s, err)
-	}
 	words, err := shellquote.Split(line)
-	if err != nil {
-		return Action{}, fmt.Errorf("action %q: a quote is not closed, or a backslash is the last character", s)
-	}
 	a := Action{Name: name, Command: words}
-	if errs := ValidateActions([]Action{a}); len(errs) > 0 {
-		return Action{}, fmt.Errorf("action %q: %w", s, errs[0])
+	err = cmp.Or(
+		ensure(ok, "want NAME=COMMAND"),
+		checkWord("action", name),
+		ensure(err == nil, "a quote is not closed, or a backslash is the last character"),
+		errors.Join(ValidateActions([]Action{a})...),
+	)
+	if err != nil {
+		return Action{}, fmt.Errorf("action %q: %w", s, err)
 	}
 	return a, nil
 }

@@ -53,11 +53,12 @@ func TestInvalidActionIsReportedByItsKey(t *testing.T) {
 		t.Fatal(errs)
 	}
 	for key, spoil := range map[string]func(*Action){
-		"actions[1].name: action":       func(a *Action) { a.Name = "Re load" },
-		"actions[1].name: \"first\"":    func(a *Action) { a.Name = "first" },
-		"actions[1].command:":           func(a *Action) { a.Command = nil },
-		"actions[1].timeout:":           func(a *Action) { a.Timeout = -1 },
-		"actions[1].grace: 2h, want":    func(a *Action) { a.Grace = 2 * maxGrace },
+		"actions[1].name: action":    func(a *Action) { a.Name = "Re load" },
+		"actions[1].name: \"first\"": func(a *Action) { a.Name = "first" },
+		"actions[1].command:":        func(a *Action) { a.Command = nil },
+		"actions[1].timeout:":        func(a *Action) { a.Timeout = -1 },
+		"actions[1].timeout: 48h, want more than 0 and at most 24h": func(a *Action) { a.Timeout = 2 * maxTimeout },
+		"actions[1].grace: 2h, want more than 0 and at most 1h":     func(a *Action) { a.Grace = 2 * maxGrace },
 		"actions[1].success:":           func(a *Action) { a.Success = []int{256} },
 		"actions[1].env[0]: \"A\"":      func(a *Action) { a.Env = []string{"A"} },
 		"actions[1].env[0]: KICKER_RUN": func(a *Action) { a.Env = []string{"KICKER_RUN=x"} },

@@ -32,12 +32,11 @@ func (s state) decide(now time.Time, actions []Action, disabled string, k Kick) 
 		return s, s.Run.reply(Accepted, now)
 	}
 	if known.Last != nil && known.Last.Run == k.ID {
-		reply := answer(Accepted, "the run has already ended: %s", known.Last.Outcome)
-		reply.Run = k.ID
-		return s, reply
+		detail := "the run has already ended: " + string(known.Last.Outcome)
+		return s, Reply{V: Version, Answer: Accepted, Run: k.ID, Detail: detail}
 	}
-	if role, rev, ok := known.newer(k.Needs); ok {
-		return s, answer(Older, "role %s: the node has the newer revision %d of epoch %d", role, rev.N, rev.Epoch)
+	if newer := known.newer(k.Needs); newer != "" {
+		return s, answer(Older, "%s", newer)
 	}
 	if !k.Force && known.upToDate(k.Needs) {
 		return s.withAction(k.Action, known.withLater(k.Needs)), answer(AlreadyApplied, "")
@@ -55,12 +54,14 @@ func (s state) decide(now time.Time, actions []Action, disabled string, k Kick) 
 		}
 	}
 
-	known.Dirty = true
-	known.Attempted = revisions(k.Needs)
+	known.Dirty, known.Attempted = true, map[string]Revision{}
+	for _, need := range k.Needs {
+		known.Attempted[need.Role] = need.Revision
+	}
 	known.Runs = append(slices.Clone(known.Runs), k.ID)
 	known.Runs = known.Runs[max(0, len(known.Runs)-keptRuns):]
 	s = s.withAction(k.Action, known)
-	limit := action.limit()
+	limit := action.Timeout + action.Grace + slack
 	s.Run = &run{
 		ID: k.ID, Action: k.Action, Success: action.Success, Limit: limit.Milliseconds(), deadline: now.Add(limit),
 	}
@@ -96,17 +97,16 @@ func (s state) obeys(epoch int64, controller string) bool {
 	return epoch > s.Epoch || epoch == s.Epoch && controller >= s.Controller
 }
 
-// newer returns a revision that the action was given and that is newer than what a kick needs, if there is one.
-func (a actionState) newer(needs []Membership) (role string, rev Revision, ok bool) {
+// newer says which revision the action was given that is newer than what a kick needs, or nothing.
+func (a actionState) newer(needs []Membership) string {
 	for _, need := range needs {
-		for _, given := range []map[string]Revision{a.Applied, a.Attempted} {
-			rev, ok := given[need.Role]
-			if ok && need.Revision.Before(rev) && need.Revision.Hash != rev.Hash {
-				return need.Role, rev, true
+		for _, rev := range []Revision{a.Applied[need.Role], a.Attempted[need.Role]} {
+			if need.Revision.Before(rev) && need.Revision.Hash != rev.Hash {
+				return fmt.Sprintf("role %s: the node has the newer revision %d of epoch %d", need.Role, rev.N, rev.Epoch)
 			}
 		}
 	}
-	return "", Revision{}, false
+	return ""
 }
 
 // upToDate reports whether the action applied exactly these memberships.
@@ -126,14 +126,6 @@ func (a actionState) withLater(needs []Membership) actionState {
 		}
 	}
 	return a
-}
-
-func revisions(needs []Membership) map[string]Revision {
-	byRole := map[string]Revision{}
-	for _, need := range needs {
-		byRole[need.Role] = need.Revision
-	}
-	return byRole
 }
 
 func actionIndex(actions []Action, name string) int {

@@ -21,27 +21,24 @@ const (
 // controller.
 var MaxEpoch = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC).UnixMilli()
 
-// messageKind is one of the messages that share a node's kick subject.
-type messageKind int
-
+// The messages that share a node's kick subject.
 const (
-	kickMessage messageKind = iota // or an invalid message
+	kickMessage = iota // or an invalid message
 	partMessage
 	rosterMessage
 )
 
 // kindOf tells the messages apart by a key that only one of them has.
-func kindOf(data []byte) messageKind {
+func kindOf(data []byte) int {
 	var keys struct {
 		PartOf string `json:"part_of"`
 		Roster string `json:"roster"`
 	}
+	err := unmarshal(data, maxMessage, &keys)
 	switch {
-	case len(data) > maxMessage || json.Unmarshal(data, &keys) != nil:
-		return kickMessage
-	case keys.PartOf != "":
+	case err == nil && keys.PartOf != "":
 		return partMessage
-	case keys.Roster != "" && len(data) <= maxAnswer:
+	case err == nil && keys.Roster != "" && len(data) <= maxAnswer:
 		return rosterMessage
 	}
 	return kickMessage
@@ -50,67 +47,54 @@ func kindOf(data []byte) messageKind {
 // decodeKick reads a kick that was sent to a node. It does not check the members against the revisions.
 func decodeKick(node string, data []byte) (Kick, error) {
 	var k Kick
-	if err := decode(data, maxMessage, &k, &k.V); err != nil {
-		return k, err
-	}
-	switch {
-	case k.Node != node:
-		return k, fmt.Errorf("it is for node %q", k.Node)
-	case k.Epoch <= 0 || k.Epoch > MaxEpoch:
-		return k, fmt.Errorf("epoch %d: out of range", k.Epoch)
-	case k.Controller == "" || len(k.Controller) > 253 || !printable(k.Controller):
-		return k, fmt.Errorf("controller %.20q: must be 1 to 253 printable characters", k.Controller)
-	case len(k.Reason) > 4096 || !printable(k.Reason):
-		return k, errors.New("reason: must be at most 4096 printable characters")
-	case len(k.Needs) > maxNeeds:
-		return k, fmt.Errorf("%d needs, the limit is %d", len(k.Needs), maxNeeds)
-	}
-	if err := cmp.Or(checkRunID(k.ID), checkWord("action", k.Action)); err != nil {
-		return k, err
-	}
-	roles := map[string]bool{}
+	err := decode(data, maxMessage, &k, &k.V)
+	err = cmp.Or(err,
+		ensure(k.Node == node, "it is for node %q", k.Node),
+		ensure(k.Epoch > 0 && k.Epoch <= MaxEpoch, "epoch %d: out of range", k.Epoch),
+		checkText("controller", k.Controller, 1, 253),
+		checkText("reason", k.Reason, 0, 4096),
+		ensure(len(k.Needs) <= maxNeeds, "%d needs, the limit is %d", len(k.Needs), maxNeeds),
+		checkRunID(k.ID),
+		checkWord("action", k.Action),
+	)
+	seen := map[string]bool{}
 	for _, need := range k.Needs {
-		if err := checkRevision(need.Role, need.Revision); err != nil {
-			return k, err
-		}
-		if need.Revision.Epoch > k.Epoch {
-			return k, fmt.Errorf("role %q: revision of the later epoch %d", need.Role, need.Revision.Epoch)
-		}
-		if roles[need.Role] {
-			return k, fmt.Errorf("role %q: it is there twice", need.Role)
-		}
-		roles[need.Role] = true
+		epoch := need.Revision.Epoch
+		err = cmp.Or(err,
+			checkRevision(need.Role, need.Revision),
+			ensure(epoch <= k.Epoch, "role %q: revision of the later epoch %d", need.Role, epoch),
+			ensure(!seen[need.Role], "role %q: it is there twice", need.Role),
+		)
+		seen[need.Role] = true
 	}
-	return k, nil
+	return k, err
 }
 
 func decodeReply(data []byte) (Reply, error) {
 	var r Reply
-	if err := decode(data, maxAnswer, &r, &r.V); err != nil {
-		return r, err
+	err := decode(data, maxAnswer, &r, &r.V)
+	longest := (maxTimeout + maxGrace + slack).Milliseconds()
+	err = cmp.Or(err,
+		ensure(r.Answer != "", "no answer"),
+		ensure(r.Deadline >= 0 && r.Deadline <= longest, "deadline_ms %d: out of range", r.Deadline),
+	)
+	if r.Answer == Accepted {
+		err = cmp.Or(err, checkRunID(r.Run))
 	}
-	switch {
-	case r.Answer == "":
-		return r, errors.New("no answer")
-	case r.Deadline < 0 || r.Deadline > (maxTimeout+maxGrace+slack).Milliseconds():
-		return r, fmt.Errorf("deadline_ms %d: out of range", r.Deadline)
-	case r.Answer == Accepted:
-		return r, checkRunID(r.Run)
-	}
-	return r, nil
+	return r, err
 }
 
 // decodeResult reads a result that a node sent.
 func decodeResult(node string, data []byte) (Result, error) {
 	var r Result
-	if err := decode(data, maxAnswer, &r, &r.V); err != nil {
-		return r, err
-	}
-	if r.Node != node {
-		return r, fmt.Errorf("it names node %q", r.Node)
-	}
-	last := LastRun{Run: r.Run, Outcome: r.Outcome, Duration: r.Duration}
-	return r, cmp.Or(checkName(r.Node), checkWord("action", r.Action), checkLast(last), checkApplied(r.Applied))
+	err := decode(data, maxAnswer, &r, &r.V)
+	return r, cmp.Or(err,
+		ensure(r.Node == node, "it names node %q", r.Node),
+		checkName(r.Node),
+		checkWord("action", r.Action),
+		checkLast(LastRun{Run: r.Run, Outcome: r.Outcome, Duration: r.Duration}),
+		checkApplied(r.Applied),
+	)
 }
 
 // ParseStatus reads what a heartbeat reports of the node's actions. Empty data is a node without actions.
@@ -120,133 +104,113 @@ func ParseStatus(data json.RawMessage) (Status, error) {
 		return s, nil
 	}
 	err := unmarshal(data, maxAnswer, &s)
-	if err == nil {
-		err = s.check()
-	}
-	if err != nil {
+	if err = cmp.Or(err, s.check()); err != nil {
 		return Status{}, fmt.Errorf("status: %w", err)
 	}
 	return s, nil
 }
 
 func (s Status) check() error {
-	switch {
-	case s.Epoch < 0 || s.Epoch > MaxEpoch:
-		return fmt.Errorf("epoch %d: out of range", s.Epoch)
-	case len(s.Controller) > 253 || !printable(s.Controller):
-		return errors.New("controller: must be at most 253 printable characters")
-	case len(s.Actions) > maxActions:
-		return fmt.Errorf("%d actions, the limit is %d", len(s.Actions), maxActions)
-	}
-	names := map[string]bool{}
+	err := cmp.Or(
+		ensure(s.Epoch >= 0 && s.Epoch <= MaxEpoch, "epoch %d: out of range", s.Epoch),
+		checkText("controller", s.Controller, 0, 253),
+		ensure(len(s.Actions) <= maxActions, "%d actions, the limit is %d", len(s.Actions), maxActions),
+	)
+	seen := map[string]bool{}
 	for _, a := range s.Actions {
-		if err := checkWord("action", a.Name); err != nil {
-			return err
-		}
-		if names[a.Name] {
-			return fmt.Errorf("action %q: it is there twice", a.Name)
-		}
-		names[a.Name] = true
-		if err := a.check(); err != nil {
-			return fmt.Errorf("action %q: %w", a.Name, err)
-		}
+		err = cmp.Or(err, ensure(!seen[a.Name], "action %q: it is there twice", a.Name), a.check())
+		seen[a.Name] = true
 	}
-	if s.Running == nil {
-		return nil
+	if s.Running != nil {
+		err = cmp.Or(err, checkRunID(s.Running.Run), checkWord("action", s.Running.Action))
 	}
-	return cmp.Or(checkRunID(s.Running.Run), checkWord("action", s.Running.Action))
+	return err
 }
 
-// check checks everything but the name.
 func (a ActionStatus) check() error {
-	if len(a.DependsOn) > maxNeeds {
-		return fmt.Errorf("it depends on %d roles, the limit is %d", len(a.DependsOn), maxNeeds)
-	}
+	err := cmp.Or(
+		checkWord("name", a.Name),
+		ensure(len(a.DependsOn) <= maxNeeds, "it depends on %d roles, the limit is %d", len(a.DependsOn), maxNeeds),
+		checkApplied(a.Applied),
+	)
 	for _, role := range a.DependsOn {
-		if err := checkRole(role); err != nil {
-			return err
-		}
+		err = cmp.Or(err, checkRole(role))
 	}
-	if err := checkApplied(a.Applied); err != nil || a.Last == nil {
-		return err
+	if a.Last != nil {
+		err = cmp.Or(err, checkLast(*a.Last))
 	}
-	return checkLast(*a.Last)
+	if err != nil {
+		return fmt.Errorf("action %.20q: %w", a.Name, err)
+	}
+	return nil
 }
 
 func checkLast(l LastRun) error {
-	switch {
-	case l.Outcome == "" || len(l.Outcome) > 32 || !printable(string(l.Outcome)):
-		return fmt.Errorf("run %.20q: outcome %.20q: must be 1 to 32 printable characters", l.Run, l.Outcome)
-	case l.Duration < 0 || l.Failures < 0:
-		return fmt.Errorf("run %.20q: duration_ms %d, failures %d: out of range", l.Run, l.Duration, l.Failures)
-	}
-	return checkRunID(l.Run)
+	inRange := l.Duration >= 0 && l.Failures >= 0
+	return cmp.Or(
+		checkRunID(l.Run),
+		checkText("outcome", string(l.Outcome), 1, 32),
+		ensure(inRange, "run %q: duration_ms %d, failures %d: out of range", l.Run, l.Duration, l.Failures),
+	)
 }
 
 func checkApplied(applied map[string]Revision) error {
-	if len(applied) > maxNeeds {
-		return fmt.Errorf("%d roles applied, the limit is %d", len(applied), maxNeeds)
-	}
+	err := ensure(len(applied) <= maxNeeds, "%d roles applied, the limit is %d", len(applied), maxNeeds)
 	for role, rev := range applied {
-		if err := checkRevision(role, rev); err != nil {
-			return err
-		}
+		err = cmp.Or(err, checkRevision(role, rev))
 	}
-	return nil
+	return err
 }
 
 func checkRevision(role string, r Revision) error {
-	if err := checkRole(role); err != nil {
-		return err
-	}
-	if r.Epoch < 0 || r.Epoch > MaxEpoch || r.N < 0 {
-		return fmt.Errorf("role %q: revision %d, %d: out of range", role, r.Epoch, r.N)
-	}
-	if err := checkWord("hash", r.Hash); err != nil {
-		return fmt.Errorf("role %q: %w", role, err)
-	}
-	return nil
+	valid := r.Epoch >= 0 && r.Epoch <= MaxEpoch && r.N >= 0 && isWord(wordChars, r.Hash)
+	return cmp.Or(
+		checkRole(role),
+		ensure(valid, "role %q: invalid revision: epoch %d, n %d, hash %.20q", role, r.Epoch, r.N, r.Hash),
+	)
 }
 
 // checkName accepts what can end a subject. It is inventory.CheckName in short: the packages do not know each other.
 func checkName(name string) error {
-	parts := "." + name + "."
-	if len(name) > 253 || strings.HasPrefix(name, "_") || strings.Contains(parts, "..") || !only(wordChars+".", name) {
-		return fmt.Errorf("node %.20q: must be 1 to 253 of a-z 0-9 _ - and single dots, not starting with _", name)
-	}
-	return nil
+	emptyPart := strings.Contains("."+name+".", "..")
+	valid := len(name) <= 253 && !strings.HasPrefix(name, "_") && !emptyPart && only(wordChars+".", name)
+	return ensure(valid, "node %.20q: must be 1 to 253 of a-z 0-9 _ - and single dots, not starting with _", name)
 }
 
-const wordChars = "abcdefghijklmnopqrstuvwxyz0123456789_-"
+const (
+	wordChars = "abcdefghijklmnopqrstuvwxyz0123456789_-"
+	runChars  = wordChars + "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+)
+
+func isWord(chars, s string) bool { return s != "" && len(s) <= 64 && only(chars, s) }
 
 func checkWord(what, s string) error {
-	if s == "" || len(s) > 64 || !only(wordChars, s) {
-		return fmt.Errorf("%s %.20q: must be 1 to 64 characters of a-z 0-9 _ -", what, s)
-	}
-	return nil
+	return ensure(isWord(wordChars, s), "%s %.20q: must be 1 to 64 characters of a-z 0-9 _ -", what, s)
 }
 
 // checkRunID accepts what is safe as the name of a directory.
 func checkRunID(id string) error {
-	if id == "" || len(id) > 64 || !only(wordChars+"ABCDEFGHIJKLMNOPQRSTUVWXYZ", id) {
-		return fmt.Errorf("run %.20q: must be 1 to 64 characters of a-z A-Z 0-9 _ -", id)
-	}
-	return nil
+	return ensure(isWord(runChars, id), "run %.20q: must be 1 to 64 characters of a-z A-Z 0-9 _ -", id)
 }
 
 // checkRole accepts the name of a role, or a selector.
-func checkRole(role string) error {
-	if role == "" || len(role) > 256 || !printable(role) {
-		return fmt.Errorf("role %.20q: must be 1 to 256 printable characters", role)
-	}
-	return nil
+func checkRole(role string) error { return checkText("role", role, 1, 256) }
+
+func checkText(what, s string, least, most int) error {
+	printable := !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
+	return ensure(printable && len(s) >= least && len(s) <= most,
+		"%s %.20q: must be %d to %d printable characters", what, s, least, most)
 }
 
 // only reports whether s has no other characters than chars.
 func only(chars, s string) bool { return strings.Trim(s, chars) == "" }
 
-func printable(s string) bool {
-	return !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
+// ensure returns nil if ok, or else the error.
+func ensure(ok bool, format string, args ...any) error {
+	if ok {
+		return nil
+	}
+	return fmt.Errorf(format, args...)
 }
 
 // decode reads a message of at most limit bytes. version points to the message's field of that name.

@@ -1,10 +1,10 @@
 package kick
 
 import (
-	"encoding/json"
 	"maps"
-	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 )
 
 // MembersFile is the memberships that a run configures from, at KICKER_MEMBERS_FILE. Those that an action applied last
@@ -34,13 +34,70 @@ func appliedPath(dir, action string) string {
 // loadApplied reads the members that an action applied last. It returns none if the file has other revisions.
 func loadApplied(dir, action string, applied map[string]Revision) MembersFile {
 	var f MembersFile
-	data, err := os.ReadFile(appliedPath(dir, action))
-	if err != nil || json.Unmarshal(data, &f) != nil {
-		return MembersFile{}
-	}
+	err := readFile(appliedPath(dir, action), &f)
 	sameHash := func(hash string, rev Revision) bool { return hash == rev.Hash }
-	if !maps.EqualFunc(f.Revisions, applied, sameHash) {
+	if err != nil || !maps.EqualFunc(f.Revisions, applied, sameHash) {
 		return MembersFile{}
 	}
 	return f
+}
+
+// runEnv is the environment of a run, beside the agent's own and the action's.
+var runEnv = []string{
+	"KICKER_NODE", "KICKER_ACTION", "KICKER_RUN", "KICKER_MEMBERS_FILE",
+	"KICKER_REASON", "KICKER_REVISION", "KICKER_ADDED", "KICKER_REMOVED",
+}
+
+// environment returns runEnv with its values. before is what the action applied last, after is what the kick brings.
+func environment(k Kick, membersFile string, before, after MembersFile) []string {
+	var revisions, added, removed []string
+	for _, need := range k.Needs {
+		revisions = append(revisions, need.Role+"="+need.Revision.Hash)
+		prefix := ""
+		if len(k.Needs) > 1 {
+			prefix = need.Role + ":"
+		}
+		old, new := before.Roles[need.Role], after.Roles[need.Role]
+		added = append(added, missing(new, old, prefix)...)
+		removed = append(removed, missing(old, new, prefix)...)
+	}
+	return []string{
+		"KICKER_NODE=" + k.Node,
+		"KICKER_ACTION=" + k.Action,
+		"KICKER_RUN=" + k.ID,
+		"KICKER_MEMBERS_FILE=" + membersFile,
+		"KICKER_REASON=" + k.Reason,
+		"KICKER_REVISION=" + joinBounded(revisions),
+		"KICKER_ADDED=" + joinBounded(added),
+		"KICKER_REMOVED=" + joinBounded(removed),
+	}
+}
+
+// missing returns the names of the members of list that are not in other.
+func missing(list, other []Member, prefix string) []string {
+	known := map[string]bool{}
+	for _, m := range other {
+		known[m.Node] = true
+	}
+	var names []string
+	for _, m := range list {
+		if !known[m.Node] {
+			names = append(names, prefix+m.Node)
+		}
+	}
+	return names
+}
+
+// maxEnv keeps a variable well below 128 KiB, beyond which Linux refuses to start the command.
+const maxEnv = 32 << 10
+
+// joinBounded separates words by spaces. If they are longer than maxEnv, it ends in +N for the N words left out.
+func joinBounded(words []string) string {
+	size := 0
+	for i, word := range words {
+		if size += len(word) + 1; size > maxEnv {
+			return strings.Join(words[:i], " ") + " +" + strconv.Itoa(len(words)-i)
+		}
+	}
+	return strings.Join(words, " ")
 }

@@ -66,16 +66,15 @@ func sorted(members []Member) []Member {
 
 // Kick orders one action of one node to run, on kicker.CLUSTER.kick.NODE. It never carries a command.
 type Kick struct {
-	V          int    `json:"v"`
-	ID         string `json:"id"`         // of the run; a kick sent twice starts one run
-	Controller string `json:"controller"` // the id of the sending controller
-	Epoch      int64  `json:"epoch"`      // of that controller
-	Node       string `json:"node"`
-	Action     string `json:"action"`
-	Reason     string `json:"reason"`          // for people: "web: +web4 -web2"
-	Force      bool   `json:"force,omitempty"` // run even if everything is applied
-	// Needs is the membership of each role that the action depends on.
-	Needs []Membership `json:"needs"`
+	V          int          `json:"v"`
+	ID         string       `json:"id"`         // of the run; a kick sent twice starts one run
+	Controller string       `json:"controller"` // the id of the sending controller
+	Epoch      int64        `json:"epoch"`      // of that controller
+	Node       string       `json:"node"`
+	Action     string       `json:"action"`
+	Reason     string       `json:"reason"`          // for people: "web: +web4 -web2"
+	Force      bool         `json:"force,omitempty"` // run even if everything is applied
+	Needs      []Membership `json:"needs"`           // of each role that the action depends on
 }
 
 // Answer is how a node answers a kick.
@@ -117,18 +116,17 @@ const (
 
 // Result reports how a run ended, on kicker.CLUSTER.result.NODE.
 type Result struct {
-	V        int     `json:"v"`
-	Node     string  `json:"node"`
-	Action   string  `json:"action"`
-	Run      string  `json:"run"`
-	Outcome  Outcome `json:"outcome"`
-	Exit     int     `json:"exit"` // exit code; -1: there is none
-	Duration int64   `json:"duration_ms"`
-	Error    string  `json:"error,omitempty"`  // for people: why the run could not start, or what ended it
-	Output   string  `json:"output,omitempty"` // the last 4 KiB
-	// Applied and Dirty are those of ActionStatus after the run.
-	Applied map[string]Revision `json:"applied"`
-	Dirty   bool                `json:"dirty"`
+	V        int                 `json:"v"`
+	Node     string              `json:"node"`
+	Action   string              `json:"action"`
+	Run      string              `json:"run"`
+	Outcome  Outcome             `json:"outcome"`
+	Exit     int                 `json:"exit"` // exit code; -1: there is none
+	Duration int64               `json:"duration_ms"`
+	Error    string              `json:"error,omitempty"`  // for people: why the run could not start, or what ended it
+	Output   string              `json:"output,omitempty"` // the last 4 KiB
+	Applied  map[string]Revision `json:"applied"`          // as in ActionStatus, after the run
+	Dirty    bool                `json:"dirty"`            // likewise
 }
 
 // Status is what a heartbeat reports of a node's actions.
@@ -145,9 +143,8 @@ type ActionStatus struct {
 	DependsOn []string `json:"depends_on,omitempty"` // roles, or selectors
 	// Applied is the revision of each role that the last successful run was given.
 	Applied map[string]Revision `json:"applied,omitempty"`
-	// Dirty is true from the start of a run until a run succeeds.
-	Dirty bool     `json:"dirty,omitempty"`
-	Last  *LastRun `json:"last,omitempty"`
+	Dirty   bool                `json:"dirty,omitempty"` // from the start of a run until a run succeeds
+	Last    *LastRun            `json:"last,omitempty"`
 }
 
 // LastRun is how an action's last run ended.

@@ -1,7 +1,6 @@
 package kick
 
 import (
-	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -15,23 +14,27 @@ const (
 	tailOutput = 4 << 10  // of the result
 )
 
-// openOutput opens a run's output file to append, so that writing goes on at the end after the file was cut.
-func openOutput(l Launch) (*os.File, error) {
-	return os.OpenFile(l.outputFile(), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600) // it may show secrets
-}
+// droppedNote is the first line of an output file that was cut.
+const droppedNote = "[kicker: the output before this was dropped]\n"
 
-// boundOutput cuts an output file that became too large down to its end. It ignores errors: they must not fail the run.
-func boundOutput(f *os.File) {
-	info, err := f.Stat()
-	if err != nil || info.Size() <= maxOutput {
+// boundOutput cuts an output file that became too large down to its end. The command goes on after that, because it
+// appends; what it writes in the instant before Truncate is lost. Errors are ignored: they must not fail the run.
+func boundOutput(l Launch) {
+	f, err := os.OpenFile(l.outputFile(), os.O_RDWR, 0)
+	if err != nil {
 		return
 	}
-	kept := make([]byte, keptOutput)
-	n, err := f.ReadAt(kept, info.Size()-keptOutput)
-	if err != nil || f.Truncate(0) != nil {
+	defer f.Close()
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil || size <= maxOutput {
 		return
 	}
-	fmt.Fprintf(f, "[kicker: %d bytes of output dropped]\n%s", info.Size()-int64(n), kept[:n])
+	// The end is copied to the start, as far as the command has come meanwhile. So the note is first in any case.
+	end := io.NewSectionReader(f, size-keptOutput, maxOutput/2)
+	n, err := io.Copy(io.NewOffsetWriter(f, 0), io.MultiReader(strings.NewReader(droppedNote), end))
+	if err == nil {
+		f.Truncate(n)
+	}
 }
 
 // tail returns the end of a run's output as valid UTF-8.

@@ -9,10 +9,9 @@ import (
 
 // process identifies a process. Its pid alone does not: the kernel uses pids again.
 type process struct {
-	Pid   int    `json:"pid"`
-	Start uint64 `json:"start"` // clock ticks after boot
-	Boot  string `json:"boot"`
-
+	Pid     int    `json:"pid"`
+	Start   uint64 `json:"start"` // clock ticks after boot
+	Boot    string `json:"boot"`
 	session int
 	ended   bool // a zombie
 }

@@ -32,48 +32,35 @@ const maxRoster = 1 << 20
 // Roster asks a node for the members of a role that an action applied last. It returns them with their hash, which it
 // has verified. The hash is empty if the node does not have them.
 func Roster(ctx context.Context, nc *nats.Conn, cluster, node, action, role string) ([]Member, string, error) {
-	request := RosterRequest{V: Version, Roster: action, Role: role}
-	members, hash, err := requestRoster(ctx, nc, kickSubject(cluster, node), request)
-	if err != nil {
+	fail := func(err error) ([]Member, string, error) {
 		return nil, "", fmt.Errorf("roster of %s/%s: %w", node, action, err)
 	}
-	return members, hash, nil
-}
-
-func requestRoster(
-	ctx context.Context, nc *nats.Conn, subject string, q RosterRequest,
-) (members []Member, hash string, err error) {
-	for {
-		data, err := json.Marshal(q)
+	var roster RosterPage // the pages received so far
+	for more := true; more; more = roster.Next != 0 {
+		data, _ := json.Marshal(RosterRequest{V: Version, Roster: action, Role: role, From: roster.Next})
+		answer, err := request(ctx, nc, kickSubject(cluster, node), data)
 		if err != nil {
-			return nil, "", err
-		}
-		answer, err := request(ctx, nc, subject, data)
-		if err != nil {
-			return nil, "", err
+			return fail(err)
 		}
 		var page RosterPage
 		if err := decode(answer.Data, maxMessage, &page, &page.V); err != nil {
-			return nil, "", err
+			return fail(err)
 		}
 		switch {
 		case page.Hash == "":
 			return nil, "", nil
-		case hash != "" && page.Hash != hash:
-			return nil, "", errors.New("it changed between two pages")
-		case page.Next != 0 && page.Next <= q.From, len(members)+len(page.Members) > maxRoster:
-			return nil, "", errors.New("its pages do not end")
+		case roster.Hash != "" && page.Hash != roster.Hash:
+			return fail(errors.New("it changed between two pages"))
+		case page.Next != 0 && page.Next <= roster.Next, len(roster.Members)+len(page.Members) > maxRoster:
+			return fail(errors.New("its pages do not end"))
 		}
-		hash, members = page.Hash, append(members, page.Members...)
-		if page.Next == 0 {
-			break
-		}
-		q.From = page.Next
+		page.Members = append(roster.Members, page.Members...)
+		roster = page
 	}
-	if Hash(members) != hash {
-		return nil, "", fmt.Errorf("the %d members received do not match the hash %s", len(members), hash)
+	if Hash(roster.Members) != roster.Hash {
+		return fail(fmt.Errorf("the %d members received do not match the hash %s", len(roster.Members), roster.Hash))
 	}
-	return members, hash, nil
+	return roster.Members, roster.Hash, nil
 }
 
 // rosterPage answers a roster request. The page is empty if the request is invalid or the node lacks the members.
@@ -89,14 +76,10 @@ func (r *Runner) rosterPage(data []byte) RosterPage {
 		return page
 	}
 	page.Hash = applied.Revisions[q.Role]
-	room := maxInline
-	for i, m := range members[q.From:] {
-		data, _ := json.Marshal(m) // it was decoded from JSON
-		if room -= len(data) + 1; room < 0 && i > 0 {
-			page.Next = q.From + i
-			break
-		}
-		page.Members = append(page.Members, m)
+	end := q.From + pageSize(members[q.From:])
+	page.Members = append(page.Members, members[q.From:end]...)
+	if end < len(members) {
+		page.Next = end
 	}
 	return page
 }

@@ -57,8 +57,8 @@ func runnerWith(t testing.TB, list []Member) *Runner {
 	t.Helper()
 	web := Membership{Role: "web", Revision: Revision{Epoch: 1000, N: 7, Hash: Hash(list)}, Members: list}
 	r := &Runner{cfg: RunnerConfig{Dir: t.TempDir()}}
-	data := mustMarshal(t, membersOf(kickOf("r1", web)))
-	if err := replaceFile(appliedPath(r.cfg.Dir, "reload"), data, 0o600); err != nil {
+	applied := membersOf(kickOf("r1", web))
+	if err := replaceFile(appliedPath(r.cfg.Dir, "reload"), applied, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	r.state = r.state.withAction("reload", actionState{Applied: map[string]Revision{"web": web.Revision}})

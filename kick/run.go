@@ -30,7 +30,6 @@ const launchName = "launch.json"
 func (l Launch) lockFile() string    { return filepath.Join(l.Dir, "run.lock") }
 func (l Launch) runDir() string      { return filepath.Join(l.Dir, "runs", l.Run) }
 func (l Launch) membersFile() string { return filepath.Join(l.runDir(), "members.json") }
-func (l Launch) launchFile() string  { return filepath.Join(l.runDir(), launchName) }
 func (l Launch) shimFile() string    { return filepath.Join(l.runDir(), "shim.json") }
 func (l Launch) endingFile() string  { return filepath.Join(l.runDir(), "ending.json") }
 func (l Launch) outputFile() string  { return filepath.Join(l.runDir(), "output") }

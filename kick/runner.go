@@ -1,6 +1,7 @@
 package kick
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,51 +32,44 @@ type RunnerConfig struct {
 	Log      *slog.Logger
 }
 
-// Runner answers a node's kicks, runs one action at a time and remembers what is applied. The goroutine of Run owns the
-// state.
+// Runner answers a node's kicks and runs one action at a time. The goroutine of Run owns its state.
 type Runner struct {
-	cfg         RunnerConfig
-	state       state
-	parts       assembly
-	controllers chan controller // seen elsewhere, for Run
-}
-
-type controller struct {
-	epoch int64
-	id    string
+	cfg     RunnerConfig
+	state   state
+	parts   assembly
+	changes chan func(state) state // from other goroutines, for Run
 }
 
 // NewRunner returns a Runner with the state that it finds in the node's directory.
 func NewRunner(cfg RunnerConfig) (*Runner, error) {
-	if err := checkName(cfg.Node); err != nil {
-		return nil, err
-	}
-	if cfg.Instance == "" || cfg.Boot == "" {
-		return nil, fmt.Errorf("node %s: the machine's instance id or boot id is unknown", cfg.Node)
-	}
-	if err := errors.Join(ValidateActions(cfg.Actions)...); err != nil {
+	known := cfg.Instance != "" && cfg.Boot != ""
+	err := cmp.Or(
+		checkName(cfg.Node),
+		ensure(known, "node %s: the machine's instance id or boot id is unknown", cfg.Node),
+		errors.Join(ValidateActions(cfg.Actions)...),
+	)
+	if err != nil {
 		return nil, err
 	}
 	cfg.Actions = slices.Clone(cfg.Actions)
 	for i, a := range cfg.Actions {
 		cfg.Actions[i] = a.withDefaults()
 	}
-	dir, err := filepath.Abs(cfg.Dir) // commands run in another directory
+	cfg.Dir, err = filepath.Abs(cfg.Dir) // commands run in another directory
 	if err != nil {
-		return nil, fmt.Errorf("node's directory %s: %w", cfg.Dir, err)
+		return nil, fmt.Errorf("node's directory: %w", err)
 	}
-	cfg.Dir = dir
 	s, err := loadState(cfg.Dir, cfg.Instance, cfg.Log)
 	if err != nil {
 		return nil, err
 	}
-	return &Runner{cfg: cfg, state: s, controllers: make(chan controller, 16)}, nil
+	return &Runner{cfg: cfg, state: s, changes: make(chan func(state) state, 16)}, nil
 }
 
 // Seen reports that a controller has published a beacon. Any goroutine may call it; it never blocks.
 func (r *Runner) Seen(epoch int64, id string) {
 	select {
-	case r.controllers <- controller{epoch, id}:
+	case r.changes <- func(s state) state { return s.withController(epoch, id) }:
 	default: // another beacon follows
 	}
 }
@@ -99,7 +93,7 @@ func (r *Runner) Run(ctx context.Context, nc *nats.Conn, status func(Status)) er
 		return fmt.Errorf("listen for kicks: %w", err)
 	}
 	defer sub.Unsubscribe() // fails if the connection is closed, which does the same
-	if err := sub.SetPendingLimits(-1, maxParts); err != nil {
+	if err := sub.SetPendingLimits(-1, maxParts*maxInline); err != nil {
 		return fmt.Errorf("listen for kicks: %w", err)
 	}
 
@@ -109,22 +103,24 @@ func (r *Runner) Run(ctx context.Context, nc *nats.Conn, status func(Status)) er
 	start := func(l Launch) {
 		running.Go(func() {
 			ending, err := r.cfg.Execute(ctx, l)
-			if err != nil && ctx.Err() != nil {
-				return
+			switch {
+			case err == nil:
+				endings <- ending
+			case ctx.Err() == nil:
+				endings <- Ending{Exit: -1, Error: err.Error()}
 			}
-			if err != nil {
-				ending = Ending{Exit: -1, Error: err.Error()}
-			}
-			endings <- ending
 		})
 	}
 
-	reported := r.state.status(r.cfg.Actions)
-	status(reported)
 	if r.state.Run != nil {
 		start(r.adopt())
 	}
+	var reported *Status
 	for {
+		if now := r.state.status(r.cfg.Actions); reported == nil || !reflect.DeepEqual(now, *reported) {
+			reported = &now
+			status(now)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -133,44 +129,43 @@ func (r *Runner) Run(ctx context.Context, nc *nats.Conn, status func(Status)) er
 			case partMessage:
 				r.keepPart(m.Data)
 			case rosterMessage:
-				r.respond(m, r.rosterPage(m.Data))
+				r.publish(nc, m.Reply, r.rosterPage(m.Data))
 			case kickMessage:
 				reply, launch := r.handleKick(m.Data)
 				if launch != nil {
 					start(*launch)
 				}
-				r.respond(m, reply)
+				r.publish(nc, m.Reply, reply)
 			}
-		case c := <-r.controllers:
-			r.setState(r.state.withController(c.epoch, c.id))
+		case change := <-r.changes:
+			r.setState(change(r.state))
 		case ending := <-endings:
-			r.publish(nc, r.finish(ending))
-		}
-		if now := r.state.status(r.cfg.Actions); !reflect.DeepEqual(now, reported) {
-			reported = now
-			status(now)
+			r.publish(nc, resultSubject(r.cfg.Cluster, r.cfg.Node), r.finish(ending))
 		}
 	}
 }
 
-// lockTimeout is how long an agent waits for the lock of the node's directory.
-const lockTimeout = 2 * time.Second
+const (
+	lockTimeout = 2 * time.Second       // for which an agent waits for the lock of the node's directory
+	lockPause   = 20 * time.Millisecond // between two tries to take a lock
+)
 
 // lockDir makes the node's directory this agent's alone: two agents would overwrite each other's state.
 func (r *Runner) lockDir() (*flock.Flock, error) {
-	if err := os.MkdirAll(r.cfg.Dir, 0o755); err != nil {
-		return nil, fmt.Errorf("node's directory: %w", err)
-	}
+	lock := flock.New(filepath.Join(r.cfg.Dir, "agent.lock"))
+	err := os.MkdirAll(r.cfg.Dir, 0o755)
 	// A killed agent may leave a child that holds the lock until it becomes a shim.
 	ctx, cancel := context.WithTimeout(context.Background(), lockTimeout)
 	defer cancel()
-	lock, err := acquire(ctx, filepath.Join(r.cfg.Dir, "agent.lock"))
+	if err == nil {
+		_, err = lock.TryLockContext(ctx, lockPause)
+	}
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return nil, fmt.Errorf("node's directory %s: another agent uses it: "+
 			"stop that one, or give this one its own name or state_dir", r.cfg.Dir)
 	case err != nil:
-		return nil, fmt.Errorf("lock the node's directory: %w", err)
+		return nil, fmt.Errorf("node's directory: %w", err)
 	}
 	return lock, nil
 }
@@ -202,7 +197,6 @@ func (r *Runner) handleKick(data []byte) (Reply, *Launch) {
 		}
 		return reply, nil
 	}
-
 	launch, err := r.prepare(next, k)
 	if err == nil {
 		err = next.save(r.cfg.Dir)
@@ -239,10 +233,7 @@ func (r *Runner) disabled() string {
 		return "cannot " + err.Error()
 	}
 	reason := strings.TrimSpace(strings.ToValidUTF8(string(content[:min(len(content), 1024)]), ""))
-	if reason == "" {
-		reason = "no reason given"
-	}
-	return path + ": " + reason
+	return path + ": " + cmp.Or(reason, "no reason given")
 }
 
 // prepare writes the directory of a run, and removes the directories of old runs.
@@ -256,18 +247,11 @@ func (r *Runner) prepare(next state, k Kick) (Launch, error) {
 	before := loadApplied(r.cfg.Dir, k.Action, r.state.Actions[k.Action].Applied)
 	after := membersOf(k)
 	launch.Env = append(slices.Clone(action.Env), environment(k, launch.membersFile(), before, after)...)
-
-	data, err := json.Marshal(after)
-	if err != nil {
-		return launch, err
-	}
-	if err := os.RemoveAll(launch.runDir()); err != nil {
-		return launch, err
-	}
-	if err := os.MkdirAll(launch.runDir(), 0o755); err != nil {
-		return launch, err
-	}
-	return launch, os.WriteFile(launch.membersFile(), append(data, '\n'), 0o644)
+	return launch, cmp.Or(
+		os.RemoveAll(launch.runDir()),
+		os.MkdirAll(launch.runDir(), 0o755),
+		writeFile(launch.membersFile(), after, 0o644),
+	)
 }
 
 // prune removes the directories of runs that no action keeps.
@@ -276,10 +260,7 @@ func (r *Runner) prune(s state) {
 	for _, a := range s.Actions {
 		kept = append(kept, a.Runs...)
 	}
-	dirs, err := os.ReadDir(filepath.Join(r.cfg.Dir, "runs"))
-	if err != nil {
-		return // there is none yet, or creating a run's directory reports it
-	}
+	dirs, _ := os.ReadDir(filepath.Join(r.cfg.Dir, "runs")) // fails before the first run
 	for _, d := range dirs {
 		if slices.Contains(kept, d.Name()) {
 			continue
@@ -305,48 +286,33 @@ func (r *Runner) finish(e Ending) Result {
 	result.Node = r.cfg.Node
 	log := r.cfg.Log.With("action", result.Action, "run", result.Run, "duration_ms", result.Duration)
 	if result.Outcome == Succeeded {
-		if err := r.keepApplied(result.Run, result.Action); err != nil {
+		var members json.RawMessage
+		err := readFile(Launch{Dir: r.cfg.Dir, Run: result.Run}.membersFile(), &members)
+		if err == nil {
+			err = replaceFile(appliedPath(r.cfg.Dir, result.Action), members, 0o644)
+		}
+		if err != nil {
 			log.Error("cannot save the members that the run applied", "err", err)
 		}
 		log.Info("run succeeded")
 	} else {
-		if result.Exit >= 0 {
-			log = log.With("exit", result.Exit)
-		}
-		log.Warn("run did not succeed", "outcome", result.Outcome, "err", result.Error)
+		exit := fmt.Sprintf("exit code %d", result.Exit)
+		log.Warn("run did not succeed", "outcome", result.Outcome, "err", cmp.Or(result.Error, exit))
 	}
 	r.setState(next) // if that fails, the next agent reads the ending again
 	return result
 }
 
-func (r *Runner) keepApplied(id, action string) error {
-	data, err := os.ReadFile(Launch{Dir: r.cfg.Dir, Run: id}.membersFile())
-	if err != nil {
-		return err
+// publish sends a message. A lost reply makes the controller ask again; the next heartbeat reports a lost result.
+func (r *Runner) publish(nc *nats.Conn, subject string, message any) {
+	if subject == "" {
+		return // the sender wants no reply
 	}
-	return replaceFile(appliedPath(r.cfg.Dir, action), data, 0o644)
-}
-
-func (r *Runner) respond(m *nats.Msg, reply any) {
-	if m.Reply == "" {
-		return
-	}
-	data, err := json.Marshal(reply)
+	data, err := json.Marshal(message)
 	if err == nil {
-		err = m.Respond(data)
+		err = nc.Publish(subject, data)
 	}
 	if err != nil {
-		r.cfg.Log.Warn("cannot answer the controller", "err", err)
-	}
-}
-
-// publish reports how a run ended. If the message is lost, the next heartbeat reports it.
-func (r *Runner) publish(nc *nats.Conn, result Result) {
-	data, err := json.Marshal(result)
-	if err == nil {
-		err = nc.Publish(resultSubject(r.cfg.Cluster, r.cfg.Node), data)
-	}
-	if err != nil {
-		r.cfg.Log.Warn("cannot publish the result of a run", "action", result.Action, "run", result.Run, "err", err)
+		r.cfg.Log.Warn("cannot send a message to the controller", "subject", subject, "err", err)
 	}
 }

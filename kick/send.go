@@ -1,10 +1,12 @@
 package kick
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/nats-io/nats.go"
@@ -16,35 +18,27 @@ var ErrNoAgent = errors.New("no agent of that name is on the bus")
 // Send sends a kick to its node and returns the node's reply, waiting until ctx ends. The error wraps ErrNoAgent if no
 // agent of the node is on the bus. Members that make the kick larger than maxInline go before it, in parts.
 func Send(ctx context.Context, nc *nats.Conn, cluster string, k Kick) (Reply, error) {
-	reply, err := send(ctx, nc, cluster, k)
-	if err != nil {
+	fail := func(err error) (Reply, error) {
 		return Reply{}, fmt.Errorf("kick %s/%s: %w", k.Node, k.Action, err)
 	}
-	return reply, nil
-}
-
-func send(ctx context.Context, nc *nats.Conn, cluster string, k Kick) (Reply, error) {
-	if err := checkName(k.Node); err != nil {
-		return Reply{}, err
-	}
 	messages, err := encodeKick(k)
-	if err != nil {
-		return Reply{}, err
+	if err := cmp.Or(checkName(k.Node), err); err != nil {
+		return fail(err)
 	}
 	subject := kickSubject(cluster, k.Node)
 	last := len(messages) - 1
 	for _, part := range messages[:last] {
 		if err := nc.Publish(subject, part); err != nil {
-			return Reply{}, err
+			return fail(err)
 		}
 	}
 	answer, err := request(ctx, nc, subject, messages[last])
 	if err != nil {
-		return Reply{}, err
+		return fail(err)
 	}
 	reply, err := decodeReply(answer.Data)
 	if err != nil {
-		return Reply{}, fmt.Errorf("invalid reply: %w", err)
+		return fail(fmt.Errorf("invalid reply: %w", err))
 	}
 	return reply, nil
 }
@@ -66,16 +60,15 @@ func encodeKick(k Kick) ([][]byte, error) {
 		return [][]byte{data}, err
 	}
 	var messages [][]byte
-	needs := make([]Membership, len(k.Needs))
+	k.Needs = slices.Clone(k.Needs)
 	for i, need := range k.Needs {
 		parts, err := encodeParts(need)
 		if err != nil {
 			return nil, err
 		}
 		messages = append(messages, parts...)
-		needs[i] = Membership{Role: need.Role, Revision: need.Revision}
+		k.Needs[i].Members = nil
 	}
-	k.Needs = needs
 	data, err = json.Marshal(k)
 	return append(messages, data), err
 }

@@ -3,7 +3,6 @@ package kick
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
 )
 
@@ -28,7 +28,7 @@ func Shim(exe string, args ...string) Execute {
 		if !l.Adopt {
 			var err error
 			if shim, err = startShim(l, exe, args); err != nil {
-				return Ending{Exit: -1, Error: fmt.Sprintf("could not start the run: %v", err)}, nil
+				return Ending{Exit: -1, Error: "could not start the run: " + err.Error()}, nil
 			}
 		}
 		return await(ctx, l, shim)
@@ -42,27 +42,20 @@ func startShim(l Launch, exe string, args []string) (*exec.Cmd, error) {
 		return nil, err
 	}
 	defer lock.Close()
-	err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
+	if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
 		return nil, fmt.Errorf("another run holds %s", l.lockFile())
-	} else if err != nil {
-		return nil, fmt.Errorf("lock %s: %w", l.lockFile(), err)
 	}
-
-	data, err := json.Marshal(l)
-	if err != nil {
+	if err := writeFile(filepath.Join(l.runDir(), launchName), l, 0o600); err != nil { // the environment may hold secrets
 		return nil, err
 	}
-	if err := os.WriteFile(l.launchFile(), data, 0o600); err != nil { // the environment may hold secrets
-		return nil, err
-	}
-	output, err := openOutput(l)
+	// To append, so that writing goes on at the end after the file was cut.
+	output, err := os.OpenFile(l.outputFile(), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600) // it may show secrets
 	if err != nil {
 		return nil, err
 	}
 	defer output.Close()
 	shim := exec.Command(exe, append(args[:len(args):len(args)], l.runDir())...)
-	shim.Stderr = output // an error of the shim belongs to the run
+	shim.Stderr = output // of the command, and of the shim itself if it fails
 	shim.ExtraFiles = []*os.File{lock}
 	shim.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	return shim, startProcess(shim)
@@ -70,8 +63,8 @@ func startShim(l Launch, exe string, args []string) (*exec.Cmd, error) {
 
 // await waits until the lock is free, which is the end of the shim, whether it is a child of this agent or adopted.
 func await(ctx context.Context, l Launch, shim *exec.Cmd) (Ending, error) {
-	lock, err := acquire(ctx, l.lockFile())
-	if err != nil {
+	lock := flock.New(l.lockFile())
+	if _, err := lock.TryLockContext(ctx, lockPause); err != nil {
 		return Ending{}, err
 	}
 	defer lock.Unlock() // after what a dead shim left is killed
@@ -79,16 +72,13 @@ func await(ctx context.Context, l Launch, shim *exec.Cmd) (Ending, error) {
 		shim.Wait() // how it ended is in the file, or unknown
 	}
 	var e Ending
-	data, err := os.ReadFile(l.endingFile())
-	if err == nil {
-		err = json.Unmarshal(data, &e)
-	}
+	err := readFile(l.endingFile(), &e)
 	if err == nil {
 		return e, nil
 	}
 	e = Ending{Exit: -1, Lost: true, Error: l.killRest(), Output: tail(l)}
 	if !errors.Is(err, fs.ErrNotExist) {
-		e.Error = fmt.Sprintf("cannot read how the run ended: %v", err)
+		e.Error = "cannot read how the run ended: " + err.Error()
 	}
 	return e, nil
 }
@@ -96,9 +86,8 @@ func await(ctx context.Context, l Launch, shim *exec.Cmd) (Ending, error) {
 // killRest kills what a dead shim left running, and returns why the run is lost.
 func (l Launch) killRest() string {
 	var shim process
-	data, err := os.ReadFile(l.shimFile())
 	switch {
-	case err != nil || json.Unmarshal(data, &shim) != nil:
+	case readFile(l.shimFile(), &shim) != nil:
 		return "the agent or the machine stopped while the run was starting"
 	case shim.Boot != l.Boot:
 		return "the machine rebooted before the command ended"
@@ -112,14 +101,6 @@ const lockFD = 3
 
 // ShimMain is the whole program of a shim. It writes how the run ended to a file, and returns the exit code.
 func ShimMain(runDir string) int {
-	syscall.CloseOnExec(lockFD) // or a daemon that the command leaves behind would hold the lock forever
-	if err := unix.Flock(lockFD, unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		fmt.Fprintln(os.Stderr, "kicker shim: only an agent can start a shim: the lock of the run is missing")
-		return 2
-	}
-	// Caught, not ignored: the command would inherit that.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
-
 	if err := shim(runDir); err != nil {
 		fmt.Fprintf(os.Stderr, "kicker shim: %v\n", err)
 		return 1
@@ -128,84 +109,72 @@ func ShimMain(runDir string) int {
 }
 
 func shim(runDir string) error {
-	var l Launch
-	data, err := os.ReadFile(filepath.Join(runDir, launchName))
-	if err != nil {
-		return err
+	syscall.CloseOnExec(lockFD) // or a daemon that the command leaves behind would hold the lock forever
+	if unix.Flock(lockFD, unix.LOCK_EX|unix.LOCK_NB) != nil {
+		return errors.New("only an agent can start a shim: the lock of the run is missing")
 	}
-	if err := json.Unmarshal(data, &l); err != nil {
-		return fmt.Errorf("read %s: %w", launchName, err)
+	// Caught, not ignored: the command would inherit that.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+
+	var l Launch
+	if err := readFile(filepath.Join(runDir, launchName), &l); err != nil {
+		return fmt.Errorf("cannot read %s: %w", launchName, err)
 	}
 	self, err := readProcess(os.Getpid())
 	if err != nil {
 		return err
 	}
 	self.Boot = l.Boot
-	if data, err = json.Marshal(self); err != nil {
-		return err
-	}
 	// Before the command starts: whenever the shim dies, the agent knows what to kill.
-	if err := os.WriteFile(l.shimFile(), data, 0o644); err != nil {
+	if err := writeFile(l.shimFile(), self, 0o644); err != nil {
 		return err
 	}
-	output, err := openOutput(l)
-	if err != nil {
-		return err
-	}
-	defer output.Close()
-
-	ending := runCommand(l, self, output)
+	ending := runCommand(l, self)
 	ending.Output = tail(l)
-	if data, err = json.Marshal(ending); err != nil {
-		return err
-	}
-	return replaceFile(l.endingFile(), append(data, '\n'), 0o600)
+	return replaceFile(l.endingFile(), ending, 0o600)
 }
 
 // runCommand runs the command to its end. The command writes to the file itself, not to a pipe of the shim: a daemon
 // that it leaves behind neither delays the end nor dies of a broken pipe.
-func runCommand(l Launch, self process, output *os.File) Ending {
+func runCommand(l Launch, self process) Ending {
 	began := time.Now()
 	cmd := exec.Command(l.Command[0], l.Command[1:]...)
 	cmd.Dir = "/"
 	cmd.Env = append(append(os.Environ(), "PWD=/"), l.Env...)
-	cmd.Stdout, cmd.Stderr = output, output
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr // the output file, see startShim
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := startProcess(cmd); err != nil {
-		return Ending{Exit: -1, Error: fmt.Sprintf("could not start %v", err)}
+		return Ending{Exit: -1, Error: "could not start " + err.Error()}
 	}
-	waited := make(chan error, 1)
-	go func() { waited <- cmd.Wait() }()
+	waited := make(chan struct{})
+	go func() {
+		cmd.Wait() // how it ended is in cmd.ProcessState
+		close(waited)
+	}()
 
-	deadline := time.NewTimer(l.Timeout)
-	defer deadline.Stop()
-	outputCheck := time.NewTicker(200 * time.Millisecond)
-	defer outputCheck.Stop()
-	var (
-		graceOver <-chan time.Time
-		timedOut  bool
-	)
+	deadline, outputCheck := time.After(l.Timeout), time.Tick(200*time.Millisecond)
+	var graceOver <-chan time.Time // nil until the deadline
 	for {
 		select {
-		case <-deadline.C:
-			timedOut = true
+		case <-deadline:
 			unix.Kill(-cmd.Process.Pid, unix.SIGTERM) // fails if the command has just ended
 			graceOver = time.After(l.Grace)
 		case <-graceOver:
 			killSession(self)
-		case <-outputCheck.C:
-			boundOutput(output)
-		case err := <-waited:
+		case <-outputCheck:
+			boundOutput(l)
+		case <-waited:
+			took, timedOut := time.Since(began).Milliseconds(), graceOver != nil
+			e := Ending{Exit: cmd.ProcessState.ExitCode(), TimedOut: timedOut, Duration: took}
+			if status := cmd.ProcessState.Sys().(syscall.WaitStatus); status.Signaled() {
+				e.Signal = unix.SignalName(status.Signal())
+				e.Error = "the command received " + e.Signal
+			}
 			if timedOut {
 				killSession(self)
-			}
-			boundOutput(output)
-			e := endingOf(cmd.ProcessState, err)
-			e.Duration = time.Since(began).Milliseconds()
-			if timedOut {
-				e.TimedOut = true
 				e.Error = fmt.Sprintf("still running after %s, stopped at its deadline", short(l.Timeout))
 			}
+			boundOutput(l)
 			return e
 		}
 	}
@@ -217,15 +186,4 @@ func startProcess(cmd *exec.Cmd) error {
 		return fmt.Errorf("%s: %w", cmd.Args[0], cmp.Or(errors.Unwrap(err), err))
 	}
 	return nil
-}
-
-func endingOf(state *os.ProcessState, err error) Ending {
-	if _, ok := errors.AsType[*exec.ExitError](err); err != nil && !ok {
-		return Ending{Exit: -1, Error: fmt.Sprintf("cannot learn how the command ended: %v", err)}
-	}
-	if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signaled() {
-		signal := unix.SignalName(status.Signal())
-		return Ending{Exit: -1, Signal: signal, Error: "the command received " + signal}
-	}
-	return Ending{Exit: state.ExitCode()}
 }

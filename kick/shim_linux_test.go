@@ -219,14 +219,18 @@ func TestOutputIsBoundedAndItsEndIsKept(t *testing.T) {
 		t.Errorf("got %d bytes of output, %.10q … %q", len(e.Output), e.Output, e.Output[len(e.Output)-20:])
 	}
 	data, err := os.ReadFile(l.outputFile())
-	if err != nil || len(data) > maxOutput || !strings.Contains(string(data), "[kicker: ") {
-		t.Errorf("the file has %d bytes, %.30q…, error %v; want a note that output was dropped", len(data), data, err)
+	if err != nil || len(data) > maxOutput || !strings.HasPrefix(string(data), droppedNote) {
+		t.Errorf("the file has %d bytes, %.30q…, error %v; want the note first", len(data), data, err)
+	}
+	if notes := strings.Count(string(data), "[kicker: "); notes != 1 {
+		t.Errorf("the file has %d notes, want one", notes)
 	}
 }
 
 func TestOutputIsBoundedDuringTheRun(t *testing.T) {
 	dir := t.TempDir()
-	l := launchOf(t, dir, "r1", fmt.Sprintf("head -c 20000000 /dev/zero; echo 1 >%s/written; %s", dir, waitForGo(dir)))
+	l := launchOf(t, dir, "r1",
+		fmt.Sprintf("head -c 20000000 /dev/zero; echo 1 >%s/written; %s; echo 'the end'", dir, waitForGo(dir)))
 	run := start(t, l)
 	readPid(t, filepath.Join(dir, "written"))
 	eventually(t, "the output is bounded", func() bool {
@@ -239,6 +243,11 @@ func TestOutputIsBoundedDuringTheRun(t *testing.T) {
 	touch(t, dir, "go")
 	if e := next(t, run); e.outcome([]int{0}) != Succeeded {
 		t.Errorf("got %+v, want success", e)
+	}
+	data, err := os.ReadFile(l.outputFile())
+	first, rest, _ := strings.Cut(string(data), "\n")
+	if err != nil || first+"\n" != droppedNote || strings.TrimLeft(rest, "\x00") != "the end\n" {
+		t.Errorf("the file has %d bytes, %.60q…, error %v; want the note, then the end", len(data), data, err)
 	}
 }
 

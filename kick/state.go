@@ -1,6 +1,7 @@
 package kick
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,17 +20,13 @@ import (
 // leaves the old one as it was, so a state that cannot be written never takes effect.
 type state struct {
 	V int `json:"v"`
-
 	// Instance: the machine that wrote the state. Another machine discards it, for example one made from an image.
 	Instance string `json:"instance"`
-
 	// Epoch, Controller: the highest pair seen in a kick or a beacon. They never decrease.
 	Epoch      int64  `json:"epoch"`
 	Controller string `json:"controller"`
-
 	// Actions: by name, every action that was ever kicked.
 	Actions map[string]actionState `json:"actions"`
-
 	// Run: the one run in progress, or nil. It is on disk before its command starts.
 	Run *run `json:"run,omitempty"`
 }
@@ -39,30 +36,23 @@ type actionState struct {
 	// Applied: by role, the revisions that the last successful run was given. Only a success changes them, or a later
 	// revision of the same members.
 	Applied map[string]Revision `json:"applied,omitempty"`
-
 	// Dirty: true from before the command starts until a run succeeds.
 	Dirty bool `json:"dirty,omitempty"`
-
 	// Attempted: by role, the revisions that the last run was given, however it ended.
 	Attempted map[string]Revision `json:"attempted,omitempty"`
-
 	// Last: how the last run ended; nil until one has ended.
 	Last *LastRun `json:"last,omitempty"`
-
 	// Runs: the runs whose directories are kept, oldest first. At most keptRuns.
 	Runs []string `json:"runs,omitempty"`
 }
 
 // run is the run in progress.
 type run struct {
-	// ID: the id of the kick.
-	ID     string `json:"id"`
+	ID     string `json:"id"` // of the kick
 	Action string `json:"action"`
-
 	// Success, Limit: exit codes, and milliseconds in all, of the configuration that the run was started with.
 	Success []int `json:"success"`
 	Limit   int64 `json:"limit_ms"`
-
 	// deadline: the run has ended by then. A restarted agent does not know when it began, and allows the whole Limit.
 	deadline time.Time
 }
@@ -80,10 +70,8 @@ func (s state) withController(epoch int64, controller string) state {
 
 // withAction returns the state with one action changed.
 func (s state) withAction(name string, a actionState) state {
-	actions := maps.Clone(s.Actions)
-	if actions == nil {
-		actions = map[string]actionState{}
-	}
+	actions := map[string]actionState{}
+	maps.Copy(actions, s.Actions)
 	actions[name] = a
 	s.Actions = actions
 	return s
@@ -119,50 +107,59 @@ func loadState(dir, instance string, log *slog.Logger) (state, error) {
 		return state{}, fmt.Errorf("read the node's state: %w", err)
 	}
 	s, err := decodeState(data)
-	if err != nil {
+	switch {
+	case err == nil && s.Instance == instance:
+		return s, nil
+	case err != nil:
 		log.Error("invalid state file moved aside, every action will run again", "file", path+".corrupt", "err", err)
 		if err := os.Rename(path, path+".corrupt"); err != nil {
 			log.Error("cannot move the invalid state file aside", "file", path, "err", err)
 		}
-		return empty, nil
-	}
-	if s.Instance != instance {
+	default:
 		log.Warn("state of another machine discarded", "file", path, "instance", instance, "other", s.Instance)
 		if err := os.RemoveAll(filepath.Join(dir, "actions")); err != nil {
 			log.Error("cannot remove the members that another machine applied", "err", err)
 		}
-		return empty, nil
 	}
-	return s, nil
+	return empty, nil
 }
 
 func decodeState(data []byte) (state, error) {
 	var s state
-	if err := decode(data, math.MaxInt, &s, &s.V); err != nil {
-		return s, err
-	}
-	if s.Instance == "" {
-		return s, errors.New("no instance")
-	}
-	return s, s.status(nil).check()
+	err := decode(data, math.MaxInt, &s, &s.V)
+	return s, cmp.Or(err, ensure(s.Instance != "", "no instance"), s.status(nil).check())
 }
 
 // save returns when the state is on disk.
-func (s state) save(dir string) error {
-	data, err := json.Marshal(s)
+func (s state) save(dir string) error { return replaceFile(statePath(dir), s, 0o644) }
+
+func readFile(path string, v any) error {
+	data, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
-	return replaceFile(statePath(dir), append(data, '\n'), 0o644)
+	return json.Unmarshal(data, v)
+}
+
+func writeFile(path string, v any, perm os.FileMode) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(data, '\n'), perm)
 }
 
 // replaceFile replaces a file as a whole. When it returns, the file is on disk under its name.
-func replaceFile(path string, data []byte, perm os.FileMode) error {
+func replaceFile(path string, v any, perm os.FileMode) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	if err := renameio.WriteFile(path, data, perm, renameio.WithTempDir(dir)); err != nil {
+	if err := renameio.WriteFile(path, append(data, '\n'), perm, renameio.WithTempDir(dir)); err != nil {
 		return err
 	}
 	d, err := os.Open(dir)
