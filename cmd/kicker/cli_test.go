@@ -57,6 +57,33 @@ func TestEventsAreFollowedAsTheyHappen(t *testing.T) {
 	}
 }
 
+func TestCommandsForLinuxSayWhatToDoElsewhere(t *testing.T) {
+	cmd := onLinux("darwin", agentCommand())
+	const want = "agent needs Linux, and this is darwin: run it on a Linux machine"
+	if err := cmd.RunE(cmd, nil); err == nil || err.Error() != want {
+		t.Errorf("the error is %v, want %s", err, want)
+	}
+}
+
+func TestRejectedKickIsNamedWhenTheWaitTimesOut(t *testing.T) {
+	a := newAwaited(api.Kicked{Actions: []api.Verdict{{Node: "lb1", Action: "reload"}, {Node: "lb2", Action: "reload"}}})
+	event := func(kind, run, text string) {
+		a.take(api.Event{Kind: kind, Node: "lb2", Action: "reload", Run: run, Text: text})
+	}
+	event(api.EventKickRejected, "r1", "kick rejected: disabled")
+	if got, want := a.String(), "lb1/reload, lb2/reload: kick rejected: disabled"; got != want {
+		t.Errorf("it waits for %q, want %q", got, want)
+	}
+	event(api.EventKicked, "r2", "")
+	if got, want := a.String(), "lb1/reload, lb2/reload"; got != want {
+		t.Errorf("after an accepted kick it waits for %q, want %q", got, want)
+	}
+	event(api.EventSucceeded, "r2", "")
+	if got, want := a.String(), "lb1/reload"; got != want || a.failed != 0 {
+		t.Errorf("after a success it waits for %q, %d failed; want %q and none", got, a.failed, want)
+	}
+}
+
 var updateCLI = flag.Bool("update-cli", false, "write docs/reference/cli.md anew")
 
 func TestCLIReferenceIsCurrent(t *testing.T) {

@@ -139,8 +139,8 @@ func TestRunOfAKilledAgentEndsNormally(t *testing.T) {
 		away    bool // until the node is gone
 	}{
 		{"succeeds", 0, kick.Succeeded, false},
-		{"succeeds when the node is gone", 0, kick.Succeeded, true},
-		{"fails when the node is gone", 7, kick.Failed, true},
+		{"succeeds when gone", 0, kick.Succeeded, true},
+		{"fails when gone", 7, kick.Failed, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := newSite(t, swift...)

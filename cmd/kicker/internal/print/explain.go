@@ -42,10 +42,11 @@ func Explanation(e api.Explanation, now time.Time) string {
 	return b.String()
 }
 
+// life is the life of a node, and since when.
 func life(e api.Explanation, now time.Time) string {
 	switch e.Life {
 	case inventory.Suspect:
-		return fmt.Sprintf("is suspect, since %s ago", age(e.Since, now))
+		return fmt.Sprintf("became suspect %s ago", age(e.Since, now))
 	case inventory.Restarting:
 		return fmt.Sprintf("is restarting, stopped %s ago", age(e.Since, now))
 	case inventory.Left:

@@ -25,7 +25,7 @@ func Status(st api.Status, now time.Time) string {
 	problems(line, st.Problems, now)
 	line("controller %s: up %s, %s", st.Identity.ID, age(st.Identity.Started, now), synced(st.Sync))
 	if st.Leader != "" {
-		line("standby: controller %s leads, this one kicks no node", st.Leader)
+		line("standby: controller %s leads, this one sends no kicks", st.Leader)
 	}
 	if now.Sub(st.At) > loopTurns {
 		line("the controller hangs: nothing new for %s. Restart it", age(st.At, now))
@@ -78,7 +78,7 @@ func synced(s api.Sync) string {
 	if s.Open {
 		return "synced"
 	}
-	return "not synced, so it kicks no node: " + s.Why
+	return "not synced, so it sends no kicks: " + s.Why
 }
 
 // tally counts by kind, in the order of kinds.
