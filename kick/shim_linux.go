@@ -61,10 +61,25 @@ func startShim(l Launch, exe string, args []string) (*exec.Cmd, error) {
 	return shim, startProcess(shim)
 }
 
+// lockPatiently takes a lock as soon as it is free. Its pauses grow, so that the end of a short run is noticed soon
+// and waiting for a long one costs nothing. TryLockContext has one pause for all.
+func lockPatiently(ctx context.Context, lock *flock.Flock) error {
+	for pause := 2 * time.Millisecond; ; pause = min(pause*3/2, 100*time.Millisecond) {
+		if locked, err := lock.TryLock(); locked || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+		}
+	}
+}
+
 // await waits until the lock is free, which is the end of the shim, whether it is a child of this agent or adopted.
 func await(ctx context.Context, l Launch, shim *exec.Cmd) (Ending, error) {
 	lock := flock.New(l.lockFile())
-	if _, err := lock.TryLockContext(ctx, lockPause); err != nil {
+	if err := lockPatiently(ctx, lock); err != nil {
 		return Ending{}, err
 	}
 	defer lock.Unlock() // after what a dead shim left is killed
