@@ -85,8 +85,8 @@ func (c *Controller) probed(p *probe, node string, reached []string, err error, 
 	switch {
 	case accepted > 0:
 		c.roleEvent(now, api.EventHoldEnded, role, c.shadowed(fmt.Sprintf("the loss of %s is accepted: %s", api.Count(accepted, "member"), text)))
-	case news:
-		c.roleEvent(now, api.EventHoldProbed, role, c.shadowed("removals are still held: "+text))
+	case news != "":
+		c.roleEvent(now, api.EventHoldProbed, role, c.shadowed("removals are still held: "+news))
 	}
 	return true
 }
@@ -100,8 +100,6 @@ func (p *probe) text() string {
 		return fmt.Sprintf("%s and the controller does not: the network between them is broken", strings.Join(p.reached, "; "))
 	case len(p.agreed) == 0:
 		return fmt.Sprintf("%s asked, none answered", api.Count(p.silent, "dependent"))
-	case p.Role.Empty():
-		return fmt.Sprintf("%s cannot reach them either, but the role would be empty: a person has to decide", api.List(p.agreed, 5))
 	}
 	return api.List(p.agreed, 5) + " cannot reach them either"
 }

@@ -131,9 +131,8 @@ func (g *guard) back(name string) bool {
 
 // verdict is what a guard decided.
 type verdict struct {
-	began    *hold  // the hold that began, if one did
-	ended    string // why a hold ended, if one did
-	released bool   // some departures are published now
+	began, ended string // why a hold began or ended; empty: none did
+	released     bool   // some losses are published now
 }
 
 // judge decides on the missing. It forgets those that may be removed, so that the next membership does not have them.
@@ -147,7 +146,7 @@ func (g *guard) judge(now time.Time, sound int, suspects map[string]struct{}, re
 		if g.hold = g.tooMany(now, sound, suspects); g.hold != nil {
 			g.hold.why += g.common(rest())
 			g.hold.ask = now.Add(probeAfter)
-			return verdict{began: g.hold}
+			return verdict{began: g.hold.why}
 		}
 	}
 	var v verdict
@@ -213,12 +212,11 @@ func (g *guard) accept(now time.Time, size int) {
 // tooMany is the hold that the losses call for, nil if they may be removed.
 func (g *guard) tooMany(now time.Time, sound int, suspects map[string]struct{}) *hold {
 	if sound == 0 {
-		base := max(g.base(now, window, sound, suspects), len(g.missing))
-		return &hold{since: now, base: base, why: "the role would be empty, and no member left on purpose"}
+		base, _ := g.base(now, window, sound, suspects)
+		return &hold{since: now, base: max(base, len(g.missing)), why: "the role would be empty, and no member left on purpose"}
 	}
 	for _, w := range []time.Duration{window, longWindow} {
-		base := g.base(now, w, sound, suspects)
-		gone := len(g.missing) + g.departedSince(now.Add(-w)) + len(suspects)
+		base, gone := g.base(now, w, sound, suspects)
 		if gone >= holdFrom && g.tooFew(now, sound, base) {
 			return &hold{since: now, base: base, why: fmt.Sprintf("%d of %d are gone or suspect within %s", gone, base, api.Duration(w))}
 		}
@@ -232,14 +230,15 @@ func (g *guard) tooFew(now time.Time, left, base int) bool {
 	return !expected && left*100 <= base*holdShare
 }
 
-// base is how many members the losses within a window are compared with. It is the most that the role had within the window, without
-// those that left on purpose since. Members that were there when the window began, are gone, and were replaced do not count twice.
+// base is how many members the losses within a window are compared with, and gone is how many those losses are. Of the most members
+// that there were within the window, base leaves out those that left on purpose, and those gone that new members have replaced. It
+// does not fall below the size that the role had when the window began, unless members left.
 //
-// Example: a role has 10 members when the window begins. Six new ones join, then two of the old and three of the new ones die.
-// 11 are sound, so 16 are there or gone. The most was 16, and 16 - 2 old = 14 are compared with: 11 of 14 is 79 %, no hold.
-func (g *guard) base(now time.Time, w time.Duration, sound int, suspects map[string]struct{}) int {
+// Example: a role has 10 members when the window begins. Six new ones join. Then two of the old and three of the new die.
+// 16 were there at most. 11 of them are sound and five are gone, so none left. 16 - 2 old ones = 14 are compared with:
+// 11 of 14 is 79 %, so nothing is held.
+func (g *guard) base(now time.Time, w time.Duration, sound int, suspects map[string]struct{}) (base, gone int) {
 	began := now.Add(-w)
-	all := sound + len(suspects) + len(g.missing) + g.departedSince(began) // who would be there, had no member departed
 	first, most := 0, 0
 	for i, s := range g.sizes {
 		if i == 0 || !s.at.After(began) {
@@ -247,18 +246,15 @@ func (g *guard) base(now time.Time, w time.Duration, sound int, suspects map[str
 		}
 		most = max(most, s.size)
 	}
+	oldest := began // members that joined until then count as old
 	if len(g.sizes) > 0 && g.sizes[0].at.After(began) {
-		began = g.sizes[0].at
+		oldest = g.sizes[0].at
 	}
-	return max(min(most, all, first), min(most, all)-g.goneOf(began, now.Add(-w), suspects))
-}
-
-// goneOf is how many are gone or suspect now, since a time, that had joined by then.
-func (g *guard) goneOf(joinedBy, since time.Time, suspects map[string]struct{}) int {
-	n := 0
+	old := 0
 	count := func(joined time.Time) {
-		if !joined.After(joinedBy) {
-			n++
+		gone++
+		if !joined.After(oldest) {
+			old++
 		}
 	}
 	for _, l := range g.missing {
@@ -268,11 +264,12 @@ func (g *guard) goneOf(joinedBy, since time.Time, suspects map[string]struct{}) 
 		count(g.joins[name])
 	}
 	for _, d := range g.departed {
-		if d.at.After(since) {
+		if d.at.After(began) {
 			count(d.joined)
 		}
 	}
-	return n
+	most = min(most, sound+gone) // the others left
+	return max(min(most, first), most-old), gone
 }
 
 // note keeps the size that a role has from now on. Of several within guardPause it keeps the last.
@@ -298,16 +295,6 @@ func (g *guard) trim(now time.Time) {
 	for len(g.sizes) > 1 && !g.sizes[1].at.After(began) {
 		g.sizes = g.sizes[1:]
 	}
-}
-
-func (g *guard) departedSince(began time.Time) int {
-	n := 0
-	for _, d := range g.departed {
-		if d.at.After(began) {
-			n++
-		}
-	}
-	return n
 }
 
 // common is the facts that all missing members share and at most a tenth of the others have, for people: a rack, a site, a switch.

@@ -51,10 +51,10 @@ func (t *Table) Resolve(text string, facts inventory.Facts, nodes *inventory.Sna
 	if err != nil {
 		return Need{}, err
 	}
-	base, err := t.role(name)
-	need := Need{As: name, Role: base}
+	need := Need{As: name}
+	need.Role, err = t.role(name)
 	if err == nil && len(same) > 0 {
-		need, err = t.narrow(need, text, same, facts)
+		need.Role, need.Shared, err = t.narrow(need.Role, text, same, facts)
 	}
 	for _, r := range t.unfilled {
 		for n := range nodes.All() {
@@ -65,27 +65,26 @@ func (t *Table) Resolve(text string, facts inventory.Facts, nodes *inventory.Sna
 	return need, err
 }
 
-// narrow makes of a need the part of its role whose nodes have the dependent's own values of the facts named.
-func (t *Table) narrow(need Need, text string, same []string, facts inventory.Facts) (Need, error) {
+// narrow is the part of a role whose nodes have the dependent's own values of the facts named. shared is those facts and values.
+func (t *Table) narrow(base *Role, text string, same []string, facts inventory.Facts) (r *Role, shared string, err error) {
 	var terms []string
 	for _, path := range same {
 		value, ok := query.Lookup(facts, path)
 		if !ok {
-			return Need{}, fmt.Errorf("depends_on %q: the node itself has no fact %s", text, path)
+			return nil, "", fmt.Errorf("depends_on %q: the node itself has no fact %s", text, path)
 		}
 		terms = append(terms, path+"="+strconv.Quote(fmt.Sprint(value)))
 	}
-	shared, err := query.Parse(strings.Join(terms, ","))
+	selector, err := query.Parse(strings.Join(terms, ","))
 	if err != nil {
-		return Need{}, fmt.Errorf("depends_on %q: %w", text, err)
+		return nil, "", fmt.Errorf("depends_on %q: %w", text, err)
 	}
-	base := need.Role
-	need.Shared = shared.String()
-	name := base.Name + " where " + need.Shared
-	if need.Role = t.byName[name]; need.Role == nil {
-		need.Role, err = t.add(name, base.selector.And(shared), base.RoleConfig, true)
+	shared = selector.String()
+	name := base.Name + " where " + shared
+	if r = t.byName[name]; r == nil {
+		r, err = t.add(name, base.selector.And(selector), base.RoleConfig, true)
 	}
-	return need, err
+	return r, shared, err
 }
 
 // role is the role that a dependency names: by its name, or by a selector, which is a role by itself.

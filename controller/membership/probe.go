@@ -14,9 +14,9 @@ import (
 // Probe is the question to dependents whether they reach the members of a role whose removal is held.
 type Probe struct {
 	Role    *Role
-	Lost    []string // nodes, sorted
-	Targets []string // HOST:PORT of those of them whose facts name both, at most inventory.MaxTargets
+	Targets []string // HOST:PORT of those lost members whose facts name both, at most inventory.MaxTargets
 
+	lost []string  // nodes
 	hold time.Time // when the hold began: the answers are for no other
 }
 
@@ -29,44 +29,37 @@ func (t *Table) Probes(now time.Time) []Probe {
 			continue
 		}
 		h.ask = now.Add(probeEvery)
-		due = append(due, Probe{r, slices.Sorted(maps.Keys(r.guard.missing)), r.guard.addresses(), h.since})
+		due = append(due, Probe{r, r.guard.addresses(), slices.Collect(maps.Keys(r.guard.missing)), h.since})
 	}
 	return due
 }
 
-// Probed notes what a probe found, as text for people. confirmed says that dependents answered and none reaches a lost member: then the
-// loss is accepted, unless the role would be empty. It reports how many were accepted, and whether the text is new. If more members are
-// missing than the probe asked for, the next probe is due at once. An answer for a hold that has ended changes nothing.
-func (t *Table) Probed(p Probe, confirmed bool, text string, now time.Time) (accepted int, news bool) {
+// Probed notes what a probe found, as text for people. confirmed says that dependents answered and none reaches a lost member. Then the
+// losses are accepted, unless the role would be empty. It returns how many were accepted, or else the text if it is a new one.
+//
+// If more members are missing than the probe asked for, the next probe is due at once. An answer for a hold that has ended changes
+// nothing.
+func (t *Table) Probed(p Probe, confirmed bool, text string, now time.Time) (accepted int, news string) {
 	r := t.byName[p.Role.Name]
-	if r == nil || r.guard.hold == nil || !r.guard.hold.since.Equal(p.hold) {
-		return 0, false
+	if r == nil || r.guard.hold == nil || !r.guard.hold.since.Equal(p.hold) || len(r.guard.missing) == 0 {
+		return 0, ""
 	}
-	h := r.guard.hold
-	more := slices.ContainsFunc(slices.Collect(maps.Keys(r.guard.missing)), func(name string) bool {
-		return !slices.Contains(p.Lost, name)
-	})
-	news = h.probe != text
+	h, was := r.guard.hold, r.guard.hold.probe
+	empty := r.sound() == 0
+	if confirmed && empty {
+		text += ", but the role would be empty: a person has to decide"
+	}
 	h.probe = text
+	unasked := func(name string) bool { return !slices.Contains(p.lost, name) }
 	switch {
-	case confirmed && more:
+	case confirmed && slices.ContainsFunc(slices.Collect(maps.Keys(r.guard.missing)), unasked):
 		h.ask = now
-		return 0, false
-	case confirmed && r.sound() > 0:
-		accepted = len(r.guard.missing)
-		r.guard.accept(now, len(r.members))
-		r.touch(now)
+	case confirmed && !empty:
+		return r.accept(now), ""
+	case text != was:
+		return 0, text
 	}
-	return accepted, news
-}
-
-// Empty reports whether a role would be empty without the members whose removal is held.
-func (r *Role) Empty() bool { return r.sound() == 0 }
-
-// Missing reports whether a node departed from the role without leaving, and its removal is not published.
-func (r *Role) Missing(node string) bool {
-	_, missing := r.guard.missing[node]
-	return missing
+	return 0, ""
 }
 
 // addresses is where the missing took connections, as far as their facts say.

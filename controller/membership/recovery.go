@@ -155,8 +155,8 @@ func (t *Table) Recover(nodes *inventory.Snapshot, reports Reports, now time.Tim
 		if g.began.IsZero() {
 			g.began = now
 		}
-		last, gone := t.lastReport(r, nodes, reports), t.goneAfter(r)
-		g.judge(now, last, gone, func(node string) bool {
+		gone := t.goneAfter(r)
+		g.judge(now, g.lastReport(nodes, reports, gone), gone, func(node string) bool {
 			n := nodes.Node(node)
 			return n != nil && n.Facts != nil && !n.Checking
 		})
@@ -168,8 +168,7 @@ func (t *Table) Recover(nodes *inventory.Snapshot, reports Reports, now time.Tim
 }
 
 // lastReport is when every node that was there has reported or is gone: it had time to reconnect, and then to be silent for gone_after.
-func (t *Table) lastReport(r *Role, nodes *inventory.Snapshot, reports Reports) time.Time {
-	g, gone := &r.recovery, t.goneAfter(r)
+func (g *recovery) lastReport(nodes *inventory.Snapshot, reports Reports, gone time.Duration) time.Time {
 	from := later(reports.Since, g.began).Add(ReconnectTime)
 	last := later(from, reports.Synced).Add(gone)
 	if g.known == nil {
@@ -199,9 +198,8 @@ func (r *Role) recovered(nodes *inventory.Snapshot, now time.Time) {
 	known, newest := r.recovery.known, r.recovery.newest.Revision
 	for _, m := range known {
 		_, isMember := r.members[m.Node]
-		_, missing := r.guard.missing[m.Node]
 		n := nodes.Node(m.Node)
-		if isMember || missing || n != nil && n.Life == inventory.Left {
+		if isMember || r.Missing(m.Node) || n != nil && n.Life == inventory.Left {
 			continue
 		}
 		l := loss{member: m, at: now.Add(-guardPause)}

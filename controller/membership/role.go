@@ -23,10 +23,10 @@ type Role struct {
 	configured bool // the configuration names it
 	known      bool // a node has or had it, or an action has applied it
 
-	// nodes is every node that the selector matches, sorted by name where names is not nil.
+	// nodes is every node whose facts the selector matches. names is the same, sorted; it is nil after nodes changed.
 	nodes map[string]struct{}
 	names []string
-	// members is the nodes that count now. suspects is those of them that may be gone.
+	// members is those of nodes that count now. suspects is those of members that may be gone.
 	members  map[string]kick.Member
 	suspects map[string]struct{}
 
@@ -35,14 +35,14 @@ type Role struct {
 
 	// current is the membership published last. Its revision is zero until the first one is published.
 	current kick.Membership
+	// published is when the first change that current shows began. It is zero for the first one.
+	published time.Time
 	// changed is true from the first change that current does not show yet until the next Publish.
 	changed bool
 	// from is when the first of those changes began: for a removal, when the suspicion began.
 	from time.Time
-	// published is from, of the membership in current.
-	published time.Time
 
-	// past is memberships of before by their hash, at most maxPast. diffs is what changed from each of them to current.
+	// past is memberships that were published or recovered, by their hash, at most maxPast. diffs is what changed since some of them.
 	past  map[string][]kick.Member
 	diffs map[string]Diff
 }
@@ -53,6 +53,7 @@ func newRole() *Role {
 		members:  map[string]kick.Member{},
 		suspects: map[string]struct{}{},
 		past:     map[string][]kick.Member{},
+		diffs:    map[string]Diff{},
 		changed:  true, // an empty membership has a revision, too
 	}
 }
@@ -106,6 +107,12 @@ func (r *Role) Held(shadow bool) *api.Held {
 	return &api.Held{
 		Nodes: slices.Sorted(maps.Keys(r.guard.missing)), Since: h.since, Why: h.why, Probe: h.probe, Shadow: shadow,
 	}
+}
+
+// Missing reports whether a node departed from the role without leaving, and its removal is not published.
+func (r *Role) Missing(node string) bool {
+	_, missing := r.guard.missing[node]
+	return missing
 }
 
 // Past is the members of a membership that was published, or recovered, as far as it is remembered.
@@ -165,8 +172,7 @@ func (r *Role) update(before, after *inventory.Node, from time.Time) {
 			return
 		}
 	case after != nil && after.Life == inventory.Left:
-		_, missing := r.guard.missing[name]
-		if !isMember && !missing {
+		if !isMember && !r.Missing(name) {
 			return
 		}
 		delete(r.members, name)
@@ -212,6 +218,14 @@ func (r *Role) touch(from time.Time) {
 		r.from = from
 	}
 	r.changed = true
+}
+
+// accept removes the missing members, and returns how many they are.
+func (r *Role) accept(now time.Time) int {
+	n := len(r.guard.missing)
+	r.guard.accept(now, len(r.members))
+	r.touch(now)
+	return n
 }
 
 // sound is how many members are not suspect.

@@ -6,6 +6,7 @@
 package membership
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -31,6 +32,8 @@ const (
 type Table struct {
 	cfg    Config
 	byName map[string]*Role
+	// sorted is all of byName by name. It is nil after a role was added or removed.
+	sorted []*Role
 	// selected is the roles whose selector is not role=NAME: every node is compared with each.
 	selected []*Role
 	// byNode is the roles that a node has under a name, sorted.
@@ -93,7 +96,7 @@ func (t *Table) add(name string, selector query.Selector, cfg RoleConfig, implic
 	}
 	cfg.Name = name
 	r.RoleConfig, r.selector, r.implicit, r.configured = cfg, selector, implicit, false
-	t.byName[name] = r
+	t.byName[name], t.sorted = r, nil
 	if implicit {
 		t.selected, t.unfilled = append(t.selected, r), append(t.unfilled, r)
 	}
@@ -103,10 +106,15 @@ func (t *Table) add(name string, selector query.Selector, cfg RoleConfig, implic
 // Role is the role of that name, nil if there is none.
 func (t *Table) Role(name string) *Role { return t.byName[name] }
 
-// Roles is every role, by name.
+// Roles is every role, by name. The caller must not change it.
 func (t *Table) Roles() []*Role {
-	return slices.SortedFunc(maps.Values(t.byName), byRoleName)
+	if t.sorted == nil {
+		t.sorted = slices.SortedFunc(maps.Values(t.byName), byRoleName)
+	}
+	return t.sorted
 }
+
+func byRoleName(a, b *Role) int { return strings.Compare(a.Name, b.Name) }
 
 // Of is the roles that a node has under a name, sorted. The caller must not change it.
 func (t *Table) Of(node string) []*Role { return t.byNode[node] }
@@ -125,18 +133,10 @@ func (t *Table) GoneAfter(node string) time.Duration {
 			own = c.GoneAfter
 		}
 	}
-	if own > 0 {
-		return own
-	}
-	return t.cfg.GoneAfter
+	return cmp.Or(own, t.cfg.GoneAfter)
 }
 
-func (t *Table) goneAfter(r *Role) time.Duration {
-	if r.GoneAfter > 0 {
-		return r.GoneAfter
-	}
-	return t.cfg.GoneAfter
-}
+func (t *Table) goneAfter(r *Role) time.Duration { return cmp.Or(r.GoneAfter, t.cfg.GoneAfter) }
 
 // DependsOn is the dependencies that the configuration adds to an action of a node.
 func (t *Table) DependsOn(node, action string) []string {
@@ -153,60 +153,46 @@ func (t *Table) DependsOn(node, action string) []string {
 // without them.
 func (t *Table) Apply(change inventory.Change, from time.Time) error {
 	before, after := change.Before, change.After
-	var node string
-	touched := map[*Role]struct{}{}
-	update := func(r *Role) {
-		if _, done := touched[r]; !done {
-			r.update(before, after, from)
-			touched[r] = struct{}{}
-		}
-	}
+	node := cmp.Or(after, before).Name
+	concerned := map[*Role]struct{}{}
 	for _, r := range t.selected {
-		update(r)
+		concerned[r] = struct{}{}
 	}
 	var invalid error
 	for _, n := range []*inventory.Node{before, after} {
 		if n == nil {
 			continue
 		}
-		node = n.Name
 		for _, name := range n.Facts.Roles() {
 			r, err := t.role(name)
 			if err != nil {
-				invalid = fmt.Errorf("node %s: %w", n.Name, err)
+				invalid = fmt.Errorf("node %s: %w", node, err)
 				continue
 			}
-			update(r)
+			concerned[r] = struct{}{}
 		}
 	}
 	if after != nil && after.Life == inventory.Left {
 		for _, r := range t.byName { // its facts may have changed since it was a member there
-			if _, missing := r.guard.missing[node]; missing {
-				update(r)
+			if r.Missing(node) {
+				concerned[r] = struct{}{}
 			}
 		}
 	}
-	t.setRoles(node, touched)
-	return invalid
-}
-
-// setRoles keeps byNode, from the roles that a node may have gained or lost.
-func (t *Table) setRoles(node string, touched map[*Role]struct{}) {
-	var has []*Role
-	for r := range touched {
+	var named []*Role
+	for r := range concerned {
+		r.update(before, after, from)
 		if r.Has(node) && !r.implicit {
-			has = append(has, r)
+			named = append(named, r)
 		}
 	}
-	if len(has) == 0 {
-		delete(t.byNode, node)
-		return
+	delete(t.byNode, node)
+	if len(named) > 0 {
+		slices.SortFunc(named, byRoleName)
+		t.byNode[node] = named
 	}
-	slices.SortFunc(has, byRoleName)
-	t.byNode[node] = has
+	return invalid
 }
-
-func byRoleName(a, b *Role) int { return strings.Compare(a.Name, b.Name) }
 
 // Drop forgets the roles that no node has, no action depends on and no configuration names. A role with missing members stays, for its
 // dependents may be cut off together with them; of very many such roles the oldest go.
@@ -227,6 +213,7 @@ func (t *Table) Drop(needed map[*Role]bool) {
 			delete(t.byName, r.Name)
 		}
 	}
+	t.sorted = nil
 	t.selected = slices.DeleteFunc(t.selected, func(r *Role) bool { return t.byName[r.Name] != r })
 }
 
@@ -248,8 +235,7 @@ func (c Change) Renewed() bool { return c.Was.Revision.Hash != c.Role.current.Re
 func (t *Table) Publish(epoch int64, nodes *inventory.Snapshot, now time.Time) []Change {
 	var changes []Change
 	for _, r := range t.Roles() {
-		unsettled := r.changed || len(r.guard.missing) > 0 || r.guard.hold != nil
-		if !r.recovery.done || !unsettled {
+		if !r.recovery.done || !r.changed && len(r.guard.missing) == 0 && r.guard.hold == nil {
 			continue
 		}
 		if c := t.publish(r, epoch, nodes, now); c.Renewed() || c.HoldBegan+c.HoldEnded != "" {
@@ -260,12 +246,8 @@ func (t *Table) Publish(epoch int64, nodes *inventory.Snapshot, now time.Time) [
 }
 
 func (t *Table) publish(r *Role, epoch int64, nodes *inventory.Snapshot, now time.Time) Change {
-	c := Change{Role: r, Was: r.current}
-	v := r.judge(nodes, now)
-	if v.began != nil {
-		c.HoldBegan = v.began.why
-	}
-	c.HoldEnded = v.ended
+	v := r.guard.judge(now, r.sound(), r.suspects, func() []inventory.Facts { return r.facts(nodes) })
+	c := Change{Role: r, Was: r.current, HoldBegan: v.began, HoldEnded: v.ended}
 	if !r.changed && v == (verdict{}) {
 		return c
 	}
@@ -291,21 +273,15 @@ func (t *Table) publish(r *Role, epoch int64, nodes *inventory.Snapshot, now tim
 	return c
 }
 
-func (r *Role) judge(nodes *inventory.Snapshot, now time.Time) verdict {
-	if len(r.guard.missing) == 0 && r.guard.hold == nil {
-		return verdict{}
-	}
-	return r.guard.judge(now, r.sound(), r.suspects, func() []inventory.Facts {
-		rest := make([]inventory.Facts, 0, len(r.members))
-		for name := range r.members {
-			if n := nodes.Node(name); n != nil {
-				rest = append(rest, n.Facts)
-			} else {
-				rest = append(rest, nil)
-			}
+// facts is the facts of all members, in no order.
+func (r *Role) facts(nodes *inventory.Snapshot) []inventory.Facts {
+	var all []inventory.Facts
+	for name := range r.members {
+		if n := nodes.Node(name); n != nil {
+			all = append(all, n.Facts)
 		}
-		return rest
-	})
+	}
+	return all
 }
 
 // Renumber publishes all memberships under another epoch of the same controller.
@@ -334,18 +310,12 @@ func (t *Table) Next(probes bool) time.Time {
 	return next
 }
 
-// ErrNothingHeld is why AcceptLoss changes nothing.
-var ErrNothingHeld = errors.New("no removal is held there")
-
-// AcceptLoss removes the members whose removal is held now. It returns how many they are. The error wraps ErrNothingHeld.
+// AcceptLoss removes the members whose removal is held now, and returns how many they are. It is an error if none is.
 func (t *Table) AcceptLoss(r *Role, now time.Time) (int, error) {
 	if r.guard.hold == nil {
-		return 0, ErrNothingHeld
+		return 0, errors.New("no removal is held there")
 	}
-	n := len(r.guard.missing)
-	r.guard.accept(now, len(r.members))
-	r.touch(now)
-	return n, nil
+	return r.accept(now), nil
 }
 
 // ExpectLoss lets up to percent of a role's members depart until a time without being held.
@@ -355,16 +325,16 @@ func (t *Table) ExpectLoss(r *Role, percent int, until time.Time) {
 
 // With is a copy of this table under another configuration. The two share nothing that changes. nodes is the nodes that there are.
 // resolve is called when the copy has the roles of these nodes and those that are configured. It has to Resolve what actions depend on,
-// and Report what they have applied. Roles that it does not name are dropped, unless members of theirs are missing.
+// and Report what they have applied. Other roles are dropped. Only those with missing members stay if the roles' configuration does.
 //
 // A membership that stays as it is keeps its revision. What is held stays held.
 func (t *Table) With(cfg Config, nodes *inventory.Snapshot, now time.Time, resolve func(*Table)) (*Table, error) {
-	next := &Table{byName: map[string]*Role{}, byNode: map[string][]*Role{}, former: map[string]*Role{}, n: t.n}
+	next := &Table{byName: map[string]*Role{}, byNode: map[string][]*Role{}, n: t.n, former: map[string]*Role{}}
 	for name, r := range t.byName {
 		c := r.clone()
 		if cfg.Shadow != t.cfg.Shadow && c.guard.hold != nil {
 			if !cfg.Shadow { // what was let pass is not held afterwards
-				c.guard.accept(now, len(c.members))
+				c.accept(now)
 			}
 			c.touch(now)
 		}
@@ -374,10 +344,10 @@ func (t *Table) With(cfg Config, nodes *inventory.Snapshot, now time.Time, resol
 		return nil, err
 	}
 	for n := range nodes.All() {
-		_ = next.Apply(inventory.Change{Before: n, After: n}, now) // what it cannot have was reported when it said so
+		_ = next.Apply(inventory.Change{Before: n, After: n}, now) // the error was reported when the node named its roles
 	}
 	resolve(next)
-	if reflect.DeepEqual(cfg.Roles, t.cfg.Roles) { // under others, an action that depends on a dropped role finds it again
+	if reflect.DeepEqual(cfg.Roles, t.cfg.Roles) {
 		next.keepOrphans(t)
 	}
 	for _, r := range next.byName {
@@ -398,7 +368,7 @@ func (t *Table) keepOrphans(from *Table) {
 		if t.byName[name] != nil || len(r.guard.missing) == 0 {
 			continue
 		}
-		t.byName[name] = r
+		t.byName[name], t.sorted = r, nil
 		if slices.Contains(from.selected, from.byName[name]) {
 			t.selected = append(t.selected, r)
 		}

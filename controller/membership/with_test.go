@@ -1,0 +1,414 @@
+package membership_test
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"kicker/controller/membership"
+	"kicker/inventory"
+	"kicker/inventory/query"
+	"kicker/kick"
+)
+
+// world is a table and what it follows: an inventory, and one action on each node.
+type world struct {
+	table    *membership.Table
+	cfg      membership.Config
+	inv      *inventory.Inventory
+	actions  map[string]*action // by node that is there
+	reported map[string]*action // by node: what it reported last
+	conns    map[string]uint64  // by node: its connections so far that closed
+	now      time.Time
+	hashes   []string // of all memberships that were published
+}
+
+type action struct {
+	dependsOn []string
+	applied   map[string]kick.Revision
+	needs     []membership.Need
+}
+
+func newWorld(t *rapid.T, cfg membership.Config) *world {
+	t.Helper()
+	table, err := membership.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{
+		table: table, cfg: cfg, inv: inventory.New(), now: noon,
+		actions: map[string]*action{}, reported: map[string]*action{}, conns: map[string]uint64{},
+	}
+	w.inv.GoneAfter = func(n *inventory.Node) time.Duration { return w.table.GoneAfter(n.Name) }
+	return w
+}
+
+func draw[E any](t *rapid.T, what string, from ...E) E { return rapid.SampledFrom(from).Draw(t, what) }
+
+func drawConfig(t *rapid.T, when string) membership.Config {
+	cfg := membership.Config{GoneAfter: inventory.DefaultGoneAfter, Shadow: draw(t, when+" shadow", false, false, true)}
+	for _, name := range []string{"web", "db", "lb", "front"} {
+		if !draw(t, when+" has "+name, true, false) {
+			continue
+		}
+		cfg.Roles = append(cfg.Roles, membership.RoleConfig{
+			Name:        name,
+			Selector:    draw(t, name+" selector", "", "", "role="+name, "role=wbe", "env=prod"),
+			MemberFacts: draw(t, name+" member_facts", nil, []string{"port"}, []string{"port", "env"}),
+			DependsOn: draw(t, name+" depends_on", nil, []string{"web"}, []string{"db", "env=prod"}, []string{"web same=env"},
+				[]string{"nobody"}),
+			MinMembers: draw(t, name+" min_members", 0, 0, 2),
+			Budget:     draw[membership.Budget](t, name+" budget", "", "1", "100%"),
+			Mode:       draw(t, name+" mode", "", "act", "observe"),
+		})
+	}
+	return cfg
+}
+
+func (w *world) reports() membership.Reports {
+	return membership.Reports{Since: noon, Synced: noon, Epochs: []int64{7}}
+}
+
+// receive follows one thing that the listener received.
+func (w *world) receive(m inventory.Received) {
+	m.At = w.now
+	changes, err := w.inv.Apply(m)
+	if err != nil {
+		panic(err)
+	}
+	for _, c := range changes {
+		from := w.now
+		if c.After == nil && c.Before.Life == inventory.Suspect {
+			from = c.Before.Since
+		}
+		if err := w.table.Apply(c, from); err != nil {
+			panic(err)
+		}
+		if c.After == nil {
+			delete(w.actions, c.Before.Name)
+			continue
+		}
+		w.actions[c.After.Name] = w.reported[c.After.Name]
+		w.resolve(w.table, c.After.Name)
+		w.report(w.table, c.After.Name)
+	}
+}
+
+// resolve finds what a node's action depends on.
+func (w *world) resolve(table *membership.Table, node string) {
+	a := w.actions[node]
+	a.needs = nil
+	for _, text := range append(slices.Clone(a.dependsOn), table.DependsOn(node, "reload")...) {
+		need, err := table.Resolve(text, w.inv.Snapshot().Node(node).Facts, w.inv.Snapshot(), w.now)
+		if err == nil && !slices.ContainsFunc(a.needs, func(n membership.Need) bool { return n.As == need.As }) {
+			a.needs = append(a.needs, need)
+		}
+	}
+}
+
+func (w *world) report(table *membership.Table, node string) {
+	a := w.actions[node]
+	for _, need := range a.needs {
+		if applied, ok := a.applied[need.As]; ok {
+			h := membership.Holder{Revision: applied, Node: node, Action: "reload", As: need.As}
+			table.Report(need, h, w.reports(), w.now)
+		}
+	}
+}
+
+// turn does what a controller does after it received something.
+func (w *world) turn() {
+	w.table.Recover(w.inv.Snapshot(), w.reports(), w.now)
+	for _, c := range w.table.Publish(7, w.inv.Snapshot(), w.now) {
+		w.hashes = append(w.hashes, c.Role.Current().Revision.Hash)
+	}
+}
+
+func (w *world) pass(d time.Duration) {
+	w.now = w.now.Add(d)
+	w.receive(inventory.Received{Canary: true})
+	w.turn()
+}
+
+// drop forgets the roles that are of no use.
+func (w *world) drop() {
+	needed := map[*membership.Role]bool{}
+	for _, a := range w.actions {
+		for _, need := range a.needs {
+			needed[need.Role] = true
+		}
+	}
+	w.table.Drop(needed)
+}
+
+// with is this world with another configuration. The two share the inventory.
+func (w *world) with(cfg membership.Config) (*world, error) {
+	next := &world{cfg: cfg, inv: w.inv, actions: map[string]*action{}, now: w.now}
+	for node, a := range w.actions {
+		next.actions[node] = &action{dependsOn: a.dependsOn, applied: a.applied}
+	}
+	var err error
+	next.table, err = w.table.With(cfg, w.inv.Snapshot(), w.now, func(table *membership.Table) {
+		for _, do := range []func(*membership.Table, string){next.resolve, next.report} {
+			for _, node := range slices.Sorted(maps.Keys(next.actions)) {
+				do(table, node)
+			}
+		}
+	})
+	return next, err
+}
+
+// step is something that happens. It does the same in every world that is alike.
+type step func(*world)
+
+// drawHeartbeat is a heartbeat of a node with its facts, and with the revisions that its action has applied.
+func drawHeartbeat(t *rapid.T, name string) step {
+	facts := inventory.Facts{
+		"role": draw(t, name+" role", "web", "web", "db", "lb"), "env": draw(t, name+" env", "prod", "test"),
+		"port": draw(t, name+" port", "1", "2"),
+	}
+	dependsOn := draw(t, name+" depends_on", nil, []string{"web"}, []string{"web same=env"}, []string{"web", "db"})
+	applied := map[string]string{}
+	for _, as := range []string{"web", "db", "env=prod"} {
+		applied[as] = draw(t, name+" applied "+as, as, "web where env=prod", "other")
+	}
+	ready := draw(t, name+" ready", true, true, true, false)
+	leaving := draw(t, name+" leaving", false, false, false, true)
+	return func(w *world) {
+		a := &action{dependsOn: dependsOn, applied: map[string]kick.Revision{}}
+		for as, role := range applied {
+			if r := w.table.Role(role); r != nil && r.Current().Revision.Hash != "" {
+				a.applied[as] = r.Current().Revision
+			}
+		}
+		w.heartbeat(inventory.Beat{Node: name, Ready: ready, Leaving: leaving}, facts, a)
+	}
+}
+
+func (w *world) heartbeat(b inventory.Beat, facts inventory.Facts, a *action) {
+	b.Instance, b.Boot, b.Conn, b.Facts, b.NextIn = "m", "b", w.conn(b.Node), facts.Digest(), 1000
+	w.reported[b.Node] = a
+	w.receive(inventory.Received{Facts: &inventory.FactsMessage{Node: b.Node, Instance: "m", Boot: "b", Facts: facts}})
+	w.receive(inventory.Received{Beat: &b})
+}
+
+func (w *world) conn(node string) inventory.Conn {
+	return inventory.Conn{Server: node, Client: w.conns[node]}
+}
+
+func disconnect(name string) step {
+	return func(w *world) {
+		w.receive(inventory.Received{Disconnect: &inventory.Disconnect{Conn: w.conn(name)}})
+		w.conns[name]++
+	}
+}
+
+// live draws some time in which things happen.
+func (w *world) live(t *rapid.T) {
+	for range draw(t, "steps", 1, 2, 4) {
+		for i := range 6 {
+			name := fmt.Sprint("n", i)
+			switch draw(t, name, "reports", "reports", "dies", "nothing") {
+			case "reports":
+				drawHeartbeat(t, name)(w)
+			case "dies":
+				disconnect(name)(w)
+			}
+		}
+		w.pass(draw(t, "time", 500*time.Millisecond, 5*time.Second, time.Minute))
+	}
+}
+
+// begin is a world after some time.
+func begin(t *rapid.T) *world {
+	w := newWorld(t, drawConfig(t, "before"))
+	drawHeartbeat(t, "n0")(w)
+	w.pass(10 * time.Second)
+	w.live(t)
+	return w
+}
+
+func TestRolesOfAnotherConfigurationAgreeWithTheNodes(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		before := begin(t)
+		w, err := before.with(drawConfig(t, "after"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.turn()
+		for _, r := range w.table.Roles() {
+			selector, err := query.Parse(r.Selector())
+			if err != nil {
+				t.Fatal(err)
+			}
+			var want, missing []string
+			for n := range w.inv.Snapshot().All() {
+				if n.Eligible() && selector.Matches(n.Facts) {
+					want = append(want, n.Name)
+				}
+			}
+			if diff := cmp.Diff(want, r.Members()); diff != "" {
+				t.Fatalf("members of %s (-want +got):\n%s", r.Name, diff)
+			}
+			for i := range 6 {
+				if name := fmt.Sprint("n", i); r.Missing(name) {
+					missing = append(missing, name)
+				}
+			}
+			if got := strings.Fields(members(r)); r.Open() && !w.cfg.Shadow && len(got) != len(want)+len(missing) {
+				t.Fatalf("%s was published with %q, want %q and the missing %q", r.Name, got, want, missing)
+			}
+		}
+		for node, a := range w.actions {
+			for _, need := range a.needs {
+				if w.table.Role(need.Role.Name) != need.Role {
+					t.Fatalf("%s depends on a role %s that is not in the table", node, need.Role.Name)
+				}
+			}
+		}
+	})
+}
+
+func TestRolesUnderTheSameConfigurationAreTheSame(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := begin(t)
+		w.pass(2 * pause)
+		w.pass(time.Minute)
+		w.drop()
+		w.now = w.now.Add(1) // a loss of this very moment would not wait for others in the copy
+		next, err := w.with(w.cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.turn()
+		next.turn()
+		if diff := membership.Difference(w.table, next.table); diff != "" {
+			t.Fatalf("table (-before +after):\n%s", diff)
+		}
+	})
+}
+
+func drawKind(t *rapid.T) string {
+	return draw(t, "kind", "heartbeat", "disconnect", "crowd", "crowd", "crash", "crash", "time", "foreign", "foreign", "answer", "order",
+		"probe", "since", "since")
+}
+
+// drawStep is something that happens to some nodes, an order, a report of another controller's revision, or time.
+func drawStep(t *rapid.T, kind string) step {
+	n := rapid.IntRange(0, 9).Draw(t, "node")
+	node := fmt.Sprint("n", n)
+	old := []kick.Member{{Node: "old1"}, {Node: "old2"}}[:draw(t, "old", 1, 2, 2, 2)]
+	d := draw(t, "time", 100*time.Millisecond, 600*time.Millisecond, 2*time.Second, 3*time.Second, 20*time.Second)
+	switch kind {
+	case "heartbeat":
+		return drawHeartbeat(t, node)
+	case "disconnect":
+		return disconnect(node)
+	case "crowd":
+		return func(w *world) {
+			for i := range 30 {
+				w.heartbeat(inventory.Beat{Node: fmt.Sprint("web", i), Ready: true}, inventory.Facts{"role": "web"}, &action{})
+			}
+		}
+	case "crash":
+		crashed, d := draw(t, "crashed", 1, 1, 3), draw(t, "gone after", 2*time.Second, 3*time.Second)
+		return func(w *world) {
+			for i := range crashed {
+				disconnect(fmt.Sprint("web", n+i))(w)
+			}
+			w.pass(d)
+			w.pass(pause)
+		}
+	case "foreign":
+		return func(w *world) {
+			need, err := w.table.Resolve("web", nil, w.inv.Snapshot(), w.now)
+			if err != nil {
+				panic(err)
+			}
+			for i := range 4 {
+				h := membership.Holder{Node: fmt.Sprint("lb", n+i), Action: "reload", As: "web"}
+				h.Revision = kick.Revision{Epoch: 8, N: int64(len(old)), Hash: kick.Hash(old)}
+				w.table.Report(need, h, w.reports(), w.now)
+			}
+		}
+	case "answer":
+		return func(w *world) { w.table.Answer("web", kick.Hash(old), old) }
+	case "order":
+		expects := draw(t, "expects", true, false)
+		return func(w *world) {
+			for _, r := range w.table.Roles() {
+				if expects {
+					w.table.ExpectLoss(r, 50, w.now.Add(d))
+				} else {
+					_, _ = w.table.AcceptLoss(r, w.now) // an error means that nothing is held
+				}
+			}
+		}
+	case "probe":
+		return func(w *world) {
+			w.pass(3 * time.Minute)
+			for _, p := range w.table.Probes(w.now) {
+				w.table.Probed(p, false, node, w.now)
+			}
+		}
+	case "since":
+		return func(w *world) {
+			for _, r := range w.table.Roles() {
+				for _, hash := range w.hashes {
+					r.Since(hash)
+				}
+			}
+		}
+	}
+	return func(w *world) { w.pass(d) }
+}
+
+func TestWithSharesNothingThatChanges(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		before, after := drawConfig(t, "before"), drawConfig(t, "after")
+		var history []step
+		for range rapid.IntRange(1, 40).Draw(t, "steps before") {
+			history = append(history, drawStep(t, drawKind(t)))
+		}
+		replay := func() *world {
+			w := newWorld(t, before)
+			for _, s := range history {
+				s(w)
+			}
+			return w
+		}
+		copyOf := func(w *world) *world {
+			next, err := w.with(after)
+			if err != nil {
+				t.Fatal(err)
+			}
+			copied := replay() // for an inventory of its own
+			copied.table, copied.actions, copied.cfg = next.table, next.actions, after
+			return copied
+		}
+		original := replay()
+		original.table.Spare()
+		copied, lone := copyOf(original), copyOf(replay()) // nothing happens to the original of lone
+		pairs := [][2]*world{{original, replay()}, {copied, lone}}
+		for range rapid.IntRange(1, 40).Draw(t, "steps after") {
+			kind := drawKind(t)
+			for _, pair := range pairs { // the same kind at the same time, to meet in what they might share
+				if s := drawStep(t, kind); rapid.IntRange(0, 3).Draw(t, "happens") > 0 {
+					s(pair[0])
+					s(pair[1])
+				}
+			}
+		}
+		for i, pair := range pairs {
+			if diff := membership.Difference(pair[1].table, pair[0].table); diff != "" {
+				t.Fatalf("%s (-alone +got):\n%s", []string{"original", "copy"}[i], diff)
+			}
+		}
+	})
+}
