@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/hashicorp/go-memdb"
+	iradix "github.com/hashicorp/go-immutable-radix/v2"
 )
 
 // Life is where a node is between its first heartbeat and its last.
@@ -79,7 +79,7 @@ func (c *Conflict) Error() string {
 // Inventory is the nodes that are not gone. It belongs to one goroutine, which applies what Listen receives. It decides
 // by canary time.
 type Inventory struct {
-	db           *memdb.MemDB
+	nodes        *iradix.Tree[*Node] // by name
 	leases       *leases
 	byConn       map[Conn]string
 	deadlines    map[string]time.Time  // by node: its deadline
@@ -94,16 +94,8 @@ type Inventory struct {
 
 // New returns an empty inventory.
 func New() *Inventory {
-	db, err := memdb.NewMemDB(&memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
-		"node": {Name: "node", Indexes: map[string]*memdb.IndexSchema{
-			"id": {Name: "id", Unique: true, Indexer: &memdb.StringFieldIndex{Field: "Name"}},
-		}},
-	}})
-	if err != nil {
-		panic(err) // the schema is constant
-	}
 	return &Inventory{
-		db:           db,
+		nodes:        iradix.New[*Node](),
 		leases:       &leases{byNode: map[string]*lease{}},
 		byConn:       map[Conn]string{},
 		deadlines:    map[string]time.Time{},
@@ -142,7 +134,7 @@ func (inv *Inventory) applyBeat(r Received) ([]Change, error) {
 	if late && !announcesStop(b, before) {
 		return nil, nil
 	}
-	if before == nil && inv.leases.len() >= maxNodes {
+	if before == nil && inv.Len() >= maxNodes {
 		return nil, fmt.Errorf("heartbeat of %s: there are %d nodes already, no more are accepted", b.Node, maxNodes)
 	}
 	if before != nil {
@@ -374,7 +366,7 @@ func (inv *Inventory) NewSuspects() []string {
 }
 
 // Len is the number of nodes.
-func (inv *Inventory) Len() int { return inv.leases.len() }
+func (inv *Inventory) Len() int { return inv.nodes.Len() }
 
 // put stores a node in place of its former state.
 func (inv *Inventory) put(n *Node) {
@@ -383,19 +375,11 @@ func (inv *Inventory) put(n *Node) {
 	} else {
 		inv.deadlines[n.Name] = n.deadline
 	}
-	txn := inv.db.Txn(true)
-	if err := txn.Insert("node", n); err != nil {
-		panic(err) // the row fits the schema
-	}
-	txn.Commit()
+	inv.nodes, _, _ = inv.nodes.Insert([]byte(n.Name), n)
 }
 
 func (inv *Inventory) remove(n *Node, why string) Change {
-	txn := inv.db.Txn(true)
-	if err := txn.Delete("node", n); err != nil {
-		panic(err) // the row was read a moment ago, and there is one writer
-	}
-	txn.Commit()
+	inv.nodes, _, _ = inv.nodes.Delete([]byte(n.Name))
 	inv.leases.remove(n.Name)
 	delete(inv.deadlines, n.Name)
 	delete(inv.missingFacts, n.Name)
@@ -410,35 +394,23 @@ func (inv *Inventory) releaseConn(n *Node) {
 	}
 }
 
-func (inv *Inventory) node(name string) *Node { return (&Snapshot{inv.db}).Node(name) }
+func (inv *Inventory) node(name string) *Node { return inv.Snapshot().Node(name) }
 
 // Snapshot returns the nodes as they are now.
-func (inv *Inventory) Snapshot() *Snapshot { return &Snapshot{inv.db.Snapshot()} }
+func (inv *Inventory) Snapshot() *Snapshot { return &Snapshot{inv.nodes} }
 
 // Snapshot is the nodes at one moment. It never changes, and any goroutine may read it.
-type Snapshot struct{ db *memdb.MemDB }
+type Snapshot struct{ nodes *iradix.Tree[*Node] }
 
 // Node returns the node of that name, or nil.
 func (s *Snapshot) Node(name string) *Node {
-	row, err := s.db.Txn(false).First("node", "id", name)
-	if err != nil {
-		panic(err) // table and index are constant
-	}
-	n, _ := row.(*Node)
+	n, _ := s.nodes.Get([]byte(name))
 	return n
 }
 
 // All yields every node, sorted by name.
 func (s *Snapshot) All() iter.Seq[*Node] {
 	return func(yield func(*Node) bool) {
-		rows, err := s.db.Txn(false).Get("node", "id_prefix", "")
-		if err != nil {
-			panic(err) // table and index are constant
-		}
-		for row := rows.Next(); row != nil; row = rows.Next() {
-			if !yield(row.(*Node)) {
-				return
-			}
-		}
+		s.nodes.Root().Walk(func(_ []byte, n *Node) bool { return !yield(n) })
 	}
 }

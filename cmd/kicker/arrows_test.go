@@ -35,7 +35,7 @@ var owners = []struct {
 }{
 	{"github.com/spf13/viper", []string{"config"}, "everyone else is handed a Config"},
 	{"github.com/spf13/cobra", []string{"cmd/kicker"}, "what is behind a command can be used without one"},
-	{"github.com/hashicorp/go-memdb", []string{"inventory"}, "no transaction leaves the inventory"},
+	{"github.com/hashicorp/go-immutable-radix/v2", []string{"inventory"}, "only the inventory changes the tree of nodes"},
 	{"github.com/nats-io/nats-server/v2", []string{"controller/bus"}, "only the bus knows whether the broker is embedded"},
 	{"github.com/nats-io/nats.go", []string{"controller/bus", "inventory", "kick", "cmd/kicker"}, "the controller is given functions to send with"},
 	{"github.com/prometheus/client_golang", []string{"controller/web"}, "metrics are computed from a view, when they are asked for"},
