@@ -29,13 +29,15 @@ func FuzzApply(f *testing.F) {
 			if CheckName(n.Name) != nil || n.Instance == "" || n.Boot == "" {
 				t.Errorf("an invalid message became %+v", n)
 			}
-			if !n.deadline.IsZero() && n.deadline.Sub(h.now) > MaxRestart {
-				t.Errorf("the deadline of %s is %s", n.Name, n.deadline)
+		}
+		for name, deadline := range h.deadlines() {
+			if deadline.Sub(h.now) > MaxRestart {
+				t.Errorf("the deadline of %s is %s", name, deadline)
 			}
 		}
 		h.after(5 * time.Minute)
 		h.canary()
-		if count(h.Snapshot())+h.leases.len()+len(h.byConn)+len(h.deadlines)+len(h.missingFacts)+len(h.earlyFacts) != 0 {
+		if count(h.Snapshot())+len(h.leases.byNode)+len(h.byConn)+len(h.missingFacts)+len(h.earlyFacts) != 0 {
 			t.Errorf("entries are left after %q, %q", first, second)
 		}
 	})

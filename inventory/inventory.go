@@ -50,11 +50,9 @@ type Node struct {
 	Facts    Facts           `json:"facts"`               // nil: not known yet
 	Kick     json.RawMessage `json:"kick,omitempty"`      // see Beat.Kick
 
-	conn      Conn
-	digest    string    // of the facts that it announces; Facts may be older
-	deadline  time.Time // after a disconnect or while Restarting: it is gone when canary time reaches this; zero: none
-	suspicion string    // why it is Suspect
-	oldBoots  []string  // boots of this instance before Boot, newest last
+	conn     Conn
+	digest   string   // of the facts that it announces; Facts may be older
+	oldBoots []string // boots of this instance before Boot, newest last
 }
 
 // Eligible reports whether the node is a member of the roles that its facts match.
@@ -82,11 +80,10 @@ type Inventory struct {
 	nodes        *iradix.Tree[*Node] // by name
 	leases       *leases
 	byConn       map[Conn]string
-	deadlines    map[string]time.Time  // by node: its deadline
-	disconnected map[Conn]time.Time    // when each connection closed: heartbeats over it may still arrive
-	earlyFacts   map[string]earlyFacts // by node: facts that arrived before the heartbeat that announces them
-	missingFacts map[string]time.Time  // by node: when facts that are not known were last requested
-	newSuspects  []string              // by silence; to be asked for a heartbeat
+	disconnected map[Conn]time.Time   // when each connection closed: heartbeats over it may still arrive
+	earlyFacts   map[string]Received  // by node: facts that arrived before the heartbeat that announces them
+	missingFacts map[string]time.Time // by node: when facts that are not known were last requested
+	newSuspects  []string             // by silence; to be asked for a heartbeat
 
 	// GoneAfter is the silence after which a node is gone. Set it before the first Apply.
 	GoneAfter func(*Node) time.Duration
@@ -98,9 +95,8 @@ func New() *Inventory {
 		nodes:        iradix.New[*Node](),
 		leases:       &leases{byNode: map[string]*lease{}},
 		byConn:       map[Conn]string{},
-		deadlines:    map[string]time.Time{},
 		disconnected: map[Conn]time.Time{},
-		earlyFacts:   map[string]earlyFacts{},
+		earlyFacts:   map[string]Received{},
 		missingFacts: map[string]time.Time{},
 		GoneAfter:    func(*Node) time.Duration { return DefaultGoneAfter },
 	}
@@ -109,19 +105,22 @@ func New() *Inventory {
 // Apply applies one thing that was received, and returns what it changed. On an error, such as a *Conflict, nothing
 // changed.
 func (inv *Inventory) Apply(r Received) ([]Change, error) {
+	inv.leases.mu.Lock()
+	defer inv.leases.mu.Unlock()
 	switch {
 	case r.Invalid != nil:
 		return nil, r.Invalid
 	case r.Beat != nil:
 		return inv.applyBeat(r)
 	case r.Facts != nil:
-		return inv.applyFacts(*r.Facts, r.At)
+		return inv.applyFacts(r)
 	case r.Disconnect != nil:
 		return inv.applyDisconnect(*r.Disconnect, r.At), nil
 	case r.Canary:
 		return inv.applyCanary(r.At), nil
 	case r.Missed != "":
-		inv.leases.noteMissed(r.At)
+		inv.leases.missed = r.At
+		inv.leases.unreported = inv.leases.countUnreported()
 		inv.renewAll(r.At)
 	}
 	return nil, nil
@@ -148,8 +147,14 @@ func (inv *Inventory) applyBeat(r Received) ([]Change, error) {
 	}
 	after, why := successor(before, b, r.At)
 	inv.attachFacts(after, before)
+	held := &lease{beat: r.raw, received: r.At, next: time.Duration(b.NextIn) * time.Millisecond}
+	if after.Life == Restarting {
+		within := min(b.RestartWithin, MaxRestart.Milliseconds())
+		held.deadline = r.At.Add(time.Duration(within) * time.Millisecond)
+		held.overdue = fmt.Sprintf("its agent stopped and was not back within %gm", MaxRestart.Minutes())
+	}
+	inv.leases.byNode[b.Node] = held
 	inv.byConn[b.Conn] = b.Node
-	inv.leases.replace(b.Node, r.raw, r.At, time.Duration(b.NextIn)*time.Millisecond)
 	inv.put(after)
 	changes := []Change{{Before: before, After: after, Why: why}}
 	if late { // as if it had arrived before the disconnect
@@ -168,7 +173,7 @@ func announcesStop(b *Beat, n *Node) bool {
 func (inv *Inventory) conflict(n *Node, b *Beat, at time.Time) error {
 	switch {
 	case n.Instance != b.Instance:
-		if n.Life == Alive && !inv.leases.late(n.Name) {
+		if _, late := inv.leases.silence(inv.leases.byNode[n.Name]); n.Life == Alive && !late {
 			return &Conflict{n.Name, n.Instance, b.Instance}
 		}
 	case slices.Contains(n.oldBoots, b.Boot) && at.Sub(n.Joined) > cloneAfter:
@@ -201,8 +206,7 @@ func successor(before *Node, b *Beat, at time.Time) (n *Node, why string) {
 	case b.Leaving:
 		n.Life, why = Left, "left"
 	case b.RestartWithin > 0:
-		within := min(b.RestartWithin, MaxRestart.Milliseconds())
-		n.Life, n.deadline = Restarting, at.Add(time.Duration(within)*time.Millisecond)
+		n.Life = Restarting
 	}
 	if before != nil && before.Life == n.Life && before.Boot == n.Boot {
 		n.Since = before.Since
@@ -212,12 +216,12 @@ func successor(before *Node, b *Beat, at time.Time) (n *Node, why string) {
 
 // attachFacts gives a node the facts that it announces if they are known, and else notes that they are missing.
 func (inv *Inventory) attachFacts(n, before *Node) {
-	early, ok := inv.earlyFacts[n.Name]
+	early := inv.earlyFacts[n.Name].Facts
 	switch {
 	case before != nil && before.Facts != nil && before.Instance == n.Instance && before.Facts.Digest() == n.digest:
 		n.Facts = before.Facts
 		delete(inv.missingFacts, n.Name)
-	case ok && early.Instance == n.Instance && early.Boot == n.Boot && early.Facts.Digest() == n.digest:
+	case early != nil && n.announces(early):
 		n.Facts = early.Facts
 		delete(inv.earlyFacts, n.Name)
 		delete(inv.missingFacts, n.Name)
@@ -228,19 +232,19 @@ func (inv *Inventory) attachFacts(n, before *Node) {
 	}
 }
 
-// earlyFacts are facts that arrived before the heartbeat that announces them.
-type earlyFacts struct {
-	FactsMessage
-	at time.Time
+// announces reports whether facts are those that a node announces.
+func (n *Node) announces(m *FactsMessage) bool {
+	return n.Instance == m.Instance && n.Boot == m.Boot && n.digest == m.Facts.Digest()
 }
 
-func (inv *Inventory) applyFacts(m FactsMessage, at time.Time) ([]Change, error) {
+func (inv *Inventory) applyFacts(r Received) ([]Change, error) {
+	m := r.Facts
 	before := inv.node(m.Node)
-	if before == nil || before.Instance != m.Instance || before.Boot != m.Boot || before.digest != m.Facts.Digest() {
+	if before == nil || !before.announces(m) {
 		if _, known := inv.earlyFacts[m.Node]; !known && len(inv.earlyFacts) >= maxEarlyFacts {
 			return nil, fmt.Errorf("facts of %s: %d nodes sent facts and no heartbeat already", m.Node, maxEarlyFacts)
 		}
-		inv.earlyFacts[m.Node] = earlyFacts{m, at}
+		inv.earlyFacts[m.Node] = r
 		return nil, nil
 	}
 	delete(inv.missingFacts, m.Node)
@@ -262,20 +266,24 @@ func (inv *Inventory) applyDisconnect(d Disconnect, at time.Time) []Change {
 	case Left:
 		return []Change{inv.remove(n, "its agent stopped")}
 	case Alive, Suspect:
-		return []Change{inv.suspect(n, at, fmt.Sprintf("its connection closed (%s)", d.Why), at.Add(DisconnectGrace))}
+		why := fmt.Sprintf("its connection closed (%s)", d.Why)
+		held := inv.leases.byNode[name]
+		held.deadline = at.Add(DisconnectGrace)
+		held.overdue = fmt.Sprintf("%s and it did not reconnect within %gs", why, DisconnectGrace.Seconds())
+		return []Change{inv.suspect(n, at, why)}
 	}
 	return nil
 }
 
-// suspect makes a node Suspect until its next heartbeat. It is gone at deadline; if that is zero, after its silence.
-func (inv *Inventory) suspect(n *Node, at time.Time, why string, deadline time.Time) Change {
+// suspect makes a node Suspect until its next heartbeat.
+func (inv *Inventory) suspect(n *Node, at time.Time, why string) Change {
 	after := *n
-	after.Life, after.suspicion, after.deadline = Suspect, why, deadline
+	after.Life = Suspect
 	if n.Life != Suspect {
 		after.Since = at
 	}
 	inv.put(&after)
-	inv.leases.forgetBeat(n.Name) // its next heartbeat changes it even if it repeats the last one
+	inv.leases.byNode[n.Name].beat = nil // its next heartbeat changes it even if it repeats the last one
 	return Change{Before: n, After: &after, Why: why}
 }
 
@@ -284,29 +292,24 @@ func (inv *Inventory) applyCanary(canary time.Time) []Change {
 	if inv.leases.reconnecting(canary) {
 		inv.renewAll(canary)
 	}
+	inv.leases.canary = canary
 	var changes []Change
-	for name, deadline := range inv.deadlines {
-		if canary.Before(deadline) {
-			continue
-		}
-		n := inv.node(name)
-		why := fmt.Sprintf("its agent stopped and was not back within %gm", MaxRestart.Minutes())
-		if n.Life == Suspect {
-			why = fmt.Sprintf("%s and it did not reconnect within %gs", n.suspicion, DisconnectGrace.Seconds())
-		}
-		changes = append(changes, inv.remove(n, why))
-	}
-	for _, s := range inv.leases.silentNodes(canary) {
-		n := inv.node(s.name)
-		if !n.deadline.IsZero() {
-			continue
-		}
-		why := fmt.Sprintf("silent for %.1fs", s.silence.Seconds())
-		if s.silence >= max(s.atLeast, inv.GoneAfter(n)) {
-			changes = append(changes, inv.remove(n, why))
-		} else if n.Life == Alive {
-			changes = append(changes, inv.suspect(n, canary, why, time.Time{}))
-			inv.newSuspects = append(inv.newSuspects, n.Name)
+	for name, held := range inv.leases.byNode {
+		silence, late := inv.leases.silence(held)
+		switch {
+		case !held.deadline.IsZero():
+			if !canary.Before(held.deadline) {
+				changes = append(changes, inv.remove(inv.node(name), held.overdue))
+			}
+		case late:
+			n := inv.node(name)
+			why := fmt.Sprintf("silent for %.1fs", silence.Seconds())
+			if silence >= max(held.next*7/2, inv.GoneAfter(n)) {
+				changes = append(changes, inv.remove(n, why))
+			} else if n.Life == Alive {
+				changes = append(changes, inv.suspect(n, canary, why))
+				inv.newSuspects = append(inv.newSuspects, name)
+			}
 		}
 	}
 	for conn, at := range inv.disconnected {
@@ -315,7 +318,7 @@ func (inv *Inventory) applyCanary(canary time.Time) []Change {
 		}
 	}
 	for name, facts := range inv.earlyFacts {
-		if canary.Sub(facts.at) > requestAgain {
+		if canary.Sub(facts.At) > requestAgain {
 			delete(inv.earlyFacts, name) // its heartbeat should have followed at once; facts can be requested
 		}
 	}
@@ -325,13 +328,14 @@ func (inv *Inventory) applyCanary(canary time.Time) []Change {
 
 // renewAll gives every node its full time again: silence until now proves nothing.
 func (inv *Inventory) renewAll(at time.Time) {
-	inv.leases.renewAll(at)
-	for name := range inv.deadlines {
-		n := *inv.node(name)
-		if deadline := at.Add(max(DisconnectGrace, inv.GoneAfter(&n))); deadline.After(n.deadline) {
-			n.deadline = deadline
+	inv.leases.canary, inv.leases.renewed = at, at
+	for name, held := range inv.leases.byNode {
+		if held.deadline.IsZero() {
+			continue
 		}
-		inv.put(&n)
+		if full := at.Add(max(DisconnectGrace, inv.GoneAfter(inv.node(name)))); full.After(held.deadline) {
+			held.deadline = full
+		}
 	}
 }
 
@@ -370,18 +374,12 @@ func (inv *Inventory) Len() int { return inv.nodes.Len() }
 
 // put stores a node in place of its former state.
 func (inv *Inventory) put(n *Node) {
-	if n.deadline.IsZero() {
-		delete(inv.deadlines, n.Name)
-	} else {
-		inv.deadlines[n.Name] = n.deadline
-	}
 	inv.nodes, _, _ = inv.nodes.Insert([]byte(n.Name), n)
 }
 
 func (inv *Inventory) remove(n *Node, why string) Change {
 	inv.nodes, _, _ = inv.nodes.Delete([]byte(n.Name))
-	inv.leases.remove(n.Name)
-	delete(inv.deadlines, n.Name)
+	delete(inv.leases.byNode, n.Name)
 	delete(inv.missingFacts, n.Name)
 	inv.releaseConn(n)
 	return Change{Before: n, Why: why}

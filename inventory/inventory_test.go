@@ -76,6 +76,17 @@ func (h *timeline) facts(b Beat, f Facts) {
 	h.apply(Received{Facts: &FactsMessage{V: Version, Node: b.Node, Instance: b.Instance, Boot: b.Boot, Facts: f}})
 }
 
+// deadlines are those of the nodes that have one.
+func (h *timeline) deadlines() map[string]time.Time {
+	deadlines := map[string]time.Time{}
+	for name, held := range h.leases.byNode {
+		if !held.deadline.IsZero() {
+			deadlines[name] = held.deadline
+		}
+	}
+	return deadlines
+}
+
 func count(s *Snapshot) int { return len(slices.Collect(s.All())) }
 
 // life is the life of web1, "" if it is gone.
@@ -871,9 +882,9 @@ func TestInventoryAgreesWithItsModel(t *testing.T) {
 		m.drawCanary()
 		m.check()
 		for what, n := range map[string]int{
-			"nodes": count(m.Snapshot()), "leases": m.leases.len(), "byConn": len(m.byConn),
-			"deadlines": len(m.deadlines), "disconnected": len(m.Inventory.disconnected),
-			"earlyFacts": len(m.earlyFacts), "missingFacts": len(m.missingFacts),
+			"nodes": count(m.Snapshot()), "leases": len(m.leases.byNode), "byConn": len(m.byConn),
+			"disconnected": len(m.Inventory.disconnected),
+			"earlyFacts":   len(m.earlyFacts), "missingFacts": len(m.missingFacts),
 		} {
 			if n != 0 {
 				t.Errorf("%s: %d are left when all nodes are gone", what, n)
@@ -1198,10 +1209,10 @@ func (m *model) check() {
 	if diff := cmp.Diff(want, got); diff != "" {
 		m.t.Fatalf("the nodes: want -, have +:\n%s", diff)
 	}
-	if len(got) != m.leases.len() {
-		m.t.Fatalf("%d nodes, %d leases", len(got), m.leases.len())
+	if len(got) != len(m.leases.byNode) {
+		m.t.Fatalf("%d nodes, %d leases", len(got), len(m.leases.byNode))
 	}
-	if diff := cmp.Diff(deadlines, m.deadlines); diff != "" {
+	if diff := cmp.Diff(deadlines, m.deadlines()); diff != "" {
 		m.t.Fatalf("deadlines: want -, have +:\n%s", diff)
 	}
 	for conn, name := range m.byConn {
@@ -1252,7 +1263,7 @@ func TestEndlessChurnLeavesNoEntries(t *testing.T) {
 	}
 	h.after(2 * time.Minute)
 	h.canary()
-	n := count(h.Snapshot()) + h.leases.len() + len(h.byConn) + len(h.deadlines) + len(h.disconnected)
+	n := count(h.Snapshot()) + len(h.leases.byNode) + len(h.byConn) + len(h.disconnected)
 	if n += len(h.earlyFacts) + len(h.missingFacts); n != 0 {
 		t.Errorf("%d entries are left", n)
 	}
