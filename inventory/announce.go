@@ -313,7 +313,7 @@ func (s *session) receiveBeacon(data []byte) error {
 		return nil // a question to controllers
 	}
 	if s.OnBeacon != nil {
-		s.OnBeacon(b)
+		s.OnBeacon(*b)
 	}
 	if b.Epoch < s.epoch {
 		return fmt.Errorf("beacon: epoch %d is lower than %d", b.Epoch, s.epoch)

@@ -633,7 +633,7 @@ func (m message) beat(t *testing.T) Beat {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return b
+	return *b
 }
 
 func spyOn(t *testing.T, b *bus) *spy {

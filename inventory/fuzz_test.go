@@ -17,10 +17,10 @@ func FuzzApply(f *testing.F) {
 		h := newTimeline(t)
 		for _, data := range [][]byte{first, second} {
 			if b, err := decodeBeat("web1", data); err == nil {
-				_, _ = h.beat(b) // may be rejected
+				_, _ = h.beat(*b) // may be rejected
 			}
 			if m, err := decodeFacts("web1", data); err == nil {
-				_, _ = h.Apply(Received{At: h.now, Facts: &m})
+				_, _ = h.Apply(Received{At: h.now, Facts: m})
 			}
 			h.after(time.Second)
 			h.canary()

@@ -115,21 +115,15 @@ func (l *listener) receive(m *nats.Msg, now time.Time) (Received, bool) {
 	case isBeat && strings.HasPrefix(node, "_"):
 		return l.receiveCanary(node, now)
 	case isBeat:
-		var b Beat
-		if b, r.Invalid = decodeBeat(node, m.Data); r.Invalid == nil {
+		r.Beat, r.Invalid = decodeBeat(node, m.Data)
+		r.Reply, r.raw = m.Reply, m.Data
+		if r.Beat != nil {
 			l.leases.forgetBeat(node) // until this one is applied, one like the last says something new too
-			r.Beat, r.Reply, r.raw = &b, m.Reply, m.Data
 		}
 	case m.Subject == l.beacon:
-		var b Beacon
-		if b, r.Invalid = decodeBeacon(m.Data); r.Invalid == nil {
-			r.Beacon = &b
-		}
+		r.Beacon, r.Invalid = decodeBeacon(m.Data)
 	default:
-		var f FactsMessage
-		if f, r.Invalid = decodeFacts(strings.TrimPrefix(m.Subject, l.facts), m.Data); r.Invalid == nil {
-			r.Facts = &f
-		}
+		r.Facts, r.Invalid = decodeFacts(strings.TrimPrefix(m.Subject, l.facts), m.Data)
 	}
 	return r, true
 }

@@ -161,7 +161,7 @@ func decode(node string, data []byte, limit int, message any, v *int) error {
 }
 
 // decodeBeat decodes a heartbeat, on the subject of node.
-func decodeBeat(node string, data []byte) (Beat, error) {
+func decodeBeat(node string, data []byte) (*Beat, error) {
 	var b Beat
 	err := decode(node, data, maxMessage, &b, &b.V)
 	if err == nil {
@@ -170,39 +170,37 @@ func decodeBeat(node string, data []byte) (Beat, error) {
 	if err == nil && (b.NextIn <= 0 || b.NextIn > maxPace.Milliseconds() || b.RestartWithin < 0) {
 		err = fmt.Errorf("next_in_ms %d, restart_within_ms %d: out of range", b.NextIn, b.RestartWithin)
 	}
-	if err != nil {
-		return b, fmt.Errorf("heartbeat of %s: %w", node, err)
-	}
-	return b, nil
+	return valid("heartbeat of "+node, &b, err)
 }
 
 // decodeFacts decodes a facts message, on the subject of node.
-func decodeFacts(node string, data []byte) (FactsMessage, error) {
-	var m FactsMessage
+func decodeFacts(node string, data []byte) (*FactsMessage, error) {
+	m := FactsMessage{}
 	err := decode(node, data, maxFacts, &m, &m.V)
 	if err == nil {
 		err = checkSender(node, m.Node, m.Instance, m.Boot)
 	}
-	if err != nil {
-		return m, fmt.Errorf("facts of %s: %w", node, err)
-	}
 	if m.Facts == nil {
 		m.Facts = Facts{} // known to be none
 	}
-	return m, nil
+	return valid("facts of "+node, &m, err)
 }
 
-// decodeBeacon decodes a beacon.
-func decodeBeacon(data []byte) (Beacon, error) {
+func decodeBeacon(data []byte) (*Beacon, error) {
 	var b Beacon
 	err := decode("", data, maxMessage, &b, &b.V)
 	if err == nil && (b.ID == "" || b.Epoch < 0 || b.Epoch > maxEpoch) {
 		err = fmt.Errorf("id %.20q, epoch %d: out of range", b.ID, b.Epoch)
 	}
+	return valid("beacon", &b, err)
+}
+
+// valid returns a message, or why it is invalid.
+func valid[M any](what string, message *M, err error) (*M, error) {
 	if err != nil {
-		return b, fmt.Errorf("beacon: %w", err)
+		return nil, fmt.Errorf("%s: %w", what, err)
 	}
-	return b, nil
+	return message, nil
 }
 
 // checkSender checks what a message on the subject of node says about its sender.
