@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -84,11 +85,8 @@ func (a *Announcer) SetFacts(facts Facts) error {
 	return nil
 }
 
-// SetReady sets whether the node's service is ready, and why not.
+// SetReady sets whether the node's service is ready, or why not.
 func (a *Announcer) SetReady(ready bool, why string) {
-	if ready {
-		why = ""
-	}
 	a.change(func(c *content) { c.ready, c.checking, c.notReady = ready, false, why })
 }
 
@@ -98,9 +96,8 @@ func (a *Announcer) SetChecking(why string) {
 	a.change(func(c *content) { c.ready, c.checking, c.notReady = false, true, why })
 }
 
-// SetKick sets the status of the node's actions. It must be JSON.
+// SetKick sets the status of the node's actions, which must be JSON. It is not copied.
 func (a *Announcer) SetKick(status json.RawMessage) {
-	status = bytes.Clone(status)
 	a.change(func(c *content) { c.kick = status })
 }
 
@@ -127,14 +124,15 @@ func (a *Announcer) Run(ctx context.Context) error {
 	s := session{Announcer: a, schedule: newSchedule(time.Now(), defaultPace), pace: defaultPace}
 	defer s.probes.Wait()
 	s.in = make(chan *nats.Msg, 64) // more are dropped; what is asked of a node is asked again
-	defer s.unsubscribe()
 	cluster, node := a.identity.Cluster, a.identity.Node
 	for _, subject := range []string{
 		nodeSubject(cluster, node), leaveSubject(cluster, node), reportSubject(cluster), beaconSubject(cluster),
 	} {
-		if err := s.subscribe(subject); err != nil {
-			return fmt.Errorf("announce %s: %w", node, err)
+		sub, err := a.nc.ChanSubscribe(subject, s.in)
+		if err != nil {
+			return fmt.Errorf("announce %s: subscribe to %s: %w", node, subject, err)
 		}
+		defer func() { _ = sub.Unsubscribe() }() // fails only when the connection is closed
 	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -169,7 +167,6 @@ func (a *Announcer) Run(ctx context.Context) error {
 type session struct {
 	*Announcer
 	in     chan *nats.Msg // all messages, in the order of the wire
-	subs   []*nats.Subscription
 	probes sync.WaitGroup // in progress
 
 	schedule schedule
@@ -239,7 +236,7 @@ func (s *session) replyTo() string {
 	}
 	if s.inbox == "" {
 		inbox := s.nc.NewInbox()
-		if err := s.subscribe(inbox); err != nil {
+		if _, err := s.nc.ChanSubscribe(inbox, s.in); err != nil { // until the connection closes
 			s.log.Warn("no answer to leaving can be received", "node", s.identity.Node, "err", err)
 			return ""
 		}
@@ -250,12 +247,11 @@ func (s *session) replyTo() string {
 
 // stop sends the last heartbeat.
 func (s *session) stop() {
-	leave := s.LeaveOnStop != nil && s.LeaveOnStop()
+	if s.LeaveOnStop != nil && s.LeaveOnStop() {
+		s.Leave()
+	}
 	s.refresh(time.Now())
 	last := s.compose()
-	if leave {
-		last.Leaving = true
-	}
 	if !last.Leaving {
 		last.RestartWithin = MaxRestart.Milliseconds()
 	}
@@ -273,21 +269,6 @@ func (s *session) stop() {
 func (s *session) publish(subject, reply string, data []byte) {
 	if err := s.nc.PublishMsg(&nats.Msg{Subject: subject, Reply: reply, Data: data}); err != nil {
 		s.log.Warn("message not sent", "subject", subject, "err", err)
-	}
-}
-
-func (s *session) subscribe(subject string) error {
-	sub, err := s.nc.ChanSubscribe(subject, s.in)
-	if err != nil {
-		return fmt.Errorf("subscribe to %s: %w", subject, err)
-	}
-	s.subs = append(s.subs, sub)
-	return nil
-}
-
-func (s *session) unsubscribe() {
-	for _, sub := range s.subs {
-		_ = sub.Unsubscribe() // fails only when the connection is closed
 	}
 }
 
@@ -354,32 +335,30 @@ func (s *session) receiveLeaveStatus(data []byte) error {
 
 func (s *session) receiveOrder(m *nats.Msg) error {
 	var o Order
-	if err := decode("", m.Data, maxMessage, &o, &o.V); err != nil {
-		s.reply(m, LeaveStatus{V: Version, Rejected: err.Error()})
-		return err
-	}
-	switch o.Do {
-	case DoBeat:
+	err := decode("", m.Data, maxMessage, &o, &o.V)
+	switch {
+	case err != nil:
+	case o.Do == DoBeat:
 		s.schedule.request(time.Now())
-	case DoFacts:
+	case o.Do == DoFacts:
 		s.factsRequested = true
 		s.schedule.request(time.Now())
-	case DoProbe:
-		if len(o.Targets) > MaxTargets {
-			return fmt.Errorf("probe of %d targets, at most %d are allowed", len(o.Targets), MaxTargets)
-		}
+	case o.Do == DoProbe && len(o.Targets) > MaxTargets:
+		return fmt.Errorf("probe of %d targets, at most %d are allowed", len(o.Targets), MaxTargets)
+	case o.Do == DoProbe:
 		s.probes.Go(func() { s.reply(m, ProbeReply{V: Version, Reached: s.probe(o.Targets)}) })
-	case DoLeave:
+	case o.Do == DoLeave:
 		s.Leave()
 		status := s.leaveStatus
 		status.V = Version
 		s.reply(m, status)
 	default:
-		err := fmt.Errorf("unknown order %q", o.Do)
-		s.reply(m, LeaveStatus{V: Version, Rejected: err.Error()})
-		return err
+		err = fmt.Errorf("unknown order %q", o.Do)
 	}
-	return nil
+	if err != nil {
+		s.reply(m, LeaveStatus{V: Version, Rejected: err.Error()})
+	}
+	return err
 }
 
 // reply answers an order whose sender waits for an answer.
@@ -391,19 +370,17 @@ func (s *session) reply(m *nats.Msg, answer any) {
 
 // probe returns the targets that accept a connection. It connects to all at once.
 func (s *session) probe(targets []string) []string {
-	accepted := make([]bool, len(targets))
+	reached := append([]string{}, targets...) // never null in JSON
 	var tries sync.WaitGroup
 	for i, target := range targets {
-		tries.Go(func() { accepted[i] = s.Probe(target) })
+		tries.Go(func() {
+			if !s.Probe(target) {
+				reached[i] = ""
+			}
+		})
 	}
 	tries.Wait()
-	reached := []string{} // not null in JSON
-	for i, target := range targets {
-		if accepted[i] {
-			reached = append(reached, target)
-		}
-	}
-	return reached
+	return slices.DeleteFunc(reached, func(target string) bool { return target == "" })
 }
 
 func accepts(address string) bool {
