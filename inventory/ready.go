@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
-	"net/url"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -168,21 +167,17 @@ func parseTCP(address string) (func(context.Context) error, error) {
 }
 
 func parseHTTP(text string) (func(context.Context) error, error) {
-	u, err := url.Parse(text)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+	request, err := http.NewRequest(http.MethodGet, text, nil)
+	if err != nil || request.URL.Scheme != "http" && request.URL.Scheme != "https" || request.URL.Host == "" {
 		return nil, errors.New("want a URL such as http://localhost:8080/healthz")
 	}
+	request.Header.Set("User-Agent", "kicker")
 	client := &http.Client{
 		Transport:     &http.Transport{DisableKeepAlives: true}, // a kept connection proves nothing; no proxy
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	return func(ctx context.Context) error {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
-		if err != nil {
-			return err
-		}
-		request.Header.Set("User-Agent", "kicker")
-		response, err := client.Do(request)
+		response, err := client.Do(request.WithContext(ctx))
 		if err != nil {
 			return innermost(err)
 		}
@@ -266,11 +261,8 @@ func (t *tail) lastLine() string {
 // innermost returns the innermost cause. The errors around it name addresses, and the local one changes with each
 // check.
 func innermost(err error) error {
-	for {
-		inner := errors.Unwrap(err)
-		if inner == nil {
-			return err
-		}
+	for inner := err; inner != nil; inner = errors.Unwrap(inner) {
 		err = inner
 	}
+	return err
 }
