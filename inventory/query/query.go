@@ -51,16 +51,11 @@ func (s Selector) And(o Selector) Selector { return newSelector(slices.Concat(s.
 // String returns the canonical form: the same for selectors that differ only in spaces, quotes, order or repetition.
 // Parse returns the same selector for it.
 func (s Selector) String() string {
-	var b strings.Builder
-	for i, t := range s.terms {
-		if i > 0 {
-			b.WriteByte(',')
-		}
-		b.WriteString(t.path)
-		b.WriteString(t.op)
-		b.WriteString(quote(t.value))
+	var terms []string
+	for _, t := range s.terms {
+		terms = append(terms, t.path+t.op+quote(t.value))
 	}
-	return b.String()
+	return strings.Join(terms, ",")
 }
 
 // Paths returns the paths of the facts that s compares, sorted.
@@ -110,11 +105,8 @@ func (t *term) matches(facts map[string]any) bool {
 func (t *term) equals(fact any) bool {
 	switch f := fact.(type) {
 	case string:
-		if f == t.value {
-			return true
-		}
-		if !t.isNum {
-			return false
+		if f == t.value || !t.isNum {
+			return f == t.value
 		}
 		n, ok := number(f)
 		return ok && n == t.number
