@@ -136,19 +136,14 @@ func (b *Bus) InProcessConn() (net.Conn, error) { return b.server.InProcessConn(
 
 // Join connects the controller to its own server. options override the defaults.
 func (b *Bus) Join(name string, options ...nats.Option) (*nats.Conn, error) {
-	nc, err := b.join(name, controllerUser, options...)
+	nc, err := nats.Connect("", append([]nats.Option{
+		nats.InProcessServer(b), nats.Name(name), nats.UserInfo(controllerUser, b.secret), nats.MaxReconnects(-1),
+		logErrors(b.log),
+	}, options...)...)
 	if err != nil {
 		return nil, fmt.Errorf("bus: join as %s: %w", name, err)
 	}
 	return nc, nil
-}
-
-func (b *Bus) join(name, user string, more ...nats.Option) (*nats.Conn, error) {
-	options := []nats.Option{
-		nats.InProcessServer(b), nats.Name(name), nats.UserInfo(user, b.secret), nats.MaxReconnects(-1),
-		logErrors(b.log),
-	}
-	return nats.Connect("", append(options, more...)...)
 }
 
 // Close stops the server and waits until it has stopped.

@@ -35,9 +35,9 @@ var clientReasons = []string{
 
 // Disconnects calls closed, on one goroutine, for each connection that is closed from its client's end. stop ends that.
 func (b *Bus) Disconnects(closed func(server string, client uint64, why string)) (stop func(), err error) {
-	nc, err := b.join(disconnectsName, systemUser)
+	nc, err := b.Join(disconnectsName, nats.UserInfo(systemUser, b.secret))
 	if err != nil {
-		return nil, fmt.Errorf("bus: join as %s: %w", systemUser, err)
+		return nil, err
 	}
 	return subscribe(nc, closed)
 }
