@@ -139,7 +139,7 @@ func (a *Announcer) Run(ctx context.Context) error {
 	for {
 		now := time.Now()
 		s.refresh(now)
-		if !now.Before(s.schedule.due()) {
+		if !now.Before(s.schedule.due) {
 			if a.nc.IsConnected() {
 				s.send(s.beat, s.replyTo())
 			}
@@ -148,7 +148,7 @@ func (a *Announcer) Run(ctx context.Context) error {
 		if a.nc.IsClosed() {
 			return fmt.Errorf("announce %s: %w", node, nats.ErrConnectionClosed)
 		}
-		timer.Reset(time.Until(s.schedule.due()))
+		timer.Reset(time.Until(s.schedule.due))
 		select {
 		case <-ctx.Done():
 			s.stop()

@@ -20,12 +20,9 @@ func HostFacts(towards string) Facts {
 }
 
 func hostFacts(root, towards string) Facts {
-	f := Facts{}
+	f := Facts{"ipaddress": address(towards).String()}
 	if name, err := hostName(); err == nil {
 		f["hostname"], f["fqdn"] = short(name), name
-	}
-	if addr := address(towards); addr.IsValid() {
-		f["ipaddress"] = addr.String()
 	}
 	if os := osFact(osRelease(root)); os != nil {
 		f["os"] = os

@@ -171,11 +171,11 @@ func announcesStop(b *Beat, n *Node) bool {
 
 // conflict returns a *Conflict if a heartbeat comes from another machine than the node, which is alive.
 func (inv *Inventory) conflict(n *Node, b *Beat, at time.Time) error {
+	_, late := inv.leases.silence(inv.leases.byNode[n.Name])
 	switch {
+	case n.Instance != b.Instance && (n.Life != Alive || late):
 	case n.Instance != b.Instance:
-		if _, late := inv.leases.silence(inv.leases.byNode[n.Name]); n.Life == Alive && !late {
-			return &Conflict{n.Name, n.Instance, b.Instance}
-		}
+		return &Conflict{n.Name, n.Instance, b.Instance}
 	case slices.Contains(n.oldBoots, b.Boot) && at.Sub(n.Joined) > cloneAfter:
 		return &Conflict{n.Name, n.Instance + " in boot " + n.Boot, b.Instance + " in boot " + b.Boot}
 	}
@@ -345,15 +345,13 @@ func (inv *Inventory) MissingFacts() int { return len(inv.missingFacts) }
 // FactsToRequest returns the nodes whose facts must be requested now, few at a time, and counts them as requested.
 func (inv *Inventory) FactsToRequest(now time.Time) []string {
 	var names []string
-	room := maxRequests
 	for name, at := range inv.missingFacts {
 		if now.Sub(at) >= requestAgain {
 			names = append(names, name)
-		} else {
-			room-- // its facts may be on their way
 		}
 	}
-	names = names[:min(len(names), max(room, 0))]
+	underWay := len(inv.missingFacts) - len(names)
+	names = names[:min(len(names), max(maxRequests-underWay, 0))]
 	for _, name := range names {
 		inv.missingFacts[name] = now
 	}
@@ -373,9 +371,7 @@ func (inv *Inventory) NewSuspects() []string {
 func (inv *Inventory) Len() int { return inv.nodes.Len() }
 
 // put stores a node in place of its former state.
-func (inv *Inventory) put(n *Node) {
-	inv.nodes, _, _ = inv.nodes.Insert([]byte(n.Name), n)
-}
+func (inv *Inventory) put(n *Node) { inv.nodes, _, _ = inv.nodes.Insert([]byte(n.Name), n) }
 
 func (inv *Inventory) remove(n *Node, why string) Change {
 	inv.nodes, _, _ = inv.nodes.Delete([]byte(n.Name))
