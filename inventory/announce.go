@@ -47,21 +47,17 @@ type Announcer struct {
 
 // content is what a node announces about itself.
 type content struct {
-	changes  int    // counts calls that may have changed it
-	facts    []byte // an encoded FactsMessage
-	digest   string // of the facts
-	ready    bool
-	checking bool
-	notReady string // why
-	kick     json.RawMessage
-	leaving  bool
+	Beat
+	facts   []byte // an encoded FactsMessage
+	changes int    // counts calls that may have changed it
 }
 
 // NewAnnouncer returns an Announcer of a node that is ready and has no facts. nc should have no reconnect buffer: a
 // heartbeat must not arrive late.
 func NewAnnouncer(nc *nats.Conn, identity Identity, log *slog.Logger) *Announcer {
-	a := &Announcer{
-		Probe: accepts, nc: nc, identity: identity, log: log, wake: make(chan struct{}, 1), next: content{ready: true},
+	a := &Announcer{Probe: accepts, nc: nc, identity: identity, log: log, wake: make(chan struct{}, 1)}
+	a.next.Beat = Beat{
+		V: Version, Node: identity.Node, Instance: identity.Instance, Boot: identity.Boot, Ready: true,
 	}
 	if err := a.SetFacts(nil); err != nil {
 		panic(err) // no facts are not too many
@@ -81,28 +77,28 @@ func (a *Announcer) SetFacts(facts Facts) error {
 			id.Node, len(message), maxFacts)
 	}
 	digest := facts.Digest()
-	a.change(func(c *content) { c.facts, c.digest = message, digest })
+	a.change(func(c *content) { c.facts, c.Facts = message, digest })
 	return nil
 }
 
 // SetReady sets whether the node's service is ready, or why not.
 func (a *Announcer) SetReady(ready bool, why string) {
-	a.change(func(c *content) { c.ready, c.checking, c.notReady = ready, false, why })
+	a.change(func(c *content) { c.Ready, c.Checking, c.NotReady = ready, false, why })
 }
 
 // SetChecking says that it is not known yet whether the node's service is ready, and why. A node that was ready before
 // its agent restarted stays ready.
 func (a *Announcer) SetChecking(why string) {
-	a.change(func(c *content) { c.ready, c.checking, c.notReady = false, true, why })
+	a.change(func(c *content) { c.Ready, c.Checking, c.NotReady = false, true, why })
 }
 
 // SetKick sets the status of the node's actions, which must be JSON. It is not copied.
 func (a *Announcer) SetKick(status json.RawMessage) {
-	a.change(func(c *content) { c.kick = status })
+	a.change(func(c *content) { c.Kick = status })
 }
 
 // Leave makes the node leave. Only a new Announcer joins again.
-func (a *Announcer) Leave() { a.change(func(c *content) { c.leaving = true }) }
+func (a *Announcer) Leave() { a.change(func(c *content) { c.Leaving = true }) }
 
 // Reconnected tells the Announcer that nc has a new connection. Otherwise it finds out at the next heartbeat.
 func (a *Announcer) Reconnected() { a.change(func(*content) {}) }
@@ -173,9 +169,8 @@ type session struct {
 	pace     time.Duration // that the controller asks for
 	epoch    int64         // the highest one of a beacon
 
-	current content // of beat
-	conn    Conn    // of beat
-	beat    []byte  // the encoded heartbeat
+	current content
+	beat    []byte // current.Beat encoded
 
 	sentFacts      string // digest of the facts that were sent last
 	factsRequested bool
@@ -189,49 +184,41 @@ func (s *session) refresh(now time.Time) {
 	s.mu.Lock()
 	next := s.next
 	s.mu.Unlock()
-	conn, connected := connection(s.nc)
-	if !connected {
-		conn = s.conn
+	next.Conn = s.current.Conn
+	if conn, connected := connection(s.nc); connected {
+		next.Conn = conn
 	}
 	every := s.pace
-	if next.leaving && !s.leaveStatus.Released {
+	if next.Leaving && !s.leaveStatus.Released {
 		every = min(every, leavingPace)
 	}
-	changed := next.changes != s.current.changes || conn != s.conn
+	next.NextIn = every.Milliseconds()
+	changed := next.changes != s.current.changes || next.Conn != s.current.Conn
 	if !changed && every == s.schedule.every {
 		return
 	}
-	s.current, s.conn = next, conn
+	s.current = next
 	s.schedule.setEvery(now, every)
 	before := s.beat
-	s.beat = encode(s.compose())
+	s.beat = encode(next.Beat)
 	if changed && !bytes.Equal(s.beat, before) {
 		s.schedule.request(now)
-	}
-}
-
-func (s *session) compose() Beat {
-	id, c := s.identity, s.current
-	return Beat{
-		V: Version, Node: id.Node, Instance: id.Instance, Boot: id.Boot, Conn: s.conn, Facts: c.digest,
-		Ready: c.ready, NotReady: c.notReady, Checking: c.checking, Leaving: c.leaving,
-		NextIn: s.schedule.every.Milliseconds(), Kick: c.kick,
 	}
 }
 
 // send sends a heartbeat. The facts go before it if they changed or were requested, so that the controller need not
 // request them.
 func (s *session) send(beat []byte, reply string) {
-	if s.factsRequested || s.sentFacts != s.current.digest {
+	if s.factsRequested || s.sentFacts != s.current.Facts {
 		s.publish(factsSubject(s.identity.Cluster, s.identity.Node), "", s.current.facts)
-		s.sentFacts, s.factsRequested = s.current.digest, false
+		s.sentFacts, s.factsRequested = s.current.Facts, false
 	}
 	s.publish(heartbeatSubject(s.identity.Cluster, s.identity.Node), reply, beat)
 }
 
 // replyTo is where a leaving node expects a LeaveStatus, "" for any other node.
 func (s *session) replyTo() string {
-	if !s.current.leaving || s.leaveStatus.Released {
+	if !s.current.Leaving || s.leaveStatus.Released {
 		return ""
 	}
 	if s.inbox == "" {
@@ -251,7 +238,7 @@ func (s *session) stop() {
 		s.Leave()
 	}
 	s.refresh(time.Now())
-	last := s.compose()
+	last := s.current.Beat
 	if !last.Leaving {
 		last.RestartWithin = MaxRestart.Milliseconds()
 	}
