@@ -20,9 +20,8 @@ const (
 	defaultPace = time.Second // from one heartbeat to the next, until a beacon says otherwise
 	minPace     = 100 * time.Millisecond
 	maxPace     = time.Minute
-	maxSplay    = time.Minute // of a report request
-
 	leavingPace = 250 * time.Millisecond // until the node is released
+	maxSplay    = time.Minute            // of a report request
 
 	probeTimeout = 1500 * time.Millisecond // for a target to accept a connection
 	lastFlush    = 2 * time.Second         // for the last heartbeat to reach the server
@@ -56,9 +55,7 @@ type content struct {
 // heartbeat must not arrive late.
 func NewAnnouncer(nc *nats.Conn, identity Identity, log *slog.Logger) *Announcer {
 	a := &Announcer{Probe: accepts, nc: nc, identity: identity, log: log, wake: make(chan struct{}, 1)}
-	a.next.Beat = Beat{
-		V: Version, Node: identity.Node, Instance: identity.Instance, Boot: identity.Boot, Ready: true,
-	}
+	a.next.Beat = Beat{V: Version, Node: identity.Node, Instance: identity.Instance, Boot: identity.Boot, Ready: true}
 	if err := a.SetFacts(nil); err != nil {
 		panic(err) // no facts are not too many
 	}
@@ -86,16 +83,13 @@ func (a *Announcer) SetReady(ready bool, why string) {
 	a.change(func(c *content) { c.Ready, c.Checking, c.NotReady = ready, false, why })
 }
 
-// SetChecking says that it is not known yet whether the node's service is ready, and why. A node that was ready before
-// its agent restarted stays ready.
+// SetChecking says why it is not known yet whether the service is ready. A node stays ready while its agent restarts.
 func (a *Announcer) SetChecking(why string) {
 	a.change(func(c *content) { c.Ready, c.Checking, c.NotReady = false, true, why })
 }
 
 // SetKick sets the status of the node's actions, which must be JSON. It is not copied.
-func (a *Announcer) SetKick(status json.RawMessage) {
-	a.change(func(c *content) { c.Kick = status })
-}
+func (a *Announcer) SetKick(status json.RawMessage) { a.change(func(c *content) { c.Kick = status }) }
 
 // Leave makes the node leave. Only a new Announcer joins again.
 func (a *Announcer) Leave() { a.change(func(c *content) { c.Leaving = true }) }
@@ -114,17 +108,18 @@ func (a *Announcer) change(set func(*content)) {
 	}
 }
 
-// Run announces the node until ctx ends. Its last heartbeat says that the node leaves, or that its agent restarts. It
-// is an error if nc is closed before.
+// Run announces the node until ctx ends, and then that it leaves or its agent restarts. It fails if nc is closed before.
 func (a *Announcer) Run(ctx context.Context) error {
-	s := session{Announcer: a, schedule: newSchedule(time.Now(), defaultPace), pace: defaultPace}
+	s := session{
+		Announcer: a, schedule: newSchedule(time.Now(), defaultPace), pace: defaultPace, inbox: a.nc.NewInbox(),
+	}
 	defer s.probes.Wait()
-	s.in = make(chan *nats.Msg, 64) // more are dropped; what is asked of a node is asked again
+	in := make(chan *nats.Msg, 64) // in the order of the wire; more are dropped, and are sent again
 	cluster, node := a.identity.Cluster, a.identity.Node
 	for _, subject := range []string{
-		nodeSubject(cluster, node), leaveSubject(cluster, node), reportSubject(cluster), beaconSubject(cluster),
+		nodeSubject(cluster, node), leaveSubject(cluster, node), s.inbox, reportSubject(cluster), beaconSubject(cluster),
 	} {
-		sub, err := a.nc.ChanSubscribe(subject, s.in)
+		sub, err := a.nc.ChanSubscribe(subject, in)
 		if err != nil {
 			return fmt.Errorf("announce %s: subscribe to %s: %w", node, subject, err)
 		}
@@ -136,8 +131,12 @@ func (a *Announcer) Run(ctx context.Context) error {
 		now := time.Now()
 		s.refresh(now)
 		if !now.Before(s.schedule.due) {
+			reply := ""
+			if s.current.Leaving && !s.leaveStatus.Released {
+				reply = s.inbox
+			}
 			if a.nc.IsConnected() {
-				s.send(s.beat, s.replyTo())
+				s.send(s.beat, reply)
 			}
 			s.schedule.sent(now)
 		}
@@ -149,7 +148,7 @@ func (a *Announcer) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			s.stop()
 			return nil
-		case m := <-s.in:
+		case m := <-in:
 			if err := s.receive(m); err != nil {
 				a.log.Debug("invalid message ignored", "subject", m.Subject, "err", err)
 			}
@@ -162,16 +161,14 @@ func (a *Announcer) Run(ctx context.Context) error {
 // session is one Run of an Announcer. It belongs to Run's goroutine.
 type session struct {
 	*Announcer
-	in     chan *nats.Msg // all messages, in the order of the wire
 	probes sync.WaitGroup // in progress
 
 	schedule schedule
 	pace     time.Duration // that the controller asks for
 	epoch    int64         // the highest one of a beacon
 
-	current content
-	beat    []byte // current.Beat encoded
-
+	current        content
+	beat           []byte // current.Beat encoded
 	sentFacts      string // digest of the facts that were sent last
 	factsRequested bool
 
@@ -206,30 +203,13 @@ func (s *session) refresh(now time.Time) {
 	}
 }
 
-// send sends a heartbeat. The facts go before it if they changed or were requested, so that the controller need not
-// request them.
+// send sends a heartbeat, and before it the facts if they changed or were requested.
 func (s *session) send(beat []byte, reply string) {
 	if s.factsRequested || s.sentFacts != s.current.Facts {
 		s.publish(factsSubject(s.identity.Cluster, s.identity.Node), "", s.current.facts)
 		s.sentFacts, s.factsRequested = s.current.Facts, false
 	}
 	s.publish(heartbeatSubject(s.identity.Cluster, s.identity.Node), reply, beat)
-}
-
-// replyTo is where a leaving node expects a LeaveStatus, "" for any other node.
-func (s *session) replyTo() string {
-	if !s.current.Leaving || s.leaveStatus.Released {
-		return ""
-	}
-	if s.inbox == "" {
-		inbox := s.nc.NewInbox()
-		if _, err := s.nc.ChanSubscribe(inbox, s.in); err != nil { // until the connection closes
-			s.log.Warn("no answer to leaving can be received", "node", s.identity.Node, "err", err)
-			return ""
-		}
-		s.inbox = inbox
-	}
-	return s.inbox
 }
 
 // stop sends the last heartbeat.

@@ -74,8 +74,7 @@ func (c *Conflict) Error() string {
 	return fmt.Sprintf(text, c.Node, c.Accepted, c.Rejected)
 }
 
-// Inventory is the nodes that are not gone. It belongs to one goroutine, which applies what Listen receives. It decides
-// by canary time.
+// Inventory is the nodes that are not gone. It belongs to one goroutine, which applies what Listen receives.
 type Inventory struct {
 	nodes        *iradix.Tree[*Node] // by name
 	leases       *leases
@@ -102,8 +101,7 @@ func New() *Inventory {
 	}
 }
 
-// Apply applies one thing that was received, and returns what it changed. On an error, such as a *Conflict, nothing
-// changed.
+// Apply applies one thing that was received and returns what it changed: nothing on an error, such as a *Conflict.
 func (inv *Inventory) Apply(r Received) ([]Change, error) {
 	inv.leases.mu.Lock()
 	defer inv.leases.mu.Unlock()
@@ -359,8 +357,7 @@ func (inv *Inventory) FactsToRequest(now time.Time) []string {
 	return names
 }
 
-// NewSuspects returns the nodes that became suspect by silence since the last call. Each should be asked for a
-// heartbeat.
+// NewSuspects returns the nodes to ask for a heartbeat: those that became suspect by silence since the last call.
 func (inv *Inventory) NewSuspects() []string {
 	names := inv.newSuspects
 	inv.newSuspects = nil

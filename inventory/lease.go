@@ -25,8 +25,8 @@ type lease struct {
 	beat     []byte        // the last heartbeat; nil: the same bytes again would say something new
 	received time.Time     // when
 	next     time.Duration // after which the node sends the next
-	deadline time.Time     // after a disconnect or an announced restart: the node is gone at this canary time; zero: none
-	overdue  string        // why it is gone at its deadline
+	deadline time.Time     // the canary time at which it is gone: after a disconnect or its agent's stop; zero: none
+	overdue  string        // why it is gone then
 }
 
 // renewSame renews a node's lease if its heartbeat says nothing new, and reports whether that is so.

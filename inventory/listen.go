@@ -17,10 +17,8 @@ const (
 	MissedAfter = 2 * time.Second        // without a canary: messages may have been missed
 
 	maxSuspension = time.Second // of the machine; the monotonic clock does not count it
-
-	canaryPrefix = "_canary."
-
-	queueSize = 1 << 17 // messages waiting for the listener; more are dropped, and the client reports it
+	canaryPrefix  = "_canary."
+	queueSize     = 1 << 17 // messages waiting for the listener; more are dropped, and the client reports it
 )
 
 // Received is one thing that the listener received. Beside At and Reply exactly one field is set.

@@ -22,8 +22,7 @@ type Conn struct {
 	Client uint64 `json:"client"` // the client's id at that server
 }
 
-// Beat is a heartbeat, on kicker.CLUSTER.heartbeat.NODE. One that says nothing new is byte for byte the node's last
-// one.
+// Beat is a heartbeat, on kicker.CLUSTER.heartbeat.NODE. One that says nothing new repeats the last byte for byte.
 type Beat struct {
 	V             int    `json:"v"`
 	Node          string `json:"node"`
@@ -38,8 +37,7 @@ type Beat struct {
 	RestartWithin int64  `json:"restart_within_ms,omitempty"` // the agent stops; milliseconds until it is back
 	NextIn        int64  `json:"next_in_ms"`                  // milliseconds until the next heartbeat
 
-	// Kick is the status of the node's actions, see kick.Status. This package only passes it on.
-	Kick json.RawMessage `json:"kick,omitempty"`
+	Kick json.RawMessage `json:"kick,omitempty"` // status of the node's actions, see kick.Status; only passed on
 }
 
 // FactsMessage carries all facts of a node, on kicker.CLUSTER.facts.NODE: when they changed or were requested.

@@ -19,8 +19,7 @@ import (
 	"github.com/kballard/go-shellquote"
 )
 
-// Check checks whether a node's service is ready. ParseCheck returns one with defaults, which may be changed before
-// Watch.
+// Check checks whether a node's service is ready. Its defaults may be changed before Watch.
 type Check struct {
 	Interval time.Duration // between the starts of two checks
 	Timeout  time.Duration // of one
@@ -201,8 +200,7 @@ func parseExec(line string) (func(context.Context) error, error) {
 	return func(ctx context.Context) error { return run(ctx, argv) }, nil
 }
 
-// run runs a command in its own process group. The whole group is killed when ctx ends or the command exits, so that
-// checks leave no processes behind.
+// run runs a command, and kills its whole process group when ctx ends or the command exits.
 func run(ctx context.Context, argv []string) error {
 	var output tail
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
@@ -226,8 +224,8 @@ func run(ctx context.Context, argv []string) error {
 	return err
 }
 
-// failure is a failed command and its output. Two failures that differ only in their output are of one kind: the output
-// may contain the time, and each new reason is a new heartbeat.
+// failure is a failed command and its output. The output is not part of its kind: it may contain the time, and each new
+// kind is a new heartbeat.
 type failure struct {
 	error
 	output string
@@ -258,8 +256,7 @@ func (t *tail) lastLine() string {
 	return strings.ToValidUTF8(string(text[bytes.LastIndexByte(text, '\n')+1:]), "")
 }
 
-// innermost returns the innermost cause. The errors around it name addresses, and the local one changes with each
-// check.
+// innermost returns the innermost cause. The errors around it name the local address, which changes with each check.
 func innermost(err error) error {
 	for inner := err; inner != nil; inner = errors.Unwrap(inner) {
 		err = inner
