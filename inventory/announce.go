@@ -130,7 +130,7 @@ func (a *Announcer) Run(ctx context.Context) error {
 	for {
 		now := time.Now()
 		s.refresh(now)
-		if !now.Before(s.schedule.due) {
+		if !now.Before(s.schedule.due()) {
 			reply := ""
 			if s.current.Leaving && !s.leaveStatus.Released {
 				reply = s.inbox
@@ -143,7 +143,7 @@ func (a *Announcer) Run(ctx context.Context) error {
 		if a.nc.IsClosed() {
 			return fmt.Errorf("announce %s: %w", node, nats.ErrConnectionClosed)
 		}
-		timer.Reset(time.Until(s.schedule.due))
+		timer.Reset(time.Until(s.schedule.due()))
 		select {
 		case <-ctx.Done():
 			s.stop()

@@ -542,7 +542,7 @@ func FuzzReceive(f *testing.F) {
 		if s.pace < minPace || s.pace > maxPace || s.epoch > maxEpoch {
 			t.Errorf("%q sets the pace to %s, the epoch to %d", data, s.pace, s.epoch)
 		}
-		if due := s.schedule.due; time.Until(due) > maxSplay {
+		if due := s.schedule.due(); time.Until(due) > maxSplay {
 			t.Errorf("%q delays the next heartbeat to %s", data, due)
 		}
 	})
