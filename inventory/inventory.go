@@ -117,8 +117,7 @@ func (inv *Inventory) Apply(r Received) ([]Change, error) {
 	case r.Canary:
 		return inv.applyCanary(r.At), nil
 	case r.Missed != "":
-		inv.leases.missed = r.At
-		inv.leases.unreported = inv.leases.countUnreported()
+		inv.leases.missed, inv.leases.reconnecting = r.At, false
 		inv.renewAll(r.At)
 	}
 	return nil, nil
@@ -142,6 +141,7 @@ func (inv *Inventory) applyBeat(r Received) ([]Change, error) {
 			return nil, nil // sent before the reboot
 		}
 		inv.releaseConn(before)
+		inv.leases.noteReport(inv.leases.byNode[b.Node])
 	}
 	after, why := successor(before, b, r.At)
 	inv.attachFacts(after, before)
@@ -287,10 +287,10 @@ func (inv *Inventory) suspect(n *Node, at time.Time, why string) Change {
 
 // applyCanary moves canary time forward: a heartbeat that has not been received by now was not sent.
 func (inv *Inventory) applyCanary(canary time.Time) []Change {
-	if inv.leases.reconnecting(canary) {
+	if inv.leases.reconnecting && canary.Sub(inv.leases.missed) <= reconnectWithin {
 		inv.renewAll(canary)
 	}
-	inv.leases.canary = canary
+	inv.leases.canary, inv.leases.reconnecting = canary, false
 	var changes []Change
 	for name, held := range inv.leases.byNode {
 		silence, late := inv.leases.silence(held)

@@ -846,7 +846,7 @@ type model struct {
 	closed map[Conn]bool
 	canary time.Time
 	lost   time.Time        // when messages were last missed
-	silent int              // nodes without a heartbeat since then, at the last canary
+	back   bool             // a node has sent its first heartbeat after that since the last canary
 	rows   map[string]*Node // after the last change
 	counts map[string]int
 }
@@ -942,6 +942,7 @@ func (m *model) receive(b Beat) {
 		if changes, err := m.beat(b); len(changes) > 0 || err != nil || !cmp.Equal(was.beat, b) {
 			m.t.Fatalf("%+v after %+v was taken for unchanged: %+v, %v", b, was.beat, changes, err)
 		}
+		m.back = m.back || was.beats.Before(m.lost)
 		was.start, was.beats = m.now, m.now
 		return
 	}
@@ -980,6 +981,7 @@ func (m *model) receive(b Beat) {
 	if err != nil {
 		m.t.Fatalf("%+v: %v", b, err)
 	}
+	m.back = m.back || was != nil && was.beats.Before(m.lost)
 	next := &modelNode{beat: b, start: m.now, beats: m.now, life: Alive}
 	if was != nil && was.life == Suspect && cmp.Equal(was.beat, b) {
 		m.seen("revived")
@@ -1070,20 +1072,8 @@ func (m *model) drawDisconnect(t *rapid.T) {
 
 func (m *model) drawMissed() {
 	m.missed()
-	m.canary, m.lost = m.now, m.now
-	m.silent = m.unreported()
+	m.canary, m.lost, m.back = m.now, m.now, false
 	m.renewed()
-}
-
-// unreported is the number of nodes without a heartbeat since messages were missed.
-func (m *model) unreported() int {
-	n := 0
-	for _, node := range m.nodes {
-		if node.beats.Before(m.lost) {
-			n++
-		}
-	}
-	return n
 }
 
 func (m *model) renewed() {
@@ -1099,14 +1089,11 @@ func (m *model) renewed() {
 func (m *model) drawCanary() {
 	changes := m.timeline.canary()
 	m.canary = m.now
-	if m.silent > 0 && m.now.Sub(m.lost) <= reconnectWithin {
-		silent := m.unreported()
-		if silent < m.silent {
-			m.seen("reconnecting")
-			m.renewed()
-		}
-		m.silent = silent
+	if m.back && m.now.Sub(m.lost) <= reconnectWithin {
+		m.seen("reconnecting")
+		m.renewed()
 	}
+	m.back = false
 	gone, suspected := map[string]bool{}, map[string]bool{}
 	for _, change := range changes {
 		switch {

@@ -16,9 +16,9 @@ type leases struct {
 	byNode map[string]*lease
 	canary time.Time // canary time
 
-	renewed    time.Time // silence counts from here at the earliest
-	missed     time.Time // messages sent before this may have been missed
-	unreported int       // nodes without a heartbeat since missed
+	renewed      time.Time // silence counts from here at the earliest
+	missed       time.Time // messages sent before this may have been missed
+	reconnecting bool      // a node has sent its first heartbeat after missed since the last canary
 }
 
 type lease struct {
@@ -37,6 +37,7 @@ func (l *leases) renewSame(node string, beat []byte, now time.Time) bool {
 	if held == nil || !bytes.Equal(held.beat, beat) {
 		return false
 	}
+	l.noteReport(held)
 	held.received = now
 	return true
 }
@@ -50,25 +51,10 @@ func (l *leases) forgetBeat(node string) {
 	}
 }
 
-// reconnecting reports whether nodes have sent their first heartbeat after missed messages since the last call. Then
-// others may follow: a restarted bus accepts thousands of connections one by one.
-func (l *leases) reconnecting(now time.Time) bool {
-	if l.unreported == 0 || now.Sub(l.missed) > reconnectWithin {
-		return false
-	}
-	before := l.unreported
-	l.unreported = l.countUnreported()
-	return l.unreported < before
-}
-
-func (l *leases) countUnreported() int {
-	n := 0
-	for _, held := range l.byNode {
-		if held.received.Before(l.missed) {
-			n++
-		}
-	}
-	return n
+// noteReport notes that a node sends another heartbeat. If it is the first one after missed messages, others may
+// follow: a restarted bus accepts thousands of connections one by one.
+func (l *leases) noteReport(held *lease) {
+	l.reconnecting = l.reconnecting || held.received.Before(l.missed)
 }
 
 // silence is how long a node has been silent, as far as canary time proves, and whether a heartbeat is missing.

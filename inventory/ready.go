@@ -41,8 +41,7 @@ const (
 // ParseCheck parses a check and says when the service is ready:
 //
 //	tcp:PORT, tcp:HOST:PORT    it accepts a connection
-//	http://…, https://…        it answers a GET with a status of 2xx or 3xx, as in HAProxy's httpchk
-//	http:http://…              the same
+//	http://…, http:URL         it answers a GET with a status of 2xx or 3xx, as in HAProxy's httpchk
 //	exec:COMMAND ARG…          the command exits with 0; quotes and backslashes as in a shell, nothing is expanded
 func ParseCheck(s string) (Check, error) {
 	c := Check{
