@@ -17,12 +17,11 @@ import (
 
 // How a node announces itself.
 const (
-	defaultPace = time.Second // from one heartbeat to the next, until a beacon says otherwise
-	minPace     = 100 * time.Millisecond
-	maxPace     = time.Minute
-	leavingPace = 250 * time.Millisecond // until the node is released
-	maxSplay    = time.Minute            // of a report request
-
+	defaultPace  = time.Second // from one heartbeat to the next, until a beacon says otherwise
+	minPace      = 100 * time.Millisecond
+	maxPace      = time.Minute
+	leavingPace  = 250 * time.Millisecond  // until the node is released
+	maxSplay     = time.Minute             // of a report request
 	probeTimeout = 1500 * time.Millisecond // for a target to accept a connection
 	lastFlush    = 2 * time.Second         // for the last heartbeat to reach the server
 	maxEpoch     = 7_258_118_400_000       // the year 2200 in Unix milliseconds: nodes obey the highest
@@ -108,7 +107,7 @@ func (a *Announcer) change(set func(*content)) {
 	}
 }
 
-// Run announces the node until ctx ends, and then that it leaves or its agent restarts. It fails if nc is closed before.
+// Run announces the node until ctx ends, and then that it leaves or its agent restarts. It fails if nc closes before.
 func (a *Announcer) Run(ctx context.Context) error {
 	s := session{
 		Announcer: a, schedule: newSchedule(time.Now(), defaultPace), pace: defaultPace, inbox: a.nc.NewInbox(),
@@ -116,9 +115,8 @@ func (a *Announcer) Run(ctx context.Context) error {
 	defer s.probes.Wait()
 	in := make(chan *nats.Msg, 64) // in the order of the wire; more are dropped, and are sent again
 	cluster, node := a.identity.Cluster, a.identity.Node
-	for _, subject := range []string{
-		nodeSubject(cluster, node), leaveSubject(cluster, node), s.inbox, reportSubject(cluster), beaconSubject(cluster),
-	} {
+	own := []string{nodeSubject(cluster, node), leaveSubject(cluster, node), s.inbox}
+	for _, subject := range append(own, reportSubject(cluster), beaconSubject(cluster)) {
 		sub, err := a.nc.ChanSubscribe(subject, in)
 		if err != nil {
 			return fmt.Errorf("announce %s: subscribe to %s: %w", node, subject, err)
@@ -161,8 +159,7 @@ func (a *Announcer) Run(ctx context.Context) error {
 // session is one Run of an Announcer. It belongs to Run's goroutine.
 type session struct {
 	*Announcer
-	probes sync.WaitGroup // in progress
-
+	probes   sync.WaitGroup // in progress
 	schedule schedule
 	pace     time.Duration // that the controller asks for
 	epoch    int64         // the highest one of a beacon

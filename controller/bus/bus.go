@@ -179,7 +179,7 @@ func Join(
 // retry connects to a bus and retries forever. It reports to o why it can't.
 func retry(servers []string, token, name string, o *outage, more ...nats.Option) (*nats.Conn, error) {
 	var joining atomic.Pointer[nats.Conn]
-	options := []nats.Option{
+	nc, err := connect(servers, token, append([]nats.Option{
 		nats.Name(name), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true), nats.ReconnectBufSize(-1),
 		nats.PingInterval(10 * time.Second), nats.MaxPingsOutstanding(2), nats.Timeout(handshakeTimeout),
 		nats.IgnoreAuthErrorAbort(), nats.SetCustomDialer(&onlyDialer{}),
@@ -190,8 +190,7 @@ func retry(servers []string, token, name string, o *outage, more ...nats.Option)
 			return reconnectDelay(n)
 		}),
 		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { o.report(err) }),
-	}
-	nc, err := connect(servers, token, append(options, more...)...)
+	}, more...)...)
 	joining.Store(nc)
 	return nc, err
 }
