@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,13 +17,11 @@ import (
 
 // How a node announces itself.
 const (
-	defaultPace = time.Second // from one heartbeat to the next, until a beacon says otherwise
-	minPace     = 100 * time.Millisecond
-	maxPace     = time.Minute
-	maxSplay    = time.Minute // of a report request
-
-	leavingPace = 250 * time.Millisecond // until the node is released
-
+	defaultPace  = time.Second // from one heartbeat to the next, until a beacon says otherwise
+	minPace      = 100 * time.Millisecond
+	maxPace      = time.Minute
+	leavingPace  = 250 * time.Millisecond  // until the node is released
+	maxSplay     = time.Minute             // of a report request
 	probeTimeout = 1500 * time.Millisecond // for a target to accept a connection
 	lastFlush    = 2 * time.Second         // for the last heartbeat to reach the server
 	maxEpoch     = 7_258_118_400_000       // the year 2200 in Unix milliseconds: nodes obey the highest
@@ -46,22 +45,16 @@ type Announcer struct {
 
 // content is what a node announces about itself.
 type content struct {
-	changes  int    // counts calls that may have changed it
-	facts    []byte // an encoded FactsMessage
-	digest   string // of the facts
-	ready    bool
-	checking bool
-	notReady string // why
-	kick     json.RawMessage
-	leaving  bool
+	Beat
+	facts   []byte // an encoded FactsMessage
+	changes int    // counts calls that may have changed it
 }
 
 // NewAnnouncer returns an Announcer of a node that is ready and has no facts. nc should have no reconnect buffer: a
 // heartbeat must not arrive late.
 func NewAnnouncer(nc *nats.Conn, identity Identity, log *slog.Logger) *Announcer {
-	a := &Announcer{
-		Probe: accepts, nc: nc, identity: identity, log: log, wake: make(chan struct{}, 1), next: content{ready: true},
-	}
+	a := &Announcer{Probe: accepts, nc: nc, identity: identity, log: log, wake: make(chan struct{}, 1)}
+	a.next.Beat = Beat{V: Version, Node: identity.Node, Instance: identity.Instance, Boot: identity.Boot, Ready: true}
 	if err := a.SetFacts(nil); err != nil {
 		panic(err) // no facts are not too many
 	}
@@ -80,32 +73,25 @@ func (a *Announcer) SetFacts(facts Facts) error {
 			id.Node, len(message), maxFacts)
 	}
 	digest := facts.Digest()
-	a.change(func(c *content) { c.facts, c.digest = message, digest })
+	a.change(func(c *content) { c.facts, c.Facts = message, digest })
 	return nil
 }
 
-// SetReady sets whether the node's service is ready, and why not.
+// SetReady sets whether the node's service is ready, or why not.
 func (a *Announcer) SetReady(ready bool, why string) {
-	if ready {
-		why = ""
-	}
-	a.change(func(c *content) { c.ready, c.checking, c.notReady = ready, false, why })
+	a.change(func(c *content) { c.Ready, c.Checking, c.NotReady = ready, false, why })
 }
 
-// SetChecking says that it is not known yet whether the node's service is ready, and why. A node that was ready before
-// its agent restarted stays ready.
+// SetChecking says why it is not known yet whether the service is ready. A node stays ready while its agent restarts.
 func (a *Announcer) SetChecking(why string) {
-	a.change(func(c *content) { c.ready, c.checking, c.notReady = false, true, why })
+	a.change(func(c *content) { c.Ready, c.Checking, c.NotReady = false, true, why })
 }
 
-// SetKick sets the status of the node's actions. It must be JSON.
-func (a *Announcer) SetKick(status json.RawMessage) {
-	status = bytes.Clone(status)
-	a.change(func(c *content) { c.kick = status })
-}
+// SetKick sets the status of the node's actions, which must be JSON. It is not copied.
+func (a *Announcer) SetKick(status json.RawMessage) { a.change(func(c *content) { c.Kick = status }) }
 
 // Leave makes the node leave. Only a new Announcer joins again.
-func (a *Announcer) Leave() { a.change(func(c *content) { c.leaving = true }) }
+func (a *Announcer) Leave() { a.change(func(c *content) { c.Leaving = true }) }
 
 // Reconnected tells the Announcer that nc has a new connection. Otherwise it finds out at the next heartbeat.
 func (a *Announcer) Reconnected() { a.change(func(*content) {}) }
@@ -121,20 +107,21 @@ func (a *Announcer) change(set func(*content)) {
 	}
 }
 
-// Run announces the node until ctx ends. Its last heartbeat says that the node leaves, or that its agent restarts. It
-// is an error if nc is closed before.
+// Run announces the node until ctx ends, and then that it leaves or its agent restarts. It fails if nc closes before.
 func (a *Announcer) Run(ctx context.Context) error {
-	s := session{Announcer: a, schedule: newSchedule(time.Now(), defaultPace), pace: defaultPace}
+	s := session{
+		Announcer: a, schedule: newSchedule(time.Now(), defaultPace), pace: defaultPace, inbox: a.nc.NewInbox(),
+	}
 	defer s.probes.Wait()
-	s.in = make(chan *nats.Msg, 64) // more are dropped; what is asked of a node is asked again
-	defer s.unsubscribe()
+	in := make(chan *nats.Msg, 64) // in the order of the wire; more are dropped, and are sent again
 	cluster, node := a.identity.Cluster, a.identity.Node
-	for _, subject := range []string{
-		nodeSubject(cluster, node), leaveSubject(cluster, node), reportSubject(cluster), beaconSubject(cluster),
-	} {
-		if err := s.subscribe(subject); err != nil {
-			return fmt.Errorf("announce %s: %w", node, err)
+	own := []string{nodeSubject(cluster, node), leaveSubject(cluster, node), s.inbox}
+	for _, subject := range append(own, reportSubject(cluster), beaconSubject(cluster)) {
+		sub, err := a.nc.ChanSubscribe(subject, in)
+		if err != nil {
+			return fmt.Errorf("announce %s: subscribe to %s: %w", node, subject, err)
 		}
+		defer func() { _ = sub.Unsubscribe() }() // fails only when the connection is closed
 	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -142,8 +129,12 @@ func (a *Announcer) Run(ctx context.Context) error {
 		now := time.Now()
 		s.refresh(now)
 		if !now.Before(s.schedule.due()) {
+			reply := ""
+			if s.current.Leaving && !s.leaveStatus.Released {
+				reply = s.inbox
+			}
 			if a.nc.IsConnected() {
-				s.send(s.beat, s.replyTo())
+				s.send(s.beat, reply)
 			}
 			s.schedule.sent(now)
 		}
@@ -155,7 +146,7 @@ func (a *Announcer) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			s.stop()
 			return nil
-		case m := <-s.in:
+		case m := <-in:
 			if err := s.receive(m); err != nil {
 				a.log.Debug("invalid message ignored", "subject", m.Subject, "err", err)
 			}
@@ -168,18 +159,13 @@ func (a *Announcer) Run(ctx context.Context) error {
 // session is one Run of an Announcer. It belongs to Run's goroutine.
 type session struct {
 	*Announcer
-	in     chan *nats.Msg // all messages, in the order of the wire
-	subs   []*nats.Subscription
-	probes sync.WaitGroup // in progress
-
+	probes   sync.WaitGroup // in progress
 	schedule schedule
 	pace     time.Duration // that the controller asks for
 	epoch    int64         // the highest one of a beacon
 
-	current content // of beat
-	conn    Conn    // of beat
-	beat    []byte  // the encoded heartbeat
-
+	current        content
+	beat           []byte // current.Beat encoded
 	sentFacts      string // digest of the facts that were sent last
 	factsRequested bool
 
@@ -192,70 +178,44 @@ func (s *session) refresh(now time.Time) {
 	s.mu.Lock()
 	next := s.next
 	s.mu.Unlock()
-	conn, connected := connection(s.nc)
-	if !connected {
-		conn = s.conn
+	next.Conn = s.current.Conn
+	if conn, connected := connection(s.nc); connected {
+		next.Conn = conn
 	}
 	every := s.pace
-	if next.leaving && !s.leaveStatus.Released {
+	if next.Leaving && !s.leaveStatus.Released {
 		every = min(every, leavingPace)
 	}
-	changed := next.changes != s.current.changes || conn != s.conn
+	next.NextIn = every.Milliseconds()
+	changed := next.changes != s.current.changes || next.Conn != s.current.Conn
 	if !changed && every == s.schedule.every {
 		return
 	}
-	s.current, s.conn = next, conn
+	s.current = next
 	s.schedule.setEvery(now, every)
 	before := s.beat
-	s.beat = encode(s.compose())
+	s.beat = encode(next.Beat)
 	if changed && !bytes.Equal(s.beat, before) {
 		s.schedule.request(now)
 	}
 }
 
-func (s *session) compose() Beat {
-	id, c := s.identity, s.current
-	return Beat{
-		V: Version, Node: id.Node, Instance: id.Instance, Boot: id.Boot, Conn: s.conn, Facts: c.digest,
-		Ready: c.ready, NotReady: c.notReady, Checking: c.checking, Leaving: c.leaving,
-		NextIn: s.schedule.every.Milliseconds(), Kick: c.kick,
-	}
-}
-
-// send sends a heartbeat. The facts go before it if they changed or were requested, so that the controller need not
-// request them.
+// send sends a heartbeat, and before it the facts if they changed or were requested.
 func (s *session) send(beat []byte, reply string) {
-	if s.factsRequested || s.sentFacts != s.current.digest {
+	if s.factsRequested || s.sentFacts != s.current.Facts {
 		s.publish(factsSubject(s.identity.Cluster, s.identity.Node), "", s.current.facts)
-		s.sentFacts, s.factsRequested = s.current.digest, false
+		s.sentFacts, s.factsRequested = s.current.Facts, false
 	}
 	s.publish(heartbeatSubject(s.identity.Cluster, s.identity.Node), reply, beat)
 }
 
-// replyTo is where a leaving node expects a LeaveStatus, "" for any other node.
-func (s *session) replyTo() string {
-	if !s.current.leaving || s.leaveStatus.Released {
-		return ""
-	}
-	if s.inbox == "" {
-		inbox := s.nc.NewInbox()
-		if err := s.subscribe(inbox); err != nil {
-			s.log.Warn("no answer to leaving can be received", "node", s.identity.Node, "err", err)
-			return ""
-		}
-		s.inbox = inbox
-	}
-	return s.inbox
-}
-
 // stop sends the last heartbeat.
 func (s *session) stop() {
-	leave := s.LeaveOnStop != nil && s.LeaveOnStop()
-	s.refresh(time.Now())
-	last := s.compose()
-	if leave {
-		last.Leaving = true
+	if s.LeaveOnStop != nil && s.LeaveOnStop() {
+		s.Leave()
 	}
+	s.refresh(time.Now())
+	last := s.current.Beat
 	if !last.Leaving {
 		last.RestartWithin = MaxRestart.Milliseconds()
 	}
@@ -273,21 +233,6 @@ func (s *session) stop() {
 func (s *session) publish(subject, reply string, data []byte) {
 	if err := s.nc.PublishMsg(&nats.Msg{Subject: subject, Reply: reply, Data: data}); err != nil {
 		s.log.Warn("message not sent", "subject", subject, "err", err)
-	}
-}
-
-func (s *session) subscribe(subject string) error {
-	sub, err := s.nc.ChanSubscribe(subject, s.in)
-	if err != nil {
-		return fmt.Errorf("subscribe to %s: %w", subject, err)
-	}
-	s.subs = append(s.subs, sub)
-	return nil
-}
-
-func (s *session) unsubscribe() {
-	for _, sub := range s.subs {
-		_ = sub.Unsubscribe() // fails only when the connection is closed
 	}
 }
 
@@ -313,7 +258,7 @@ func (s *session) receiveBeacon(data []byte) error {
 		return nil // a question to controllers
 	}
 	if s.OnBeacon != nil {
-		s.OnBeacon(b)
+		s.OnBeacon(*b)
 	}
 	if b.Epoch < s.epoch {
 		return fmt.Errorf("beacon: epoch %d is lower than %d", b.Epoch, s.epoch)
@@ -354,32 +299,30 @@ func (s *session) receiveLeaveStatus(data []byte) error {
 
 func (s *session) receiveOrder(m *nats.Msg) error {
 	var o Order
-	if err := decode("", m.Data, maxMessage, &o, &o.V); err != nil {
-		s.reply(m, LeaveStatus{V: Version, Rejected: err.Error()})
-		return err
-	}
-	switch o.Do {
-	case DoBeat:
+	err := decode("", m.Data, maxMessage, &o, &o.V)
+	switch {
+	case err != nil:
+	case o.Do == DoBeat:
 		s.schedule.request(time.Now())
-	case DoFacts:
+	case o.Do == DoFacts:
 		s.factsRequested = true
 		s.schedule.request(time.Now())
-	case DoProbe:
-		if len(o.Targets) > MaxTargets {
-			return fmt.Errorf("probe of %d targets, at most %d are allowed", len(o.Targets), MaxTargets)
-		}
+	case o.Do == DoProbe && len(o.Targets) > MaxTargets:
+		return fmt.Errorf("probe of %d targets, at most %d are allowed", len(o.Targets), MaxTargets)
+	case o.Do == DoProbe:
 		s.probes.Go(func() { s.reply(m, ProbeReply{V: Version, Reached: s.probe(o.Targets)}) })
-	case DoLeave:
+	case o.Do == DoLeave:
 		s.Leave()
 		status := s.leaveStatus
 		status.V = Version
 		s.reply(m, status)
 	default:
-		err := fmt.Errorf("unknown order %q", o.Do)
-		s.reply(m, LeaveStatus{V: Version, Rejected: err.Error()})
-		return err
+		err = fmt.Errorf("unknown order %q", o.Do)
 	}
-	return nil
+	if err != nil {
+		s.reply(m, LeaveStatus{V: Version, Rejected: err.Error()})
+	}
+	return err
 }
 
 // reply answers an order whose sender waits for an answer.
@@ -391,19 +334,17 @@ func (s *session) reply(m *nats.Msg, answer any) {
 
 // probe returns the targets that accept a connection. It connects to all at once.
 func (s *session) probe(targets []string) []string {
-	accepted := make([]bool, len(targets))
+	reached := append([]string{}, targets...) // never null in JSON
 	var tries sync.WaitGroup
 	for i, target := range targets {
-		tries.Go(func() { accepted[i] = s.Probe(target) })
+		tries.Go(func() {
+			if !s.Probe(target) {
+				reached[i] = ""
+			}
+		})
 	}
 	tries.Wait()
-	reached := []string{} // not null in JSON
-	for i, target := range targets {
-		if accepted[i] {
-			reached = append(reached, target)
-		}
-	}
-	return reached
+	return slices.DeleteFunc(reached, func(target string) bool { return target == "" })
 }
 
 func accepts(address string) bool {

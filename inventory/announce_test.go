@@ -487,19 +487,18 @@ func TestTooManyFactsAreRejectedAndChangeNothing(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "leave out facts") {
 		t.Errorf("SetFacts = %v, want an error with the remedy", err)
 	}
-	if a.next.digest != before.digest || !bytes.Equal(a.next.facts, before.facts) {
+	if a.next.Facts != before.Facts || !bytes.Equal(a.next.facts, before.facts) {
 		t.Error("rejected facts are announced")
 	}
 }
 
 func TestMessagesAreAsDocumented(t *testing.T) {
-	s := session{Announcer: NewAnnouncer(nil, web1Identity, slog.New(slog.DiscardHandler)), conn: Conn{"NSERVER", 42}}
-	s.schedule.every = defaultPace
+	a := NewAnnouncer(nil, web1Identity, slog.New(slog.DiscardHandler))
 	facts := Facts{"role": "web", "ipaddress": "10.0.0.1", "os": map[string]any{"family": "Debian"}, "boot_time": 1.7e9}
-	setFacts(t, s.Announcer, facts)
-	s.SetKick(json.RawMessage(`{"epoch":1700000000000}`))
-	s.current = s.next
-	beat := s.compose()
+	setFacts(t, a, facts)
+	a.SetKick(json.RawMessage(`{"epoch":1700000000000}`))
+	beat := a.next.Beat
+	beat.Conn, beat.NextIn = Conn{"NSERVER", 42}, defaultPace.Milliseconds()
 	notReady := beat
 	notReady.Ready, notReady.NotReady = false, "tcp:8080: connection refused"
 	checking := notReady
@@ -515,7 +514,7 @@ func TestMessagesAreAsDocumented(t *testing.T) {
 		"heartbeat-checking":    checking,
 		"heartbeat-leaving":     leaving,
 		"heartbeat-restarting":  restarting,
-		"facts":                 json.RawMessage(s.current.facts),
+		"facts":                 json.RawMessage(a.next.facts),
 		"beacon":                beacon,
 		"report-request":        ReportRequest{V: Version, Splay: 2000},
 		"order":                 Order{V: Version, Do: DoLeave},
@@ -633,7 +632,7 @@ func (m message) beat(t *testing.T) Beat {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return b
+	return *b
 }
 
 func spyOn(t *testing.T, b *bus) *spy {

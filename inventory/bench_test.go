@@ -74,7 +74,7 @@ func listenToHeartbeats(b *testing.B, url string, size int) float64 {
 	inv, out, done := New(), make(chan Received), make(chan error, 1)
 	for i := range benchNodes {
 		name := benchName(i)
-		inv.leases.replace(name, benchBeat(name, size), time.Now(), time.Second)
+		inv.leases.byNode[name] = &lease{beat: benchBeat(name, size), received: time.Now(), next: time.Second}
 	}
 	marks := make(chan struct{}, benchBeats)
 	drained := make(chan struct{})

@@ -22,19 +22,18 @@ func (f Facts) Digest() string {
 
 // Roles returns the roles that the fact "role" names: one as a string, or several as a list.
 func (f Facts) Roles() []string {
-	switch role, _ := query.Lookup(f, "role"); role := role.(type) {
-	case string:
-		return []string{role}
-	case []any:
-		var roles []string
-		for _, r := range role {
-			if s, ok := r.(string); ok {
-				roles = append(roles, s)
-			}
-		}
-		return roles
+	role, _ := query.Lookup(f, "role")
+	list, several := role.([]any)
+	if !several {
+		list = []any{role}
 	}
-	return nil
+	var roles []string
+	for _, r := range list {
+		if s, ok := r.(string); ok {
+			roles = append(roles, s)
+		}
+	}
+	return roles
 }
 
 // ParseFact parses PATH=VALUE. The value stays a string, as in Facter; selectors compare it as a number where it looks
@@ -58,16 +57,13 @@ func (f Facts) Set(path string, value any) error {
 	keys := strings.Split(path, ".")
 	last := len(keys) - 1
 	for i, key := range keys[:last] {
-		next, exists := level[key]
-		inner, nested := next.(map[string]any)
-		if exists && !nested {
-			above := strings.Join(keys[:i+1], ".")
-			return fmt.Errorf("fact %s: there is %s=%v already, so there can be nothing below %s",
-				path, above, next, above)
+		if level[key] == nil {
+			level[key] = map[string]any{}
 		}
-		if !exists {
-			inner = map[string]any{}
-			level[key] = inner
+		inner, nested := level[key].(map[string]any)
+		if !nested {
+			const text = "fact %s: there is %s=%v already, so there can be nothing below %[2]s"
+			return fmt.Errorf(text, path, strings.Join(keys[:i+1], "."), level[key])
 		}
 		level = inner
 	}

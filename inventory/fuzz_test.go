@@ -17,10 +17,10 @@ func FuzzApply(f *testing.F) {
 		h := newTimeline(t)
 		for _, data := range [][]byte{first, second} {
 			if b, err := decodeBeat("web1", data); err == nil {
-				_, _ = h.beat(b) // may be rejected
+				_, _ = h.beat(*b) // may be rejected
 			}
 			if m, err := decodeFacts("web1", data); err == nil {
-				_, _ = h.Apply(Received{At: h.now, Facts: &m})
+				_, _ = h.Apply(Received{At: h.now, Facts: m})
 			}
 			h.after(time.Second)
 			h.canary()
@@ -29,13 +29,15 @@ func FuzzApply(f *testing.F) {
 			if CheckName(n.Name) != nil || n.Instance == "" || n.Boot == "" {
 				t.Errorf("an invalid message became %+v", n)
 			}
-			if !n.deadline.IsZero() && n.deadline.Sub(h.now) > MaxRestart {
-				t.Errorf("the deadline of %s is %s", n.Name, n.deadline)
+		}
+		for name, deadline := range h.deadlines() {
+			if deadline.Sub(h.now) > MaxRestart {
+				t.Errorf("the deadline of %s is %s", name, deadline)
 			}
 		}
 		h.after(5 * time.Minute)
 		h.canary()
-		if count(h.Snapshot())+h.leases.len()+len(h.byConn)+len(h.deadlines)+len(h.missingFacts)+len(h.earlyFacts) != 0 {
+		if count(h.Snapshot())+len(h.leases.byNode)+len(h.byConn)+len(h.missingFacts)+len(h.earlyFacts) != 0 {
 			t.Errorf("entries are left after %q, %q", first, second)
 		}
 	})

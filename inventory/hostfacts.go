@@ -15,17 +15,12 @@ import (
 // HostFacts returns the machine's own facts, named as in Facter: hostname, fqdn, ipaddress, os, kernel, kernelrelease,
 // and boot_time in Unix seconds. Unknown ones are left out. ipaddress is the address that connects to towards, the
 // HOST:PORT of the bus.
-func HostFacts(towards string) Facts {
-	return hostFacts("/", towards)
-}
+func HostFacts(towards string) Facts { return hostFacts("/", towards) }
 
 func hostFacts(root, towards string) Facts {
-	f := Facts{}
+	f := Facts{"ipaddress": address(towards).String()}
 	if name, err := hostName(); err == nil {
-		f["hostname"], f["fqdn"] = name.short, name.fqdn
-	}
-	if addr := address(towards); addr.IsValid() {
-		f["ipaddress"] = addr.String()
+		f["hostname"], f["fqdn"] = short(name), name
 	}
 	if os := osFact(osRelease(root)); os != nil {
 		f["os"] = os
@@ -62,60 +57,48 @@ func sourceAddress(towards string) netip.Addr {
 	return conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap().WithZone("")
 }
 
-// globalAddress is the first global unicast address of an interface that is up, IPv4 before IPv6.
-func globalAddress() netip.Addr {
-	interfaces, err := net.Interfaces()
-	if err != nil {
-		return netip.Addr{}
-	}
-	var v6 netip.Addr
-	for _, i := range interfaces {
-		if i.Flags&net.FlagUp == 0 {
+// globalAddress is the machine's first global unicast address, IPv4 before IPv6.
+func globalAddress() (found netip.Addr) {
+	addrs, _ := net.InterfaceAddrs() // on an error none is known
+	for _, a := range addrs {
+		prefix, err := netip.ParsePrefix(a.String())
+		if err != nil || !prefix.Addr().IsGlobalUnicast() {
 			continue
 		}
-		addrs, err := i.Addrs()
-		if err != nil {
-			continue
+		if prefix.Addr().Unmap().Is4() {
+			return prefix.Addr().Unmap()
 		}
-		for _, a := range addrs {
-			prefix, err := netip.ParsePrefix(a.String())
-			if err != nil || !prefix.Addr().IsGlobalUnicast() {
-				continue
-			}
-			if addr := prefix.Addr().Unmap(); addr.Is4() {
-				return addr
-			} else if !v6.IsValid() {
-				v6 = addr
-			}
-		}
+		found = cmp.Or(found, prefix.Addr())
 	}
-	return v6
+	return found
 }
 
-// distributions has Facter's os.name and os.family by the ID of os-release.
-var distributions = map[string]struct{ name, family string }{
-	"debian":              {"Debian", "Debian"},
-	"ubuntu":              {"Ubuntu", "Debian"},
-	"raspbian":            {"Raspbian", "Debian"},
-	"linuxmint":           {"LinuxMint", "Debian"},
-	"devuan":              {"Devuan", "Debian"},
-	"rhel":                {"RedHat", "RedHat"},
-	"centos":              {"CentOS", "RedHat"},
-	"fedora":              {"Fedora", "RedHat"},
-	"rocky":               {"Rocky", "RedHat"},
-	"almalinux":           {"AlmaLinux", "RedHat"},
-	"ol":                  {"OracleLinux", "RedHat"},
-	"amzn":                {"Amazon", "RedHat"},
-	"sles":                {"SLES", "Suse"},
-	"sled":                {"SLED", "Suse"},
-	"suse":                {"SLES", "Suse"},
-	"opensuse":            {"openSUSE", "Suse"},
-	"opensuse-leap":       {"openSUSE", "Suse"},
-	"opensuse-tumbleweed": {"openSUSE", "Suse"},
-	"arch":                {"Archlinux", "Archlinux"},
-	"manjaro":             {"Manjarolinux", "Archlinux"},
-	"alpine":              {"Alpine", "Alpine"},
-	"gentoo":              {"Gentoo", "Gentoo"},
+// distributions has Facter's os.name by the ID of os-release, for each os.family.
+var distributions = map[string]map[string]string{
+	"Debian": {
+		"debian": "Debian", "ubuntu": "Ubuntu", "raspbian": "Raspbian", "linuxmint": "LinuxMint", "devuan": "Devuan",
+	},
+	"RedHat": {
+		"rhel": "RedHat", "centos": "CentOS", "fedora": "Fedora", "rocky": "Rocky", "almalinux": "AlmaLinux",
+		"ol": "OracleLinux", "amzn": "Amazon",
+	},
+	"Suse": {
+		"sles": "SLES", "sled": "SLED", "suse": "SLES", "opensuse": "openSUSE", "opensuse-leap": "openSUSE",
+		"opensuse-tumbleweed": "openSUSE",
+	},
+	"Archlinux": {"arch": "Archlinux", "manjaro": "Manjarolinux"},
+	"Alpine":    {"alpine": "Alpine"},
+	"Gentoo":    {"gentoo": "Gentoo"},
+}
+
+// distribution returns the os.name and os.family of a distribution, "" if it is not known.
+func distribution(id string) (name, family string) {
+	for family, names := range distributions {
+		if name, ok := names[id]; ok {
+			return name, family
+		}
+	}
+	return "", ""
 }
 
 // osFact is the fact "os". A distribution that is not in distributions keeps its own name and gets the family of one in
@@ -125,20 +108,14 @@ func osFact(release map[string]string) map[string]any {
 	if id == "" {
 		return nil
 	}
-	d, known := distributions[id]
-	if !known {
-		d.name, d.family = release["NAME"], "Linux"
-		if d.name == "" {
-			d.name = id
-		}
-		for like := range strings.FieldsSeq(release["ID_LIKE"]) {
-			if kin, ok := distributions[like]; ok {
-				d.family = kin.family
-				break
-			}
+	name, family := distribution(id)
+	name = cmp.Or(name, release["NAME"], id)
+	for like := range strings.FieldsSeq(release["ID_LIKE"]) {
+		if family == "" {
+			_, family = distribution(like)
 		}
 	}
-	fact := map[string]any{"name": d.name, "family": d.family}
+	fact := map[string]any{"name": name, "family": cmp.Or(family, "Linux")}
 	if full := release["VERSION_ID"]; full != "" {
 		major, _, _ := strings.Cut(full, ".")
 		if id == "ubuntu" {
@@ -153,10 +130,7 @@ func osFact(release map[string]string) map[string]any {
 func osRelease(root string) map[string]string {
 	data, err := os.ReadFile(filepath.Join(root, "etc/os-release"))
 	if errors.Is(err, os.ErrNotExist) {
-		data, err = os.ReadFile(filepath.Join(root, "usr/lib/os-release"))
-	}
-	if err != nil {
-		return nil
+		data, _ = os.ReadFile(filepath.Join(root, "usr/lib/os-release")) // without it the system is not known
 	}
 	release := map[string]string{}
 	for line := range strings.Lines(string(data)) {
@@ -170,15 +144,9 @@ func osRelease(root string) map[string]string {
 
 // bootTime is when the machine booted, in Unix seconds: a float64, as every number from JSON.
 func bootTime(root string) (float64, bool) {
-	data, err := os.ReadFile(filepath.Join(root, "proc/stat"))
-	if err != nil {
-		return 0, false
-	}
-	for line := range strings.Lines(string(data)) {
-		if text, ok := strings.CutPrefix(line, "btime "); ok {
-			seconds, err := strconv.ParseInt(strings.TrimSpace(text), 10, 64)
-			return float64(seconds), err == nil
-		}
-	}
-	return 0, false
+	data, _ := os.ReadFile(filepath.Join(root, "proc/stat")) // without it the time is not a number
+	_, after, _ := strings.Cut(string(data), "\nbtime ")
+	text, _, _ := strings.Cut(after, "\n")
+	seconds, err := strconv.ParseInt(text, 10, 64)
+	return float64(seconds), err == nil
 }

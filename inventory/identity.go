@@ -27,7 +27,7 @@ func Detect(known Identity) (Identity, error) {
 	return detect(known, "/", hostName)
 }
 
-func detect(id Identity, root string, hostName func() (host, error)) (Identity, error) {
+func detect(id Identity, root string, hostName func() (string, error)) (Identity, error) {
 	if err := CheckCluster(id.Cluster); err != nil {
 		return Identity{}, fmt.Errorf("cluster: %w", err)
 	}
@@ -36,7 +36,7 @@ func detect(id Identity, root string, hostName func() (host, error)) (Identity, 
 		if err != nil {
 			return Identity{}, fmt.Errorf("the machine's host name is unknown, set agent.name or --name: %w", err)
 		}
-		id.Node = name.fqdn
+		id.Node = name
 		if err := CheckName(id.Node); err != nil {
 			return Identity{}, fmt.Errorf("the machine's host name is unusable, set agent.name or --name: %w", err)
 		}
@@ -44,7 +44,7 @@ func detect(id Identity, root string, hostName func() (host, error)) (Identity, 
 	if err := CheckName(id.Node); err != nil {
 		return Identity{}, fmt.Errorf("node: %w", err)
 	}
-	if id.Instance = cmp.Or(id.Instance, instance(root, name.short)); id.Instance == "" {
+	if id.Instance = cmp.Or(id.Instance, instance(root, short(name))); id.Instance == "" {
 		return Identity{}, errors.New("the machine has no product UUID, machine id or host name: set agent.instance")
 	}
 	if id.Boot = cmp.Or(id.Boot, readLine(root, "proc/sys/kernel/random/boot_id")); id.Boot == "" {
@@ -68,33 +68,34 @@ func instance(root, hostName string) string {
 	return hostName
 }
 
-// host is a machine's host name, short and with its domain if that is known.
-type host struct{ short, fqdn string }
-
-// hostName is determined once, so that it doesn't change while the process runs.
-var hostName = sync.OnceValues(func() (host, error) {
+// hostName is the machine's host name, with its domain if that is known. It is determined once, so that it doesn't
+// change while the process runs.
+var hostName = sync.OnceValues(func() (string, error) {
 	name, err := os.Hostname()
-	if err != nil {
-		return host{}, err
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	return qualify(name, func(name string) (string, error) { return net.DefaultResolver.LookupCNAME(ctx, name) }), nil
+	return qualify(name, func(name string) (string, error) { return net.DefaultResolver.LookupCNAME(ctx, name) }), err
 })
+
+// short is a host name without its domain.
+func short(name string) string {
+	name, _, _ = strings.Cut(name, ".")
+	return name
+}
 
 // qualify adds the domain to a host name. It takes only the domain of that name itself from canonical: other names,
 // such as localhost.localdomain, belong to an address and not to the machine.
-func qualify(name string, canonical func(string) (string, error)) host {
+func qualify(name string, canonical func(string) (string, error)) string {
 	name = strings.ToLower(strings.TrimSuffix(name, "."))
-	if short, _, qualified := strings.Cut(name, "."); qualified {
-		return host{short, name}
+	if name == "" || short(name) != name {
+		return name
 	}
-	full, err := canonical(name)
+	full, _ := canonical(name) // without an answer the domain is not known
 	full = strings.ToLower(strings.TrimSuffix(full, "."))
-	if domain, ok := strings.CutPrefix(full, name+"."); err != nil || !ok || domain == "" {
-		return host{name, name}
+	if len(full) > len(name)+1 && strings.HasPrefix(full, name+".") {
+		return full
 	}
-	return host{name, full}
+	return name
 }
 
 // readLine returns the first line of a file, without spaces around it, or "".

@@ -20,12 +20,12 @@ func TestDetectFillsInWhatIsNotConfigured(t *testing.T) {
 		"etc/machine-id":                 machine + "\n",
 		"proc/sys/kernel/random/boot_id": bootID + "\n",
 	})
-	got, err := detect(Identity{Cluster: "main"}, root, named("web1", "web1.example.com"))
+	got, err := detect(Identity{Cluster: "main"}, root, named("web1.example.com"))
 	if want := (Identity{"main", "web1.example.com", uuid, bootID}); err != nil || got != want {
 		t.Errorf("detect = %+v, %v, want %+v", got, err, want)
 	}
 	configured := Identity{"main", "other", "i-1", "boot-1"}
-	if got, err := detect(configured, root, named("web1", "web1.example.com")); err != nil || got != configured {
+	if got, err := detect(configured, root, named("web1.example.com")); err != nil || got != configured {
 		t.Errorf("detect = %+v, %v, want what was configured", got, err)
 	}
 	if got, err := detect(configured, root, nameless); err != nil || got != configured {
@@ -55,14 +55,14 @@ func TestInstanceIsTheFirstUniqueIdentifier(t *testing.T) {
 func TestDetectSaysWhatToConfigure(t *testing.T) {
 	whole := machineRoot(t, map[string]string{"etc/machine-id": machine, "proc/sys/kernel/random/boot_id": bootID})
 	empty := t.TempDir()
-	main, web1 := Identity{Cluster: "main"}, named("web1", "web1")
+	main, web1 := Identity{Cluster: "main"}, named("web1")
 	for _, c := range []struct {
 		known    Identity
 		root     string
-		hostName func() (host, error)
+		hostName func() (string, error)
 		want     string
 	}{
-		{main, whole, named("web 1", "web 1"), "set agent.name"},
+		{main, whole, named("web 1"), "set agent.name"},
 		{Identity{Cluster: "main", Node: "web/1"}, whole, nameless, `node: name "web/1"`},
 		{main, whole, nameless, "host name is unknown"},
 		{Identity{}, whole, nameless, "cluster: name"},
@@ -92,22 +92,17 @@ func TestQualifyTakesOnlyTheDomainOfTheName(t *testing.T) {
 			}
 			return tt.canonical, nil
 		})
-		if want := (host{short(tt.want), tt.want}); got != want {
-			t.Errorf("qualify(%s), canonical %s = %v, want %v", tt.name, tt.canonical, got, want)
+		if got != tt.want {
+			t.Errorf("qualify(%s), canonical %s = %s, want %s", tt.name, tt.canonical, got, tt.want)
 		}
 	}
 }
 
-func short(name string) string {
-	name, _, _ = strings.Cut(name, ".")
-	return name
+func named(fqdn string) func() (string, error) {
+	return func() (string, error) { return fqdn, nil }
 }
 
-func named(short, fqdn string) func() (host, error) {
-	return func() (host, error) { return host{short, fqdn}, nil }
-}
-
-func nameless() (host, error) { return host{}, errors.New("uname failed") }
+func nameless() (string, error) { return "", errors.New("uname failed") }
 
 // machineRoot is the root directory of a machine with these files.
 func machineRoot(t *testing.T, files map[string]string) string {

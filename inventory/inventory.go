@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/hashicorp/go-memdb"
+	iradix "github.com/hashicorp/go-immutable-radix/v2"
 )
 
 // Life is where a node is between its first heartbeat and its last.
@@ -50,11 +50,9 @@ type Node struct {
 	Facts    Facts           `json:"facts"`               // nil: not known yet
 	Kick     json.RawMessage `json:"kick,omitempty"`      // see Beat.Kick
 
-	conn      Conn
-	digest    string    // of the facts that it announces; Facts may be older
-	deadline  time.Time // after a disconnect or while Restarting: it is gone when canary time reaches this; zero: none
-	suspicion string    // why it is Suspect
-	oldBoots  []string  // boots of this instance before Boot, newest last
+	conn     Conn
+	digest   string   // of the facts that it announces; Facts may be older
+	oldBoots []string // boots of this instance before Boot, newest last
 }
 
 // Eligible reports whether the node is a member of the roles that its facts match.
@@ -76,17 +74,15 @@ func (c *Conflict) Error() string {
 	return fmt.Sprintf(text, c.Node, c.Accepted, c.Rejected)
 }
 
-// Inventory is the nodes that are not gone. It belongs to one goroutine, which applies what Listen receives. It decides
-// by canary time.
+// Inventory is the nodes that are not gone. It belongs to one goroutine, which applies what Listen receives.
 type Inventory struct {
-	db           *memdb.MemDB
+	nodes        *iradix.Tree[*Node] // by name
 	leases       *leases
 	byConn       map[Conn]string
-	deadlines    map[string]time.Time  // by node: its deadline
-	disconnected map[Conn]time.Time    // when each connection closed: heartbeats over it may still arrive
-	earlyFacts   map[string]earlyFacts // by node: facts that arrived before the heartbeat that announces them
-	missingFacts map[string]time.Time  // by node: when facts that are not known were last requested
-	newSuspects  []string              // by silence; to be asked for a heartbeat
+	disconnected map[Conn]time.Time   // when each connection closed: heartbeats over it may still arrive
+	earlyFacts   map[string]Received  // by node: facts that arrived before the heartbeat that announces them
+	missingFacts map[string]time.Time // by node: when facts that are not known were last requested
+	newSuspects  []string             // by silence; to be asked for a heartbeat
 
 	// GoneAfter is the silence after which a node is gone. Set it before the first Apply.
 	GoneAfter func(*Node) time.Duration
@@ -94,42 +90,34 @@ type Inventory struct {
 
 // New returns an empty inventory.
 func New() *Inventory {
-	db, err := memdb.NewMemDB(&memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
-		"node": {Name: "node", Indexes: map[string]*memdb.IndexSchema{
-			"id": {Name: "id", Unique: true, Indexer: &memdb.StringFieldIndex{Field: "Name"}},
-		}},
-	}})
-	if err != nil {
-		panic(err) // the schema is constant
-	}
 	return &Inventory{
-		db:           db,
+		nodes:        iradix.New[*Node](),
 		leases:       &leases{byNode: map[string]*lease{}},
 		byConn:       map[Conn]string{},
-		deadlines:    map[string]time.Time{},
 		disconnected: map[Conn]time.Time{},
-		earlyFacts:   map[string]earlyFacts{},
+		earlyFacts:   map[string]Received{},
 		missingFacts: map[string]time.Time{},
 		GoneAfter:    func(*Node) time.Duration { return DefaultGoneAfter },
 	}
 }
 
-// Apply applies one thing that was received, and returns what it changed. On an error, such as a *Conflict, nothing
-// changed.
+// Apply applies one thing that was received and returns what it changed: nothing on an error, such as a *Conflict.
 func (inv *Inventory) Apply(r Received) ([]Change, error) {
+	inv.leases.mu.Lock()
+	defer inv.leases.mu.Unlock()
 	switch {
 	case r.Invalid != nil:
 		return nil, r.Invalid
 	case r.Beat != nil:
 		return inv.applyBeat(r)
 	case r.Facts != nil:
-		return inv.applyFacts(*r.Facts, r.At)
+		return inv.applyFacts(r)
 	case r.Disconnect != nil:
 		return inv.applyDisconnect(*r.Disconnect, r.At), nil
 	case r.Canary:
 		return inv.applyCanary(r.At), nil
 	case r.Missed != "":
-		inv.leases.noteMissed(r.At)
+		inv.leases.missed, inv.leases.reconnecting = r.At, false
 		inv.renewAll(r.At)
 	}
 	return nil, nil
@@ -142,7 +130,7 @@ func (inv *Inventory) applyBeat(r Received) ([]Change, error) {
 	if late && !announcesStop(b, before) {
 		return nil, nil
 	}
-	if before == nil && inv.leases.len() >= maxNodes {
+	if before == nil && inv.Len() >= maxNodes {
 		return nil, fmt.Errorf("heartbeat of %s: there are %d nodes already, no more are accepted", b.Node, maxNodes)
 	}
 	if before != nil {
@@ -153,11 +141,18 @@ func (inv *Inventory) applyBeat(r Received) ([]Change, error) {
 			return nil, nil // sent before the reboot
 		}
 		inv.releaseConn(before)
+		inv.leases.noteReport(inv.leases.byNode[b.Node])
 	}
 	after, why := successor(before, b, r.At)
 	inv.attachFacts(after, before)
+	held := &lease{beat: r.raw, received: r.At, next: time.Duration(b.NextIn) * time.Millisecond}
+	if after.Life == Restarting {
+		within := min(b.RestartWithin, MaxRestart.Milliseconds())
+		held.deadline = r.At.Add(time.Duration(within) * time.Millisecond)
+		held.overdue = fmt.Sprintf("its agent stopped and was not back within %gm", MaxRestart.Minutes())
+	}
+	inv.leases.byNode[b.Node] = held
 	inv.byConn[b.Conn] = b.Node
-	inv.leases.replace(b.Node, r.raw, r.At, time.Duration(b.NextIn)*time.Millisecond)
 	inv.put(after)
 	changes := []Change{{Before: before, After: after, Why: why}}
 	if late { // as if it had arrived before the disconnect
@@ -174,11 +169,11 @@ func announcesStop(b *Beat, n *Node) bool {
 
 // conflict returns a *Conflict if a heartbeat comes from another machine than the node, which is alive.
 func (inv *Inventory) conflict(n *Node, b *Beat, at time.Time) error {
+	_, late := inv.leases.silence(inv.leases.byNode[n.Name])
 	switch {
+	case n.Instance != b.Instance && (n.Life != Alive || late):
 	case n.Instance != b.Instance:
-		if n.Life == Alive && !inv.leases.late(n.Name) {
-			return &Conflict{n.Name, n.Instance, b.Instance}
-		}
+		return &Conflict{n.Name, n.Instance, b.Instance}
 	case slices.Contains(n.oldBoots, b.Boot) && at.Sub(n.Joined) > cloneAfter:
 		return &Conflict{n.Name, n.Instance + " in boot " + n.Boot, b.Instance + " in boot " + b.Boot}
 	}
@@ -209,8 +204,7 @@ func successor(before *Node, b *Beat, at time.Time) (n *Node, why string) {
 	case b.Leaving:
 		n.Life, why = Left, "left"
 	case b.RestartWithin > 0:
-		within := min(b.RestartWithin, MaxRestart.Milliseconds())
-		n.Life, n.deadline = Restarting, at.Add(time.Duration(within)*time.Millisecond)
+		n.Life = Restarting
 	}
 	if before != nil && before.Life == n.Life && before.Boot == n.Boot {
 		n.Since = before.Since
@@ -220,12 +214,12 @@ func successor(before *Node, b *Beat, at time.Time) (n *Node, why string) {
 
 // attachFacts gives a node the facts that it announces if they are known, and else notes that they are missing.
 func (inv *Inventory) attachFacts(n, before *Node) {
-	early, ok := inv.earlyFacts[n.Name]
+	early := inv.earlyFacts[n.Name].Facts
 	switch {
 	case before != nil && before.Facts != nil && before.Instance == n.Instance && before.Facts.Digest() == n.digest:
 		n.Facts = before.Facts
 		delete(inv.missingFacts, n.Name)
-	case ok && early.Instance == n.Instance && early.Boot == n.Boot && early.Facts.Digest() == n.digest:
+	case early != nil && n.announces(early):
 		n.Facts = early.Facts
 		delete(inv.earlyFacts, n.Name)
 		delete(inv.missingFacts, n.Name)
@@ -236,19 +230,19 @@ func (inv *Inventory) attachFacts(n, before *Node) {
 	}
 }
 
-// earlyFacts are facts that arrived before the heartbeat that announces them.
-type earlyFacts struct {
-	FactsMessage
-	at time.Time
+// announces reports whether facts are those that a node announces.
+func (n *Node) announces(m *FactsMessage) bool {
+	return n.Instance == m.Instance && n.Boot == m.Boot && n.digest == m.Facts.Digest()
 }
 
-func (inv *Inventory) applyFacts(m FactsMessage, at time.Time) ([]Change, error) {
+func (inv *Inventory) applyFacts(r Received) ([]Change, error) {
+	m := r.Facts
 	before := inv.node(m.Node)
-	if before == nil || before.Instance != m.Instance || before.Boot != m.Boot || before.digest != m.Facts.Digest() {
+	if before == nil || !before.announces(m) {
 		if _, known := inv.earlyFacts[m.Node]; !known && len(inv.earlyFacts) >= maxEarlyFacts {
 			return nil, fmt.Errorf("facts of %s: %d nodes sent facts and no heartbeat already", m.Node, maxEarlyFacts)
 		}
-		inv.earlyFacts[m.Node] = earlyFacts{m, at}
+		inv.earlyFacts[m.Node] = r
 		return nil, nil
 	}
 	delete(inv.missingFacts, m.Node)
@@ -270,51 +264,50 @@ func (inv *Inventory) applyDisconnect(d Disconnect, at time.Time) []Change {
 	case Left:
 		return []Change{inv.remove(n, "its agent stopped")}
 	case Alive, Suspect:
-		return []Change{inv.suspect(n, at, fmt.Sprintf("its connection closed (%s)", d.Why), at.Add(DisconnectGrace))}
+		why := fmt.Sprintf("its connection closed (%s)", d.Why)
+		held := inv.leases.byNode[name]
+		held.deadline = at.Add(DisconnectGrace)
+		held.overdue = fmt.Sprintf("%s and it did not reconnect within %gs", why, DisconnectGrace.Seconds())
+		return []Change{inv.suspect(n, at, why)}
 	}
 	return nil
 }
 
-// suspect makes a node Suspect until its next heartbeat. It is gone at deadline; if that is zero, after its silence.
-func (inv *Inventory) suspect(n *Node, at time.Time, why string, deadline time.Time) Change {
+// suspect makes a node Suspect until its next heartbeat.
+func (inv *Inventory) suspect(n *Node, at time.Time, why string) Change {
 	after := *n
-	after.Life, after.suspicion, after.deadline = Suspect, why, deadline
+	after.Life = Suspect
 	if n.Life != Suspect {
 		after.Since = at
 	}
 	inv.put(&after)
-	inv.leases.forgetBeat(n.Name) // its next heartbeat changes it even if it repeats the last one
+	inv.leases.byNode[n.Name].beat = nil // its next heartbeat changes it even if it repeats the last one
 	return Change{Before: n, After: &after, Why: why}
 }
 
 // applyCanary moves canary time forward: a heartbeat that has not been received by now was not sent.
 func (inv *Inventory) applyCanary(canary time.Time) []Change {
-	if inv.leases.reconnecting(canary) {
+	if inv.leases.reconnecting && canary.Sub(inv.leases.missed) <= reconnectWithin {
 		inv.renewAll(canary)
 	}
+	inv.leases.canary, inv.leases.reconnecting = canary, false
 	var changes []Change
-	for name, deadline := range inv.deadlines {
-		if canary.Before(deadline) {
-			continue
-		}
-		n := inv.node(name)
-		why := fmt.Sprintf("its agent stopped and was not back within %gm", MaxRestart.Minutes())
-		if n.Life == Suspect {
-			why = fmt.Sprintf("%s and it did not reconnect within %gs", n.suspicion, DisconnectGrace.Seconds())
-		}
-		changes = append(changes, inv.remove(n, why))
-	}
-	for _, s := range inv.leases.silentNodes(canary) {
-		n := inv.node(s.name)
-		if !n.deadline.IsZero() {
-			continue
-		}
-		why := fmt.Sprintf("silent for %.1fs", s.silence.Seconds())
-		if s.silence >= max(s.atLeast, inv.GoneAfter(n)) {
-			changes = append(changes, inv.remove(n, why))
-		} else if n.Life == Alive {
-			changes = append(changes, inv.suspect(n, canary, why, time.Time{}))
-			inv.newSuspects = append(inv.newSuspects, n.Name)
+	for name, held := range inv.leases.byNode {
+		silence, late := inv.leases.silence(held)
+		switch {
+		case !held.deadline.IsZero():
+			if !canary.Before(held.deadline) {
+				changes = append(changes, inv.remove(inv.node(name), held.overdue))
+			}
+		case late:
+			n := inv.node(name)
+			why := fmt.Sprintf("silent for %.1fs", silence.Seconds())
+			if silence >= max(held.next*7/2, inv.GoneAfter(n)) {
+				changes = append(changes, inv.remove(n, why))
+			} else if n.Life == Alive {
+				changes = append(changes, inv.suspect(n, canary, why))
+				inv.newSuspects = append(inv.newSuspects, name)
+			}
 		}
 	}
 	for conn, at := range inv.disconnected {
@@ -323,7 +316,7 @@ func (inv *Inventory) applyCanary(canary time.Time) []Change {
 		}
 	}
 	for name, facts := range inv.earlyFacts {
-		if canary.Sub(facts.at) > requestAgain {
+		if canary.Sub(facts.At) > requestAgain {
 			delete(inv.earlyFacts, name) // its heartbeat should have followed at once; facts can be requested
 		}
 	}
@@ -333,13 +326,14 @@ func (inv *Inventory) applyCanary(canary time.Time) []Change {
 
 // renewAll gives every node its full time again: silence until now proves nothing.
 func (inv *Inventory) renewAll(at time.Time) {
-	inv.leases.renewAll(at)
-	for name := range inv.deadlines {
-		n := *inv.node(name)
-		if deadline := at.Add(max(DisconnectGrace, inv.GoneAfter(&n))); deadline.After(n.deadline) {
-			n.deadline = deadline
+	inv.leases.canary, inv.leases.renewed = at, at
+	for name, held := range inv.leases.byNode {
+		if held.deadline.IsZero() {
+			continue
 		}
-		inv.put(&n)
+		if full := at.Add(max(DisconnectGrace, inv.GoneAfter(inv.node(name)))); full.After(held.deadline) {
+			held.deadline = full
+		}
 	}
 }
 
@@ -349,15 +343,13 @@ func (inv *Inventory) MissingFacts() int { return len(inv.missingFacts) }
 // FactsToRequest returns the nodes whose facts must be requested now, few at a time, and counts them as requested.
 func (inv *Inventory) FactsToRequest(now time.Time) []string {
 	var names []string
-	room := maxRequests
 	for name, at := range inv.missingFacts {
 		if now.Sub(at) >= requestAgain {
 			names = append(names, name)
-		} else {
-			room-- // its facts may be on their way
 		}
 	}
-	names = names[:min(len(names), max(room, 0))]
+	underWay := len(inv.missingFacts) - len(names)
+	names = names[:min(len(names), max(maxRequests-underWay, 0))]
 	for _, name := range names {
 		inv.missingFacts[name] = now
 	}
@@ -365,8 +357,7 @@ func (inv *Inventory) FactsToRequest(now time.Time) []string {
 	return names
 }
 
-// NewSuspects returns the nodes that became suspect by silence since the last call. Each should be asked for a
-// heartbeat.
+// NewSuspects returns the nodes to ask for a heartbeat: those that became suspect by silence since the last call.
 func (inv *Inventory) NewSuspects() []string {
 	names := inv.newSuspects
 	inv.newSuspects = nil
@@ -374,30 +365,14 @@ func (inv *Inventory) NewSuspects() []string {
 }
 
 // Len is the number of nodes.
-func (inv *Inventory) Len() int { return inv.leases.len() }
+func (inv *Inventory) Len() int { return inv.nodes.Len() }
 
 // put stores a node in place of its former state.
-func (inv *Inventory) put(n *Node) {
-	if n.deadline.IsZero() {
-		delete(inv.deadlines, n.Name)
-	} else {
-		inv.deadlines[n.Name] = n.deadline
-	}
-	txn := inv.db.Txn(true)
-	if err := txn.Insert("node", n); err != nil {
-		panic(err) // the row fits the schema
-	}
-	txn.Commit()
-}
+func (inv *Inventory) put(n *Node) { inv.nodes, _, _ = inv.nodes.Insert([]byte(n.Name), n) }
 
 func (inv *Inventory) remove(n *Node, why string) Change {
-	txn := inv.db.Txn(true)
-	if err := txn.Delete("node", n); err != nil {
-		panic(err) // the row was read a moment ago, and there is one writer
-	}
-	txn.Commit()
-	inv.leases.remove(n.Name)
-	delete(inv.deadlines, n.Name)
+	inv.nodes, _, _ = inv.nodes.Delete([]byte(n.Name))
+	delete(inv.leases.byNode, n.Name)
 	delete(inv.missingFacts, n.Name)
 	inv.releaseConn(n)
 	return Change{Before: n, Why: why}
@@ -410,35 +385,23 @@ func (inv *Inventory) releaseConn(n *Node) {
 	}
 }
 
-func (inv *Inventory) node(name string) *Node { return (&Snapshot{inv.db}).Node(name) }
+func (inv *Inventory) node(name string) *Node { return inv.Snapshot().Node(name) }
 
 // Snapshot returns the nodes as they are now.
-func (inv *Inventory) Snapshot() *Snapshot { return &Snapshot{inv.db.Snapshot()} }
+func (inv *Inventory) Snapshot() *Snapshot { return &Snapshot{inv.nodes} }
 
 // Snapshot is the nodes at one moment. It never changes, and any goroutine may read it.
-type Snapshot struct{ db *memdb.MemDB }
+type Snapshot struct{ nodes *iradix.Tree[*Node] }
 
 // Node returns the node of that name, or nil.
 func (s *Snapshot) Node(name string) *Node {
-	row, err := s.db.Txn(false).First("node", "id", name)
-	if err != nil {
-		panic(err) // table and index are constant
-	}
-	n, _ := row.(*Node)
+	n, _ := s.nodes.Get([]byte(name))
 	return n
 }
 
 // All yields every node, sorted by name.
 func (s *Snapshot) All() iter.Seq[*Node] {
 	return func(yield func(*Node) bool) {
-		rows, err := s.db.Txn(false).Get("node", "id_prefix", "")
-		if err != nil {
-			panic(err) // table and index are constant
-		}
-		for row := rows.Next(); row != nil; row = rows.Next() {
-			if !yield(row.(*Node)) {
-				return
-			}
-		}
+		s.nodes.Root().Walk(func(_ []byte, n *Node) bool { return !yield(n) })
 	}
 }

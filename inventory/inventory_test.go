@@ -76,6 +76,17 @@ func (h *timeline) facts(b Beat, f Facts) {
 	h.apply(Received{Facts: &FactsMessage{V: Version, Node: b.Node, Instance: b.Instance, Boot: b.Boot, Facts: f}})
 }
 
+// deadlines are those of the nodes that have one.
+func (h *timeline) deadlines() map[string]time.Time {
+	deadlines := map[string]time.Time{}
+	for name, held := range h.leases.byNode {
+		if !held.deadline.IsZero() {
+			deadlines[name] = held.deadline
+		}
+	}
+	return deadlines
+}
+
 func count(s *Snapshot) int { return len(slices.Collect(s.All())) }
 
 // life is the life of web1, "" if it is gone.
@@ -649,27 +660,19 @@ func TestSilentNodesAreNewSuspectsOnce(t *testing.T) {
 	}
 }
 
-func TestUnchangedHeartbeatWritesNoRow(t *testing.T) {
+func TestUnchangedHeartbeatWritesNoNode(t *testing.T) {
 	h := newTimeline(t)
 	h.beats(web1())
 	h.facts(web1(), isWeb)
 	before := h.node("web1")
-	watch, _, err := h.db.Txn(false).FirstWatch("node", "id", "web1")
-	if err != nil {
-		t.Fatal(err)
-	}
+	nodes := h.nodes
 	for range 100 {
 		h.after(time.Second)
 		h.beats(web1())
 		h.canary()
 	}
-	if h.node("web1") != before {
-		t.Error("the row was written")
-	}
-	select {
-	case <-watch:
-		t.Error("watchers of the row were woken")
-	default:
+	if h.node("web1") != before || h.nodes != nodes {
+		t.Error("the node was written")
 	}
 	if raw := encode(web1(notReady)); h.leases.renewSame("web1", raw, h.now) {
 		t.Error("a changed heartbeat was taken for an unchanged one")
@@ -843,7 +846,7 @@ type model struct {
 	closed map[Conn]bool
 	canary time.Time
 	lost   time.Time        // when messages were last missed
-	silent int              // nodes without a heartbeat since then, at the last canary
+	back   bool             // a node has sent its first heartbeat after that since the last canary
 	rows   map[string]*Node // after the last change
 	counts map[string]int
 }
@@ -879,9 +882,9 @@ func TestInventoryAgreesWithItsModel(t *testing.T) {
 		m.drawCanary()
 		m.check()
 		for what, n := range map[string]int{
-			"nodes": count(m.Snapshot()), "leases": m.leases.len(), "byConn": len(m.byConn),
-			"deadlines": len(m.deadlines), "disconnected": len(m.Inventory.disconnected),
-			"earlyFacts": len(m.earlyFacts), "missingFacts": len(m.missingFacts),
+			"nodes": count(m.Snapshot()), "leases": len(m.leases.byNode), "byConn": len(m.byConn),
+			"disconnected": len(m.Inventory.disconnected),
+			"earlyFacts":   len(m.earlyFacts), "missingFacts": len(m.missingFacts),
 		} {
 			if n != 0 {
 				t.Errorf("%s: %d are left when all nodes are gone", what, n)
@@ -939,6 +942,7 @@ func (m *model) receive(b Beat) {
 		if changes, err := m.beat(b); len(changes) > 0 || err != nil || !cmp.Equal(was.beat, b) {
 			m.t.Fatalf("%+v after %+v was taken for unchanged: %+v, %v", b, was.beat, changes, err)
 		}
+		m.back = m.back || was.beats.Before(m.lost)
 		was.start, was.beats = m.now, m.now
 		return
 	}
@@ -977,6 +981,7 @@ func (m *model) receive(b Beat) {
 	if err != nil {
 		m.t.Fatalf("%+v: %v", b, err)
 	}
+	m.back = m.back || was != nil && was.beats.Before(m.lost)
 	next := &modelNode{beat: b, start: m.now, beats: m.now, life: Alive}
 	if was != nil && was.life == Suspect && cmp.Equal(was.beat, b) {
 		m.seen("revived")
@@ -1067,20 +1072,8 @@ func (m *model) drawDisconnect(t *rapid.T) {
 
 func (m *model) drawMissed() {
 	m.missed()
-	m.canary, m.lost = m.now, m.now
-	m.silent = m.unreported()
+	m.canary, m.lost, m.back = m.now, m.now, false
 	m.renewed()
-}
-
-// unreported is the number of nodes without a heartbeat since messages were missed.
-func (m *model) unreported() int {
-	n := 0
-	for _, node := range m.nodes {
-		if node.beats.Before(m.lost) {
-			n++
-		}
-	}
-	return n
 }
 
 func (m *model) renewed() {
@@ -1096,14 +1089,11 @@ func (m *model) renewed() {
 func (m *model) drawCanary() {
 	changes := m.timeline.canary()
 	m.canary = m.now
-	if m.silent > 0 && m.now.Sub(m.lost) <= reconnectWithin {
-		silent := m.unreported()
-		if silent < m.silent {
-			m.seen("reconnecting")
-			m.renewed()
-		}
-		m.silent = silent
+	if m.back && m.now.Sub(m.lost) <= reconnectWithin {
+		m.seen("reconnecting")
+		m.renewed()
 	}
+	m.back = false
 	gone, suspected := map[string]bool{}, map[string]bool{}
 	for _, change := range changes {
 		switch {
@@ -1206,10 +1196,10 @@ func (m *model) check() {
 	if diff := cmp.Diff(want, got); diff != "" {
 		m.t.Fatalf("the nodes: want -, have +:\n%s", diff)
 	}
-	if len(got) != m.leases.len() {
-		m.t.Fatalf("%d nodes, %d leases", len(got), m.leases.len())
+	if len(got) != len(m.leases.byNode) {
+		m.t.Fatalf("%d nodes, %d leases", len(got), len(m.leases.byNode))
 	}
-	if diff := cmp.Diff(deadlines, m.deadlines); diff != "" {
+	if diff := cmp.Diff(deadlines, m.deadlines()); diff != "" {
 		m.t.Fatalf("deadlines: want -, have +:\n%s", diff)
 	}
 	for conn, name := range m.byConn {
@@ -1260,7 +1250,7 @@ func TestEndlessChurnLeavesNoEntries(t *testing.T) {
 	}
 	h.after(2 * time.Minute)
 	h.canary()
-	n := count(h.Snapshot()) + h.leases.len() + len(h.byConn) + len(h.deadlines) + len(h.disconnected)
+	n := count(h.Snapshot()) + len(h.leases.byNode) + len(h.byConn) + len(h.disconnected)
 	if n += len(h.earlyFacts) + len(h.missingFacts); n != 0 {
 		t.Errorf("%d entries are left", n)
 	}

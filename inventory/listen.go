@@ -17,10 +17,8 @@ const (
 	MissedAfter = 2 * time.Second        // without a canary: messages may have been missed
 
 	maxSuspension = time.Second // of the machine; the monotonic clock does not count it
-
-	canaryPrefix = "_canary."
-
-	queueSize = 1 << 17 // messages waiting for the listener; more are dropped, and the client reports it
+	canaryPrefix  = "_canary."
+	queueSize     = 1 << 17 // messages waiting for the listener; more are dropped, and the client reports it
 )
 
 // Received is one thing that the listener received. Beside At and Reply exactly one field is set.
@@ -115,21 +113,15 @@ func (l *listener) receive(m *nats.Msg, now time.Time) (Received, bool) {
 	case isBeat && strings.HasPrefix(node, "_"):
 		return l.receiveCanary(node, now)
 	case isBeat:
-		var b Beat
-		if b, r.Invalid = decodeBeat(node, m.Data); r.Invalid == nil {
+		r.Beat, r.Invalid = decodeBeat(node, m.Data)
+		r.Reply, r.raw = m.Reply, m.Data
+		if r.Beat != nil {
 			l.leases.forgetBeat(node) // until this one is applied, one like the last says something new too
-			r.Beat, r.Reply, r.raw = &b, m.Reply, m.Data
 		}
 	case m.Subject == l.beacon:
-		var b Beacon
-		if b, r.Invalid = decodeBeacon(m.Data); r.Invalid == nil {
-			r.Beacon = &b
-		}
+		r.Beacon, r.Invalid = decodeBeacon(m.Data)
 	default:
-		var f FactsMessage
-		if f, r.Invalid = decodeFacts(strings.TrimPrefix(m.Subject, l.facts), m.Data); r.Invalid == nil {
-			r.Facts = &f
-		}
+		r.Facts, r.Invalid = decodeFacts(strings.TrimPrefix(m.Subject, l.facts), m.Data)
 	}
 	return r, true
 }

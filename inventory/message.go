@@ -1,10 +1,14 @@
 package inventory
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
 )
 
 // Version is the version of every message in this package. A message of another version is invalid.
@@ -22,8 +26,7 @@ type Conn struct {
 	Client uint64 `json:"client"` // the client's id at that server
 }
 
-// Beat is a heartbeat, on kicker.CLUSTER.heartbeat.NODE. One that says nothing new is byte for byte the node's last
-// one.
+// Beat is a heartbeat, on kicker.CLUSTER.heartbeat.NODE. One that says nothing new repeats the last byte for byte.
 type Beat struct {
 	V             int    `json:"v"`
 	Node          string `json:"node"`
@@ -38,8 +41,7 @@ type Beat struct {
 	RestartWithin int64  `json:"restart_within_ms,omitempty"` // the agent stops; milliseconds until it is back
 	NextIn        int64  `json:"next_in_ms"`                  // milliseconds until the next heartbeat
 
-	// Kick is the status of the node's actions, see kick.Status. This package only passes it on.
-	Kick json.RawMessage `json:"kick,omitempty"`
+	Kick json.RawMessage `json:"kick,omitempty"` // status of the node's actions, see kick.Status; only passed on
 }
 
 // FactsMessage carries all facts of a node, on kicker.CLUSTER.facts.NODE: when they changed or were requested.
@@ -66,8 +68,7 @@ type ReportRequest struct {
 	Splay int64 `json:"splay_ms"` // each node waits for a random part of this first
 }
 
-// Order asks one node for something. The controller sends it on kicker.CLUSTER.node.NODE, `kicker leave` on
-// kicker.CLUSTER.leave.NODE.
+// Order asks one node for something, on kicker.CLUSTER.node.NODE or, DoLeave, on kicker.CLUSTER.leave.NODE.
 type Order struct {
 	V       int      `json:"v"`
 	Do      string   `json:"do"`                // one of the Do constants
@@ -85,8 +86,7 @@ const (
 // MaxTargets is how many targets an Order can have.
 const MaxTargets = 32
 
-// LeaveStatus says how far leaving is. The controller answers the heartbeats of a leaving node with it, and the node
-// answers DoLeave.
+// LeaveStatus says how far leaving is. It answers the heartbeats of a leaving node, and DoLeave.
 type LeaveStatus struct {
 	V        int      `json:"v"`
 	Received bool     `json:"received"`           // the controller knows that the node leaves
@@ -127,6 +127,72 @@ func nodeSubject(cluster, node string) string      { return "kicker." + cluster 
 func leaveSubject(cluster, node string) string     { return "kicker." + cluster + ".leave." + node }
 func beaconSubject(cluster string) string          { return "kicker." + cluster + ".controller" }
 
+// ErrNoAgent is the error for a request to a node that has no agent on the bus.
+var ErrNoAgent = errors.New("no agent of that name is on the bus")
+
+// SendBeacon announces a controller to a cluster.
+func SendBeacon(nc *nats.Conn, cluster string, b Beacon) error {
+	b.V = Version
+	return publish(nc, beaconSubject(cluster), b)
+}
+
+// RequestReports asks every node of a cluster for a heartbeat within splay.
+func RequestReports(nc *nats.Conn, cluster string, splay time.Duration) error {
+	return publish(nc, reportSubject(cluster), ReportRequest{V: Version, Splay: splay.Milliseconds()})
+}
+
+// Ask asks one node for a heartbeat (DoBeat) or its facts (DoFacts).
+func Ask(nc *nats.Conn, cluster, node, do string) error {
+	return publish(nc, nodeSubject(cluster, node), Order{V: Version, Do: do})
+}
+
+// AnswerLeave tells a leaving node how far it is; reply is Received.Reply.
+func AnswerLeave(nc *nats.Conn, reply string, status LeaveStatus) error {
+	return publish(nc, reply, status)
+}
+
+func publish(nc *nats.Conn, subject string, message any) error {
+	if err := nc.Publish(subject, encode(message)); err != nil {
+		return fmt.Errorf("send to %s: %w", subject, err)
+	}
+	return nil
+}
+
+// RequestLeave makes a node leave, and returns how far it is. It can be called again to follow the progress.
+func RequestLeave(ctx context.Context, nc *nats.Conn, cluster, node string) (LeaveStatus, error) {
+	var status LeaveStatus
+	err := request(ctx, nc, node, leaveSubject(cluster, node), Order{V: Version, Do: DoLeave}, &status, &status.V)
+	if err == nil && status.Rejected != "" {
+		err = fmt.Errorf("rejected: %s", status.Rejected)
+	}
+	if err != nil {
+		return status, fmt.Errorf("leave %s: %w", node, err)
+	}
+	return status, nil
+}
+
+// Probe asks a node to connect to each target, HOST:PORT, and returns those that accept, within two seconds.
+func Probe(ctx context.Context, nc *nats.Conn, cluster, node string, targets []string) ([]string, error) {
+	var p ProbeReply
+	order := Order{V: Version, Do: DoProbe, Targets: targets}
+	if err := request(ctx, nc, node, nodeSubject(cluster, node), order, &p, &p.V); err != nil {
+		return nil, fmt.Errorf("probe from %s: %w", node, err)
+	}
+	return p.Reached, nil
+}
+
+// request sends an order to a node and decodes its answer, and the answer's version into v.
+func request(ctx context.Context, nc *nats.Conn, node, subject string, o Order, answer any, v *int) error {
+	m, err := nc.RequestWithContext(ctx, subject, encode(o))
+	if errors.Is(err, nats.ErrNoResponders) {
+		return ErrNoAgent
+	}
+	if err != nil {
+		return err
+	}
+	return decode(node, m.Data, maxMessage, answer, v)
+}
+
 func encode(message any) []byte {
 	data, err := json.Marshal(message)
 	if err != nil {
@@ -135,8 +201,7 @@ func encode(message any) []byte {
 	return data
 }
 
-// decode decodes a message and checks its version, which it decodes into v. node is the sender, "" if it is a
-// controller.
+// decode decodes a message and checks its version, v. node is the sender, "" if it is a controller.
 func decode(node string, data []byte, limit int, message any, v *int) error {
 	if len(data) > limit {
 		return fmt.Errorf("%d bytes, at most %d are allowed", len(data), limit)
@@ -161,7 +226,7 @@ func decode(node string, data []byte, limit int, message any, v *int) error {
 }
 
 // decodeBeat decodes a heartbeat, on the subject of node.
-func decodeBeat(node string, data []byte) (Beat, error) {
+func decodeBeat(node string, data []byte) (*Beat, error) {
 	var b Beat
 	err := decode(node, data, maxMessage, &b, &b.V)
 	if err == nil {
@@ -170,39 +235,37 @@ func decodeBeat(node string, data []byte) (Beat, error) {
 	if err == nil && (b.NextIn <= 0 || b.NextIn > maxPace.Milliseconds() || b.RestartWithin < 0) {
 		err = fmt.Errorf("next_in_ms %d, restart_within_ms %d: out of range", b.NextIn, b.RestartWithin)
 	}
-	if err != nil {
-		return b, fmt.Errorf("heartbeat of %s: %w", node, err)
-	}
-	return b, nil
+	return valid("heartbeat of "+node, &b, err)
 }
 
 // decodeFacts decodes a facts message, on the subject of node.
-func decodeFacts(node string, data []byte) (FactsMessage, error) {
-	var m FactsMessage
+func decodeFacts(node string, data []byte) (*FactsMessage, error) {
+	m := FactsMessage{}
 	err := decode(node, data, maxFacts, &m, &m.V)
 	if err == nil {
 		err = checkSender(node, m.Node, m.Instance, m.Boot)
 	}
-	if err != nil {
-		return m, fmt.Errorf("facts of %s: %w", node, err)
-	}
 	if m.Facts == nil {
 		m.Facts = Facts{} // known to be none
 	}
-	return m, nil
+	return valid("facts of "+node, &m, err)
 }
 
-// decodeBeacon decodes a beacon.
-func decodeBeacon(data []byte) (Beacon, error) {
+func decodeBeacon(data []byte) (*Beacon, error) {
 	var b Beacon
 	err := decode("", data, maxMessage, &b, &b.V)
 	if err == nil && (b.ID == "" || b.Epoch < 0 || b.Epoch > maxEpoch) {
 		err = fmt.Errorf("id %.20q, epoch %d: out of range", b.ID, b.Epoch)
 	}
+	return valid("beacon", &b, err)
+}
+
+// valid returns a message, or why it is invalid.
+func valid[M any](what string, message *M, err error) (*M, error) {
 	if err != nil {
-		return b, fmt.Errorf("beacon: %w", err)
+		return nil, fmt.Errorf("%s: %w", what, err)
 	}
-	return b, nil
+	return message, nil
 }
 
 // checkSender checks what a message on the subject of node says about its sender.
@@ -216,8 +279,8 @@ func checkSender(node, name, instance, boot string) error {
 	return CheckName(name)
 }
 
-// CheckName reports why a node or a cluster can't have a name. Names are dot-separated parts of [a-z0-9_-], at most 253
-// bytes, so that a subject can end in one. Names that start with "_" are kicker's own.
+// CheckName reports why a node or a cluster can't have a name: dot-separated parts of [a-z0-9_-], at most 253 bytes.
+// Names that start with "_" are kicker's own.
 func CheckName(name string) error {
 	if name == "" || len(name) > 253 {
 		return fmt.Errorf("name %.20q: want 1 to 253 characters", name)

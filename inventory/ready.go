@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
-	"net/url"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -20,8 +19,7 @@ import (
 	"github.com/kballard/go-shellquote"
 )
 
-// Check checks whether a node's service is ready. ParseCheck returns one with defaults, which may be changed before
-// Watch.
+// Check checks whether a node's service is ready. Its defaults may be changed before Watch.
 type Check struct {
 	Interval time.Duration // between the starts of two checks
 	Timeout  time.Duration // of one
@@ -43,8 +41,7 @@ const (
 // ParseCheck parses a check and says when the service is ready:
 //
 //	tcp:PORT, tcp:HOST:PORT    it accepts a connection
-//	http://…, https://…        it answers a GET with a status of 2xx or 3xx, as in HAProxy's httpchk
-//	http:http://…              the same
+//	http://…, http:URL         it answers a GET with a status of 2xx or 3xx, as in HAProxy's httpchk
 //	exec:COMMAND ARG…          the command exits with 0; quotes and backslashes as in a shell, nothing is expanded
 func ParseCheck(s string) (Check, error) {
 	c := Check{
@@ -168,21 +165,17 @@ func parseTCP(address string) (func(context.Context) error, error) {
 }
 
 func parseHTTP(text string) (func(context.Context) error, error) {
-	u, err := url.Parse(text)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+	request, err := http.NewRequest(http.MethodGet, text, nil)
+	if err != nil || request.URL.Scheme != "http" && request.URL.Scheme != "https" || request.URL.Host == "" {
 		return nil, errors.New("want a URL such as http://localhost:8080/healthz")
 	}
+	request.Header.Set("User-Agent", "kicker")
 	client := &http.Client{
 		Transport:     &http.Transport{DisableKeepAlives: true}, // a kept connection proves nothing; no proxy
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	return func(ctx context.Context) error {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
-		if err != nil {
-			return err
-		}
-		request.Header.Set("User-Agent", "kicker")
-		response, err := client.Do(request)
+		response, err := client.Do(request.WithContext(ctx))
 		if err != nil {
 			return innermost(err)
 		}
@@ -206,8 +199,7 @@ func parseExec(line string) (func(context.Context) error, error) {
 	return func(ctx context.Context) error { return run(ctx, argv) }, nil
 }
 
-// run runs a command in its own process group. The whole group is killed when ctx ends or the command exits, so that
-// checks leave no processes behind.
+// run runs a command, and kills its whole process group when ctx ends or the command exits.
 func run(ctx context.Context, argv []string) error {
 	var output tail
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
@@ -231,8 +223,8 @@ func run(ctx context.Context, argv []string) error {
 	return err
 }
 
-// failure is a failed command and its output. Two failures that differ only in their output are of one kind: the output
-// may contain the time, and each new reason is a new heartbeat.
+// failure is a failed command and its output. The output is not part of its kind: it may contain the time, and each new
+// kind is a new heartbeat.
 type failure struct {
 	error
 	output string
@@ -263,14 +255,10 @@ func (t *tail) lastLine() string {
 	return strings.ToValidUTF8(string(text[bytes.LastIndexByte(text, '\n')+1:]), "")
 }
 
-// innermost returns the innermost cause. The errors around it name addresses, and the local one changes with each
-// check.
+// innermost returns the innermost cause. The errors around it name the local address, which changes with each check.
 func innermost(err error) error {
-	for {
-		inner := errors.Unwrap(err)
-		if inner == nil {
-			return err
-		}
+	for inner := err; inner != nil; inner = errors.Unwrap(inner) {
 		err = inner
 	}
+	return err
 }

@@ -1,9 +1,8 @@
 // Package bus starts the NATS server that is embedded in a controller, and connects to a bus anywhere.
 //
 // A Bus is the embedded server. The controller joins it inside the process, as users whose password never leaves it.
-// Nodes join over TCP with the token. Join serves a daemon and retries forever; Connect serves a command and fails at
-// once. Disconnects reports connections that are closed from their client's end. The server knows that before any
-// silence shows it.
+// Nodes join over TCP with the token. Disconnects reports connections that are closed from their client's end, which
+// the server knows before any silence shows it.
 package bus
 
 import (
@@ -34,26 +33,22 @@ const (
 	reconnectMost  = 2 * time.Second
 	startTimeout   = 10 * time.Second
 	connectTimeout = 2 * time.Second // for a server to accept a connection
+	errorEvery     = time.Second     // at most one of the server's errors is logged in this time
+	maxConn        = 1 << 20         // the server's own default is 64 Ki
 
-	// For the handshake after that. A fleet that reconnects at once keeps the server busy, and a client that gives up
-	// begins again: with TLS and 10 000 nodes 2 s were not always enough.
+	// For the handshake after that. A client that gives up adds to the load of a busy server: with TLS and 10 000 nodes
+	// 2 s were not always enough.
 	handshakeTimeout = 5 * time.Second
-
-	errorEvery = time.Second // at most one of the server's errors is logged in this time
-
-	maxConn = 1 << 20 // the server's own default is 64 Ki
 )
 
-// The users of the embedded server. Nodes use an account without the server's own events, which are in the system
-// account.
+// The users of the embedded server. Nodes can't see the system account, which has the server's own events.
 const (
 	nodeUser       = "kicker"
 	controllerUser = "controller"
 	systemUser     = "system"
 )
 
-// controllerSubjects are the subjects on which only the controller's process may publish. So a program that merely
-// reaches the bus can start no run.
+// controllerSubjects are those on which nodes may not publish: to reach the bus is not enough to start a run.
 var controllerSubjects = []string{
 	"kicker.*.kick.>", "kicker.*.node.>", "kicker.*.controller", "kicker.*.report", "kicker.*.heartbeat._canary.>",
 }
@@ -136,19 +131,14 @@ func (b *Bus) InProcessConn() (net.Conn, error) { return b.server.InProcessConn(
 
 // Join connects the controller to its own server. options override the defaults.
 func (b *Bus) Join(name string, options ...nats.Option) (*nats.Conn, error) {
-	nc, err := b.join(name, controllerUser, options...)
+	nc, err := nats.Connect("", append([]nats.Option{
+		nats.InProcessServer(b), nats.Name(name), nats.UserInfo(controllerUser, b.secret), nats.MaxReconnects(-1),
+		logErrors(b.log),
+	}, options...)...)
 	if err != nil {
 		return nil, fmt.Errorf("bus: join as %s: %w", name, err)
 	}
 	return nc, nil
-}
-
-func (b *Bus) join(name, user string, more ...nats.Option) (*nats.Conn, error) {
-	options := []nats.Option{
-		nats.InProcessServer(b), nats.Name(name), nats.UserInfo(user, b.secret), nats.MaxReconnects(-1),
-		logErrors(b.log),
-	}
-	return nats.Connect("", append(options, more...)...)
 }
 
 // Close stops the server and waits until it has stopped.
@@ -157,9 +147,8 @@ func (b *Bus) Close() {
 	b.server.WaitForShutdown()
 }
 
-// Join connects to a bus and retries forever: a node that starts before its controller waits for it. servers are
-// HOST:PORT or URLs. Messages are not buffered while there is no connection, because a heartbeat must not arrive late.
-// changed is called, on any goroutine, when the bus is lost or restored. options override the defaults.
+// Join connects to a bus, HOST:PORTs or URLs, and retries forever. Without a connection no message is buffered, because
+// a heartbeat must not arrive late. changed is called, on any goroutine, when the bus is lost or restored.
 func Join(
 	servers []string, token, name string, log *slog.Logger, changed func(), options ...nats.Option,
 ) (*nats.Conn, error) {
@@ -174,7 +163,7 @@ func Join(
 			changed()
 		}
 	}
-	handlers := []nats.Option{
+	return retry(servers, token, name, o, append([]nats.Option{
 		nats.ConnectHandler(joined("bus joined")),
 		nats.ReconnectHandler(joined("bus restored")),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
@@ -184,14 +173,13 @@ func Join(
 			changed()
 		}),
 		logErrors(log),
-	}
-	return retry(servers, token, name, o, append(handlers, options...)...)
+	}, options...)...)
 }
 
 // retry connects to a bus and retries forever. It reports to o why it can't.
 func retry(servers []string, token, name string, o *outage, more ...nats.Option) (*nats.Conn, error) {
 	var joining atomic.Pointer[nats.Conn]
-	options := []nats.Option{
+	nc, err := connect(servers, token, append([]nats.Option{
 		nats.Name(name), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true), nats.ReconnectBufSize(-1),
 		nats.PingInterval(10 * time.Second), nats.MaxPingsOutstanding(2), nats.Timeout(handshakeTimeout),
 		nats.IgnoreAuthErrorAbort(), nats.SetCustomDialer(&onlyDialer{}),
@@ -202,14 +190,13 @@ func retry(servers []string, token, name string, o *outage, more ...nats.Option)
 			return reconnectDelay(n)
 		}),
 		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { o.report(err) }),
-	}
-	nc, err := connect(servers, token, append(options, more...)...)
+	}, more...)...)
 	joining.Store(nc)
 	return nc, err
 }
 
-// onlyDialer closes its former connection before it dials. nats.go forgets a connection whose handshake failed, and the
-// server would keep it: a fleet that fails to join would use up the open files of both.
+// onlyDialer closes its former connection before it dials: nats.go leaves a connection open whose handshake failed, and
+// a fleet that fails to join would use up the server's open files.
 type onlyDialer struct{ conn net.Conn }
 
 func (d *onlyDialer) Dial(network, address string) (net.Conn, error) {

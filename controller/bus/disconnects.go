@@ -13,11 +13,8 @@ import (
 )
 
 const (
-	disconnectsName = "kicker disconnects" // of the connection
-
-	// Servers report closed connections to their system account on this subject. It covers all accounts, because the
-	// controller may use another one than the nodes.
-	disconnectSubject = "$SYS.ACCOUNT.*.DISCONNECT"
+	disconnectsName   = "kicker disconnects"        // of the connection
+	disconnectSubject = "$SYS.ACCOUNT.*.DISCONNECT" // of all accounts: the controller may use another than the nodes
 )
 
 // Why disconnects are lost.
@@ -35,9 +32,9 @@ var clientReasons = []string{
 
 // Disconnects calls closed, on one goroutine, for each connection that is closed from its client's end. stop ends that.
 func (b *Bus) Disconnects(closed func(server string, client uint64, why string)) (stop func(), err error) {
-	nc, err := b.join(disconnectsName, systemUser)
+	nc, err := b.Join(disconnectsName, nats.UserInfo(systemUser, b.secret))
 	if err != nil {
-		return nil, fmt.Errorf("bus: join as %s: %w", systemUser, err)
+		return nil, err
 	}
 	return subscribe(nc, closed)
 }
@@ -57,7 +54,7 @@ func Disconnects(
 		log.Info("disconnects are received", "server", nc.ConnectedUrlRedacted())
 		o.end()
 	}
-	handlers := []nats.Option{
+	nc, err := retry(servers, "", disconnectsName, o, append([]nats.Option{
 		nats.ConnectHandler(joined),
 		nats.ReconnectHandler(joined),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { o.report(err) }),
@@ -68,8 +65,7 @@ func Disconnects(
 				log.Warn("bus error", "err", err)
 			}
 		}),
-	}
-	nc, err := retry(servers, "", disconnectsName, o, append(handlers, options...)...)
+	}, options...)...)
 	if err != nil {
 		return nil, err
 	}

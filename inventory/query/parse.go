@@ -31,7 +31,7 @@ func Parse(s string) (Selector, error) {
 
 // CheckPath reports why path can't be the path of a fact in a selector.
 func CheckPath(path string) error {
-	if i := strings.IndexFunc(path, func(r rune) bool { return !isBare(r) }); i >= 0 {
+	if i := bare(path); i < len(path) {
 		return fmt.Errorf("a fact's path has no spaces and none of %s: remove them at %.20q", reserved, path[i:])
 	}
 	return checkDots(path)
@@ -103,11 +103,8 @@ func (p *parser) operator(path string) (string, error) {
 
 func (p *parser) value() (string, error) {
 	p.skipSpace()
-	if p.accept(`"`) {
-		return p.quoted('"')
-	}
-	if p.accept("'") {
-		return p.quoted('\'')
+	if strings.HasPrefix(p.rest(), `"`) || strings.HasPrefix(p.rest(), "'") {
+		return p.quoted()
 	}
 	if w := p.word(); w != "" {
 		return w, nil
@@ -123,36 +120,28 @@ func checkDots(path string) error {
 	return nil
 }
 
-// quoted parses the rest of a quoted value, after the opening quote.
-func (p *parser) quoted(end byte) (string, error) {
-	open := p.pos - 1
-	var b strings.Builder
-	for p.pos < len(p.text) {
-		c := p.text[p.pos]
-		p.pos++
-		switch {
-		case c == end:
-			return b.String(), nil
-		case c == '\\' && p.pos < len(p.text):
-			b.WriteByte(p.text[p.pos])
-			p.pos++
-		default:
-			b.WriteByte(c)
+// quoted parses a value in quotes.
+func (p *parser) quoted() (string, error) {
+	text := p.rest()
+	var value []byte
+	for i := 1; i < len(text); i++ {
+		if text[i] == text[0] {
+			p.pos += i + 1
+			return string(value), nil
 		}
+		if text[i] == '\\' && i+1 < len(text) {
+			i++
+		}
+		value = append(value, text[i])
 	}
-	p.pos = open
 	return "", errors.New("this quote is not closed")
 }
 
 // word parses the longest run of characters that need no quotes.
 func (p *parser) word() string {
-	rest := p.rest()
-	n := strings.IndexFunc(rest, func(r rune) bool { return !isBare(r) })
-	if n < 0 {
-		n = len(rest)
-	}
-	p.pos += n
-	return rest[:n]
+	w := p.rest()[:bare(p.rest())]
+	p.pos += len(w)
+	return w
 }
 
 // accept skips s if it comes next, and reports whether it does.
@@ -172,12 +161,18 @@ func (p *parser) rest() string { return p.text[p.pos:] }
 
 // quote returns value as a selector would contain it.
 func quote(value string) string {
-	if value != "" && strings.IndexFunc(value, func(r rune) bool { return !isBare(r) }) < 0 {
+	if value != "" && bare(value) == len(value) {
 		return value
 	}
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(value) + `"`
 }
 
-func isBare(r rune) bool {
-	return !strings.ContainsRune(reserved, r) && !unicode.IsSpace(r) && unicode.IsPrint(r)
+// bare is the length of the first part of s that needs no quotes.
+func bare(s string) int {
+	for i, r := range s {
+		if strings.ContainsRune(reserved, r) || unicode.IsSpace(r) || !unicode.IsPrint(r) {
+			return i
+		}
+	}
+	return len(s)
 }

@@ -5,8 +5,8 @@
 //	path     = key { "." key }
 //	value    = word | '"' text '"' | "'" text "'"
 //
-// All terms must match; without a term everything does. In quoted text a backslash stands before a quote or a backslash
-// that belongs to the text. Spaces around terms, operators and commas are ignored.
+// All terms must match; without a term everything does. In quoted text a backslash quotes the next character. Spaces
+// around terms, operators and commas are ignored.
 package query
 
 import (
@@ -16,8 +16,7 @@ import (
 	"strings"
 )
 
-// Selector selects nodes by their facts. It is never changed. Selectors with equal Strings match the same facts; the
-// zero value matches all.
+// Selector selects nodes by their facts. It is never changed. The zero value matches all.
 type Selector struct {
 	terms []term // sorted, without duplicates
 }
@@ -48,19 +47,13 @@ func (s Selector) Matches(facts map[string]any) bool {
 // And returns the selector that matches what both s and o match.
 func (s Selector) And(o Selector) Selector { return newSelector(slices.Concat(s.terms, o.terms)) }
 
-// String returns the canonical form: the same for selectors that differ only in spaces, quotes, order or repetition.
-// Parse returns the same selector for it.
+// String returns the canonical form, which Parse accepts. Selectors with equal forms match the same facts.
 func (s Selector) String() string {
-	var b strings.Builder
-	for i, t := range s.terms {
-		if i > 0 {
-			b.WriteByte(',')
-		}
-		b.WriteString(t.path)
-		b.WriteString(t.op)
-		b.WriteString(quote(t.value))
+	var terms []string
+	for _, t := range s.terms {
+		terms = append(terms, t.path+t.op+quote(t.value))
 	}
-	return b.String()
+	return strings.Join(terms, ",")
 }
 
 // Paths returns the paths of the facts that s compares, sorted.
@@ -110,11 +103,8 @@ func (t *term) matches(facts map[string]any) bool {
 func (t *term) equals(fact any) bool {
 	switch f := fact.(type) {
 	case string:
-		if f == t.value {
-			return true
-		}
-		if !t.isNum {
-			return false
+		if f == t.value || !t.isNum {
+			return f == t.value
 		}
 		n, ok := number(f)
 		return ok && n == t.number
