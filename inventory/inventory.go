@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	iradix "github.com/hashicorp/go-immutable-radix/v2"
+	"github.com/hashicorp/go-memdb"
 )
 
 // Life is where a node is between its first heartbeat and its last.
@@ -76,7 +76,7 @@ func (c *Conflict) Error() string {
 
 // Inventory is the nodes that are not gone. It belongs to one goroutine, which applies what Listen receives.
 type Inventory struct {
-	nodes        *iradix.Tree[*Node] // by name
+	db           *memdb.MemDB
 	leases       *leases
 	byConn       map[Conn]string
 	disconnected map[Conn]time.Time   // when each connection closed: heartbeats over it may still arrive
@@ -90,8 +90,16 @@ type Inventory struct {
 
 // New returns an empty inventory.
 func New() *Inventory {
+	db, err := memdb.NewMemDB(&memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
+		"node": {Name: "node", Indexes: map[string]*memdb.IndexSchema{
+			"id": {Name: "id", Unique: true, Indexer: &memdb.StringFieldIndex{Field: "Name"}},
+		}},
+	}})
+	if err != nil {
+		panic(err) // the schema is constant
+	}
 	return &Inventory{
-		nodes:        iradix.New[*Node](),
+		db:           db,
 		leases:       &leases{byNode: map[string]*lease{}},
 		byConn:       map[Conn]string{},
 		disconnected: map[Conn]time.Time{},
@@ -130,7 +138,7 @@ func (inv *Inventory) applyBeat(r Received) ([]Change, error) {
 	if late && !announcesStop(b, before) {
 		return nil, nil
 	}
-	if before == nil && inv.Len() >= maxNodes {
+	if before == nil && len(inv.leases.byNode) >= maxNodes {
 		return nil, fmt.Errorf("heartbeat of %s: there are %d nodes already, no more are accepted", b.Node, maxNodes)
 	}
 	if before != nil {
@@ -365,13 +373,23 @@ func (inv *Inventory) NewSuspects() []string {
 }
 
 // Len is the number of nodes.
-func (inv *Inventory) Len() int { return inv.nodes.Len() }
+func (inv *Inventory) Len() int { return len(inv.leases.byNode) }
 
 // put stores a node in place of its former state.
-func (inv *Inventory) put(n *Node) { inv.nodes, _, _ = inv.nodes.Insert([]byte(n.Name), n) }
+func (inv *Inventory) put(n *Node) {
+	txn := inv.db.Txn(true)
+	if err := txn.Insert("node", n); err != nil {
+		panic(err) // the row fits the schema
+	}
+	txn.Commit()
+}
 
 func (inv *Inventory) remove(n *Node, why string) Change {
-	inv.nodes, _, _ = inv.nodes.Delete([]byte(n.Name))
+	txn := inv.db.Txn(true)
+	if err := txn.Delete("node", n); err != nil {
+		panic(err) // the row was read a moment ago, and no other goroutine writes
+	}
+	txn.Commit()
 	delete(inv.leases.byNode, n.Name)
 	delete(inv.missingFacts, n.Name)
 	inv.releaseConn(n)
@@ -385,23 +403,35 @@ func (inv *Inventory) releaseConn(n *Node) {
 	}
 }
 
-func (inv *Inventory) node(name string) *Node { return inv.Snapshot().Node(name) }
+func (inv *Inventory) node(name string) *Node { return (&Snapshot{inv.db}).Node(name) }
 
 // Snapshot returns the nodes as they are now.
-func (inv *Inventory) Snapshot() *Snapshot { return &Snapshot{inv.nodes} }
+func (inv *Inventory) Snapshot() *Snapshot { return &Snapshot{inv.db.Snapshot()} }
 
 // Snapshot is the nodes at one moment. It never changes, and any goroutine may read it.
-type Snapshot struct{ nodes *iradix.Tree[*Node] }
+type Snapshot struct{ db *memdb.MemDB }
 
 // Node returns the node of that name, or nil.
 func (s *Snapshot) Node(name string) *Node {
-	n, _ := s.nodes.Get([]byte(name))
+	row, err := s.db.Txn(false).First("node", "id", name)
+	if err != nil {
+		panic(err) // table and index are constant
+	}
+	n, _ := row.(*Node)
 	return n
 }
 
 // All yields every node, sorted by name.
 func (s *Snapshot) All() iter.Seq[*Node] {
 	return func(yield func(*Node) bool) {
-		s.nodes.Root().Walk(func(_ []byte, n *Node) bool { return !yield(n) })
+		rows, err := s.db.Txn(false).Get("node", "id_prefix", "")
+		if err != nil {
+			panic(err) // table and index are constant
+		}
+		for row := rows.Next(); row != nil; row = rows.Next() {
+			if !yield(row.(*Node)) {
+				return
+			}
+		}
 	}
 }
