@@ -1,14 +1,14 @@
-# What a person types, and what .ci/run types. Everything else is plain `go`.
+# What a person types, and .ci/run. Everything else is plain `go`.
 
 GO       ?= go
 SOAK     ?= 30m
 FUZZTIME ?= 10s
 BIN      ?= bin/kicker
 
-# Where Debian keeps haproxy, and where a user's PATH does not look.
+# Debian has haproxy there, where a user's PATH does not look.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin
 
-# Empty without git, or in a checkout that git does not trust, where Go would refuse to build with -buildvcs=auto.
+# Empty without git, or in a checkout that git does not trust. Go does not build that with -buildvcs=auto.
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 
 .PHONY: build test check setup fuzz soak bench notice clean
@@ -16,13 +16,14 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
 build: ## bin/kicker, or BIN, static
 	CGO_ENABLED=0 $(GO) build -buildvcs=$(if $(VERSION),auto,false) -trimpath -ldflags '-s -w $(if $(VERSION),-X main.version=$(VERSION))' -o $(BIN) ./cmd/kicker
 
-# Everything with the race detector, which makes virtual time five times as dear, and so what takes much of it in full without. The limit is
-# for what hangs, however slow the machine. Most tests that run beside each other only wait. In CI no result is taken from a cache.
-test: setup check ## everything that must hold
+# Everything runs with the race detector. It makes virtual time five times slower, so tests that take much of it run
+# without it. The timeout is for tests that hang, even on a slow machine. Most parallel tests only wait. In CI no result
+# comes from a cache.
+test: setup check ## all tests and checks
 	$(GO) test -race -skip '^Test(Invariant[0-9]|Number)' -parallel 4 -timeout 30m $(if $(CI),-count=1) ./...
 	$(GO) test -run '^Test(Invariant|Number)' -timeout 30m $(if $(CI),-count=1) ./cmd/kicker/internal/daemon
 
-check: ## what can be said without running it
+check: ## static checks, and a build for another system
 	@unformatted=$$(gofmt -l .) && \
 	test -z "$$unformatted" || { echo "gofmt these: $$unformatted" >&2; exit 1; }
 	$(GO) vet ./...
@@ -40,17 +41,17 @@ fuzz: ## every fuzz target for FUZZTIME
 		done; \
 	done
 
-soak: ## random schedules of faults for SOAK; SEED=n plays one of them again
+soak: ## random schedules of faults for SOAK; SEED=n repeats one, RACE=1 adds the race detector
 	cd cmd/kicker/internal/daemon && $(GO) test $(if $(RACE),-race) -timeout 0 -run '^TestInvariants$$' -args $(if $(SEED),-seed $(SEED),-soak $(SOAK))
 
-# Of what happens to whole clusters so many times are enough; see docs/explanation/performance.md.
-bench: ## what that page has numbers of; takes eight minutes, on a machine that does nothing else
+# For whole clusters so few repetitions are enough, see docs/explanation/performance.md.
+bench: ## the numbers of that page; takes eight minutes, on an idle machine
 	$(GO) test -run '^$$' -bench . -benchtime 5s ./inventory ./controller
 	$(GO) test -run '^$$' -bench NodeStartsAndLeaves -benchtime 20x ./cmd/kicker/internal/daemon
 	$(GO) test -run '^$$' -bench NodeDies -benchtime 5x ./cmd/kicker/internal/daemon
 	$(GO) test -run '^$$' -bench 'IdleAgent|Controller' -benchtime 1x ./cmd/kicker/internal/daemon
 
-notice: ## NOTICE anew, from the licences of the modules in the binary
+notice: ## write NOTICE anew, from the licences of the modules in the binary
 	$(GO) run ./.ci/notice.go > NOTICE.new && mv NOTICE.new NOTICE
 
 clean:

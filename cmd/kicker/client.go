@@ -59,6 +59,17 @@ func newClient(cmd *cobra.Command) (*client.Client, error) {
 	return client.New(cfg.API.URL, strings.TrimSpace(string(token))), nil // on loopback most questions need no token
 }
 
+// get asks the controller for path, and decodes the answer into into. It also returns the answer as it came, and the
+// controller's time.
+func get(cmd *cobra.Command, path string, query url.Values, into any) (raw []byte, now time.Time, err error) {
+	c, err := newClient(cmd)
+	if err != nil {
+		return nil, now, err
+	}
+	raw, err = c.Get(cmd.Context(), path, query, into)
+	return raw, c.Now(), err
+}
+
 // isImplied reports whether the URL only follows from where a controller on this machine would listen.
 func isImplied(api config.APIConfig) bool {
 	u, err := url.Parse(api.URL)

@@ -25,19 +25,19 @@ With -f it prints new events as they happen, until it is interrupted. With -o js
 	clientFlags(cmd)
 	outputFlag(cmd, "table", "json")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := newClient(cmd)
-		if err != nil {
-			return err
-		}
 		print := func(line []byte, e api.Event) error { return show(cmd, append(line, '\n'), print.Event(e)) }
 		if *follow {
+			c, err := newClient(cmd)
+			if err != nil {
+				return err
+			}
 			return c.Follow(cmd.Context(), int64(*since), func(line []byte, e api.Event) (bool, error) {
 				return false, print(line, e)
 			})
 		}
 		var events []api.Event
 		query := url.Values{"since": {strconv.FormatUint(*since, 10)}}
-		if _, err := c.Get(cmd.Context(), "/v1/events", query, &events); err != nil {
+		if _, _, err := get(cmd, "/v1/events", query, &events); err != nil {
 			return err
 		}
 		for _, e := range events {

@@ -23,16 +23,12 @@ func explainCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		c, err := newClient(cmd)
-		if err != nil {
-			return err
-		}
 		var e api.Explanation
-		raw, err := c.Get(cmd.Context(), "/v1/nodes/"+url.PathEscape(name)+"/explain", nil, &e)
+		raw, now, err := get(cmd, "/v1/nodes/"+url.PathEscape(name)+"/explain", nil, &e)
 		if err != nil {
 			return err
 		}
-		return show(cmd, raw, print.Explanation(e, c.Now()))
+		return show(cmd, raw, print.Explanation(e, now))
 	}
 	return cmd
 }

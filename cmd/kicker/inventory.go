@@ -31,16 +31,12 @@ A selector compares facts with values: role=web, os.family=Debian,role!=db. A no
 				return usageError("%w", err)
 			}
 		}
-		c, err := newClient(cmd)
-		if err != nil {
-			return err
-		}
 		var nodes []api.Node
-		raw, err := c.Get(cmd.Context(), "/v1/nodes", url.Values{"selector": selectors}, &nodes)
+		raw, now, err := get(cmd, "/v1/nodes", url.Values{"selector": selectors}, &nodes)
 		if err != nil {
 			return err
 		}
-		text := print.Nodes(nodes, output(cmd) == "wide", c.Now())
+		text := print.Nodes(nodes, output(cmd) == "wide", now)
 		if output(cmd) == "name" {
 			text = ""
 			for _, n := range nodes {

@@ -22,12 +22,8 @@ func rolesCommand() *cobra.Command {
 		if len(args) == 1 {
 			return showRole(cmd, args[0])
 		}
-		c, err := newClient(cmd)
-		if err != nil {
-			return err
-		}
 		var roles []api.Role
-		raw, err := c.Get(cmd.Context(), "/v1/roles", nil, &roles)
+		raw, _, err := get(cmd, "/v1/roles", nil, &roles)
 		if err != nil {
 			return err
 		}
@@ -48,16 +44,12 @@ func showRole(cmd *cobra.Command, arg string) error {
 	if err != nil {
 		return err
 	}
-	c, err := newClient(cmd)
-	if err != nil {
-		return err
-	}
 	var role api.Role
-	raw, err := c.Get(cmd.Context(), "/v1/roles/"+url.PathEscape(name), nil, &role)
+	raw, now, err := get(cmd, "/v1/roles/"+url.PathEscape(name), nil, &role)
 	if err != nil {
 		return err
 	}
-	text := print.Role(role, c.Now())
+	text := print.Role(role, now)
 	if output(cmd) == "name" {
 		text = "role/" + role.Name + "\n"
 	}

@@ -34,16 +34,12 @@ func runsCommand() *cobra.Command {
 			}
 			query.Set(kind, name)
 		}
-		c, err := newClient(cmd)
-		if err != nil {
-			return err
-		}
 		var runs []api.Run
-		raw, err := c.Get(cmd.Context(), "/v1/runs", query, &runs)
+		raw, now, err := get(cmd, "/v1/runs", query, &runs)
 		if err != nil {
 			return err
 		}
-		if err := show(cmd, raw, print.Runs(runs, output(cmd) == "wide", c.Now())); err != nil {
+		if err := show(cmd, raw, print.Runs(runs, output(cmd) == "wide", now)); err != nil {
 			return err
 		}
 		if *failEmpty && len(runs) == 0 {

@@ -21,16 +21,12 @@ synced.`,
 	clientFlags(cmd)
 	outputFlag(cmd, "table", "json")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := newClient(cmd)
-		if err != nil {
-			return err
-		}
 		var st api.Status
-		raw, err := c.Get(cmd.Context(), "/v1/status", nil, &st)
+		raw, now, err := get(cmd, "/v1/status", nil, &st)
 		if err != nil {
 			return err
 		}
-		if err := show(cmd, raw, print.Status(st, c.Now())); err != nil {
+		if err := show(cmd, raw, print.Status(st, now)); err != nil {
 			return err
 		}
 		switch {

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -118,14 +119,11 @@ func attend(ctx context.Context, cfg config.Config, self inventory.Identity, nc 
 	announcer.OnBeacon = func(b inventory.Beacon) { runner.Seen(b.Epoch, b.ID) }
 	group, ctx := errgroup.WithContext(ctx)
 	known := make(chan struct{}) // what the node has applied: no heartbeat before that
+	isKnown := sync.OnceFunc(func() { close(known) })
 	group.Go(func() error {
-		first := true
 		return runner.Run(ctx, nc, func(s kick.Status) {
 			announcer.SetKick(encodeStatus(s))
-			if first {
-				first = false
-				close(known)
-			}
+			isKnown()
 		})
 	})
 	group.Go(func() error {
