@@ -207,13 +207,13 @@ func (c *cluster) synced() {
 	c.until("synced", time.Minute, func(v *api.View) bool { return v.Sync.Open })
 }
 
-// until waits until the controller's view is as wanted. It returns how long that took.
-func (c *cluster) until(what string, most time.Duration, wanted func(*api.View) bool) time.Duration {
+// until waits until the controller's view is so. It returns how long that took.
+func (c *cluster) until(what string, most time.Duration, so func(*api.View) bool) time.Duration {
 	c.t.Helper()
 	began := time.Now()
 	for {
 		v := c.control.View()
-		if wanted(v) {
+		if so(v) {
 			return time.Since(began)
 		}
 		select {

@@ -48,7 +48,7 @@ func TestCommandsExitAsDocumented(t *testing.T) {
 	lb.hold()
 	s.expect(exitTimeout, []string{"timed out", "lb/configure"}, "kick", "node/lb", "--wait", "--timeout", "1s")
 
-	s.expect(exitUnreachable, []string{"leave nobody"}, "leave", "--name", "nobody")
+	s.expect(exitUnreachable, []string{"leave unknown"}, "leave", "--name", "unknown")
 	s.expect(exitTimeout, []string{"leave web1", "still waiting for lb/configure"}, "leave", "--name", "web1", "--wait",
 		"--timeout", "1s")
 	lb.release()

@@ -54,10 +54,10 @@ func TestBusBeyondLoopbackNeedsAToken(t *testing.T) {
 	s.expect(exitUnreachable, []string{"token_file"}, "leave", "--name", "member")
 }
 
-// unlike is what is in a file, if that is not as wanted.
-func unlike(path string, wanted func(text string) bool) string {
+// unlike is what is in a file, if that is not as so.
+func unlike(path string, so func(text string) bool) string {
 	text, err := os.ReadFile(path)
-	return objection(err != nil || !wanted(string(text)), string(text))
+	return objection(err != nil || !so(string(text)), string(text))
 }
 
 func TestStrangerOnTheBusCanNotKick(t *testing.T) {
@@ -235,7 +235,7 @@ type garbage struct {
 
 func newGarbage(nodes ...string) *garbage {
 	return &garbage{rand.New(rand.NewPCG(1, 2)),
-		append(nodes, "nobody", "UPPER", "_canary.x", "a.b.c", strings.Repeat("n", 254))}
+		append(nodes, "unknown", "UPPER", "_canary.x", "a.b.c", strings.Repeat("n", 254))}
 }
 
 // next is one more message and its subject.

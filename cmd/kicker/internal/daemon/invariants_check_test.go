@@ -19,7 +19,7 @@ import (
 // listened is how long a controller listens before it acts: agents reconnect, answer and send one heartbeat.
 const listened = 3700 * time.Millisecond
 
-// cutNoticed is after what time a controller without its own canaries knows that it is cut off.
+// cutNoticed is after what time a controller without its own canaries knows that the bus is lost.
 const cutNoticed = inventory.MissedAfter + 2*inventory.CanaryEvery
 
 // seen is what was seen of a world after its schedule.
@@ -102,7 +102,7 @@ var invariants = map[string]func(seen) []string{
 	"02 no kick before its roles are synced":       kicksWaitForSync,
 	"04 no change, no kick":                        everyRunHasACause,
 	"07 a mass loss freezes removals":              massLossIsHeld,
-	"08 a controller that is cut off does nothing": cutOffDoesNothing,
+	"08 a controller without its bus does nothing": cutOffDoesNothing,
 	"10 the budget holds at every instant":         budgetHolds,
 	"12 one run at a time, and no lower epoch":     oneRunAtATime,
 	"13 a bounded rate":                            rateIsBounded,
@@ -219,14 +219,14 @@ func cutOffDoesNothing(s seen) (wrong []string) {
 		for _, k := range s.kicks {
 			if lost.from.Before(k.at) && k.at.Before(lost.to) {
 				wrong = append(wrong,
-					fmt.Sprintf("%s: %s was kicked by a controller that was cut off at %s", s.when(k.at), k.Node,
+					fmt.Sprintf("%s: %s was kicked by a controller without its bus since %s", s.when(k.at), k.Node,
 						s.when(cut.from)))
 			}
 		}
 		for _, p := range s.publications {
 			if len(p.removed) > 0 && lost.from.Before(p.at) && p.at.Before(lost.to) {
 				wrong = append(wrong,
-					fmt.Sprintf("%s: %v removed from %s by a controller that was cut off at %s", s.when(p.at),
+					fmt.Sprintf("%s: %v removed from %s by a controller without its bus since %s", s.when(p.at),
 						p.removed, p.role, s.when(cut.from)))
 			}
 		}

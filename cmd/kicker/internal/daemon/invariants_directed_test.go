@@ -213,16 +213,16 @@ func TestInvariant08CutOffControllerRemovesAndKicksNothing(t *testing.T) {
 		time.Sleep(within(dice, 5*time.Second, 2*time.Minute))
 		for _, k := range record.copy().kicks {
 			if k.at.After(began.Add(cutNoticed)) {
-				c.t.Errorf("kicked %s after it was cut off", k.at.Sub(began))
+				c.t.Errorf("kicked %s after its bus was lost", k.at.Sub(began))
 			}
 		}
 		for _, r := range c.control.View().Roles {
 			if names := fmt.Sprint(r.Members); r.Name == "web" && !strings.Contains(names, "web02") {
-				c.t.Errorf("a cut-off controller removed web02: %s", names)
+				c.t.Errorf("a disconnected controller removed web02: %s", names)
 			}
 		}
 		if v := c.control.View(); v.Sync.Open {
-			c.t.Error("a cut-off controller says that it is synced")
+			c.t.Error("a disconnected controller says that it is synced")
 		}
 		for _, w := range c.wiresOf("controller") {
 			w.stall(false)

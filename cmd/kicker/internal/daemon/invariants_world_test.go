@@ -438,14 +438,14 @@ func (w *world) suspend() bool {
 		return false
 	}
 	d := w.between(time.Second, 30*time.Second)
-	w.record.note("the controller is cut off for %s", d)
+	w.record.note("the controller is disconnected for %s", d)
 	w.record.quake(time.Now(), d)
 	w.record.cutOff(d)
 	wires := w.wiresOf("controller")
 	for _, wire := range wires {
 		wire.stall(true)
 	}
-	w.in(d, "the controller is not cut off", func() {
+	w.in(d, "the controller is connected", func() {
 		for _, wire := range wires {
 			wire.stall(false)
 		}

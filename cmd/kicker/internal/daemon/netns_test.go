@@ -72,7 +72,7 @@ var hostFaults = []hostFault{
 	{name: "half behind a dead link",
 		what: "The link between the controller and half of a role is dead for 20 s, and balancers still reach that half", play: halfBehindDeadLink},
 	{name: "probes", what: "The same for longer than three minutes", long: true, play: probes},
-	{name: "controller's link down", what: "The link of the controller's host is down for 30 s",
+	{name: "controller disconnected", what: "The controller's host is disconnected from all others for 30 s",
 		play: controllerCutOff},
 	{name: "controller suspended", what: "The controller is suspended for 30 s", play: controllerSuspended},
 	{name: "broker restarted", what: "The broker, an external one, is killed under load, and started again",

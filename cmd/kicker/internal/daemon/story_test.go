@@ -531,7 +531,7 @@ func TestOrderedKickRunsAConvergedAction(t *testing.T) {
 		if n := len(c.ran()); n != 2 {
 			t.Errorf("%d runs, want 2: an order is carried out once", n)
 		}
-		if _, err := c.control.Kick(c.t.Context(), api.KickOrder{Object: "node/nobody"}); err == nil {
+		if _, err := c.control.Kick(c.t.Context(), api.KickOrder{Object: "node/unknown"}); err == nil {
 			t.Error("a kick of an unknown node was accepted")
 		}
 	})
