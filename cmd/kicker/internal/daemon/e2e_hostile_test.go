@@ -54,7 +54,7 @@ func TestBusBeyondLoopbackNeedsAToken(t *testing.T) {
 	s.expect(exitUnreachable, []string{"token_file"}, "leave", "--name", "member")
 }
 
-// unlike is what is in a file, if that is not as so.
+// unlike is what is in a file, if that is not so.
 func unlike(path string, so func(text string) bool) string {
 	text, err := os.ReadFile(path)
 	return objection(err != nil || !so(string(text)), string(text))

@@ -469,7 +469,7 @@ func (s seen) reigned(from, to time.Time) bool {
 	return slices.ContainsFunc(s.reigns, func(r reign) bool { return from.Before(r.from) && r.from.Before(to) })
 }
 
-// cannotReceive reports whether the controller could not receive last heartbeats at that moment: it was cut off,
+// cannotReceive reports whether the controller could not receive last heartbeats at that moment: it was disconnected,
 // without a broker, or reconnecting.
 func (s seen) cannotReceive(at time.Time) bool {
 	recent := func(b span) bool { return b.meets(at.Add(-3*time.Second), at) }
