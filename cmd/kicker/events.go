@@ -25,14 +25,14 @@ With -f it prints new events as they happen, until it is interrupted. With -o js
 	clientFlags(cmd)
 	outputFlag(cmd, "table", "json")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		print := func(line []byte, e api.Event) error { return show(cmd, append(line, '\n'), print.Event(e)) }
+		showEvent := func(line []byte, e api.Event) error { return show(cmd, append(line, '\n'), print.Event(e)) }
 		if *follow {
 			c, err := newClient(cmd)
 			if err != nil {
 				return err
 			}
 			return c.Follow(cmd.Context(), int64(*since), func(line []byte, e api.Event) (bool, error) {
-				return false, print(line, e)
+				return false, showEvent(line, e)
 			})
 		}
 		var events []api.Event
@@ -45,7 +45,7 @@ With -f it prints new events as they happen, until it is interrupted. With -o js
 			if err != nil {
 				return err
 			}
-			if err := print(line, e); err != nil {
+			if err := showEvent(line, e); err != nil {
 				return err
 			}
 		}
