@@ -14,8 +14,8 @@ type conflict struct {
 	last time.Time // when the rejected one reported last
 }
 
-// nameConflict notes that a heartbeat was rejected because another machine has its node's name. It is recorded once, and shown for as
-// long as it lasts.
+// nameConflict notes that a heartbeat was rejected because another machine has its node's name. It is recorded once,
+// and shown for as long as it lasts.
 func (c *Controller) nameConflict(with *inventory.Conflict, now time.Time) (changed bool) {
 	c.journal.counts.InvalidMessages++
 	is := conflict{api.Conflict{Node: with.Node, Accepted: with.Accepted, Rejected: with.Rejected, Since: now}, now}
@@ -38,7 +38,8 @@ type version struct {
 // maxVersions bounds how many such nodes are remembered.
 const maxVersions = 1000
 
-// wrongVersion notes that a message has another version. It is recorded once, and shown for as long as such messages come.
+// wrongVersion notes that a message has another version. It is recorded once, and shown for as long as such messages
+// come.
 func (c *Controller) wrongVersion(e *inventory.VersionError, now time.Time) (changed bool) {
 	c.journal.counts.InvalidMessages++
 	is, lasts := c.versions[e.Node]

@@ -1,5 +1,5 @@
-// Package controller keeps every node that depends on a role configured from the role's present membership. What the nodes report goes
-// in, a verdict on every action comes out, and the verdicts that wait for nothing are carried out.
+// Package controller keeps every node that depends on a role configured from the role's present membership. What the
+// nodes report goes in, a verdict on every action comes out, and the verdicts that wait for nothing are carried out.
 package controller
 
 import (
@@ -37,7 +37,8 @@ type Bus struct {
 	TellLeaving    func(reply string, status inventory.LeaveStatus) // to a node that leaves
 }
 
-// Controller is one run of the daemon. Everything in it belongs to the goroutine in Run, but for view, requests and answers.
+// Controller is one run of the daemon. Everything in it belongs to the goroutine in Run, but for view, requests and
+// answers.
 type Controller struct {
 	cfg Config
 	bus Bus
@@ -95,7 +96,8 @@ func New(cfg Config, id string, inv *inventory.Inventory, bus Bus, log *slog.Log
 // View is what the controller knows as of its last turn. Any goroutine may call it.
 func (c *Controller) View() *api.View { return c.view.Load() }
 
-// inLoop has the loop do something and follow it up, and waits until that is done. An error is ctx's: then it may still be done.
+// inLoop has the loop do something and follow it up, and waits until that is done. An error is ctx's: then it may still
+// be done.
 func (c *Controller) inLoop(ctx context.Context, do func(ctx context.Context, now time.Time) (changed bool)) error {
 	r := request{do, make(chan struct{})}
 	select {
@@ -163,8 +165,8 @@ func (c *Controller) ingestAll(received <-chan inventory.Received, results <-cha
 	return changed
 }
 
-// turn does what follows from all that was read. changed says that a verdict may have changed. Without it there is nothing to do but
-// what is due.
+// turn does what follows from all that was read. changed says that a verdict may have changed. Without it there is
+// nothing to do but what is due.
 func (c *Controller) turn(ctx context.Context, changed bool, now time.Time) {
 	if c.listening.setPace(c.inv.Len()) {
 		c.leadership.next = time.Time{} // the beacon carries it

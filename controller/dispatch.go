@@ -205,8 +205,8 @@ func (c *Controller) endStray(f *plan.Flight, res kick.Result, now time.Time) {
 	c.journal.end(f.ID, now, res)
 }
 
-// keepPlace makes a flight of a run that a former controller kicked, when its node goes. The runs of this controller are flights already,
-// or ended at their deadlines.
+// keepPlace makes a flight of a run that a former controller kicked, when its node goes. The runs of this controller
+// are flights already, or ended at their deadlines.
 func (c *Controller) keepPlace(node string, now time.Time) {
 	run := c.fleet.running[node]
 	if run == nil || c.fleet.flights[node] != nil || c.journal.knows(run.Run) {
@@ -218,7 +218,8 @@ func (c *Controller) keepPlace(node string, now time.Time) {
 	}
 }
 
-// rejoined ends the run that was in progress when a node went or rebooted, unless the node reports it: who accepted a kick knows of it.
+// rejoined ends the run that was in progress when a node went or rebooted, unless the node reports it: who accepted a
+// kick knows of it.
 func (c *Controller) rejoined(node string, now time.Time) {
 	c.endedBy(node, c.fleet.status[node], now) // its actions are known by now
 	f := c.fleet.flights[node]

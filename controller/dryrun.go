@@ -11,8 +11,8 @@ import (
 	"kicker/controller/plan"
 )
 
-// Plan is what Reload would change at this moment. It changes nothing. The error may wrap api.ErrNotSynced. Any goroutine may call it
-// while Run runs.
+// Plan is what Reload would change at this moment. It changes nothing. The error may wrap api.ErrNotSynced. Any
+// goroutine may call it while Run runs.
 func (c *Controller) Plan(ctx context.Context, cfg Config) (p api.Plan, err error) {
 	gone := c.inLoop(ctx, func(_ context.Context, now time.Time) (changed bool) {
 		p, err = c.dryRun(cfg, now)
@@ -24,7 +24,8 @@ func (c *Controller) Plan(ctx context.Context, cfg Config) (p api.Plan, err erro
 	return p, err
 }
 
-// dryRun compares with the first turn of a copy of this controller under another configuration. The copy carries nothing out.
+// dryRun compares with the first turn of a copy of this controller under another configuration. The copy carries
+// nothing out.
 func (c *Controller) dryRun(cfg Config, now time.Time) (api.Plan, error) {
 	if !c.listening.sync.Open {
 		return api.Plan{}, fmt.Errorf("plan: %w: %s", api.ErrNotSynced, c.listening.sync.Why)

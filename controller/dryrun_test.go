@@ -12,7 +12,8 @@ import (
 	"kicker/kick"
 )
 
-// A run goes on where its node is gone. It is still the one that tries a broken revision, also under another configuration.
+// A run goes on where its node is gone. It is still the one that tries a broken revision, also under another
+// configuration.
 func TestDryRunKeepsTheRolloutGateOfAStrayRun(t *testing.T) {
 	cfg := patient()
 	cfg.Settle = 0

@@ -6,7 +6,8 @@ import (
 	"kicker/controller/api"
 )
 
-// effect is something that leadership or listening wants done: an api.Event, which is recorded, or one of the types below.
+// effect is something that leadership or listening wants done: an api.Event, which is recorded, or one of the types
+// below.
 type effect any
 
 // sendBeacon tells every node and controller who leads. Epoch 0 is the question who leads.

@@ -29,7 +29,8 @@ type fleet struct {
 	origins plan.Origins
 	cycles  plan.Cycles
 
-	// sorted is all of actions; nil when they changed. dependents is the actions that depend on each role; nil when needs changed.
+	// sorted is all of actions; nil when they changed. dependents is the actions that depend on each role; nil when
+	// needs changed.
 	sorted     []*plan.Action
 	dependents map[*membership.Role][]string
 }
@@ -114,7 +115,8 @@ func (f *fleet) setActions(node string, status kick.Status, now time.Time, resol
 	}
 }
 
-// retry is what is remembered of an action from before. A new one begins with the failures that the node itself remembers.
+// retry is what is remembered of an action from before. A new one begins with the failures that the node itself
+// remembers.
 func (f *fleet) retry(k plan.Key, s kick.ActionStatus) *plan.Retry {
 	if f.retries[k] == nil {
 		f.retries[k] = &plan.Retry{}
@@ -238,8 +240,8 @@ func (f *fleet) findCycles(table *membership.Table, now time.Time) []api.Event {
 	return events
 }
 
-// needsOf is what an action of a node depends on: what the node reports, and what the configuration adds for the node's roles.
-// unresolved is why one of them could not be resolved.
+// needsOf is what an action of a node depends on: what the node reports, and what the configuration adds for the node's
+// roles. unresolved is why one of them could not be resolved.
 func needsOf(table *membership.Table, n *inventory.Node, s kick.ActionStatus, nodes *inventory.Snapshot, now time.Time) (
 	needs []membership.Need, unresolved error) {
 	for _, text := range append(slices.Clone(s.DependsOn), table.DependsOn(n.Name, s.Name)...) {

@@ -39,7 +39,8 @@ func (c *Controller) ingest(m inventory.Received) (changed bool) {
 	return changed || len(changes) > 0
 }
 
-// ingestError notes a message that changed nothing: it claims a name that another machine has, is of another version, or invalid.
+// ingestError notes a message that changed nothing: it claims a name that another machine has, is of another version,
+// or invalid.
 func (c *Controller) ingestError(err error, now time.Time) (changed bool) {
 	if conflict, ok := errors.AsType[*inventory.Conflict](err); ok {
 		return c.nameConflict(conflict, now)

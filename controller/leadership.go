@@ -19,8 +19,8 @@ const (
 	beaconEvery  = 10 * time.Second // a beacon of the one that leads, whatever happens
 )
 
-// leadership decides which controller of a cluster leads. Of two it is the one with the higher epoch, and of equal epochs the one with
-// the greater id. It is a value: messages and the time go in, effects come out.
+// leadership decides which controller of a cluster leads. Of two it is the one with the higher epoch, and of equal
+// epochs the one with the greater id. It is a value: messages and the time go in, effects come out.
 type leadership struct {
 	cluster string
 	id      string
@@ -41,7 +41,8 @@ type leadership struct {
 	next time.Time
 }
 
-// rival is another controller that leads. It shows by its beacons, and by its canary four times a second, that it is alive.
+// rival is another controller that leads. It shows by its beacons, and by its canary four times a second, that it is
+// alive.
 type rival struct {
 	id    string
 	epoch int64
@@ -94,13 +95,14 @@ func (l *leadership) rivalAlive(id string, now time.Time) {
 	}
 }
 
-// missed notes that messages may have been missed until now: a rival may be alive, and another controller may lead since.
+// missed notes that messages may have been missed until now: a rival may be alive, and another controller may lead
+// since.
 func (l *leadership) missed(now time.Time) {
 	l.rival.alive, l.next = now, time.Time{}
 }
 
-// reported notes the highest epoch that a node reports of another controller. If it is higher than this one's, another one may lead
-// beyond a network partition. This one asks for a second; only without an answer does it raise its epoch.
+// reported notes the highest epoch that a node reports of another controller. If it is higher than this one's, another
+// one may lead beyond a network partition. This one asks for a second; only without an answer does it raise its epoch.
 func (l *leadership) reported(epoch int64, now time.Time) (changed bool) {
 	l.seen = max(l.seen, epoch)
 	if !l.leads() || l.seen < l.epoch || l.seen >= kick.MaxEpoch || !l.asking.IsZero() {
@@ -110,8 +112,8 @@ func (l *leadership) reported(epoch int64, now time.Time) (changed bool) {
 	return true
 }
 
-// canary takes over from a rival that has been silent for too long. now is when this controller's own canary came back: a controller
-// that receives nothing does not take its rival for silent.
+// canary takes over from a rival that has been silent for too long. now is when this controller's own canary came back:
+// a controller that receives nothing does not take its rival for silent.
 func (l *leadership) canary(now time.Time) []effect {
 	silence := now.Sub(l.rival.alive)
 	if l.leads() || silence < l.takeOver {
@@ -125,7 +127,8 @@ func (l *leadership) canary(now time.Time) []effect {
 	return []effect{event, renumber{}, recoverRoles{}}
 }
 
-// raise makes the epoch higher than any that a node reports of another controller, for nodes accept kicks of the highest.
+// raise makes the epoch higher than any that a node reports of another controller, for nodes accept kicks of the
+// highest.
 func (l *leadership) raise() {
 	if l.seen < l.epoch || l.seen >= kick.MaxEpoch {
 		return // nodes accept no epoch beyond MaxEpoch

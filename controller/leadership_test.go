@@ -209,8 +209,8 @@ func TestReportedEpochIsOutdoneOnlyWithoutAnAnswer(t *testing.T) {
 	}
 }
 
-// Two leaderships talk over a network that loses, delays and reorders what they send. When it works again, exactly one of them leads
-// within a bounded time, and it stays so.
+// Two leaderships talk over a network that loses, delays and reorders what they send. When it works again, exactly one
+// of them leads within a bounded time, and it stays so.
 func TestOneOfTwoLeadsOverALossyNetwork(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const step = 250 * time.Millisecond // the time between two canaries

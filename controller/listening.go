@@ -18,8 +18,8 @@ const (
 	factsWait   = 10 * time.Second                                // for facts that were asked for and do not come
 )
 
-// listening decides whether the controller has received enough to act on it. It is a value: what was received and the time go in,
-// effects come out.
+// listening decides whether the controller has received enough to act on it. It is a value: what was received and the
+// time go in, effects come out.
 type listening struct {
 	// sync is the decision. Once open it stays so until messages may have been missed.
 	sync api.Sync
@@ -70,7 +70,8 @@ func (l *listening) received(now time.Time) {
 	l.canary = now
 }
 
-// setDisconnects notes whether the broker's disconnect events are received. While they are not, a death is noticed by silence.
+// setDisconnects notes whether the broker's disconnect events are received. While they are not, a death is noticed by
+// silence.
 func (l *listening) setDisconnects(why string, now time.Time) []effect {
 	if why == l.disconnects {
 		return nil
@@ -82,8 +83,8 @@ func (l *listening) setDisconnects(why string, now time.Time) []effect {
 	return []effect{api.Event{Time: now, Kind: api.EventDisconnectsLost, Text: why}}
 }
 
-// tick asks nodes to report when that is due, and notices that the bus is lost. Only when a message comes back is it known how long it
-// was lost, and until then nothing must be decided.
+// tick asks nodes to report when that is due, and notices that the bus is lost. Only when a message comes back is it
+// known how long it was lost, and until then nothing must be decided.
 func (l *listening) tick(now time.Time) []effect {
 	var effects []effect
 	for len(l.reports) > 0 && !now.Before(l.reports[0]) {
@@ -102,7 +103,8 @@ func (l *listening) tick(now time.Time) []effect {
 	return append(effects, restated{})
 }
 
-// synchronise opens sync when enough was received. nodes is how many there are, missing how many of them have not sent their facts.
+// synchronise opens sync when enough was received. nodes is how many there are, missing how many of them have not sent
+// their facts.
 func (l *listening) synchronise(nodes, missing int, now time.Time) []effect {
 	if l.sync.Open || l.lost {
 		return nil
@@ -161,7 +163,8 @@ func (l *listening) next() time.Time {
 	return api.Soonest(next, l.canary.Add(busLostFrom))
 }
 
-// paces is the time between two heartbeats of a node by the number of nodes, so that the controller receives no more than it can read.
+// paces is the time between two heartbeats of a node by the number of nodes, so that the controller receives no more
+// than it can read.
 var paces = []struct {
 	nodes int // at most
 	pace  time.Duration
@@ -172,8 +175,8 @@ var paces = []struct {
 	{1 << 62, 10 * time.Second},
 }
 
-// paceFor is the pace for so many nodes. It slows down as soon as there are too many, and speeds up when there are a fifth fewer, for
-// every change of pace changes every heartbeat.
+// paceFor is the pace for so many nodes. It slows down as soon as there are too many, and speeds up when there are a
+// fifth fewer, for every change of pace changes every heartbeat.
 func paceFor(nodes int, now time.Duration) time.Duration {
 	for _, step := range paces {
 		if step.pace >= now && nodes <= step.nodes || step.pace < now && nodes <= step.nodes-step.nodes/5 {

@@ -11,7 +11,8 @@ import (
 	"kicker/controller/plan"
 )
 
-// Kick carries out an operator's order. The error wraps api.ErrNotFound or api.ErrNotSynced. Any goroutine may call it while Run runs.
+// Kick carries out an operator's order. The error wraps api.ErrNotFound or api.ErrNotSynced. Any goroutine may call it
+// while Run runs.
 func (c *Controller) Kick(ctx context.Context, o api.KickOrder) (kicked api.Kicked, err error) {
 	gone := c.inLoop(ctx, func(_ context.Context, now time.Time) (changed bool) {
 		kicked, err = c.kick(&o, now)
@@ -23,7 +24,8 @@ func (c *Controller) Kick(ctx context.Context, o api.KickOrder) (kicked api.Kick
 	return kicked, err
 }
 
-// Lose carries out an operator's order about a loss. The error wraps api.ErrNotFound. Any goroutine may call it while Run runs.
+// Lose carries out an operator's order about a loss. The error wraps api.ErrNotFound. Any goroutine may call it while
+// Run runs.
 func (c *Controller) Lose(ctx context.Context, o api.LossOrder) (err error) {
 	gone := c.inLoop(ctx, func(_ context.Context, now time.Time) (changed bool) {
 		err = c.lose(o, now)

@@ -24,8 +24,8 @@ type probe struct {
 	agreed  []string // nodes that reach none
 }
 
-// startProbes asks dependents whether they reach the members whose removal is held, where a hold has lasted long enough. If one of them
-// does, it is the network between the controller and those members that is broken.
+// startProbes asks dependents whether they reach the members whose removal is held, where a hold has lasted long
+// enough. If one of them does, it is the network between the controller and those members that is broken.
 func (c *Controller) startProbes(ctx context.Context, now time.Time) {
 	if !c.leadership.leads() {
 		return

@@ -16,7 +16,8 @@ import (
 	"kicker/kick"
 )
 
-// losesSix plays a role web of ten members, of which six die at once, and some dependents. Then probe answers for the dependents.
+// losesSix plays a role web of ten members, of which six die at once, and some dependents. Then probe answers for the
+// dependents.
 func losesSix(t *testing.T, dependents int, probe func(node string, targets []string) ([]string, error), story func(l *loop)) {
 	t.Helper()
 	inLoop(t, patient(), func(l *loop) {

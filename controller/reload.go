@@ -13,8 +13,8 @@ import (
 	"kicker/controller/membership"
 )
 
-// Reload puts another configuration in force, as a whole or not at all. What was received, remembered, held and is in progress stays. A
-// membership that it leaves as it is keeps its revision. Any goroutine may call it while Run runs.
+// Reload puts another configuration in force, as a whole or not at all. What was received, remembered, held and is in
+// progress stays. A membership that it leaves as it is keeps its revision. Any goroutine may call it while Run runs.
 func (c *Controller) Reload(ctx context.Context, cfg Config) (err error) {
 	gone := c.inLoop(ctx, func(_ context.Context, now time.Time) (changed bool) {
 		err = c.reload(cfg, now)
@@ -23,8 +23,8 @@ func (c *Controller) Reload(ctx context.Context, cfg Config) (err error) {
 	return cmp.Or(gone, err)
 }
 
-// RejectReload notes that there is another configuration, which is invalid, so that this one stays. Any goroutine may call it while Run
-// runs.
+// RejectReload notes that there is another configuration, which is invalid, so that this one stays. Any goroutine may
+// call it while Run runs.
 func (c *Controller) RejectReload(ctx context.Context, why error) error {
 	return c.inLoop(ctx, func(_ context.Context, now time.Time) (changed bool) {
 		c.rejectReload(why, now)
@@ -54,7 +54,8 @@ func (c *Controller) rejectReload(why error, now time.Time) {
 	c.event(api.Event{Time: now, Kind: api.EventReloadRejected, Text: "the new configuration is rejected, the old one stays: " + c.loaded.Failed})
 }
 
-// with is this controller as it would be with another configuration. The two share nothing that changes, and the copy sends nothing.
+// with is this controller as it would be with another configuration. The two share nothing that changes, and the copy
+// sends nothing.
 func (c *Controller) with(cfg Config, now time.Time) (*Controller, error) {
 	if cfg.Cluster != c.cfg.Cluster || cfg.Standby != c.cfg.Standby {
 		return nil, fmt.Errorf("configuration: cluster and standby cannot change while the controller runs: restart it")

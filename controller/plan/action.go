@@ -21,15 +21,15 @@ func (k Key) String() string { return k.Node + "/" + k.Action }
 // becomes stale while a run is in flight is kicked once more after it, however much changed in the meantime.
 type Action struct {
 	Key
-	// Needs is what the action depends on, under different names. Unresolved is why some of it is not in Needs, empty if
-	// all is.
+	// Needs is what the action depends on, under different names. Unresolved is why some of it is not in Needs, empty
+	// if all is.
 	Needs      []membership.Need
 	Unresolved string
 	// Status is what the node reported last, or what follows from a result that came since.
 	Status kick.ActionStatus
 
-	// Running is the run that the node reports. Flight is the kick whose run is not known to have ended. Both are nil while
-	// there is none. They are the node's: its other actions have the same ones.
+	// Running is the run that the node reports. Flight is the kick whose run is not known to have ended. Both are nil
+	// while there is none. They are the node's: its other actions have the same ones.
 	Running *kick.Running
 	Flight  *Flight
 	// Order is an operator's order that the node has not accepted yet, or nil.
@@ -37,15 +37,17 @@ type Action struct {
 	// Retry is never nil. The next Action with this Key has the same one.
 	Retry *Retry
 
-	// Track sets the rest. since is when the action became stale, or was ordered. It is zero while the action is neither.
+	// Track sets the rest. since is when the action became stale, or was ordered. It is zero while the action is
+	// neither.
 	since time.Time
-	// from is when the first change began that made the action stale. The settle time counts from here. It is before since
-	// if the change was suspected first, and after since if the action was lacking. It means nothing while since is zero.
+	// from is when the first change began that made the action stale. The settle time counts from here. It is before
+	// since if the change was suspected first, and after since if the action was lacking. It means nothing while since
+	// is zero.
 	from time.Time
 	// lacking is true while the action is stale and lacks a role. It is false before the inventory is complete.
 	lacking bool
-	// cause is why the action is stale, and causeNone if it is not. fact is the member fact that runs changed; it is set
-	// exactly if cause is causeOwnCycle.
+	// cause is why the action is stale, and causeNone if it is not. fact is the member fact that runs changed; it is
+	// set exactly if cause is causeOwnCycle.
 	cause cause
 	fact  string
 }
@@ -55,7 +57,8 @@ type Action struct {
 type Flight struct {
 	ID string // of the run
 	Key
-	// Reason is the verdict's, for people. It is empty for the kick of a former controller, and so is what it handed over.
+	// Reason is the verdict's, for people. It is empty for the kick of a former controller, and so is what it handed
+	// over.
 	Reason string
 	cause  cause // of the action when the kick was sent
 	// Tried is the Fingerprint that the action had, Handed is the same by the names of the roles.

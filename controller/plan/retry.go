@@ -21,8 +21,8 @@ type Retry struct {
 	// Fingerprint that the action had then.
 	Sent  time.Time
 	Tried string
-	// SendAgain is the ID of the last kick if it got no reply, or empty. The same kick is sent again with the same ID, and
-	// so makes one run.
+	// SendAgain is the ID of the last kick if it got no reply, or empty. The same kick is sent again with the same ID,
+	// and so makes one run.
 	SendAgain string
 	// kicked is Sent of the last kick that the node accepted. The settle time between two kicks counts from here.
 	kicked time.Time
@@ -34,8 +34,8 @@ type Retry struct {
 	// backoff is nil while none has failed here.
 	Failures int
 	backoff  *backoff.ExponentialBackOff
-	// NotBefore is when the last kick may be tried again, see Next. Why is what it waits for until then. A kick that got
-	// no answer sets both without a failure. An order clears NotBefore.
+	// NotBefore is when the last kick may be tried again, see Next. Why is what it waits for until then. A kick that
+	// got no answer sets both without a failure. An order clears NotBefore.
 	NotBefore time.Time
 	Why       string
 
