@@ -11,7 +11,7 @@ import (
 type Config struct {
 	Cluster     string                  `mapstructure:"cluster"`
 	Roles       []membership.RoleConfig `mapstructure:"roles"`
-	GoneAfter   time.Duration           `mapstructure:"gone_after"` // silence after which a node is gone; at least 3.5 heartbeats
+	GoneAfter   time.Duration           `mapstructure:"gone_after"` // silence that ends a node; at least 3.5 heartbeats
 	plan.Config `mapstructure:",squash"`
 	Standby     bool   `mapstructure:"standby"` // wait until no other controller leads, instead of ending
 	Guard       string `mapstructure:"guard"`   // one of the Guard constants

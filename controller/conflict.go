@@ -1,7 +1,6 @@
 package controller
 
 import (
-	"fmt"
 	"time"
 
 	"kicker/controller/api"
@@ -23,7 +22,7 @@ func (c *Controller) nameConflict(with *inventory.Conflict, now time.Time) (chan
 	if lasts {
 		is.Since = was.Since
 	} else {
-		c.event(api.Event{Time: now, Kind: api.EventConflictBegan, Node: is.Node, Text: is.String()})
+		c.nodeEvent(now, api.EventConflictBegan, is.Node, "%s", is)
 	}
 	c.conflicts[with.Node] = is
 	return is.Accepted != was.Accepted || is.Rejected != was.Rejected
@@ -48,7 +47,7 @@ func (c *Controller) wrongVersion(e *inventory.VersionError, now time.Time) (cha
 	}
 	if !lasts {
 		is.VersionMismatch = api.VersionMismatch{Node: e.Node, Since: now}
-		c.event(api.Event{Time: now, Kind: api.EventWrongVersion, Node: e.Node, Text: fmt.Sprintf("node %s: %s", e.Node, e)})
+		c.nodeEvent(now, api.EventWrongVersion, e.Node, "node %s: %s", e.Node, e)
 	}
 	changed = is.Version != e.Version
 	is.Version, is.last = e.Version, now
@@ -80,7 +79,6 @@ func (c *Controller) endReports(now time.Time) (changed bool) {
 func (c *Controller) conflictEnded(node, why string, now time.Time) {
 	if _, lasts := c.conflicts[node]; lasts {
 		delete(c.conflicts, node)
-		c.event(api.Event{Time: now, Kind: api.EventConflictEnded, Node: node,
-			Text: fmt.Sprintf("node %s: one machine claims this name: %s", node, why)})
+		c.nodeEvent(now, api.EventConflictEnded, node, "node %s: one machine claims this name: %s", node, why)
 	}
 }

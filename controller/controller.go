@@ -84,11 +84,12 @@ func New(cfg Config, id string, inv *inventory.Inventory, bus Bus, log *slog.Log
 	c := &Controller{
 		cfg: cfg, bus: bus, log: log, inv: inv, table: table, fleet: newFleet(),
 		leadership: newLeadership(cfg.Cluster, id, cfg.GoneAfter, now), listening: newListening(now),
-		leaving: map[string]*leaving{}, conflicts: map[string]conflict{}, versions: map[string]version{}, journal: newJournal(), loaded: api.Loaded{At: now},
+		leaving: map[string]*leaving{}, conflicts: map[string]conflict{}, versions: map[string]version{},
+		journal: newJournal(), loaded: api.Loaded{At: now},
 		requests: make(chan request), answers: make(chan func(time.Time) bool),
 	}
 	inv.GoneAfter = func(n *inventory.Node) time.Duration { return c.table.GoneAfter(n.Name) }
-	c.event(api.Event{Time: now, Kind: api.EventStarted, Text: fmt.Sprintf("controller %s of cluster %s started", id, cfg.Cluster)})
+	c.event(event(now, api.EventStarted, "controller %s of cluster %s started", id, cfg.Cluster))
 	c.publishView(nil, now)
 	return c, nil
 }
@@ -236,10 +237,10 @@ func (c *Controller) publish(now time.Time) {
 			continue // an action depends on it, and that is all there is of it
 		}
 		if ch.HoldBegan != "" {
-			c.roleEvent(now, api.EventHoldBegan, r.Name, c.shadowed("removals are held: "+ch.HoldBegan))
+			c.roleEvent(now, api.EventHoldBegan, r.Name, "removals are held: %s%s", ch.HoldBegan, c.shadow())
 		}
 		if ch.HoldEnded != "" {
-			c.roleEvent(now, api.EventHoldEnded, r.Name, c.shadowed("removals are no longer held: "+ch.HoldEnded))
+			c.roleEvent(now, api.EventHoldEnded, r.Name, "removals are no longer held: %s%s", ch.HoldEnded, c.shadow())
 		}
 		if !ch.Renewed() {
 			continue
@@ -248,16 +249,16 @@ func (c *Controller) publish(now time.Time) {
 		if ch.Was.Revision.Hash != "" {
 			members = fmt.Sprintf("%d → %s: %s", len(ch.Was.Members), members, ch.Diff)
 		}
-		c.roleEvent(now, api.EventRoleChanged, r.Name, members)
+		c.roleEvent(now, api.EventRoleChanged, r.Name, "%s", members)
 	}
 }
 
-// shadowed marks what the guard shows and does not enforce.
-func (c *Controller) shadowed(text string) string {
+// shadow marks what the guard shows and does not enforce.
+func (c *Controller) shadow() string {
 	if !c.table.Shadow() {
-		return text
+		return ""
 	}
-	return text + " (guard: shadow, not enforced)"
+	return " (guard: shadow, not enforced)"
 }
 
 // track follows which actions are stale, and what runs on their nodes.
@@ -296,7 +297,9 @@ func (c *Controller) reportAll(now time.Time) {
 func (c *Controller) askRoster(ctx context.Context, q membership.Question) {
 	c.ask(ctx, func(ctx context.Context) func(time.Time) bool {
 		members, hash, err := c.bus.Roster(ctx, q.Node, q.Action, q.As)
-		return func(time.Time) bool { return err == nil && c.table.Answer(q.Role, hash, members) } // otherwise it is asked for again
+		return func(time.Time) bool {
+			return err == nil && c.table.Answer(q.Role, hash, members) // otherwise it is asked for again
+		}
 	})
 }
 
@@ -315,8 +318,27 @@ func (c *Controller) ask(ctx context.Context, do func(context.Context) func(now 
 
 func (c *Controller) event(e api.Event) { c.journal.add(e, c.log) }
 
-func (c *Controller) roleEvent(now time.Time, kind, role, text string) {
-	c.event(api.Event{Time: now, Kind: kind, Role: role, Text: fmt.Sprintf("role %s: %s", role, text)})
+func (c *Controller) roleEvent(now time.Time, kind, role, format string, args ...any) {
+	e := event(now, kind, "role %s: "+format, append([]any{role}, args...)...)
+	e.Role = role
+	c.event(e)
+}
+
+func (c *Controller) nodeEvent(now time.Time, kind, node, format string, args ...any) {
+	e := event(now, kind, format, args...)
+	e.Node = node
+	c.event(e)
+}
+
+func (c *Controller) runEvent(now time.Time, kind string, k plan.Key, run, format string, args ...any) {
+	e := event(now, kind, format, args...)
+	e.Node, e.Action, e.Run = k.Node, k.Action, run
+	c.event(e)
+}
+
+// event is an event of the controller itself.
+func event(now time.Time, kind, format string, args ...any) api.Event {
+	return api.Event{Time: now, Kind: kind, Text: fmt.Sprintf(format, args...)}
 }
 
 // newRunID names a run: unique over all controllers of the cluster.

@@ -68,7 +68,7 @@ func (c *Controller) replied(f *plan.Flight, r kick.Reply, err error, now time.T
 	if err == nil {
 		why = rejection(r)
 	}
-	c.event(api.Event{Time: now, Kind: kind, Node: f.Node, Action: f.Action, Run: f.ID, Text: fmt.Sprintf(text, f.Key, why)})
+	c.runEvent(now, kind, f.Key, f.ID, text, f.Key, why)
 }
 
 func rejection(r kick.Reply) string {
@@ -86,7 +86,7 @@ func (c *Controller) accepted(f *plan.Flight, atMost time.Duration, now time.Tim
 		a.Order = nil
 	}
 	c.journal.begin(api.Run{ID: f.ID, Node: f.Node, Action: f.Action, Reason: f.Reason, Started: f.Sent})
-	c.event(api.Event{Time: now, Kind: api.EventKicked, Node: f.Node, Action: f.Action, Run: f.ID, Text: fmt.Sprintf("kicked %s (%s)", f.Key, f.Reason)})
+	c.runEvent(now, api.EventKicked, f.Key, f.ID, "kicked %s (%s)", f.Key, f.Reason)
 	c.endedBy(f.Node, c.fleet.status[f.Node], now)
 }
 
@@ -106,7 +106,8 @@ func (c *Controller) result(res kick.Result, now time.Time) (changed bool) {
 		return false // late: the heartbeat has said more since
 	}
 	if (inFlight || running) && (a.Status.Last == nil || a.Status.Last.Run != res.Run) {
-		a.Status.Applied, a.Status.Dirty, a.Status.Last = res.Applied, res.Dirty, lastRun(a.Status.Last, res) // until its next heartbeat
+		// Until its next heartbeat.
+		a.Status.Applied, a.Status.Dirty, a.Status.Last = res.Applied, res.Dirty, lastRun(a.Status.Last, res)
 	}
 	if running {
 		status.Running = nil
@@ -139,7 +140,8 @@ func (c *Controller) endedBy(node string, status kick.Status, now time.Time) {
 		was := c.fleet.running[node]
 		if inFlight || was != nil && was.Run == s.Last.Run {
 			c.end(a, kick.Result{
-				Node: node, Action: s.Name, Run: s.Last.Run, Outcome: s.Last.Outcome, Exit: s.Last.Exit, Duration: s.Last.Duration,
+				Node: node, Action: s.Name, Run: s.Last.Run,
+				Outcome: s.Last.Outcome, Exit: s.Last.Exit, Duration: s.Last.Duration,
 			}, now)
 		}
 	}
@@ -165,8 +167,7 @@ func (c *Controller) end(a *plan.Action, res kick.Result, now time.Time) {
 	retry.Ended, retry.Took = now, milliseconds(res.Duration)
 	if succeeded {
 		retry.Succeeded()
-		c.event(api.Event{Time: now, Kind: api.EventSucceeded, Node: a.Node, Action: a.Action, Run: res.Run,
-			Text: fmt.Sprintf("%s succeeded in %s", a.Key, api.Duration(retry.Took))})
+		c.runEvent(now, api.EventSucceeded, a.Key, res.Run, "%s succeeded in %s", a.Key, api.Duration(retry.Took))
 		return
 	}
 	outcome := api.Outcome(res.Outcome, res.Exit)
@@ -175,8 +176,8 @@ func (c *Controller) end(a *plan.Action, res kick.Result, now time.Time) {
 	}
 	retry.Failed(c.cfg.Backoff, now, "last run: "+outcome)
 	again := retry.Next(c.cfg.Backoff, a.Fingerprint()).Sub(now)
-	c.event(api.Event{Time: now, Kind: api.EventFailed, Node: a.Node, Action: a.Action, Run: res.Run,
-		Text: fmt.Sprintf("%s %s; failure %d in a row, next try in %s", a.Key, outcome, retry.Failures, api.Duration(again))})
+	c.runEvent(now, api.EventFailed, a.Key, res.Run, "%s %s; failure %d in a row, next try in %s",
+		a.Key, outcome, retry.Failures, api.Duration(again))
 }
 
 // expire ends the runs of which no report came by their deadline.
@@ -213,7 +214,8 @@ func (c *Controller) keepPlace(node string, now time.Time) {
 		return
 	}
 	c.fleet.flights[node] = &plan.Flight{
-		ID: run.Run, Key: plan.Key{Node: node, Action: run.Action}, Roles: plan.RoleNames(c.table.Of(node)), Accepted: true,
+		ID: run.Run, Key: plan.Key{Node: node, Action: run.Action},
+		Roles: plan.RoleNames(c.table.Of(node)), Accepted: true,
 		Deadline: now.Add(kick.DefaultTimeout + kick.DefaultGrace), // the node told only the former controller
 	}
 }

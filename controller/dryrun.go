@@ -61,7 +61,8 @@ func compare(now *api.View, verdicts []api.Verdict, roles []api.Role) api.Plan {
 			continue
 		}
 		p.Actions = append(p.Actions, api.PlannedAction{
-			Node: then.Node, Action: then.Action, BecomesStale: now.State == api.Converged && then.State != api.Converged, Now: now, Then: then,
+			Node: then.Node, Action: then.Action, Now: now, Then: then,
+			BecomesStale: now.State == api.Converged && then.State != api.Converged,
 		})
 	}
 	planned := map[string]api.PlannedRole{}

@@ -1,7 +1,6 @@
 package controller
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -38,7 +37,8 @@ type fleet struct {
 func newFleet() *fleet {
 	return &fleet{
 		actions: map[string][]*plan.Action{}, status: map[string]kick.Status{}, running: map[string]*kick.Running{},
-		flights: map[string]*plan.Flight{}, retries: map[plan.Key]*plan.Retry{}, rollout: plan.Rollout{}, origins: plan.Origins{},
+		flights: map[string]*plan.Flight{}, retries: map[plan.Key]*plan.Retry{},
+		rollout: plan.Rollout{}, origins: plan.Origins{},
 	}
 }
 
@@ -87,7 +87,9 @@ func (f *fleet) setStatus(node string, status kick.Status) {
 }
 
 // setActions follows what a node reports of its actions. resolve finds what one of them depends on.
-func (f *fleet) setActions(node string, status kick.Status, now time.Time, resolve func(kick.ActionStatus) ([]membership.Need, string)) {
+func (f *fleet) setActions(
+	node string, status kick.Status, now time.Time, resolve func(kick.ActionStatus) ([]membership.Need, string),
+) {
 	was := f.actions[node]
 	var actions []*plan.Action
 	for _, s := range status.Actions {
@@ -189,9 +191,8 @@ func (f *fleet) strays(table *membership.Table) []plan.Stray {
 
 // ranLately reports whether a run is in progress on a node, or ended a moment ago.
 func (f *fleet) ranLately(node string, now time.Time) bool {
-	return f.flights[node] != nil || f.running[node] != nil || slices.ContainsFunc(f.actions[node], func(a *plan.Action) bool {
-		return now.Sub(a.Retry.Ended) <= plan.OwnRunTime
-	})
+	endedLately := func(a *plan.Action) bool { return now.Sub(a.Retry.Ended) <= plan.OwnRunTime }
+	return f.flights[node] != nil || f.running[node] != nil || slices.ContainsFunc(f.actions[node], endedLately)
 }
 
 // clone is a fleet that shares nothing with this one that changes. Its actions have no needs yet.
@@ -220,6 +221,11 @@ func (f *fleet) findCycles(table *membership.Table, now time.Time) []api.Event {
 		return func(other api.Cycle) bool { return slices.Equal(c.Roles, other.Roles) }
 	}
 	var events []api.Event
+	record := func(kind string, c api.Cycle, text string) {
+		e := event(now, kind, "%s", text)
+		e.Role = c.Roles[0]
+		events = append(events, e)
+	}
 	for i := range next.Found {
 		c := &next.Found[i]
 		if at := slices.IndexFunc(f.cycles.Found, same(*c)); at >= 0 {
@@ -227,13 +233,12 @@ func (f *fleet) findCycles(table *membership.Table, now time.Time) []api.Event {
 			continue
 		}
 		c.Since = now
-		events = append(events, api.Event{Time: now, Kind: api.EventCycleBegan, Role: c.Roles[0], Text: c.String()})
+		record(api.EventCycleBegan, *c, c.String())
 	}
 	for _, c := range f.cycles.Found {
 		if !slices.ContainsFunc(next.Found, same(c)) {
 			around := strings.Join(append(slices.Clone(c.Roles), c.Roles[0]), " → ")
-			events = append(events, api.Event{Time: now, Kind: api.EventCycleEnded, Role: c.Roles[0],
-				Text: fmt.Sprintf("roles %s no longer depend on each other in a cycle", around)})
+			record(api.EventCycleEnded, c, "roles "+around+" no longer depend on each other")
 		}
 	}
 	f.cycles = next
@@ -242,8 +247,9 @@ func (f *fleet) findCycles(table *membership.Table, now time.Time) []api.Event {
 
 // needsOf is what an action of a node depends on: what the node reports, and what the configuration adds for the node's
 // roles. unresolved is why one of them could not be resolved.
-func needsOf(table *membership.Table, n *inventory.Node, s kick.ActionStatus, nodes *inventory.Snapshot, now time.Time) (
-	needs []membership.Need, unresolved error) {
+func needsOf(
+	table *membership.Table, n *inventory.Node, s kick.ActionStatus, nodes *inventory.Snapshot, now time.Time,
+) (needs []membership.Need, unresolved error) {
 	for _, text := range append(slices.Clone(s.DependsOn), table.DependsOn(n.Name, s.Name)...) {
 		need, err := table.Resolve(text, n.Facts, nodes, now)
 		if err != nil {

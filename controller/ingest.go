@@ -143,8 +143,7 @@ func (c *Controller) recordChange(change inventory.Change, now time.Time) {
 		node = before
 	}
 	record := func(kind, format string, args ...any) {
-		text := fmt.Sprintf("node %s ", node.Name) + fmt.Sprintf(format, args...)
-		c.event(api.Event{Time: now, Kind: kind, Node: node.Name, Text: text})
+		c.nodeEvent(now, kind, node.Name, "node %s "+format, append([]any{node.Name}, args...)...)
 	}
 	switch {
 	case after == nil && before.Life == inventory.Left:

@@ -32,7 +32,9 @@ type journal struct {
 }
 
 func newJournal() journal {
-	return journal{counts: api.Counts{Events: map[string]int64{}, Kicks: map[kick.Answer]int64{}, Runs: map[kick.Outcome]int64{}}}
+	return journal{counts: api.Counts{
+		Events: map[string]int64{}, Kicks: map[kick.Answer]int64{}, Runs: map[kick.Outcome]int64{},
+	}}
 }
 
 func cloneCounts(t api.Counts) api.Counts {
@@ -52,9 +54,9 @@ func (j *journal) add(e api.Event, log *slog.Logger) {
 	j.events = append(j.events, e)
 	j.counts.Events[e.Kind]++
 	attrs := []slog.Attr{slog.String("text", e.Text)}
-	for _, a := range []slog.Attr{slog.String("node", e.Node), slog.String("role", e.Role), slog.String("action", e.Action), slog.String("run", e.Run)} {
-		if a.Value.String() != "" {
-			attrs = append(attrs, a)
+	for _, subject := range [][2]string{{"node", e.Node}, {"role", e.Role}, {"action", e.Action}, {"run", e.Run}} {
+		if subject[1] != "" {
+			attrs = append(attrs, slog.String(subject[0], subject[1]))
 		}
 	}
 	log.LogAttrs(context.Background(), api.EventLevel(e.Kind), e.Kind, attrs...)
@@ -67,7 +69,7 @@ func (j *journal) invalid(err error, now time.Time, log *slog.Logger) {
 		return
 	}
 	j.warned = now
-	j.add(api.Event{Time: now, Kind: api.EventInvalidMessage, Text: "invalid message: " + err.Error()}, log)
+	j.add(event(now, api.EventInvalidMessage, "invalid message: %s", err), log)
 }
 
 func (j *journal) begin(r api.Run) {
@@ -90,7 +92,10 @@ func (j *journal) end(id string, now time.Time, res kick.Result) bool {
 			return false
 		}
 		took := milliseconds(res.Duration)
-		j.begin(api.Run{ID: id, Node: res.Node, Action: res.Action, Reason: "kicked by a former controller", Started: now.Add(-took)})
+		j.begin(api.Run{
+			ID: id, Node: res.Node, Action: res.Action, Started: now.Add(-took),
+			Reason: "kicked by a former controller",
+		})
 		i = len(j.runs) - 1
 	}
 	r := j.runs[i]

@@ -82,8 +82,9 @@ func (l *leadership) beacon(b inventory.Beacon, now time.Time) []effect {
 		l.rival = rival{b.ID, b.Epoch, now}
 	case l.leads() || b.Epoch > l.rival.epoch:
 		l.rival = rival{b.ID, b.Epoch, now}
-		return []effect{api.Event{Time: now, Kind: api.EventFollows, Text: fmt.Sprintf(
-			"controller %s leads cluster %s with epoch %d: this one kicks no node", b.ID, l.cluster, b.Epoch)}}
+		return []effect{event(now, api.EventFollows,
+			"controller %s leads cluster %s with epoch %d: this one kicks no node",
+			b.ID, l.cluster, b.Epoch)}
 	}
 	return nil
 }
@@ -119,12 +120,12 @@ func (l *leadership) canary(now time.Time) []effect {
 	if l.leads() || silence < l.takeOver {
 		return nil
 	}
-	event := api.Event{Time: now, Kind: api.EventLeads, Text: fmt.Sprintf(
-		"controller %s was silent for %s: this one leads now", l.rival.id, api.Duration(silence))}
+	takesOver := event(now, api.EventLeads, "controller %s was silent for %s: this one leads now",
+		l.rival.id, api.Duration(silence))
 	l.seen = max(l.seen, l.rival.epoch)
 	l.rival = rival{}
 	l.raise()
-	return []effect{event, renumber{}, recoverRoles{}}
+	return []effect{takesOver, renumber{}, recoverRoles{}}
 }
 
 // raise makes the epoch higher than any that a node reports of another controller, for nodes accept kicks of the

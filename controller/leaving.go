@@ -20,7 +20,9 @@ func (c *Controller) answerLeaving() {
 	for node, l := range c.leaving {
 		waiting := c.mayUse(node)
 		if l.last == nil || !slices.Equal(l.last.Waiting, waiting) {
-			l.last = &inventory.LeaveStatus{V: inventory.Version, Received: true, Released: len(waiting) == 0, Waiting: waiting}
+			l.last = &inventory.LeaveStatus{
+				V: inventory.Version, Received: true, Released: len(waiting) == 0, Waiting: waiting,
+			}
 			c.bus.TellLeaving(l.reply, *l.last)
 		}
 	}

@@ -11,11 +11,13 @@ import (
 
 // What a controller waits for that has just started, or may have missed messages, before it acts on what it received.
 const (
-	reportSplay = 500 * time.Millisecond                          // over which nodes spread their reports
-	quiet       = time.Second                                     // without a node that is new
-	quietAtMost = 30 * time.Second                                // in a cluster where nodes join all the time
-	busLostFrom = inventory.MissedAfter + 2*inventory.CanaryEvery // without a canary; the listener reports a gap only when it is over
-	factsWait   = 10 * time.Second                                // for facts that were asked for and do not come
+	reportSplay = 500 * time.Millisecond // over which nodes spread their reports
+	quiet       = time.Second            // without a node that is new
+	quietAtMost = 30 * time.Second       // in a cluster where nodes join all the time
+	factsWait   = 10 * time.Second       // for facts that were asked for and do not come
+
+	// Without a canary for so long the bus counts as lost. The listener reports a gap only when it is over.
+	busLostFrom = inventory.MissedAfter + 2*inventory.CanaryEvery
 )
 
 // listening decides whether the controller has received enough to act on it. It is a value: what was received and the
@@ -59,7 +61,8 @@ func (l *listening) restart(now time.Time) {
 // missed begins anew because messages may have been missed, and says why.
 func (l *listening) missed(why string, now time.Time) []effect {
 	l.restart(now)
-	return []effect{api.Event{Time: now, Kind: api.EventBusRestored, Text: why + ": waiting for nodes to report; silence until now does not count"}}
+	return []effect{event(now, api.EventBusRestored,
+		"%s: waiting for nodes to report; silence until now does not count", why)}
 }
 
 // received notes that the listener's own message came back.
@@ -78,9 +81,9 @@ func (l *listening) setDisconnects(why string, now time.Time) []effect {
 	}
 	l.disconnects = why
 	if why == "" {
-		return []effect{api.Event{Time: now, Kind: api.EventDisconnectsRestored, Text: "disconnect events are received again"}}
+		return []effect{event(now, api.EventDisconnectsRestored, "disconnect events are received again")}
 	}
-	return []effect{api.Event{Time: now, Kind: api.EventDisconnectsLost, Text: why}}
+	return []effect{event(now, api.EventDisconnectsLost, "%s", why)}
 }
 
 // tick asks nodes to report when that is due, and notices that the bus is lost. Only when a message comes back is it
@@ -94,9 +97,9 @@ func (l *listening) tick(now time.Time) []effect {
 	if l.lost || now.Before(l.canary.Add(busLostFrom)) {
 		return effects
 	}
-	text := "the bus does not answer: no node is removed or kicked until it does"
 	if l.sync.Open {
-		effects = append(effects, api.Event{Time: now, Kind: api.EventBusLost, Text: text})
+		effects = append(effects, event(now, api.EventBusLost,
+			"the bus does not answer: no node is removed or kicked until it does"))
 	}
 	l.lost = true
 	l.sync = api.Sync{Why: "the bus does not answer", BusLost: true}
@@ -117,8 +120,8 @@ func (l *listening) synchronise(nodes, missing int, now time.Time) []effect {
 		return nil
 	}
 	l.synced = now
-	return []effect{api.Event{Time: now, Kind: api.EventSynced, Text: fmt.Sprintf(
-		"synced after %s with %s", api.Duration(now.Sub(l.since)), api.Count(nodes, "node"))}}
+	return []effect{event(now, api.EventSynced, "synced after %s with %s",
+		api.Duration(now.Sub(l.since)), api.Count(nodes, "node"))}
 }
 
 func (l *listening) judge(now time.Time, nodes int) api.Sync {

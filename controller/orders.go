@@ -55,7 +55,8 @@ func (c *Controller) kick(order *api.KickOrder, now time.Time) (api.Kicked, erro
 		return kicked, fmt.Errorf("kick %s: action %s: %w", order.Object, order.Action, api.ErrNotFound)
 	}
 	if len(chosen) == 0 {
-		return kicked, fmt.Errorf("kick %s: an action: %w: no agent there has one (kicker agent --action NAME=COMMAND)", order.Object, api.ErrNotFound)
+		return kicked, fmt.Errorf("kick %s: an action: %w: no agent there has one (kicker agent --action NAME=COMMAND)",
+			order.Object, api.ErrNotFound)
 	}
 	s := c.situation()
 	for _, a := range chosen {
@@ -96,13 +97,14 @@ func (c *Controller) lose(o api.LossOrder, now time.Time) error {
 	by := cmp.Or(o.By, "an operator")
 	if o.Expect > 0 {
 		c.table.ExpectLoss(r, o.Expect, now.Add(o.For))
-		c.roleEvent(now, api.EventLossExpected, name, fmt.Sprintf("%s expects a loss of up to %d %% for %s", by, o.Expect, api.Duration(o.For)))
+		c.roleEvent(now, api.EventLossExpected, name, "%s expects a loss of up to %d %% for %s",
+			by, o.Expect, api.Duration(o.For))
 		return nil
 	}
 	n, err := c.table.AcceptLoss(r, now)
 	if err != nil {
 		return fmt.Errorf("loss of %s: %w: %w", o.Object, api.ErrNotFound, err)
 	}
-	c.roleEvent(now, api.EventHoldEnded, name, fmt.Sprintf("%s accepts the loss of %s", by, api.Count(n, "member")))
+	c.roleEvent(now, api.EventHoldEnded, name, "%s accepts the loss of %s", by, api.Count(n, "member"))
 	return nil
 }

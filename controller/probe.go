@@ -57,7 +57,8 @@ func (c *Controller) probers(r *membership.Role) []string {
 	all := c.inv.Snapshot()
 	for _, a := range c.fleet.all() {
 		depends := slices.ContainsFunc(a.Needs, func(n membership.Need) bool { return n.Role == r })
-		if depends && !r.Missing(a.Node) && len(nodes) < maxProbers && !slices.Contains(nodes, a.Node) && all.Node(a.Node).Life == inventory.Alive {
+		fit := all.Node(a.Node).Life == inventory.Alive && !r.Missing(a.Node)
+		if depends && fit && len(nodes) < maxProbers && !slices.Contains(nodes, a.Node) {
 			nodes = append(nodes, a.Node)
 		}
 	}
@@ -84,9 +85,10 @@ func (c *Controller) probed(p *probe, node string, reached []string, err error, 
 	role := p.Role.Name
 	switch {
 	case accepted > 0:
-		c.roleEvent(now, api.EventHoldEnded, role, c.shadowed(fmt.Sprintf("the loss of %s is accepted: %s", api.Count(accepted, "member"), text)))
+		c.roleEvent(now, api.EventHoldEnded, role, "the loss of %s is accepted: %s%s",
+			api.Count(accepted, "member"), text, c.shadow())
 	case news != "":
-		c.roleEvent(now, api.EventHoldProbed, role, c.shadowed("removals are still held: "+news))
+		c.roleEvent(now, api.EventHoldProbed, role, "removals are still held: %s%s", news, c.shadow())
 	}
 	return true
 }
@@ -97,7 +99,7 @@ func (p *probe) text() string {
 	slices.Sort(p.agreed)
 	switch {
 	case len(p.reached) > 0:
-		return fmt.Sprintf("%s and the controller does not: the network between them is broken", strings.Join(p.reached, "; "))
+		return strings.Join(p.reached, "; ") + " and the controller does not: the network between them is broken"
 	case len(p.agreed) == 0:
 		return fmt.Sprintf("%s asked, none answered", api.Count(p.silent, "dependent"))
 	}

@@ -41,17 +41,18 @@ func (c *Controller) reload(cfg Config, now time.Time) error {
 	rejected := c.loaded.Failed != ""
 	c.loaded = api.Loaded{At: now}
 	if keys := changedKeys(c.cfg, cfg); len(keys) > 0 {
-		c.event(api.Event{Time: now, Kind: api.EventReloaded, Text: "the configuration was reloaded: " + strings.Join(keys, ", ") + " changed"})
+		c.event(event(now, api.EventReloaded, "the configuration was reloaded: %s changed", strings.Join(keys, ", ")))
 		c.cfg, c.table, c.fleet, c.leadership.takeOver = cfg, next.table, next.fleet, cfg.GoneAfter
 	} else if rejected {
-		c.event(api.Event{Time: now, Kind: api.EventReloaded, Text: "the configuration is valid again, and as it was"})
+		c.event(event(now, api.EventReloaded, "the configuration is valid again, and as it was"))
 	}
 	return nil
 }
 
 func (c *Controller) rejectReload(why error, now time.Time) {
 	c.loaded.Failed = strings.ReplaceAll(why.Error(), "\n", "; ")
-	c.event(api.Event{Time: now, Kind: api.EventReloadRejected, Text: "the new configuration is rejected, the old one stays: " + c.loaded.Failed})
+	c.event(event(now, api.EventReloadRejected,
+		"the new configuration is rejected, the old one stays: %s", c.loaded.Failed))
 }
 
 // with is this controller as it would be with another configuration. The two share nothing that changes, and the copy

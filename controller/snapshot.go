@@ -11,10 +11,11 @@ func (c *Controller) publishView(verdicts []api.Verdict, now time.Time) {
 	outdated := c.next
 	c.next = make(chan struct{})
 	c.view.Store(&api.View{
-		At: now, Identity: c.identity(), Leader: c.leadership.rival.id, Sync: c.listening.sync, DisconnectsLost: c.listening.disconnects,
-		Verdicts: verdicts, Roles: c.viewRoles(), Conflicts: c.viewConflicts(), WrongVersion: c.viewVersions(), Cycles: c.fleet.cycles.Found,
-		Runs: last(c.journal.runs, keepRuns), Events: last(c.journal.events, keepEvents), Counts: cloneCounts(c.journal.counts),
-		Loaded: c.loaded, Nodes: c.inv.Snapshot(), Next: c.next,
+		At: now, Identity: c.identity(), Leader: c.leadership.rival.id, Sync: c.listening.sync,
+		DisconnectsLost: c.listening.disconnects, Nodes: c.inv.Snapshot(), Roles: c.viewRoles(), Verdicts: verdicts,
+		Conflicts: c.viewConflicts(), WrongVersion: c.viewVersions(), Cycles: c.fleet.cycles.Found,
+		Runs: last(c.journal.runs, keepRuns), Events: last(c.journal.events, keepEvents),
+		Counts: cloneCounts(c.journal.counts), Loaded: c.loaded, Next: c.next,
 	})
 	if outdated != nil {
 		close(outdated)
