@@ -286,13 +286,6 @@ func (c *Controller) tidy(now time.Time) {
 	}
 }
 
-// reportAll tells the table which revisions all actions have applied.
-func (c *Controller) reportAll(now time.Time) {
-	for node := range c.fleet.actions {
-		c.reportApplied(c.table, node, now)
-	}
-}
-
 // askRoster asks an action for the members that it applied last.
 func (c *Controller) askRoster(ctx context.Context, q membership.Question) {
 	c.ask(ctx, func(ctx context.Context) func(time.Time) bool {
@@ -314,31 +307,6 @@ func (c *Controller) ask(ctx context.Context, do func(context.Context) func(now 
 		case <-ctx.Done(): // the loop has ended
 		}
 	})
-}
-
-func (c *Controller) event(e api.Event) { c.journal.add(e, c.log) }
-
-func (c *Controller) roleEvent(now time.Time, kind, role, format string, args ...any) {
-	e := event(now, kind, "role %s: "+format, append([]any{role}, args...)...)
-	e.Role = role
-	c.event(e)
-}
-
-func (c *Controller) nodeEvent(now time.Time, kind, node, format string, args ...any) {
-	e := event(now, kind, format, args...)
-	e.Node = node
-	c.event(e)
-}
-
-func (c *Controller) runEvent(now time.Time, kind string, k plan.Key, run, format string, args ...any) {
-	e := event(now, kind, format, args...)
-	e.Node, e.Action, e.Run = k.Node, k.Action, run
-	c.event(e)
-}
-
-// event is an event of the controller itself.
-func event(now time.Time, kind, format string, args ...any) api.Event {
-	return api.Event{Time: now, Kind: kind, Text: fmt.Sprintf(format, args...)}
 }
 
 // newRunID names a run: unique over all controllers of the cluster.

@@ -131,6 +131,13 @@ func (c *Controller) reportApplied(table *membership.Table, node string, now tim
 	}
 }
 
+// reportAll tells the table which revisions all actions have applied.
+func (c *Controller) reportAll(now time.Time) {
+	for node := range c.fleet.actions {
+		c.reportApplied(c.table, node, now)
+	}
+}
+
 func (c *Controller) reports() membership.Reports {
 	return membership.Reports{Since: c.listening.since, Synced: c.listening.synced, Epochs: c.leadership.epochs}
 }

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"kicker/controller/api"
+	"kicker/controller/plan"
 	"kicker/kick"
 )
 
@@ -60,6 +62,31 @@ func (j *journal) add(e api.Event, log *slog.Logger) {
 		}
 	}
 	log.LogAttrs(context.Background(), api.EventLevel(e.Kind), e.Kind, attrs...)
+}
+
+// event is an event of the controller itself.
+func event(now time.Time, kind, format string, args ...any) api.Event {
+	return api.Event{Time: now, Kind: kind, Text: fmt.Sprintf(format, args...)}
+}
+
+func (c *Controller) event(e api.Event) { c.journal.add(e, c.log) }
+
+func (c *Controller) roleEvent(now time.Time, kind, role, format string, args ...any) {
+	e := event(now, kind, "role %s: "+format, append([]any{role}, args...)...)
+	e.Role = role
+	c.event(e)
+}
+
+func (c *Controller) nodeEvent(now time.Time, kind, node, format string, args ...any) {
+	e := event(now, kind, format, args...)
+	e.Node = node
+	c.event(e)
+}
+
+func (c *Controller) runEvent(now time.Time, kind string, k plan.Key, run, format string, args ...any) {
+	e := event(now, kind, format, args...)
+	e.Node, e.Action, e.Run = k.Node, k.Action, run
+	c.event(e)
 }
 
 // invalid counts an invalid message, and makes an event of it unless there was one a moment ago.
