@@ -103,7 +103,7 @@ func showRuns(ctx context.Context, cmd *cobra.Command, c *client.Client, ids []s
 
 // failedKicks are the events of a kick that led to no run. The controller tries it again.
 var failedKicks = []string{
-	api.EventKickRejected,
+	api.EventKickRejected, api.EventKickUnanswered,
 }
 
 // awaited is the actions of an order whose runs have not ended.

@@ -34,9 +34,9 @@ func Duration(d time.Duration) string {
 		return fmt.Sprintf("%dms", d.Round(time.Millisecond).Milliseconds())
 	case d < 10*time.Second && d%time.Second >= 50*time.Millisecond:
 		return fmt.Sprintf("%.1fs", d.Seconds())
-	case d < 2*time.Minute:
+	case d < 2*time.Minute && d != time.Minute:
 		return fmt.Sprintf("%ds", d/time.Second)
-	case d < 2*time.Hour:
+	case d < 2*time.Hour && d != time.Hour:
 		return fmt.Sprintf("%dm", d/time.Minute)
 	case d < 48*time.Hour:
 		return fmt.Sprintf("%dh", d/time.Hour)

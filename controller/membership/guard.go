@@ -327,7 +327,7 @@ func (g *guard) common(rest []inventory.Facts) string {
 	if len(words) == 0 {
 		return ""
 	}
-	return ", all with " + api.List(words, 5)
+	return ", all " + api.List(words, 5)
 }
 
 // flatten is facts by their paths, as text.

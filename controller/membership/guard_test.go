@@ -120,7 +120,7 @@ func TestHoldSaysWhatOnlyTheLostHaveInCommon(t *testing.T) {
 		return slices.Repeat([]inventory.Facts{{"rack": "13", "os": map[string]any{"name": "x"}, "site": "a"}}, 6)
 	}
 	v := g.judge(noon, 6, nil, rest)
-	want := "4 of 10 are gone or suspect within 60s, all with rack=12, uplink.switch=s7"
+	want := "4 of 10 are gone or suspect within 1m, all rack=12, uplink.switch=s7"
 	if g.hold == nil || g.hold.why != want || v.began != want {
 		t.Errorf("the hold is %+v, and %+v; want %q", g.hold, v, want)
 	}

@@ -52,7 +52,7 @@ func damped(node string) func(*api.View) bool {
 		return slices.ContainsFunc(v.Verdicts, func(verdict api.Verdict) bool {
 			return verdict.Node == node && slices.ContainsFunc(verdict.Gates, func(g api.Gate) bool {
 				return g.Name == api.GateBackoff &&
-					strings.Contains(g.Why, "member facts change with every run: port of ")
+					strings.Contains(g.Why, "every run changes a member fact that it depends on: port of ")
 			})
 		})
 	}

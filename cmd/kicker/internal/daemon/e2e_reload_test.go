@@ -70,7 +70,7 @@ func TestControllerReloadsOnSIGHUPAndWhenItsFileChanges(t *testing.T) {
 		t.Fatal("the controller has ended")
 	}
 	rewrite(depends)
-	s.until("it is right again", reports(api.EventReloaded, "good again"))
+	s.until("it is right again", reports(api.EventReloaded, "valid again"))
 	if n := len(lb.record()) - runs; n != 1 {
 		t.Errorf("%d runs, want 1", n)
 	}

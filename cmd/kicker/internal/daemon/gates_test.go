@@ -296,7 +296,7 @@ func TestDependencyOnAMissingFactKicksNothing(t *testing.T) {
 			t.Errorf("the verdict is %+v, want one gate that names the fact", v)
 		}
 		const why = `node lb1: action reload: depends_on "web same=environment": the node itself has no fact environment`
-		if texts := c.events(api.EventInvalidMessage); !slices.Contains(texts, "refused: "+why) {
+		if texts := c.events(api.EventInvalidMessage); !slices.Contains(texts, "invalid message: "+why) {
 			t.Errorf("the events are %q, want %q among them", texts, why)
 		}
 		web2 := c.node("web2") // more nodes may get this fact within the settle time

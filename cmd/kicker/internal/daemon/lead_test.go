@@ -62,7 +62,7 @@ func TestStandbyTakesOverWhenTheLeaderIsSilent(t *testing.T) {
 		if n := len(c.ran()) - before; n != 1 {
 			t.Errorf("%d runs after the takeover, want 1", n)
 		}
-		c.wantEvent(api.EventFollows, first.View().Identity.ID+" leads cluster main, epoch ", ": this one does nothing")
+		c.wantEvent(api.EventFollows, first.View().Identity.ID+" leads cluster main with epoch ", ": this one kicks no node")
 		c.wantEvent(api.EventLeads, "controller "+first.View().Identity.ID+" was silent for 10", ": this one leads now")
 	})
 }

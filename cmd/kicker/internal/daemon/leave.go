@@ -25,8 +25,7 @@ var ErrTimeout = errors.New("timed out")
 
 // Unreachable reports whether an error of Leave means that the bus or the agent does not answer.
 func Unreachable(err error) bool {
-	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrNoServers) ||
-		errors.Is(err, nats.ErrAuthorization)
+	return errors.Is(err, inventory.ErrNoAgent) || errors.Is(err, bus.ErrUnreachable) || errors.Is(err, bus.ErrRejected)
 }
 
 // Leave tells the agent of a node to leave. It returns when a controller has received that, with wait when every
