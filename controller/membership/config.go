@@ -21,10 +21,10 @@ type RoleConfig struct {
 	MemberFacts []string      `mapstructure:"member_facts"` // which facts of a member its dependents get
 	DependsOn   []string      `mapstructure:"depends_on"`   // roles, or selectors, that the nodes of this role depend on
 	Action      string        `mapstructure:"action"`       // the action that DependsOn is for; all of a node's unless set
-	GoneAfter   time.Duration `mapstructure:"gone_after"`   // silence after which its nodes are gone; the cluster's unless set
+	GoneAfter   time.Duration `mapstructure:"gone_after"`   // silence after which a node is gone; the cluster's unless set
 	MinMembers  int           `mapstructure:"min_members"`  // with fewer members its dependents are not kicked
-	Budget      Budget        `mapstructure:"budget"`       // most runs at once on its nodes: a number, or a percentage; 10% unless set
-	Mode        string        `mapstructure:"mode"`         // act or observe, for the actions of its nodes; the cluster's unless set
+	Budget      Budget        `mapstructure:"budget"`       // most runs at once on its nodes; 10% unless set
+	Mode        string        `mapstructure:"mode"`         // act or observe, for its nodes; the cluster's unless set
 }
 
 // DefaultMemberFacts is which facts of a member its dependents get, unless its role says otherwise.

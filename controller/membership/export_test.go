@@ -21,8 +21,9 @@ func Difference(a, b *Table) string {
 	return cmp.Diff(a.plain(), b.plain(), cmpopts.EquateEmpty(),
 		cmp.AllowUnexported(Role{}, recovery{}, guard{}, sample{}, loss{}, departure{}, hold{}, expectation{}),
 		cmp.Comparer(func(a, b query.Selector) bool { return a.String() == b.String() }),
-		cmpopts.SortSlices(func(a, b departure) bool { return a.at.Before(b.at) || a.at.Equal(b.at) && a.joined.Before(b.joined) }),
-	)
+		cmpopts.SortSlices(func(a, b departure) bool {
+			return a.at.Before(b.at) || a.at.Equal(b.at) && a.joined.Before(b.joined)
+		}))
 }
 
 type plainTable struct {

@@ -20,28 +20,29 @@ const (
 	window     = time.Minute // in which members go at once
 	longWindow = time.Hour   // in which they go one by one
 
-	// For so long a hold waits for more members to return before it ends. A repaired link brings nodes back one by one, as each
-	// reconnects to the bus.
+	// For so long a hold waits for more members to return before it ends. A repaired link brings nodes back one by one,
+	// as each reconnects to the bus.
 	returnTime = 5 * time.Second
 
 	probeAfter = 3 * time.Minute  // of a hold, dependents are asked to probe the lost members
 	probeEvery = 30 * time.Second // from then on
 )
 
-// guard holds the removals of one role when too many of its members depart without leaving. A held node stays a member. A node that
-// joins is a member at once.
+// guard holds the removals of one role when too many of its members depart without leaving. A held node stays a member.
+// A node that joins is a member at once.
 type guard struct {
-	// sizes is how many members the role had, at each time that this changed within longWindow, and once before. It is sorted.
+	// sizes is how many members the role had, oldest first: each time that this changed within longWindow, and once
+	// before.
 	sizes []sample
 	// joins is when those members joined that did so within longWindow. All others were there before.
 	joins map[string]time.Time
 	// departed is the members that were removed without leaving within longWindow, oldest first.
 	departed []departure
 
-	// missing is the departures that are not published: they wait for guardPause, or are held. A node is in missing or a member, never
-	// both.
+	// missing is the losses that are not published: they wait for guardPause, or are held. A node is in missing or a
+	// member, never both.
 	missing map[string]loss
-	// hold is nil while nothing is held.
+	// hold is nil while nothing is held. If it is not, all of missing is held.
 	hold *hold
 	// expect is what an operator announced.
 	expect expectation
@@ -190,11 +191,11 @@ func (g *guard) judgeHold(now time.Time, sound int, suspects map[string]struct{}
 
 // next is when the guard has to judge again. With probes it is also when dependents are to be asked.
 func (g *guard) next(probes bool) time.Time {
-	if g.hold != nil {
-		if probes && (g.hold.ends.IsZero() || g.hold.ask.Before(g.hold.ends)) {
-			return g.hold.ask
-		}
-		return g.hold.ends
+	switch h := g.hold; {
+	case h != nil && probes:
+		return api.Soonest(h.ask, h.ends)
+	case h != nil:
+		return h.ends
 	}
 	var due time.Time
 	for _, l := range g.missing {
@@ -213,12 +214,14 @@ func (g *guard) accept(now time.Time, size int) {
 func (g *guard) tooMany(now time.Time, sound int, suspects map[string]struct{}) *hold {
 	if sound == 0 {
 		base, _ := g.base(now, window, sound, suspects)
-		return &hold{since: now, base: max(base, len(g.missing)), why: "the role would be empty, and no member left on purpose"}
+		why := "the role would be empty, and no member left on purpose"
+		return &hold{since: now, base: max(base, len(g.missing)), why: why}
 	}
 	for _, w := range []time.Duration{window, longWindow} {
 		base, gone := g.base(now, w, sound, suspects)
 		if gone >= holdFrom && g.tooFew(now, sound, base) {
-			return &hold{since: now, base: base, why: fmt.Sprintf("%d of %d are gone or suspect within %s", gone, base, api.Duration(w))}
+			why := fmt.Sprintf("%d of %d are gone or suspect within %s", gone, base, api.Duration(w))
+			return &hold{since: now, base: base, why: why}
 		}
 	}
 	return nil
@@ -230,16 +233,16 @@ func (g *guard) tooFew(now time.Time, left, base int) bool {
 	return !expected && left*100 <= base*holdShare
 }
 
-// base is how many members the losses within a window are compared with, and gone is how many those losses are. Of the most members
-// that there were within the window, base leaves out those that left on purpose, and those gone that new members have replaced. It
-// does not fall below the size that the role had when the window began, unless members left.
+// base is how many members the losses within a window are compared with. gone is how many those losses are. base is the
+// most members that the role had within the window, without those that left, and without the old ones that are gone:
+// new ones replaced them. While none left it is at least the size that the role had when the window began.
 //
-// Example: a role has 10 members when the window begins. Six new ones join. Then two of the old and three of the new die.
-// 16 were there at most. 11 of them are sound and five are gone, so none left. 16 - 2 old ones = 14 are compared with:
-// 11 of 14 is 79 %, so nothing is held.
+// Example: a role has 10 members when the window begins. Six new ones join. Then two of the old and three of the new
+// die. The most was 16. 11 are sound and five are gone, so none left. 16 - 2 old ones = 14 are compared with: 11 of 14
+// is 79 %, so nothing is held.
 func (g *guard) base(now time.Time, w time.Duration, sound int, suspects map[string]struct{}) (base, gone int) {
 	began := now.Add(-w)
-	first, most := 0, 0
+	first, most := 0, 0 // when the window began, and since
 	for i, s := range g.sizes {
 		if i == 0 || !s.at.After(began) {
 			first, most = s.size, 0
@@ -297,14 +300,15 @@ func (g *guard) trim(now time.Time) {
 	}
 }
 
-// common is the facts that all missing members share and at most a tenth of the others have, for people: a rack, a site, a switch.
+// common is the facts that all missing members share and at most a tenth of the others have, for people: a rack, a
+// site, a switch.
 func (g *guard) common(rest []inventory.Facts) string {
 	if len(g.missing) < 2 || len(rest) == 0 {
 		return "" // nothing to compare with
 	}
 	var shared map[string]string
 	for _, l := range g.missing {
-		flat := flatten(l.facts)
+		flat := flatten("", l.facts, map[string]string{})
 		if shared == nil {
 			shared = flat
 		}
@@ -312,7 +316,7 @@ func (g *guard) common(rest []inventory.Facts) string {
 	}
 	others := map[string]int{}
 	for _, facts := range rest {
-		for path, value := range flatten(facts) {
+		for path, value := range flatten("", facts, map[string]string{}) {
 			if shared[path] == value {
 				others[path]++
 			}
@@ -330,19 +334,14 @@ func (g *guard) common(rest []inventory.Facts) string {
 	return ", all " + api.List(words, 5)
 }
 
-// flatten is facts by their paths, as text.
-func flatten(facts inventory.Facts) map[string]string {
-	flat := map[string]string{}
-	var add func(prefix string, facts map[string]any)
-	add = func(prefix string, facts map[string]any) {
-		for key, value := range facts {
-			if nested, ok := value.(map[string]any); ok {
-				add(prefix+key+".", nested)
-				continue
-			}
-			flat[prefix+key] = fmt.Sprint(value)
+// flatten adds facts to a map by their paths, as text.
+func flatten(prefix string, facts map[string]any, to map[string]string) map[string]string {
+	for key, value := range facts {
+		if nested, ok := value.(map[string]any); ok {
+			flatten(prefix+key+".", nested, to)
+			continue
 		}
+		to[prefix+key] = fmt.Sprint(value)
 	}
-	add("", facts)
-	return flat
+	return to
 }

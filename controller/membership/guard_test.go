@@ -132,7 +132,8 @@ func TestHoldDoesNotSayWhatManyOfTheRestHave(t *testing.T) {
 		g.lost(fmt.Sprint("web", i), loss{at: noon, facts: inventory.Facts{"rack": "12"}})
 	}
 	g.judge(noon, 6, nil, func() []inventory.Facts {
-		return []inventory.Facts{{"rack": "12"}, {"rack": "12"}, {"rack": "13"}, {"rack": "13"}, {"rack": "13"}, {"rack": "13"}}
+		there, elsewhere := inventory.Facts{"rack": "12"}, inventory.Facts{"rack": "13"}
+		return []inventory.Facts{there, there, elsewhere, elsewhere, elsewhere, elsewhere}
 	})
 	if g.hold == nil || strings.Contains(g.hold.why, "rack") {
 		t.Errorf("the hold is %+v, though a third of the others are in that rack", g.hold)
@@ -222,7 +223,8 @@ func TestGuardRemembersNoMoreThanTwoHours(t *testing.T) {
 	}
 	const perHour = int(longWindow / guardPause)
 	if len(g.sizes) > perHour+2 || len(g.departed) > perHour+2 || len(g.joins) > perHour+2 {
-		t.Errorf("%d sizes, %d departures and %d joins are remembered of three hours", len(g.sizes), len(g.departed), len(g.joins))
+		t.Errorf("%d sizes, %d departures and %d joins are remembered of three hours",
+			len(g.sizes), len(g.departed), len(g.joins))
 	}
 	g.note(now.Add(3*longWindow), 5)
 	g.judge(now.Add(3*longWindow), 5, nil, noOthers)
@@ -307,7 +309,7 @@ func TestTimesOfAHoldAreThoseInTheDocs(t *testing.T) {
 	}
 	g.judge(noon, 8, nil, noOthers)
 	if want := in(5 * time.Second); g.next(true) != want || g.next(false) != want {
-		t.Errorf("with enough of them back the hold ends %s, or without probes %s; want %s", g.next(true), g.next(false), want)
+		t.Errorf("with enough back the hold ends %s, or without probes %s; want %s", g.next(true), g.next(false), want)
 	}
 }
 

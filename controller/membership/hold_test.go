@@ -202,7 +202,8 @@ func TestRoleWhoseNodesJoinAndLeaveAllTheTimeIsGuarded(t *testing.T) {
 	}
 	tab.publishAt(now)
 	if r := tab.Role("web"); r.Held(false) == nil || len(r.Current().Members) != 10 {
-		t.Errorf("six of ten died after forty replacements, and %d members are left: %+v", len(r.Current().Members), r.Held(false))
+		t.Errorf("six of ten died after forty replacements, and %d members are left: %+v",
+			len(r.Current().Members), r.Held(false))
 	}
 }
 
@@ -222,8 +223,8 @@ func TestMemberThatWasNeverPublishedIsNoLoss(t *testing.T) {
 	}
 }
 
-// In any order of events a node that joins is a member at once, and one that leaves is none. Of those that departed without leaving no
-// more are removed than the guard's rule allows, and never the last.
+// In any order of events a node that joins is a member at once, and one that leaves is none. Of those that departed
+// without leaving no more are removed than the guard's rule allows, and never the last.
 func TestGuardKeepsItsRule(t *testing.T) {
 	const holdFrom, holdShare = 3, 70
 	seen := map[string]int{}
@@ -338,7 +339,8 @@ func TestGuardKeepsItsRule(t *testing.T) {
 				}
 			}
 			if base = min(base, sound+suspects+gone); gone+suspects >= holdFrom && sound*100 <= base*holdShare {
-				t.Fatalf("%d of %d are gone or suspect within a minute, %d are left, and %d were removed", gone+suspects, base, sound, lost)
+				t.Fatalf("%d of %d are gone or suspect within a minute, %d are left, and %d were removed",
+					gone+suspects, base, sound, lost)
 			}
 		}
 	})
@@ -374,7 +376,8 @@ func TestRoleWithMissingMembersIsNotDropped(t *testing.T) {
 		tab.apply(n, nil, in(time.Duration(i)*time.Second))
 	}
 	tab.Drop(nil)
-	if n := len(tab.Roles()); n != mostOrphans || tab.Role("r0") != nil || tab.Role(fmt.Sprint("r", mostOrphans+9)) == nil {
+	newest := fmt.Sprint("r", mostOrphans+9)
+	if n := len(tab.Roles()); n != mostOrphans || tab.Role("r0") != nil || tab.Role(newest) == nil {
 		t.Errorf("%d roles that no action depends on are kept, want the %d newest", n, mostOrphans)
 	}
 }
@@ -434,7 +437,7 @@ func TestProbeOfSomeOfTheLostDoesNotDecideAboutOthers(t *testing.T) {
 	now := tab.Next(true)
 	p := tab.Probes(now)[0]
 	tab.apply(web("web6"), nil, noon)
-	if accepted, _ := tab.Probed(p, true, "lb1 cannot reach them either", now); accepted != 0 || len(r.Held(false).Nodes) != 7 {
+	if accepted, _ := tab.Probed(p, true, "text", now); accepted != 0 || len(r.Held(false).Nodes) != 7 {
 		t.Fatal("a loss was accepted that the probe did not ask for")
 	}
 	if p := tab.Probes(now); len(p) != 1 {
@@ -468,7 +471,8 @@ func TestProbeOfAHoldThatEndedDecidesNothing(t *testing.T) {
 	}
 	tab.publish()
 	tab.Drop(nil)
-	if accepted, news := tab.Probed(p, true, "text", in(time.Hour)); accepted != 0 || news != "" || tab.Role("web") != nil {
+	accepted, news = tab.Probed(p, true, "text", in(time.Hour))
+	if accepted != 0 || news != "" || tab.Role("web") != nil {
 		t.Errorf("%d accepted (%q) of a role that was dropped", accepted, news)
 	}
 }

@@ -45,7 +45,8 @@ func checkNeed(text string) error {
 	return CheckRole(name)
 }
 
-// Resolve is what a dependency means for a node with these facts. A role that was unknown until now begins with the nodes that match it.
+// Resolve is what a dependency means for a node with these facts. A role that was unknown until now begins with the
+// nodes that match it.
 func (t *Table) Resolve(text string, facts inventory.Facts, nodes *inventory.Snapshot, now time.Time) (Need, error) {
 	name, same, err := ParseNeed(text)
 	if err != nil {
@@ -65,8 +66,10 @@ func (t *Table) Resolve(text string, facts inventory.Facts, nodes *inventory.Sna
 	return need, err
 }
 
-// narrow is the part of a role whose nodes have the dependent's own values of the facts named. shared is those facts and values.
-func (t *Table) narrow(base *Role, text string, same []string, facts inventory.Facts) (r *Role, shared string, err error) {
+// narrow is the part of a role whose nodes have the dependent's own values of the facts named. shared is those facts
+// and values.
+func (t *Table) narrow(base *Role, text string, same []string, facts inventory.Facts) (
+	r *Role, shared string, err error) {
 	var terms []string
 	for _, path := range same {
 		value, ok := query.Lookup(facts, path)

@@ -16,8 +16,8 @@ type Probe struct {
 	Role    *Role
 	Targets []string // HOST:PORT of those lost members whose facts name both, at most inventory.MaxTargets
 
-	lost []string  // nodes
-	hold time.Time // when the hold began: the answers are for no other
+	lost map[string]loss // all that it asks for
+	hold time.Time       // when the hold began: the answers are for no other
 }
 
 // Probes is the probes that are due, by role. The next one of each hold is due probeEvery later.
@@ -29,16 +29,17 @@ func (t *Table) Probes(now time.Time) []Probe {
 			continue
 		}
 		h.ask = now.Add(probeEvery)
-		due = append(due, Probe{r, r.guard.addresses(), slices.Collect(maps.Keys(r.guard.missing)), h.since})
+		due = append(due, Probe{r, r.guard.addresses(), maps.Clone(r.guard.missing), h.since})
 	}
 	return due
 }
 
-// Probed notes what a probe found, as text for people. confirmed says that dependents answered and none reaches a lost member. Then the
-// losses are accepted, unless the role would be empty. It returns how many were accepted, or else the text if it is a new one.
+// Probed notes what a probe found, as text for people. confirmed says that dependents answered and none reaches a lost
+// member. Then the losses are accepted, unless the role would be empty. It returns how many were accepted, or else the
+// text if it is a new one.
 //
-// If more members are missing than the probe asked for, the next probe is due at once. An answer for a hold that has ended changes
-// nothing.
+// If more members are missing than the probe asked for, the next probe is due at once. An answer for a hold that has
+// ended changes nothing.
 func (t *Table) Probed(p Probe, confirmed bool, text string, now time.Time) (accepted int, news string) {
 	r := t.byName[p.Role.Name]
 	if r == nil || r.guard.hold == nil || !r.guard.hold.since.Equal(p.hold) || len(r.guard.missing) == 0 {
@@ -50,9 +51,10 @@ func (t *Table) Probed(p Probe, confirmed bool, text string, now time.Time) (acc
 		text += ", but the role would be empty: a person has to decide"
 	}
 	h.probe = text
-	unasked := func(name string) bool { return !slices.Contains(p.lost, name) }
+	unasked := maps.Clone(r.guard.missing)
+	maps.DeleteFunc(unasked, func(name string, _ loss) bool { _, asked := p.lost[name]; return asked })
 	switch {
-	case confirmed && slices.ContainsFunc(slices.Collect(maps.Keys(r.guard.missing)), unasked):
+	case confirmed && len(unasked) > 0:
 		h.ask = now
 	case confirmed && !empty:
 		return r.accept(now), ""

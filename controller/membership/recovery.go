@@ -14,31 +14,33 @@ const (
 	// ReconnectTime is how long nodes need to reconnect to a bus that was restarted.
 	ReconnectTime = 2200 * time.Millisecond
 
-	askAgain   = time.Second     // after a question about a member list that got no answer
-	startTime  = 5 * time.Minute // of a start, a node that reconnects may hold what another controller published
-	maxHolders = 4
+	askAgain   = time.Second     // after a question that got no answer
+	startTime  = 5 * time.Minute // in which nodes that reconnect may hold what another controller published
+	maxHolders = 4               // beside the one that is asked
 )
 
-// recovery finds the members that a role had before this controller knew it. No file lists them, but the dependents remember: each
-// keeps the member list that it applied last and reports its revision. A holder of the newest revision is asked for the list. The role
-// is recovered when every node on the list has reported with its facts, has left, or was silent for gone_after. That time starts again
-// whenever one of them reports, because nodes behind a repaired link return one by one.
+// recovery finds the members that a role had before this controller knew it. No file lists them, but the dependents
+// remember: each keeps the member list that it applied last and reports its revision. A holder of the newest revision
+// is asked for the list. The role is recovered when every node on the list has reported with its facts, has left, or
+// was silent for gone_after. That time starts again whenever one of them reports, because nodes behind a repaired link
+// return one by one.
 type recovery struct {
 	// done is true from the end of the recovery on. A revision of another controller begins it anew.
 	done  bool
 	why   string    // not done: what it waits for
 	until time.Time // not done: when it ends at the latest
 
-	// newest is a holder of the newest revision that was reported; others hold the same one. Its hash is empty while none was.
+	// newest is a holder of the newest revision that was reported; others hold the same one. Its hash is empty while
+	// none was.
 	newest Holder
 	others []Holder
 	// known is the members of that revision, nil until a holder has answered.
 	known []kick.Member
-	asked time.Time // when a holder was asked last
+	asked time.Time // when a holder was asked last; zero: none was asked for this revision
 	have  int       // the most of known that have reported
 	came  time.Time // when have grew last
 	began time.Time // when this recovery began to wait
-	// basis is the revision that the role was recovered from.
+	// basis is the revision that the role was recovered from. While done is false it is that of the last time.
 	basis kick.Revision
 }
 
@@ -58,11 +60,11 @@ type Question struct {
 type Reports struct {
 	Since  time.Time // none was missed since
 	Synced time.Time // when the inventory was complete
-	Epochs []int64   // that this controller has published with, the present one last
+	Epochs []int64   // that this controller has published with, at least one, the present one last
 }
 
-// Report notes that an action has applied a revision of a role. If another controller published it, an open role closes again until its
-// members are recovered from that revision.
+// Report notes that an action has applied a revision of a role. If another controller published it, an open role closes
+// again until its members are recovered from that revision.
 func (t *Table) Report(need Need, h Holder, reports Reports, now time.Time) {
 	r := need.Role
 	r.known = true
@@ -77,8 +79,8 @@ func (t *Table) Report(need Need, h Holder, reports Reports, now time.Time) {
 	g.report(h)
 }
 
-// report keeps the holders of the newest revision. Older ones led to it: an action that has failed for weeks must not bring back
-// members of then.
+// report keeps the holders of the newest revision. Older ones led to it: an action that has failed for weeks must not
+// bring back members of then.
 func (g *recovery) report(h Holder) {
 	same := g.newest.Revision.Hash == h.Revision.Hash
 	is := func(o Holder) bool { return o.Node == h.Node && o.Action == h.Action && o.As == h.As }
@@ -87,8 +89,7 @@ func (g *recovery) report(h Holder) {
 		g.others = append(g.others, h)
 	case g.newest.Revision.Hash == "" || g.newest.Revision.Before(h.Revision):
 		if !same {
-			g.known, g.others, g.have = nil, nil, 0
-			g.asked = time.Time{}
+			g.known, g.others, g.have, g.asked = nil, nil, 0, time.Time{}
 		}
 		g.newest = h
 	}
@@ -106,11 +107,11 @@ func (g *recovery) question(now time.Time) (Holder, bool) {
 	return g.newest, true
 }
 
-// judge ends the recovery, or says what it waits for: until last, and until none of the members has reported for the time gone.
-// present reports whether a node has reported with its facts.
+// judge ends the recovery, or says what it waits for: until last, and until none of the members has reported for the
+// time gone. present reports whether a node has reported with its facts.
 //
-// Example: gone is 10 s and last is 12:00:12. Of five known members three report at 12:00:01. The fourth reports at 12:00:08, so the
-// fifth has until 12:00:18.
+// Example: gone is 10 s and last is 12:00:12. Of five known members three report at 12:00:01. The fourth reports at
+// 12:00:08, so the fifth has until 12:00:18.
 func (g *recovery) judge(now, last time.Time, gone time.Duration, present func(node string) bool) {
 	g.why, g.until, g.done = "", time.Time{}, false
 	switch {
@@ -135,13 +136,15 @@ func (g *recovery) judge(now, last time.Time, gone time.Duration, present func(n
 			last = others
 		}
 		if g.done = len(absent) == 0 || !now.Before(last); !g.done {
-			g.why = fmt.Sprintf("%d of %d last known members have not reported yet: %s", len(absent), len(g.known), api.List(absent, 5))
+			g.why = fmt.Sprintf("%d of %d last known members have not reported yet: %s",
+				len(absent), len(g.known), api.List(absent, 5))
 			g.until = last
 		}
 	}
 }
 
-// Recover ends the recoveries that are complete. It returns the questions that are to be asked now; Answer takes what comes back.
+// Recover ends the recoveries that are complete. It returns the questions that are to be asked now; Answer takes what
+// comes back.
 func (t *Table) Recover(nodes *inventory.Snapshot, reports Reports, now time.Time) []Question {
 	var questions []Question
 	for _, r := range t.Roles() {
@@ -167,7 +170,8 @@ func (t *Table) Recover(nodes *inventory.Snapshot, reports Reports, now time.Tim
 	return questions
 }
 
-// lastReport is when every node that was there has reported or is gone: it had time to reconnect, and then to be silent for gone_after.
+// lastReport is when every node that was there has reported or is gone: it had time to reconnect, and then to be silent
+// for gone_after.
 func (g *recovery) lastReport(nodes *inventory.Snapshot, reports Reports, gone time.Duration) time.Time {
 	from := later(reports.Since, g.began).Add(ReconnectTime)
 	last := later(from, reports.Synced).Add(gone)
@@ -219,8 +223,8 @@ func (r *Role) recovered(nodes *inventory.Snapshot, now time.Time) {
 	r.touch(now)
 }
 
-// Answer takes the members that a holder has of a revision. hash is what they are; an answer to an older question changes nothing.
-// It reports whether the role can go on.
+// Answer takes the members that a holder has of a revision. hash is what they are; an answer to an older question
+// changes nothing. It reports whether the role can go on.
 func (t *Table) Answer(role, hash string, members []kick.Member) bool {
 	r := t.byName[role]
 	if r == nil || hash == "" || r.recovery.done || hash != r.recovery.newest.Revision.Hash {
@@ -230,14 +234,15 @@ func (t *Table) Answer(role, hash string, members []kick.Member) bool {
 	return true
 }
 
-// Restart begins all recoveries anew, and forgets what the guards saw: another controller led until now, and operators and probes told
-// that one what is true. The caller has to Report again what actions have applied.
+// Restart begins all recoveries anew, and forgets what the guards saw: another controller led until now, and losses
+// were accepted there. The caller has to Report again what actions have applied.
 func (t *Table) Restart() {
 	for _, r := range t.byName {
 		r.recovery, r.guard = recovery{}, guard{}
 	}
 }
 
+// later is the later one of two times.
 func later(a, b time.Time) time.Time {
 	if a.Before(b) {
 		return b

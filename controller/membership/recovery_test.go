@@ -22,7 +22,8 @@ func TestRecoveryWaitsForMembersThatReturnOneByOne(t *testing.T) {
 	g := recovery{newest: Holder{Revision: kick.Revision{Epoch: 6, N: 1, Hash: "1-a"}}, known: known}
 	const gone = 10 * time.Second
 	for i := range 15 { // web15 to web19 do not return
-		g.judge(in(time.Duration(i)*9*time.Second), in(gone), gone, func(node string) bool { return node <= fmt.Sprintf("web%02d", i) })
+		back := func(node string) bool { return node <= fmt.Sprintf("web%02d", i) }
+		g.judge(in(time.Duration(i)*9*time.Second), in(gone), gone, back)
 		if g.done {
 			t.Fatalf("done when %d of 20 had reported, one every 9 s", i+1)
 		}
@@ -94,8 +95,10 @@ func TestWhatARecoveryWaitsFor(t *testing.T) {
 		{"the known members", recovery{newest: Holder{Revision: held}, known: known}, "web1", noon, false,
 			"1 of 2 last known members have not reported yet: web2"},
 		{"until all have reported", recovery{newest: Holder{Revision: held}, known: known}, "web1 web2", noon, true, ""},
-		{"or had the time to", recovery{newest: Holder{Revision: held}, known: known, have: 1}, "web1", in(time.Minute), true, ""},
-		{"nothing, when there was no member", recovery{newest: Holder{Revision: held}, known: []kick.Member{}}, "", noon, true, ""},
+		{"or had the time to", recovery{newest: Holder{Revision: held}, known: known, have: 1}, "web1", in(time.Minute),
+			true, ""},
+		{"nothing, when there was no member", recovery{newest: Holder{Revision: held}, known: []kick.Member{}}, "", noon,
+			true, ""},
 	} {
 		t.Run(c.claim, func(t *testing.T) {
 			g := &c.recovery
@@ -196,7 +199,8 @@ func receive(t *testing.T, inv *inventory.Inventory, node string, known bool, ch
 	t.Helper()
 	facts := inventory.Facts{"role": "web"}
 	b := inventory.Beat{
-		Node: node, Instance: "m", Boot: "b", Conn: inventory.Conn{Server: node, Client: 1}, Facts: facts.Digest(), Ready: true, NextIn: 1000,
+		Node: node, Instance: "m", Boot: "b", Conn: inventory.Conn{Server: node, Client: 1}, Facts: facts.Digest(),
+		Ready: true, NextIn: 1000,
 	}
 	for _, change := range changes {
 		change(&b)

@@ -34,14 +34,15 @@ func TestRevisionThatIsRememberedClosesNoRole(t *testing.T) {
 }
 
 func TestOldRevisionClosesARoleOnlySoonAfterAStart(t *testing.T) {
+	const soon = 5 * time.Minute
 	for _, c := range []struct {
 		claim    string
 		revision kick.Revision
 		now      time.Time
 		open     bool
 	}{
-		{"of another controller, soon", kick.Revision{Epoch: 6, N: 9, Hash: "1-old"}, reports.Since.Add(5*time.Minute - 1), false},
-		{"of another controller, later", kick.Revision{Epoch: 6, N: 9, Hash: "1-old"}, reports.Since.Add(5 * time.Minute), true},
+		{"of another controller, soon", kick.Revision{Epoch: 6, N: 9, Hash: "1-old"}, reports.Since.Add(soon - 1), false},
+		{"of another controller, later", kick.Revision{Epoch: 6, N: 9, Hash: "1-old"}, reports.Since.Add(soon), true},
 		{"of this controller, soon", kick.Revision{Epoch: 7, N: 9, Hash: "1-old"}, reports.Since, true},
 		{"newer than this controller's, later", kick.Revision{Epoch: 8, N: 1, Hash: "1-new"}, noon, false},
 	} {
@@ -106,7 +107,8 @@ func TestAnswerCountsOnlyForTheRevisionInQuestion(t *testing.T) {
 	if !tab.Answer("web", kick.Hash(old), old) {
 		t.Error("the answer does not count")
 	}
-	if tab.Recover(tab.nodes, reports, noon); r.Open() || r.Sync().Why != "2 of 2 last known members have not reported yet: web1, web2" {
+	tab.Recover(tab.nodes, reports, noon)
+	if r.Open() || r.Sync().Why != "2 of 2 last known members have not reported yet: web1, web2" {
 		t.Errorf("the role waits for %+v, want the two members", r.Sync())
 	}
 	tab.publishAt(in(time.Minute))
@@ -134,7 +136,8 @@ func TestRestartForgetsHoldsAndRecoversAgain(t *testing.T) {
 		t.Fatalf("open: %t, held: %+v; want neither", r.Open(), r.Held(false))
 	}
 	tab.report(was.Revision, in(time.Minute))
-	if q := tab.Recover(tab.nodes, reports, in(time.Minute)); len(q) != 1 || !tab.Answer("web", was.Revision.Hash, was.Members) {
+	q := tab.Recover(tab.nodes, reports, in(time.Minute))
+	if len(q) != 1 || !tab.Answer("web", was.Revision.Hash, was.Members) {
 		t.Fatalf("the questions are %+v, want one to lb1", q)
 	}
 	tab.publishAt(in(time.Hour))
@@ -152,7 +155,8 @@ func TestRenumberChangesTheEpochAlone(t *testing.T) {
 	want := r.Current()
 	want.Revision.Epoch = 9
 	tab.Renumber(9)
-	if got := r.Current(); got.Revision != want.Revision || tab.Role("db").Current().Revision != (kick.Revision{}) {
-		t.Errorf("the revisions are %+v and %+v, want %+v and none", got.Revision, tab.Role("db").Current().Revision, want.Revision)
+	db := tab.Role("db").Current().Revision
+	if got := r.Current(); got.Revision != want.Revision || db != (kick.Revision{}) {
+		t.Errorf("the revisions are %+v and %+v, want %+v and none", got.Revision, db, want.Revision)
 	}
 }

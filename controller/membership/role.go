@@ -14,8 +14,8 @@ import (
 	"kicker/kick"
 )
 
-// Role is a named set of nodes. Those of them that are alive, ready and known with their facts are its members.
-// A Role is read-only outside this package.
+// Role is a named set of nodes. Those of them that are alive, ready and known with their facts are its members. A Role
+// is read-only outside this package.
 type Role struct {
 	RoleConfig
 	selector   query.Selector
@@ -42,7 +42,8 @@ type Role struct {
 	// from is when the first of those changes began: for a removal, when the suspicion began.
 	from time.Time
 
-	// past is memberships that were published or recovered, by their hash, at most maxPast. diffs is what changed since some of them.
+	// past is memberships that were published or recovered, by their hash, at most maxPast. diffs is what changed since
+	// some of them.
 	past  map[string][]kick.Member
 	diffs map[string]Diff
 }
@@ -84,18 +85,19 @@ func (r *Role) Nodes() []string {
 	return r.names
 }
 
-// Unknown reports whether the role may be a typo: no node has or had it and no configuration names it.
+// Unknown reports whether the role may be a typo: no node has or had it, no action has applied it, and the
+// configuration does not name it.
 func (r *Role) Unknown() bool { return !r.configured && !r.known }
 
 // TooFew reports whether the role has fewer members than its dependents may be kicked with.
 func (r *Role) TooFew() bool { return len(r.current.Members) < r.MinMembers }
 
-// Sync says whether the role's members are believed to be complete, and what it waits for if not.
+// Sync says whether the members of the role are recovered, and what it waits for if not.
 func (r *Role) Sync() api.Sync {
 	return api.Sync{Open: r.recovery.done, Why: r.recovery.why, Until: r.recovery.until}
 }
 
-// Open reports whether the role's members are believed to be complete.
+// Open reports whether the members of the role are recovered.
 func (r *Role) Open() bool { return r.recovery.done }
 
 // Held is the removals that the guard keeps back, nil if there are none. shadow marks them as shown only.
@@ -152,7 +154,14 @@ func (r *Role) remember(hash string, members []kick.Member) {
 func (r *Role) update(before, after *inventory.Node, from time.Time) {
 	name := cmp.Or(after, before).Name
 	has := after != nil && after.Facts != nil && r.selector.Matches(after.Facts)
-	r.setNode(name, has)
+	if has != r.Has(name) {
+		r.names = nil
+	}
+	if has {
+		r.nodes[name], r.known = struct{}{}, true
+	} else {
+		delete(r.nodes, name)
+	}
 	counts := has && after.Eligible()
 	if counts && after.Life == inventory.Suspect {
 		r.suspects[name] = struct{}{}
@@ -190,21 +199,6 @@ func (r *Role) update(before, after *inventory.Node, from time.Time) {
 	r.touch(from)
 }
 
-func (r *Role) setNode(name string, has bool) {
-	if has {
-		r.known = true
-	}
-	if has == r.Has(name) {
-		return
-	}
-	r.names = nil
-	if has {
-		r.nodes[name] = struct{}{}
-	} else {
-		delete(r.nodes, name)
-	}
-}
-
 // isPublished reports whether a node is in the current membership.
 func (r *Role) isPublished(node string) bool {
 	_, found := slices.BinarySearchFunc(r.current.Members, node,
@@ -240,14 +234,4 @@ func pick(facts inventory.Facts, paths []string) map[string]any {
 		}
 	}
 	return picked
-}
-
-// clone is a role like this one that shares nothing with it that changes.
-func (r *Role) clone() *Role {
-	c := *r
-	c.nodes, c.members, c.suspects = maps.Clone(r.nodes), maps.Clone(r.members), maps.Clone(r.suspects)
-	c.past, c.diffs = maps.Clone(r.past), maps.Clone(r.diffs)
-	c.recovery.others = slices.Clone(r.recovery.others)
-	c.guard = r.guard.clone()
-	return &c
 }

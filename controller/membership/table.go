@@ -1,8 +1,9 @@
 // Package membership knows which nodes are members of which role, and at which revision.
 //
-// A Table follows the inventory: Apply takes each change of a node. Publish then gives a new revision to every role whose members
-// changed. Its guard may hold removals, and a role that this controller does not know yet is first recovered from its dependents.
-// Nothing here waits, locks or sends: time comes in as now, and what has to be done comes back as values.
+// A Table follows the inventory: Apply takes each change of a node. Publish then gives a new revision to every role
+// whose members changed. Its guard may hold removals, and a role that this controller does not know yet is first
+// recovered from its dependents. Nothing here waits, locks or sends: time comes in as now, and what has to be done
+// comes back as values.
 package membership
 
 import (
@@ -10,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -30,7 +30,8 @@ const (
 
 // Table is every role that a node has, an action depends on, or the configuration names. It has one owner.
 type Table struct {
-	cfg    Config
+	cfg Config
+	// byName is all roles: every other list of roles is a part of it.
 	byName map[string]*Role
 	// sorted is all of byName by name. It is nil after a role was added or removed.
 	sorted []*Role
@@ -43,14 +44,17 @@ type Table struct {
 
 	// unfilled is those of selected that were not compared yet with the nodes that are there.
 	unfilled []*Role
-	// former is the roles of the table before, while With builds this one: a role that is needed again continues its former one.
+	// former is copies of the roles of another table while With builds this one. add takes a role from there.
 	former map[string]*Role
 }
 
 // New is a table with the roles of a configuration, and no nodes.
 func New(cfg Config) (*Table, error) {
 	t := &Table{byName: map[string]*Role{}, byNode: map[string][]*Role{}}
-	return t, t.configure(cfg)
+	if err := t.configure(cfg); err != nil {
+		return nil, err
+	}
+	return t, nil
 }
 
 func (t *Table) configure(cfg Config) error {
@@ -149,8 +153,8 @@ func (t *Table) DependsOn(node, action string) []string {
 	return texts
 }
 
-// Apply follows the change of a node, which began at from. An error names roles that the node cannot have; the change is applied
-// without them.
+// Apply follows the change of a node, which began at from. An error names roles that the node cannot have; the change
+// is applied without them.
 func (t *Table) Apply(change inventory.Change, from time.Time) error {
 	before, after := change.Before, change.After
 	node := cmp.Or(after, before).Name
@@ -194,8 +198,8 @@ func (t *Table) Apply(change inventory.Change, from time.Time) error {
 	return invalid
 }
 
-// Drop forgets the roles that no node has, no action depends on and no configuration names. A role with missing members stays, for its
-// dependents may be cut off together with them; of very many such roles the oldest go.
+// Drop forgets the roles that no node has, no action depends on and no configuration names. A role with missing members
+// stays, for its dependents may be cut off together with them; of very many such roles the oldest go.
 func (t *Table) Drop(needed map[*Role]bool) {
 	var orphans []*Role
 	for name, r := range t.byName {
@@ -230,8 +234,8 @@ type Change struct {
 // Renewed reports whether the role has a new revision.
 func (c Change) Renewed() bool { return c.Was.Revision.Hash != c.Role.current.Revision.Hash }
 
-// Publish gives a new revision to every role whose membership changed, and decides which removals are held. A held node is still in
-// the membership, unless holds are only shown.
+// Publish gives a new revision to every role whose membership changed, and decides which removals are held. It returns
+// what is new, by role. A held node is still in the membership, unless holds are only shown.
 func (t *Table) Publish(epoch int64, nodes *inventory.Snapshot, now time.Time) []Change {
 	var changes []Change
 	for _, r := range t.Roles() {
@@ -293,8 +297,8 @@ func (t *Table) Renumber(epoch int64) {
 	}
 }
 
-// Next is when Recover, Publish or a probe has something to do though no node changed; zero: never. probes says whether this
-// controller asks for probes.
+// Next is when Recover, Publish or a probe has something to do though no node changed; zero: never. probes says whether
+// this controller asks for probes.
 func (t *Table) Next(probes bool) time.Time {
 	var next time.Time
 	for _, r := range t.byName {
@@ -318,92 +322,7 @@ func (t *Table) AcceptLoss(r *Role, now time.Time) (int, error) {
 	return r.accept(now), nil
 }
 
-// ExpectLoss lets up to percent of a role's members depart until a time without being held.
+// ExpectLoss makes the guard let up to percent of a role's members depart until a time.
 func (t *Table) ExpectLoss(r *Role, percent int, until time.Time) {
 	r.guard.expect = expectation{share: 100 - percent, until: until}
-}
-
-// With is a copy of this table under another configuration. The two share nothing that changes. nodes is the nodes that there are.
-// resolve is called when the copy has the roles of these nodes and those that are configured. It has to Resolve what actions depend on,
-// and Report what they have applied. Other roles are dropped. Only those with missing members stay if the roles' configuration does.
-//
-// A membership that stays as it is keeps its revision. What is held stays held.
-func (t *Table) With(cfg Config, nodes *inventory.Snapshot, now time.Time, resolve func(*Table)) (*Table, error) {
-	next := &Table{byName: map[string]*Role{}, byNode: map[string][]*Role{}, n: t.n, former: map[string]*Role{}}
-	for name, r := range t.byName {
-		c := r.clone()
-		if cfg.Shadow != t.cfg.Shadow && c.guard.hold != nil {
-			if !cfg.Shadow { // what was let pass is not held afterwards
-				c.accept(now)
-			}
-			c.touch(now)
-		}
-		next.former[name] = c
-	}
-	if err := next.configure(cfg); err != nil {
-		return nil, err
-	}
-	for n := range nodes.All() {
-		_ = next.Apply(inventory.Change{Before: n, After: n}, now) // the error was reported when the node named its roles
-	}
-	resolve(next)
-	if reflect.DeepEqual(cfg.Roles, t.cfg.Roles) {
-		next.keepOrphans(t)
-	}
-	for _, r := range next.byName {
-		r.reselect(nodes, now)
-		if g := &r.recovery; !g.done && g.known == nil {
-			if members, ok := t.past(g.newest.Revision.Hash); ok {
-				g.known = append([]kick.Member{}, members...)
-			}
-		}
-	}
-	next.former = nil
-	return next, nil
-}
-
-// keepOrphans takes over the former roles that are kept only because members of theirs are missing.
-func (t *Table) keepOrphans(from *Table) {
-	for name, r := range t.former {
-		if t.byName[name] != nil || len(r.guard.missing) == 0 {
-			continue
-		}
-		t.byName[name], t.sorted = r, nil
-		if slices.Contains(from.selected, from.byName[name]) {
-			t.selected = append(t.selected, r)
-		}
-	}
-}
-
-// reselect removes the nodes that the selector does not match any more. For the guard they depart without leaving, all at once, so it
-// need not wait for others.
-func (r *Role) reselect(nodes *inventory.Snapshot, now time.Time) {
-	for name := range r.nodes {
-		if n := nodes.Node(name); n != nil {
-			r.update(n, n, now)
-		}
-	}
-	for name, l := range r.guard.missing {
-		was := l.member
-		if l.at.Equal(now) {
-			l.at = now.Add(-guardPause)
-		}
-		if l.facts != nil {
-			l.member.Facts = pick(l.facts, r.MemberFacts)
-		}
-		if !reflect.DeepEqual(l.member, was) {
-			r.touch(now)
-		}
-		r.guard.missing[name] = l
-	}
-}
-
-// past is a membership that any role remembers, by its hash.
-func (t *Table) past(hash string) ([]kick.Member, bool) {
-	for _, r := range t.byName {
-		if members, ok := r.past[hash]; ok {
-			return members, true
-		}
-	}
-	return nil, false
 }

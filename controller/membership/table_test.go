@@ -276,8 +276,9 @@ func TestSelectorIsOneRoleInEverySpelling(t *testing.T) {
 func TestNewRoleHasTheNodesThatAreThereAlready(t *testing.T) {
 	inv := inventory.New()
 	facts := inventory.Facts{"a": "1"}
+	beat := inventory.Beat{Node: "n", Instance: "m", Boot: "b", Ready: true, NextIn: 1000, Facts: facts.Digest()}
 	for _, m := range []inventory.Received{
-		{At: noon, Beat: &inventory.Beat{Node: "n", Instance: "m", Boot: "b", Ready: true, NextIn: 1000, Facts: facts.Digest()}},
+		{At: noon, Beat: &beat},
 		{At: noon, Facts: &inventory.FactsMessage{Node: "n", Instance: "m", Boot: "b", Facts: facts}},
 	} {
 		if _, err := inv.Apply(m); err != nil {
@@ -432,8 +433,8 @@ func asMembers(ports map[string]int) []kick.Member {
 	return members
 }
 
-// After any changes, published at any times, the members of a role are the nodes that are eligible and match it, and those that are
-// missing and held. When the losses are accepted, only the first are left.
+// After any changes, published at any times, the members of a role are the nodes that are eligible and match it, and
+// those that are missing and held. When the losses are accepted, only the first are left.
 func TestRolesAgreeWithTheNodes(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		tab := newTable(t, membership.RoleConfig{Name: "front", Selector: "tier=front"})

@@ -35,7 +35,7 @@ type action struct {
 	needs     []membership.Need
 }
 
-func newWorld(t *rapid.T, cfg membership.Config) *world {
+func newWorld(t failer, cfg membership.Config) *world {
 	t.Helper()
 	table, err := membership.New(cfg)
 	if err != nil {
@@ -62,7 +62,7 @@ func drawConfig(t *rapid.T, when string) membership.Config {
 			Selector:    draw(t, name+" selector", "", "", "role="+name, "role=wbe", "env=prod"),
 			MemberFacts: draw(t, name+" member_facts", nil, []string{"port"}, []string{"port", "env"}),
 			DependsOn: draw(t, name+" depends_on", nil, []string{"web"}, []string{"db", "env=prod"}, []string{"web same=env"},
-				[]string{"nobody"}),
+				[]string{"empty"}),
 			MinMembers: draw(t, name+" min_members", 0, 0, 2),
 			Budget:     draw[membership.Budget](t, name+" budget", "", "1", "100%"),
 			Mode:       draw(t, name+" mode", "", "act", "observe"),
@@ -295,8 +295,8 @@ func TestRolesUnderTheSameConfigurationAreTheSame(t *testing.T) {
 }
 
 func drawKind(t *rapid.T) string {
-	return draw(t, "kind", "heartbeat", "disconnect", "crowd", "crowd", "crash", "crash", "time", "foreign", "foreign", "answer", "order",
-		"probe", "since", "since")
+	return draw(t, "kind", "heartbeat", "disconnect", "crowd", "crowd", "crash", "crash", "time", "foreign", "foreign",
+		"answer", "order", "probe", "since", "since")
 }
 
 // drawStep is something that happens to some nodes, an order, a report of another controller's revision, or time.
@@ -411,4 +411,116 @@ func TestWithSharesNothingThatChanges(t *testing.T) {
 			}
 		}
 	})
+}
+
+// worldWithHold is a world whose role web had ten members, web0 to web9, six of which are lost and held.
+func worldWithHold(t *testing.T, cfg membership.Config) *world {
+	t.Helper()
+	w := newWorld(t, cfg)
+	for i := range 10 {
+		facts := inventory.Facts{"role": "web", "env": "prod", "port": "80"}
+		w.heartbeat(inventory.Beat{Node: fmt.Sprint("web", i), Ready: true}, facts, &action{})
+	}
+	w.pass(time.Second)
+	for i := range 6 {
+		disconnect(fmt.Sprint("web", i))(w)
+	}
+	w.pass(2 * time.Second)
+	if h := w.table.Role("web").Held(cfg.Shadow); h == nil || len(h.Nodes) != 6 || h.Shadow != cfg.Shadow {
+		t.Fatalf("six of ten are lost, and held is %+v", h)
+	}
+	return w
+}
+
+// turnWith is a world with another configuration after its first turn.
+func (w *world) turnWith(t *testing.T, cfg membership.Config) (*world, *membership.Role) {
+	t.Helper()
+	next, err := w.with(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next.turn()
+	return next, next.table.Role("web")
+}
+
+func TestShadowShowsHoldsAndDoesNotEnforceThem(t *testing.T) {
+	cfg := membership.Config{GoneAfter: inventory.DefaultGoneAfter, Roles: []membership.RoleConfig{{Name: "web"}}}
+	shadow := cfg
+	shadow.Shadow = true
+	if w := worldWithHold(t, shadow); members(w.table.Role("web")) != "web6 web7 web8 web9" {
+		t.Errorf("in shadow mode the members are %q", members(w.table.Role("web")))
+	}
+	if _, r := worldWithHold(t, cfg).turnWith(t, cfg); len(r.Current().Members) != 10 || r.Held(false) == nil {
+		t.Errorf("under the same configuration the members are %q, held is %+v", members(r), r.Held(false))
+	}
+	if _, r := worldWithHold(t, cfg).turnWith(t, shadow); len(r.Current().Members) != 4 || r.Held(true) == nil {
+		t.Errorf("after a change to shadow the members are %q, held is %+v", members(r), r.Held(true))
+	}
+	w, r := worldWithHold(t, shadow).turnWith(t, cfg)
+	if w.pass(time.Second); len(r.Current().Members) != 4 || r.Held(false) != nil || r.Missing("web0") {
+		t.Errorf("after a change from shadow the members are %q, held is %+v", members(r), r.Held(false))
+	}
+}
+
+func TestNodesThatANewSelectorExcludesDepartAtOnce(t *testing.T) {
+	cfg := membership.Config{GoneAfter: inventory.DefaultGoneAfter, Roles: []membership.RoleConfig{{Name: "web"}}}
+	w := newWorld(t, cfg)
+	for i := range 10 {
+		facts := inventory.Facts{"role": "web", "old": fmt.Sprint(i < 2)}
+		w.heartbeat(inventory.Beat{Node: fmt.Sprint("web", i), Ready: true}, facts, &action{})
+	}
+	w.turn()
+	cfg.Roles = []membership.RoleConfig{{Name: "web", Selector: "role=web,old=false"}}
+	if _, r := w.turnWith(t, cfg); len(r.Current().Members) != 8 || len(r.Nodes()) != 8 {
+		t.Errorf("the members are %q of %q, want eight", members(r), r.Nodes())
+	}
+	cfg.Roles = []membership.RoleConfig{{Name: "web", Selector: "role=web,old=true"}}
+	_, r := w.turnWith(t, cfg)
+	if h := r.Held(false); len(r.Current().Members) != 10 || h == nil || len(h.Nodes) != 8 {
+		t.Errorf("the members are %q, held is %+v; want eight of them held", members(r), r.Held(false))
+	}
+}
+
+func TestHeldMembersGetTheNewMemberFacts(t *testing.T) {
+	cfg := membership.Config{GoneAfter: inventory.DefaultGoneAfter}
+	w := worldWithHold(t, cfg)
+	cfg.Roles = []membership.RoleConfig{{Name: "web", MemberFacts: []string{"env"}}}
+	_, r := w.turnWith(t, cfg)
+	for _, m := range r.Current().Members {
+		if diff := cmp.Diff(map[string]any{"env": "prod"}, m.Facts); diff != "" {
+			t.Errorf("facts of %s (-want +got):\n%s", m.Node, diff)
+		}
+	}
+	if len(r.Current().Members) != 10 {
+		t.Errorf("the members are %q", members(r))
+	}
+}
+
+func TestRoleIsRecoveredFromWhatAnotherRoleRemembers(t *testing.T) {
+	cfg := membership.Config{GoneAfter: inventory.DefaultGoneAfter}
+	w := newWorld(t, cfg)
+	w.heartbeat(inventory.Beat{Node: "web0", Ready: true}, inventory.Facts{"role": "web"}, &action{})
+	w.turn()
+	applied := map[string]kick.Revision{"db": w.table.Role("web").Current().Revision}
+	lb := action{dependsOn: []string{"db"}, applied: applied}
+	w.heartbeat(inventory.Beat{Node: "lb0", Ready: true}, inventory.Facts{"role": "lb"}, &lb)
+	next, err := w.with(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db := next.table.Role("db")
+	if q := next.table.Recover(next.inv.Snapshot(), next.reports(), next.now); len(q) != 0 || !db.Open() {
+		t.Errorf("the questions are %+v, and db waits for %+v", q, db.Sync())
+	}
+}
+
+func TestConfigurationThatIsWrongLeavesTheTableAsItIs(t *testing.T) {
+	w := worldWithHold(t, membership.Config{GoneAfter: inventory.DefaultGoneAfter})
+	wrong := membership.Config{Roles: []membership.RoleConfig{{Name: "web", Selector: "x"}}}
+	if next, err := w.with(wrong); err == nil || next.table != nil {
+		t.Errorf("%+v was accepted", wrong)
+	}
+	if r := w.table.Role("web"); r.Held(false) == nil || r.Selector() != "role=web" {
+		t.Errorf("role %q, held is %+v", r.Selector(), r.Held(false))
+	}
 }
