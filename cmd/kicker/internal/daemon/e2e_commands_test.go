@@ -57,7 +57,7 @@ func TestCommandsExitAsDocumented(t *testing.T) {
 		t.Errorf("released when lb last got %q, want web2 alone", record[len(record)-1].members)
 	}
 	web1.stop()
-	if events := s.expect(0, nil, "events").stdout; !strings.Contains(events, "web1 said goodbye") ||
+	if events := s.expect(0, nil, "events").stdout; !strings.Contains(events, "web1 left") ||
 		strings.Contains(events, api.EventGone) {
 		t.Errorf("want web1 to leave and no node to be gone:\n%s", events)
 	}

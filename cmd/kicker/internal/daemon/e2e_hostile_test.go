@@ -22,7 +22,7 @@ import (
 
 func TestBusBeyondLoopbackNeedsAToken(t *testing.T) {
 	s := newSite(t, append(swift, "log: {level: debug}")...)
-	rejected := s.expect(exitFailed, []string{"bus.listen: 0.0.0.0:0", "token_file", "--insecure"}, "controller", "--listen",
+	rejected := s.expect(exitFailed, []string{"listen: 0.0.0.0:0", "token_file", "--insecure"}, "controller", "--listen",
 		"0.0.0.0:0", "--state-dir", s.path("controller"))
 	if rejected.stdout != "" {
 		t.Errorf("stdout is %q, want nothing", rejected.stdout)
