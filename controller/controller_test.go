@@ -477,7 +477,7 @@ func TestMissedMessagesStopKicksUntilNodesReport(t *testing.T) {
 		l.says("lb1", "lb", reload())
 		synctest.Wait()
 		if s := l.View().Sync; s.Open {
-			t.Error("the sync gate is open right after messages were missed")
+			t.Error("it is synced right after messages were missed")
 		}
 		time.Sleep(3 * time.Second)
 		if n := len(l.kicked()); n != 0 {

@@ -18,6 +18,7 @@ const maxProbers = 5
 // probe is one round of that question, with the answers so far.
 type probe struct {
 	membership.Probe
+	alive   bool // some of the lost members report: they are not ready, or no longer selected
 	waiting int
 	silent  int
 	reached []string // "lb1 reaches 10.0.0.3:8080"
@@ -31,7 +32,8 @@ func (c *Controller) startProbes(ctx context.Context, now time.Time) {
 		return
 	}
 	for _, due := range c.table.Probes(now) {
-		p := &probe{Probe: due}
+		all := c.inv.Snapshot()
+		p := &probe{Probe: due, alive: slices.ContainsFunc(due.Lost, func(node string) bool { return all.Node(node) != nil })}
 		nodes := c.probers(due.Role)
 		switch {
 		case len(due.Targets) == 0:
@@ -98,6 +100,8 @@ func (p *probe) text() string {
 	slices.Sort(p.reached)
 	slices.Sort(p.agreed)
 	switch {
+	case len(p.reached) > 0 && p.alive:
+		return strings.Join(p.reached, "; ") + ": not all of them are down"
 	case len(p.reached) > 0:
 		return strings.Join(p.reached, "; ") + " and the controller does not: the network between them is broken"
 	case len(p.agreed) == 0:

@@ -16,7 +16,7 @@ type Probe struct {
 	Role    *Role
 	Targets []string // HOST:PORT of those lost members whose facts name both, at most inventory.MaxTargets
 
-	lost map[string]loss // all that it asks for
+	Lost map[string]loss // all that it asks for
 	hold time.Time       // when the hold began: the answers are for no other
 }
 
@@ -52,7 +52,7 @@ func (t *Table) Probed(p Probe, confirmed bool, text string, now time.Time) (acc
 	}
 	h.probe = text
 	unasked := maps.Clone(r.guard.missing)
-	maps.DeleteFunc(unasked, func(name string, _ loss) bool { _, asked := p.lost[name]; return asked })
+	maps.DeleteFunc(unasked, func(name string, _ loss) bool { _, asked := p.Lost[name]; return asked })
 	switch {
 	case confirmed && len(unasked) > 0:
 		h.ask = now

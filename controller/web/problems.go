@@ -19,7 +19,7 @@ const safe = "doing nothing is safe: dependents keep the members that they have"
 // problems is what is not as it should be, worst first, then by object. A consequence stands right after its cause.
 func problems(v *api.View) []api.Problem {
 	found := clusterProblems(v)
-	notSynced := "" // the code of the problem that the sync gate is closed
+	notSynced := "" // the code of the problem that the controller is not synced
 	if !v.Sync.Open {
 		notSynced = found[0].Code
 	}
