@@ -32,8 +32,7 @@ func (c *Controller) startProbes(ctx context.Context, now time.Time) {
 		return
 	}
 	for _, due := range c.table.Probes(now) {
-		all := c.inv.Snapshot()
-		p := &probe{Probe: due, alive: slices.ContainsFunc(due.Lost, func(node string) bool { return all.Node(node) != nil })}
+		p := &probe{Probe: due, alive: due.AnyOf(c.inv.Snapshot())}
 		nodes := c.probers(due.Role)
 		switch {
 		case len(due.Targets) == 0:

@@ -16,7 +16,7 @@ type Probe struct {
 	Role    *Role
 	Targets []string // HOST:PORT of those lost members whose facts name both, at most inventory.MaxTargets
 
-	Lost map[string]loss // all that it asks for
+	lost map[string]loss // all that it asks for
 	hold time.Time       // when the hold began: the answers are for no other
 }
 
@@ -32,6 +32,16 @@ func (t *Table) Probes(now time.Time) []Probe {
 		due = append(due, Probe{r, r.guard.addresses(), maps.Clone(r.guard.missing), h.since})
 	}
 	return due
+}
+
+// AnyOf reports whether one of the lost members is in the inventory: it reports, and is not ready or not selected.
+func (p Probe) AnyOf(nodes *inventory.Snapshot) bool {
+	for name := range p.lost {
+		if nodes.Node(name) != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // Probed notes what a probe found, as text for people. confirmed says that dependents answered and none reaches a lost
@@ -52,7 +62,7 @@ func (t *Table) Probed(p Probe, confirmed bool, text string, now time.Time) (acc
 	}
 	h.probe = text
 	unasked := maps.Clone(r.guard.missing)
-	maps.DeleteFunc(unasked, func(name string, _ loss) bool { _, asked := p.Lost[name]; return asked })
+	maps.DeleteFunc(unasked, func(name string, _ loss) bool { _, asked := p.lost[name]; return asked })
 	switch {
 	case confirmed && len(unasked) > 0:
 		h.ask = now
