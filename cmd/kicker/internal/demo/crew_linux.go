@@ -3,9 +3,9 @@ package demo
 import (
 	"fmt"
 	"os"
-	"strings"
 	"syscall"
 
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 )
 
@@ -14,19 +14,15 @@ func adoptOrphans() error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("become the parent of orphans: %w", err)
 	}
-	parent := os.Getppid()
-	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", parent))
-	if err != nil || strings.TrimSpace(string(name)) != "go" {
+	parent, err := procfs.NewProc(os.Getppid())
+	if err != nil {
+		return nil // it belongs to another container
+	}
+	if name, err := parent.Comm(); err != nil || name != "go" {
 		return nil
 	}
 	// `go run` dies of a SIGTERM and does not pass it on.
-	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGTERM), 0, 0, 0); err != nil {
-		return fmt.Errorf("end with go run: %w", err)
-	}
-	if os.Getppid() != parent {
-		return syscall.Kill(os.Getpid(), syscall.SIGTERM)
-	}
-	return nil
+	return unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGTERM), 0, 0, 0)
 }
 
 // dieWithParent makes a process end with the thread that starts it. It has a process group of its own: Ctrl-C is for
