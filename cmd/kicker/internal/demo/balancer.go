@@ -27,28 +27,28 @@ const (
 	lingerFile  = "linger"  // reloads take as long as this file exists
 )
 
-// Servers by name and address: in haproxy.cfg, and in HAProxy's answer, where state 2 is running.
+// Servers: name, address and port. HAProxy lists them with many numbers, of which the first is 2 for a running one.
 var (
-	configured = regexp.MustCompile(`(?m)^  server (\S+) (\S+)$`)
-	running    = regexp.MustCompile(`(?m)^\d+ web \d+ (\S+) (\S+) 2 `)
+	configured = regexp.MustCompile(`(?m)^  server (\S+) (\S+):(\d+)$`)
+	running    = regexp.MustCompile(`(?m)^\d+ web \d+ (\S+) (\S+) 2(?: \S+){12} (\d+) `)
 )
 
-// readServers is the servers that HAProxy has, without HAProxy those in its file: addresses by name.
-func (d *demo) readServers() (map[string]string, error) {
-	if d.haproxy == "" {
-		file, err := readText(d.file("haproxy.cfg"))
-		return findServers(configured, file), err
+// readServers is the servers that HAProxy has, or those in its file: HOST:PORT by name.
+func readServers(dir string, haproxy bool) (map[string]string, error) {
+	var text string
+	var err error
+	pattern := configured
+	if haproxy {
+		pattern = running
+		text, err = askHAProxy(dir, "show servers state web")
+	} else {
+		text, err = readText(filepath.Join(dir, "haproxy.cfg"))
 	}
-	state, err := askHAProxy(d.dir, "show servers state web")
-	return findServers(running, state), err
-}
-
-func findServers(pattern *regexp.Regexp, text string) map[string]string {
 	servers := map[string]string{}
 	for _, found := range pattern.FindAllStringSubmatch(text, -1) {
-		servers[found[1]] = found[2]
+		servers[found[1]] = net.JoinHostPort(found[2], found[3])
 	}
-	return servers
+	return servers, err
 }
 
 func readText(file string) (string, error) {
@@ -75,7 +75,7 @@ func askHAProxy(dir, command string) (string, error) {
 // watchServers shows each change of the servers behind the load balancer.
 func (d *demo) watchServers(ctx context.Context) {
 	for ; ctx.Err() == nil; pause(ctx, 20*time.Millisecond) {
-		servers, err := d.readServers()
+		servers, err := readServers(d.dir, d.haproxy != "")
 		if err != nil {
 			continue // HAProxy is starting or reloading
 		}
@@ -110,10 +110,7 @@ func (d *demo) keepVisiting(ctx context.Context) {
 			continue
 		}
 		v := visit{at: time.Now()}
-		v.by, v.err = fetch(ctx, "http://"+d.front+"/")
-		if ctx.Err() != nil {
-			return
-		}
+		v.by, v.err = fetch("http://" + d.front + "/")
 		d.mu.Lock()
 		d.visits = append(d.visits, v)
 		d.mu.Unlock()
@@ -131,12 +128,8 @@ func (d *demo) visitsSince(t time.Time) []visit {
 var visitor = http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 
 // fetch is the page at url. Any answer but 200 is an error.
-func fetch(ctx context.Context, url string) (string, error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return "", err
-	}
-	answer, err := visitor.Do(r)
+func fetch(url string) (string, error) {
+	answer, err := visitor.Get(url)
 	if err != nil {
 		return "", err
 	}
@@ -148,7 +141,8 @@ func fetch(ctx context.Context, url string) (string, error) {
 	return strings.TrimSpace(string(body)), err
 }
 
-// Reload is how lb1's action reloads the HAProxy of the demo in dir. It returns when the new process has taken over.
+// Reload is how lb1's action reloads the HAProxy of the demo in dir. It returns when HAProxy has the servers of
+// its file.
 func Reload(ctx context.Context, dir, run string) error {
 	if err := recordReload(dir, run); err != nil {
 		return err
@@ -179,28 +173,20 @@ func reloadHAProxy(ctx context.Context, dir string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", masterFile, err)
 	}
-	before, err := haproxyWorker(dir)
-	if err != nil {
-		return err
-	}
 	if err := syscall.Kill(master, syscall.SIGUSR2); err != nil {
 		return err
 	}
-	return until(ctx, "a new process takes over", func() error {
-		now, err := haproxyWorker(dir)
-		if err == nil && now == before {
-			err = errors.New("the old one answers")
+	return until(ctx, "HAProxy has the servers of its file", func() error {
+		want, err := readServers(dir, false)
+		if err != nil {
+			return err
+		}
+		now, err := readServers(dir, true)
+		if err == nil && !maps.Equal(now, want) {
+			err = fmt.Errorf("it has %v, not %v", now, want)
 		}
 		return err
 	})
-}
-
-var workerPid = regexp.MustCompile(`(?m)^Pid: \d+`)
-
-// haproxyWorker names the process that accepts connections now.
-func haproxyWorker(dir string) (string, error) {
-	info, err := askHAProxy(dir, "show info")
-	return workerPid.FindString(info), err
 }
 
 func recordReload(dir, run string) error {

@@ -72,36 +72,30 @@ func Run(ctx context.Context, haproxy string, once bool, stdout, stderr io.Write
 	}
 	for i, step := range story {
 		d.timeline.title("%d. %s", i+1, step.title)
-		err := d.play(ctx, step)
-		if ctx.Err() != nil {
-			return d.interrupted(once)
-		}
-		if err != nil {
-			d.showLogs(stderr)
-			return fmt.Errorf("demo: step %d, %s: %w", i+1, step.title, err)
+		if err = d.play(ctx, step); err != nil {
+			err = fmt.Errorf("demo: step %d, %s: %w", i+1, step.title, err)
+			break
 		}
 	}
-	if once {
-		d.timeline.title("All %d steps had their effect, in %.1f s.", len(story), time.Since(d.timeline.began).Seconds())
+	if err == nil && !once {
+		leave() // from here on the person looks
+		d.invite()
+		<-ctx.Done()
+	}
+	switch {
+	case ctx.Err() != nil:
+		d.timeline.title("The demo ends and removes everything it made.")
+		if once {
+			return errors.New("demo: interrupted")
+		}
 		return nil
+	case err != nil:
+		d.showLogs(stderr)
+	default:
+		d.timeline.title("All %d steps had their effect, in %s.", len(story), seconds(time.Since(d.timeline.began)))
 	}
-	leave() // from here on the person looks
-	d.invite()
-	<-ctx.Done()
-	return d.interrupted(once)
+	return err
 }
-
-// interrupted ends a demo after Ctrl-C. That is a failure only of a story.
-func (d *demo) interrupted(once bool) error {
-	d.timeline.title("The demo ends and removes everything it made.")
-	if once {
-		return errors.New("demo: interrupted")
-	}
-	return nil
-}
-
-// longestDir leaves room for the names of sockets below it: their paths have 107 bytes at most.
-const longestDir = 80
 
 // newDemo prepares the directory and starts nothing yet.
 func newDemo(haproxy string, timeline *timeline) (*demo, error) {
@@ -110,7 +104,7 @@ func newDemo(haproxy string, timeline *timeline) (*demo, error) {
 		return nil, err
 	}
 	d := &demo{dir: dir, kicker: filepath.Join(dir, "bin", "kicker"), haproxy: haproxy, timeline: timeline}
-	if len(dir) > longestDir {
+	if len(dir) > 80 { // the path of a socket below it has 107 bytes at most
 		err = fmt.Errorf("directory %s: the path is too long for sockets, set TMPDIR to a shorter one", dir)
 	} else {
 		err = d.prepare()
@@ -209,25 +203,6 @@ func freePorts(n int) ([]string, error) {
 	return nil, errors.New("no port between 20000 and 29999 is free on 127.0.0.1")
 }
 
-func (d *demo) startController() error {
-	return d.crew.start("controller", d.kicker, "controller", "--config", d.file("kicker.yaml"))
-}
-
-func (d *demo) startBalancer() error {
-	if d.haproxy != "" {
-		err := d.crew.start("haproxy", d.haproxy, "-W", "-p", d.file(masterFile), "-f", d.file("haproxy.cfg"))
-		if err != nil {
-			return err
-		}
-	}
-	return d.crew.start("lb1", d.kicker, "agent", "--config", d.file("lb1.yaml"))
-}
-
-func (d *demo) startWeb(name string, warmUp time.Duration) error {
-	return d.crew.start(name, d.kicker, "demo-node", name,
-		"--warm-up", warmUp.String(), "--config", d.file("kicker.yaml"))
-}
-
 // ended shows that a process ended.
 func (d *demo) ended(name, how string) {
 	d.timeline.line(red, name, "process ended: %s", how)
@@ -303,15 +278,15 @@ func (d *demo) showLogs(w io.Writer) {
 }
 
 func (d *demo) introduce() {
-	d.timeline.text("This starts a controller, the load balancer lb1 and the web servers web1, web2 and web3.")
-	if d.haproxy != "" {
-		d.timeline.text("lb1 depends on role web: its action renders and checks haproxy.cfg, and reloads a real HAProxy.")
-	} else {
-		d.timeline.text("lb1 depends on role web: its action renders haproxy.cfg. No HAProxy reads the file.\n" +
-			"To see a real one, run `apt install haproxy` or give --haproxy FILE.")
+	action := "renders and checks haproxy.cfg, and reloads a real HAProxy."
+	if d.haproxy == "" {
+		action = "renders haproxy.cfg. No HAProxy reads the file.\n" +
+			"To see a real one, run `apt install haproxy` or give --haproxy FILE."
 	}
-	d.timeline.text("To save time, settle is 0.3 s (not 1 s), kicks are 1 s apart (not 5 s), the first backoff is 1 s.")
-	d.timeline.text("All files are in %s until the demo ends.", d.dir)
+	d.timeline.text(`This starts a controller, the load balancer lb1 and the web servers web1, web2 and web3.
+lb1 depends on role web: its action %s
+To save time, settle is 0.3 s (not 1 s), kicks are 1 s apart (not 5 s), the first backoff is 1 s.
+All files are in %s until the demo ends.`, action, d.dir)
 }
 
 // invite prints commands to paste into another terminal.
@@ -322,49 +297,48 @@ func (d *demo) invite() {
 			unset += "unset " + name + "; "
 		}
 	}
-	lines := [][2]string{
-		{"kicker demo-node web4", "start one more web server; Ctrl-C ends it"},
-		{fmt.Sprintf("kill -9 %d", d.crew.member("web2").cmd.Process.Pid), "kill web2"},
-		{"kicker leave --wait --name web3", "web3 leaves; when this returns, lb1 does not use it"},
-		{"kicker inventory role=web", "list the web servers"},
-		{"kicker status", "is all well?"},
-		{"kicker explain node/lb1", "why is lb1 in this state, and what comes next?"},
-		{"cat " + d.file("haproxy.cfg"), ""},
-	}
+	curl := ""
 	if d.haproxy != "" {
-		lines = append(lines, [2]string{"curl http://" + d.front + "/", "ask the load balancer: which server answers?"})
+		curl = fmt.Sprintf("\n  %-36s # ask the load balancer: which server answers?", "curl http://"+d.front+"/")
 	}
 	d.timeline.title("Now it is your turn. Paste this into another terminal first:")
-	d.timeline.text("\n  %sexport PATH=%s:\"$PATH\" KICKER_CONFIG=%s\n\nthen try any of these, and watch here:\n",
-		unset, shellquote.Join(d.file("bin")), shellquote.Join(d.file("kicker.yaml")))
-	for _, l := range lines {
-		d.timeline.text("  %s", strings.TrimRight(fmt.Sprintf("%-36s # %s", l[0], l[1]), " #"))
-	}
-	d.timeline.text("\nCtrl-C here ends the demo.\n")
+	d.timeline.text(`
+  %sexport PATH=%s:"$PATH" KICKER_CONFIG=%s
+
+then try any of these, and watch here:
+
+  kicker demo-node web4                # start one more web server; Ctrl-C ends it
+  kill -9 %-28d # kill web2
+  kicker leave --wait --name web3      # web3 leaves; when this returns, lb1 does not use it
+  kicker inventory role=web            # list the web servers
+  kicker status                        # is all well?
+  kicker explain node/lb1              # why is lb1 in this state, and what comes next?
+  cat %s%s
+
+Ctrl-C here ends the demo.
+`, unset, shellquote.Join(d.file("bin")), shellquote.Join(d.file("kicker.yaml")),
+		d.crew.member("web2").cmd.Process.Pid, d.file("haproxy.cfg"), curl)
 }
 
 // FindHAProxy is the program of HAProxy: the one asked for, or the installed one. It is empty for none.
 func FindHAProxy(asked string) (string, error) {
-	programs := []string{asked}
 	switch asked {
 	case "none":
 		return "", nil
 	case "":
 		// A user's PATH may lack the last two.
-		programs = []string{"haproxy", "/usr/sbin/haproxy", "/usr/local/sbin/haproxy"}
-	}
-	var failed error
-	for _, program := range programs {
-		path, err := exec.LookPath(program)
-		if err == nil {
-			return filepath.Abs(path)
+		for _, name := range []string{"haproxy", "/usr/sbin/haproxy", "/usr/local/sbin/haproxy"} {
+			if path, err := exec.LookPath(name); err == nil {
+				return filepath.Abs(path)
+			}
 		}
-		failed = err
-	}
-	if asked == "" {
 		return "", nil
 	}
-	return "", fmt.Errorf("--haproxy %s: %w: give the file of the program, or none", asked, failed)
+	path, err := exec.LookPath(asked)
+	if err != nil {
+		return "", fmt.Errorf("--haproxy %s: %w: give the file of the program, or none", asked, err)
+	}
+	return filepath.Abs(path)
 }
 
 // pause waits until d is over or ctx ends.

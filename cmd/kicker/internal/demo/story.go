@@ -24,20 +24,13 @@ type step struct {
 	served   []string                    // the servers that get requests then, and no others
 	mayFail  bool                        // requests may fail until then
 	outcomes []kick.Outcome              // of exactly these runs; nil: not counted
-	check    func(context.Context, effect) error
-	proof    func(effect) string // the effect in words
+	check    func(context.Context, times) error
+	proof    string // the effect in words; a $name in it stands for a time
 }
 
-// effect is what a step had as its effect.
-type effect struct {
-	doing     time.Duration // how long it took to do the step
-	served    time.Duration // from then until the right servers got requests
-	converged time.Duration // from then until lb1 was converged
-	runs      []api.Run
-}
-
-// backoff is how long a run waited after the one before it.
-func (e effect) backoff(run int) time.Duration { return e.runs[run].Started.Sub(e.runs[run-1].Ended) }
+// times is how long it took to do the step, from then until served, from then until converged, and the waits between
+// runs: wait1 is before the second one.
+type times map[string]time.Duration
 
 func (d *demo) story() []step {
 	return []step{{
@@ -45,85 +38,52 @@ func (d *demo) story() []step {
 		do:      d.startCluster,
 		served:  []string{"web1", "web2", "web3"},
 		mayFail: true,
-		proof: func(e effect) string {
-			return fmt.Sprintf("all three get requests %s after the start; a new controller only listens for about 3.7 s",
-				seconds(e.served))
-		},
+		proof:   "all three get requests $served after the start; a new controller only listens for about 3.7 s",
 	}, {
 		title:  "web4 joins and gets no requests before it is ready",
 		do:     d.joinUnready,
 		served: []string{"web1", "web2", "web3", "web4"},
-		proof: func(e effect) string {
-			return fmt.Sprintf("web4 gets requests %s after it was ready, none before", seconds(e.served))
-		},
+		proof:  "web4 gets requests $served after it was ready, none before",
 	}, {
 		title:   "web2 is killed",
 		do:      d.stopping("web2", syscall.SIGKILL),
 		served:  []string{"web1", "web3", "web4"},
 		mayFail: true,
-		check: func(ctx context.Context, _ effect) error {
-			if _, err := d.node(ctx, "web2"); err == nil {
-				return errors.New("web2 is still in the inventory")
-			}
-			return nil
-		},
-		proof: func(e effect) string {
-			return fmt.Sprintf("web2 is removed %s after SIGKILL; 1.5 s of it are for agents that only restart",
-				seconds(e.served))
-		},
+		check:   d.checkGone,
+		proof:   "web2 is removed $served after SIGKILL; 1.5 s of it are for agents that only restart",
 	}, {
 		title:  "web3 leaves and waits until the load balancer does not use it",
 		do:     d.leaveAndStop,
 		served: []string{"web1", "web4"},
-		proof: func(e effect) string {
-			return fmt.Sprintf("kicker leave --wait returned and web3 was stopped within %s", seconds(e.doing))
-		},
+		proof:  "kicker leave --wait returned and web3 was stopped within $doing",
 	}, {
 		title:    "A run fails twice, then succeeds",
 		do:       d.makeMistake,
 		served:   []string{"web1", "web4", "web5"},
 		outcomes: []kick.Outcome{kick.Failed, kick.Failed, kick.Succeeded},
-		check: func(_ context.Context, e effect) error {
-			if e.backoff(1) < 700*time.Millisecond || e.backoff(2) < 1400*time.Millisecond {
-				return fmt.Errorf("the retries came after %s and %s, want a longer backoff",
-					seconds(e.backoff(1)), seconds(e.backoff(2)))
-			}
-			return nil
-		},
-		proof: func(e effect) string {
-			return fmt.Sprintf("retried after %s and %s; HAProxy never had the wrong configuration",
-				seconds(e.backoff(1)), seconds(e.backoff(2)))
-		},
+		check:    checkBackoffs,
+		proof:    "retried after $wait1 and $wait2; HAProxy never had the wrong configuration",
 	}, {
 		title:    "A member joins and another leaves during one run",
 		do:       d.starting("web6"),
 		during:   func(ctx context.Context) error { return d.command(ctx, "leave", "--name", "web5") },
 		served:   []string{"web1", "web4", "web6"},
 		outcomes: []kick.Outcome{kick.Succeeded, kick.Succeeded},
-		check:    func(ctx context.Context, _ effect) error { return d.crew.stop("web5", syscall.SIGTERM) },
-		proof: func(e effect) string {
-			return fmt.Sprintf("exactly one more run; both changes have their effect %s after the second one",
-				seconds(e.served))
-		},
+		check:    func(context.Context, times) error { return d.crew.stop("web5", syscall.SIGTERM) },
+		proof:    "exactly one more run; both changes have their effect $served after the second one",
 	}, {
 		title:    "The agent is killed during a run",
 		do:       d.starting("web7"),
 		during:   d.stopping("lb1", syscall.SIGKILL),
 		served:   []string{"web1", "web4", "web6", "web7"},
 		outcomes: []kick.Outcome{kick.Succeeded},
-		proof: func(e effect) string {
-			return fmt.Sprintf("the run continued, and %s after SIGKILL its outcome is known: succeeded in %s",
-				seconds(e.converged), api.Duration(e.runs[0].Duration))
-		},
+		proof:    "the run continued, and $converged after SIGKILL its outcome is known: succeeded",
 	}, {
 		title:    "The controller is killed and no action runs",
 		do:       d.stopping("controller", syscall.SIGKILL),
 		served:   []string{"web1", "web4", "web6", "web7"},
 		outcomes: []kick.Outcome{},
-		proof: func(e effect) string {
-			return fmt.Sprintf("%s after SIGKILL the next controller knows all nodes, and it runs no action",
-				seconds(e.converged))
-		},
+		proof:    "$converged after SIGKILL the next controller knows all nodes, and it runs no action",
 	}}
 }
 
@@ -141,18 +101,26 @@ func (d *demo) play(ctx context.Context, s step) error {
 		return err
 	}
 	served := time.Now()
-	if err := d.awaitConverged(ctx, began); err != nil {
+	var runs []api.Run
+	so := func() (err error) {
+		runs, err = d.converged(ctx, began, s.outcomes)
 		return err
 	}
-	e := effect{doing: acted.Sub(began), served: served.Sub(acted), converged: time.Since(acted)}
+	if err := until(ctx, "lb1 is converged", so); err != nil {
+		return err
+	}
+	took := times{"doing": acted.Sub(began), "served": served.Sub(acted), "converged": time.Since(acted)}
 	if s.outcomes != nil {
 		pause(ctx, 1500*time.Millisecond) // one run too many would begin in this time
+		if err := so(); err != nil {
+			return err
+		}
 	}
-	if e.runs, err = d.checkRuns(ctx, began, s.outcomes); err != nil {
-		return err
+	for i := 1; i < len(runs); i++ {
+		took[fmt.Sprint("wait", i)] = runs[i].Started.Sub(runs[i-1].Ended)
 	}
 	if s.check != nil {
-		if err := s.check(ctx, e); err != nil {
+		if err := s.check(ctx, took); err != nil {
 			return err
 		}
 	}
@@ -169,7 +137,7 @@ func (d *demo) play(ctx context.Context, s step) error {
 			return fmt.Errorf("a request failed: %w", v.err)
 		}
 	}
-	proof := s.proof(e)
+	proof := os.Expand(s.proof, func(name string) string { return seconds(took[name]) })
 	if d.haproxy != "" {
 		proof += fmt.Sprintf("; %d of %s failed", failed, api.Count(len(visits), "request"))
 	}
@@ -233,24 +201,13 @@ func (d *demo) awaitServed(ctx context.Context, names []string) error {
 	})
 }
 
-// awaitConverged waits until the controller knows that lb1 is converged, and how its runs since then ended.
-func (d *demo) awaitConverged(ctx context.Context, since time.Time) error {
-	return until(ctx, "lb1 is converged", func() error {
-		var st api.Status
-		if err := d.ask(ctx, "/v1/status", nil, &st); err != nil {
-			return err
-		}
-		runs, err := d.runs(ctx, since)
-		unknown := slices.ContainsFunc(runs, func(r api.Run) bool { return r.Outcome == "" || r.Outcome == kick.Lost })
-		if err == nil && (unknown || !st.Sync.Open || st.Actions[api.Converged] != 1) {
-			err = fmt.Errorf("the controller waits, or a run did not end: %s", runsInShort(runs))
-		}
-		return err
-	})
-}
-
-// checkRuns compares the runs since then with the outcomes that they must have, and with the record of reloads.
-func (d *demo) checkRuns(ctx context.Context, since time.Time, want []kick.Outcome) ([]api.Run, error) {
+// converged is the runs since then, if lb1 is converged and they ended like want, nil for anyhow. Those that succeeded
+// are those that reloaded, one at a time.
+func (d *demo) converged(ctx context.Context, since time.Time, want []kick.Outcome) ([]api.Run, error) {
+	var st api.Status
+	if err := d.ask(ctx, "/v1/status", nil, &st); err != nil {
+		return nil, err
+	}
 	runs, err := d.runs(ctx, since)
 	if err != nil {
 		return nil, err
@@ -260,33 +217,52 @@ func (d *demo) checkRuns(ctx context.Context, since time.Time, want []kick.Outco
 		return nil, err
 	}
 	var outcomes []kick.Outcome
-	var succeeded []string
+	var succeeded, texts []string
 	for _, run := range runs {
 		outcomes = append(outcomes, run.Outcome)
+		texts = append(texts, run.ID+" "+print.Run(run, time.Now()))
 		if run.Outcome == kick.Succeeded {
 			succeeded = append(succeeded, run.ID)
 		}
 	}
-	if want != nil && !(slices.Equal(outcomes, want) && slices.Equal(reloads, succeeded)) {
-		return nil, fmt.Errorf("want runs that end as %v: %s; the action recorded %v", want, runsInShort(runs), reloads)
+	asWanted := want == nil || slices.Equal(outcomes, want) && slices.Equal(reloads, succeeded)
+	if !st.Sync.Open || st.Actions[api.Converged] != 1 || slices.Contains(outcomes, "") || !asWanted {
+		return nil, fmt.Errorf("actions: %v; runs: %v, want them to end as %v; reloads: %v", st.Actions, texts, want, reloads)
 	}
 	return runs, nil
 }
 
-func runsInShort(runs []api.Run) string {
-	var texts []string
-	for _, r := range runs {
-		texts = append(texts, r.ID+" "+print.Run(r, time.Now()))
+func checkBackoffs(_ context.Context, took times) error {
+	if took["wait1"] < 700*time.Millisecond || took["wait2"] < 1400*time.Millisecond {
+		return fmt.Errorf("the retries came after %s and %s, want a longer backoff",
+			seconds(took["wait1"]), seconds(took["wait2"]))
 	}
-	return strings.Join(texts, ", ")
+	return nil
+}
+
+func (d *demo) checkGone(ctx context.Context, _ times) error {
+	if _, err := d.node(ctx, "web2"); err == nil {
+		return errors.New("web2 is still in the inventory")
+	}
+	return nil
 }
 
 func (d *demo) startCluster(context.Context) error {
-	err := errors.Join(d.startController(), d.startBalancer())
+	err := d.crew.start("controller", d.kicker, "controller", "--config", d.file("kicker.yaml"))
+	if d.haproxy != "" {
+		err = errors.Join(err,
+			d.crew.start("haproxy", d.haproxy, "-W", "-p", d.file(masterFile), "-f", d.file("haproxy.cfg")))
+	}
+	err = errors.Join(err, d.crew.start("lb1", d.kicker, "agent", "--config", d.file("lb1.yaml")))
 	for _, name := range []string{"web1", "web2", "web3"} {
 		err = errors.Join(err, d.startWeb(name, 500*time.Millisecond))
 	}
 	return err
+}
+
+func (d *demo) startWeb(name string, warmUp time.Duration) error {
+	return d.crew.start(name, d.kicker, "demo-node", name,
+		"--warm-up", warmUp.String(), "--config", d.file("kicker.yaml"))
 }
 
 func (d *demo) starting(web string) func(context.Context) error {
@@ -308,7 +284,7 @@ func (d *demo) joinUnready(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		_, err = fetch(ctx, fmt.Sprintf("http://%v:%v/", node.Facts["ipaddress"], node.Facts["port"]))
+		_, err = fetch(fmt.Sprintf("http://%v:%v/", node.Facts["ipaddress"], node.Facts["port"]))
 		if err != nil && (served || node.Member) {
 			return impossiblef("web4 is a member or gets requests, and is not ready: %v", err)
 		}
@@ -320,7 +296,7 @@ func (d *demo) leaveAndStop(ctx context.Context) error {
 	if err := d.command(ctx, "leave", "--wait", "--name", "web3", "--timeout", "20s"); err != nil {
 		return err
 	}
-	if servers, err := d.readServers(); err != nil || servers["web3"] != "" {
+	if servers, err := readServers(d.dir, d.haproxy != ""); err != nil || servers["web3"] != "" {
 		return fmt.Errorf("kicker leave --wait has returned, and web3 still gets requests: %v (%v)", servers, err)
 	}
 	return d.crew.stop("web3", syscall.SIGTERM)
@@ -342,7 +318,7 @@ func (d *demo) makeMistake(ctx context.Context) error {
 		}
 		runs, err := d.runs(ctx, began)
 		if err == nil && (len(runs) < 2 || runs[1].Outcome == "") {
-			err = fmt.Errorf("the runs: %s", runsInShort(runs))
+			err = fmt.Errorf("the controller knows of %s", api.Count(len(runs), "run"))
 		}
 		return err
 	}); err != nil {

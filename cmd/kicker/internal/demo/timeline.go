@@ -24,7 +24,7 @@ const (
 
 var (
 	// levels is the colours of events, by the level of their log lines.
-	levels = map[slog.Level]string{slog.LevelInfo: plain, slog.LevelWarn: yellow, slog.LevelError: red}
+	levels = map[slog.Level]string{slog.LevelWarn: yellow, slog.LevelError: red}
 	// causes is the events that change the load balancer soon, as in "web4 became ready".
 	causes = map[string]string{
 		api.EventReady: "became ready", api.EventNotReady: "became not ready", api.EventLeft: "left",
