@@ -45,7 +45,7 @@ func demoNodeCommand() *cobra.Command {
 			return err
 		}
 		log := daemon.NewLogger(cfg.Log, cmd.ErrOrStderr())
-		return web.Run(cmd.Context(), cfg.StateDir, log, func(ctx context.Context) error {
+		return web.Run(cmd.Context(), cfg.StateDir, func(ctx context.Context) error {
 			return daemon.RunAgent(ctx, cfg, log)
 		})
 	}

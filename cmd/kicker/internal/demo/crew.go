@@ -43,8 +43,10 @@ func newCrew(dir string, ended func(name, how string), restarts ...string) (*cre
 	c.watching.Go(func() {
 		// For the kernel a parent dies with the thread that started the child, so this thread stays.
 		runtime.LockOSThread()
-		c.started <- adoptOrphans()
+		family, err := adoptOrphans()
+		c.started <- err
 		for cmd := range c.starts {
+			cmd.SysProcAttr = family
 			c.started <- cmd.Start()
 		}
 	})
@@ -66,7 +68,6 @@ func (c *crew) start(name string, argv ...string) error {
 	p.cmd.Env = environment()
 	p.cmd.Dir = c.dir
 	p.cmd.Stdout, p.cmd.Stderr = log, log
-	p.cmd.SysProcAttr = dieWithParent()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.over {

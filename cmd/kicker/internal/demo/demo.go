@@ -10,7 +10,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -53,9 +52,7 @@ func Run(ctx context.Context, haproxy string, once bool, stdout, stderr io.Write
 	defer func() {
 		cancel()
 		watching.Wait()
-		if endErr := d.end(); endErr != nil {
-			err = errors.Join(err, fmt.Errorf("demo: %w", endErr))
-		}
+		err = errors.Join(err, d.end())
 	}()
 	watching.Go(func() { d.followEvents(ctx) })
 	watching.Go(func() { d.watchServers(ctx) })
@@ -104,15 +101,7 @@ func newDemo(haproxy string, timeline *timeline) (*demo, error) {
 		return nil, err
 	}
 	d := &demo{dir: dir, kicker: filepath.Join(dir, "bin", "kicker"), haproxy: haproxy, timeline: timeline}
-	if len(dir) > 80 { // the path of a socket below it has 107 bytes at most
-		err = fmt.Errorf("directory %s: the path is too long for sockets, set TMPDIR to a shorter one", dir)
-	} else {
-		err = d.prepare()
-	}
-	if err == nil {
-		d.crew, err = newCrew(dir, d.ended, "controller", "lb1")
-	}
-	if err != nil {
+	if err := d.prepare(); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	return d, nil
@@ -124,6 +113,9 @@ func newDemo(haproxy string, timeline *timeline) (*demo, error) {
 var files embed.FS
 
 func (d *demo) prepare() error {
+	if len(d.dir) > 80 { // the path of a socket below it has 107 bytes at most
+		return fmt.Errorf("directory %s: the path is too long for sockets, set TMPDIR to a shorter one", d.dir)
+	}
 	exe, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find its own program: %w", err)
@@ -150,7 +142,10 @@ func (d *demo) prepare() error {
 	if err := unix.Mkfifo(d.file(aliveFile), 0o600); err != nil {
 		return fmt.Errorf("%s: %w", d.file(aliveFile), err)
 	}
-	d.alive, err = os.OpenFile(d.file(aliveFile), os.O_RDWR, 0) // write-only would wait for a reader
+	if d.alive, err = os.OpenFile(d.file(aliveFile), os.O_RDWR, 0); err != nil { // write-only would wait for a reader
+		return err
+	}
+	d.crew, err = newCrew(d.dir, d.ended, "controller", "lb1")
 	return err
 }
 
@@ -178,12 +173,9 @@ func (d *demo) file(name string) string { return filepath.Join(d.dir, name) }
 func (d *demo) end() error {
 	d.crew.end()
 	d.alive.Close() // ends what the person started in another terminal
-	for deadline := time.Now().Add(2 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		err := os.RemoveAll(d.dir) // fails if a process makes a file there at this moment
-		if err == nil || time.Now().After(deadline) {
-			return err
-		}
-	}
+	return until(context.Background(), "the demo's directory is removed", func() error {
+		return os.RemoveAll(d.dir) // fails if a process makes a file there at this moment
+	})
 }
 
 // freePorts finds free ports on 127.0.0.1, outside the kernel's range for outgoing connections: a controller that
@@ -211,34 +203,26 @@ func (d *demo) ended(name, how string) {
 
 // followEvents shows the events of the present controller, and after a restart those of the next one.
 func (d *demo) followEvents(ctx context.Context) {
-	for ctx.Err() == nil {
+	for ; ctx.Err() == nil; pause(ctx, 20*time.Millisecond) {
 		// Follow ends with each controller. The timeline shows by itself that none is there.
 		_ = d.client().Follow(ctx, 0, func(_ []byte, e api.Event) (bool, error) {
 			d.timeline.event(e)
 			return false, nil
 		})
-		pause(ctx, 20*time.Millisecond)
 	}
 }
 
 func (d *demo) client() *client.Client { return client.New("http://"+d.api, "") }
 
-func (d *demo) ask(ctx context.Context, path string, query url.Values, into any) error {
-	_, err := d.client().Get(ctx, path, query, into)
-	return err
+func ask[T any](ctx context.Context, d *demo, path string) (answer T, err error) {
+	_, err = d.client().Get(ctx, path, nil, &answer)
+	return answer, err
 }
 
 // runs is the runs of lb1 since then that the present controller knows.
 func (d *demo) runs(ctx context.Context, since time.Time) ([]api.Run, error) {
-	var runs []api.Run
-	err := d.ask(ctx, "/v1/runs", url.Values{"node": {"lb1"}}, &runs)
+	runs, err := ask[[]api.Run](ctx, d, "/v1/runs?node=lb1")
 	return slices.DeleteFunc(runs, func(r api.Run) bool { return r.Started.Before(since) }), err
-}
-
-func (d *demo) node(ctx context.Context, name string) (api.Explanation, error) {
-	var e api.Explanation
-	err := d.ask(ctx, "/v1/nodes/"+name+"/explain", nil, &e)
-	return e, err
 }
 
 // showServers shows how the servers behind the load balancer changed.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -26,12 +25,11 @@ type Web struct {
 }
 
 // Run serves, and runs the agent beside it, until ctx or the demo in dir ends.
-func (w *Web) Run(ctx context.Context, dir string, log *slog.Logger, agent func(context.Context) error) error {
+func (w *Web) Run(ctx context.Context, dir string, agent func(context.Context) error) error {
 	alive, err := os.OpenFile(filepath.Join(dir, aliveFile), os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return fmt.Errorf("no demo runs here, set KICKER_CONFIG as kicker demo printed it: %w", err)
 	}
-	log.Info("web server started", "node", w.Name, "address", w.Listener.Addr(), "ready_in", w.WarmUp)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	group, ctx := errgroup.WithContext(ctx)
