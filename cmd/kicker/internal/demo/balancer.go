@@ -138,7 +138,12 @@ func fetch(url string) (string, error) {
 // Reload is how lb1's action reloads the HAProxy of the demo in dir. It returns when HAProxy has the servers of
 // its file.
 func Reload(ctx context.Context, dir, run string) error {
-	if err := recordReload(dir, run); err != nil {
+	record, err := os.OpenFile(filepath.Join(dir, reloadsFile), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer record.Close()
+	if _, err := fmt.Fprintln(record, run); err != nil {
 		return err
 	}
 	if err := until(ctx, lingerFile+" is removed", func() error {
@@ -152,7 +157,8 @@ func Reload(ctx context.Context, dir, run string) error {
 	if err := reloadHAProxy(ctx, dir); err != nil {
 		return fmt.Errorf("reload haproxy: %w", err)
 	}
-	return recordReload(dir, run)
+	_, err = fmt.Fprintln(record, run)
+	return err
 }
 
 func reloadHAProxy(ctx context.Context, dir string) error {
@@ -181,26 +187,4 @@ func reloadHAProxy(ctx context.Context, dir string) error {
 		}
 		return err
 	})
-}
-
-func recordReload(dir, run string) error {
-	f, err := os.OpenFile(filepath.Join(dir, reloadsFile), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintln(f, run)
-	return errors.Join(err, f.Close())
-}
-
-// reloads is the runs that are in the record of reloads. It fails if two overlapped, or if one has not ended.
-func (d *demo) reloads() ([]string, error) {
-	record, err := readText(d.file(reloadsFile))
-	var runs []string
-	for pair := range slices.Chunk(strings.Fields(record), 2) {
-		if len(pair) < 2 || pair[0] != pair[1] {
-			return nil, fmt.Errorf("two reloads overlapped, or one has not ended: %q", record)
-		}
-		runs = append(runs, pair[0])
-	}
-	return runs, err
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -25,8 +26,8 @@ type crew struct {
 	started  chan error
 	watching sync.WaitGroup
 
+	over    atomic.Bool // nothing starts any more
 	mu      sync.Mutex
-	over    bool // nothing starts any more
 	members map[string]*process
 }
 
@@ -70,7 +71,7 @@ func (c *crew) start(name string, argv ...string) error {
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.over {
+	if c.over.Load() {
 		return nil
 	}
 	c.starts <- p.cmd
@@ -91,10 +92,7 @@ func environment() []string {
 func (c *crew) watch(name string, p *process) {
 	_ = p.cmd.Wait() // how it ended is in its state
 	close(p.gone)
-	c.mu.Lock()
-	over := c.over
-	c.mu.Unlock()
-	if over {
+	if c.over.Load() {
 		return
 	}
 	c.ended(name, p.cmd.ProcessState.String())
@@ -130,7 +128,7 @@ func (c *crew) stop(name string, signal os.Signal) error {
 // end kills everything: the processes, the shims that outlived their agent, and what those run.
 func (c *crew) end() {
 	c.mu.Lock()
-	c.over = true
+	c.over.Store(true)
 	close(c.starts)
 	for _, p := range c.members {
 		_ = p.cmd.Process.Kill() // it may have ended
@@ -139,23 +137,14 @@ func (c *crew) end() {
 	c.watching.Wait()
 	// The children that are left are orphans of those processes. Only this process can reap them.
 	for {
-		for _, pid := range children() {
-			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+		procs, _ := procfs.AllProcs() // fails without /proc only
+		for _, p := range procs {
+			if stat, err := p.Stat(); err == nil && stat.PPID == os.Getpid() {
+				_ = syscall.Kill(p.PID, syscall.SIGKILL) // it may have ended
+			}
 		}
 		if _, err := syscall.Wait4(-1, nil, 0, nil); err == syscall.ECHILD {
 			return
 		}
 	}
-}
-
-// children is the child processes of this one, zombies too.
-func children() []int {
-	var pids []int
-	procs, _ := procfs.AllProcs() // fails without /proc only
-	for _, p := range procs {
-		if stat, err := p.Stat(); err == nil && stat.PPID == os.Getpid() {
-			pids = append(pids, p.PID)
-		}
-	}
-	return pids
 }

@@ -3,7 +3,7 @@ package demo
 
 import (
 	"context"
-	"embed"
+	_ "embed"
 	"errors"
 	"fmt"
 	"io"
@@ -107,10 +107,15 @@ func newDemo(haproxy string, timeline *timeline) (*demo, error) {
 	return d, nil
 }
 
-// files is the configuration. A $name in it stands for a value of this demo, quoted.
-//
-//go:embed files
-var files embed.FS
+// The configuration. A $name in it stands for a value of this demo, quoted.
+var (
+	//go:embed files/kicker.yaml
+	kickerYAML string
+	//go:embed files/lb1.yaml
+	lb1YAML string
+	//go:embed files/haproxy.cfg.tmpl
+	haproxyTemplate string
+)
 
 func (d *demo) prepare() error {
 	if len(d.dir) > 80 { // the path of a socket below it has 107 bytes at most
@@ -125,18 +130,24 @@ func (d *demo) prepare() error {
 		return err
 	}
 	d.bus, d.api, d.front = ports[0], ports[1], ports[2]
-	if err := errors.Join(
-		os.Mkdir(d.file("bin"), 0o700), os.Mkdir(d.file("log"), 0o700), os.Symlink(exe, d.kicker),
-		d.writeConfig("kicker.yaml"), d.writeConfig("lb1.yaml"), d.writeConfig("haproxy.cfg.tmpl"),
-	); err != nil {
-		return err
+	check := "true {}"
+	if d.haproxy != "" {
+		check = shellquote.Join(d.haproxy) + " -c -f {}"
 	}
-	template, err := readText(d.file("haproxy.cfg.tmpl"))
+	values := map[string]string{
+		"dir": d.dir, "bus": d.bus, "api": d.api, "front": d.front, "socket": d.file(statsSocket),
+		"kicker": d.kicker, "template": d.file("haproxy.cfg.tmpl"), "config": d.file("haproxy.cfg"),
+		"check": check, "reload": shellquote.Join(d.kicker, "demo-reload", d.dir),
+	}
+	err = errors.Join(os.Mkdir(d.file("bin"), 0o700), os.Mkdir(d.file("log"), 0o700), os.Symlink(exe, d.kicker))
+	noServers, _, _ := strings.Cut(haproxyTemplate, "{{range")
+	for name, text := range map[string]string{
+		"kicker.yaml": kickerYAML, "lb1.yaml": lb1YAML, "haproxy.cfg.tmpl": haproxyTemplate, "haproxy.cfg": noServers,
+	} {
+		text = os.Expand(text, func(name string) string { return strconv.Quote(values[name]) })
+		err = errors.Join(err, os.WriteFile(d.file(name), []byte(text), 0o600))
+	}
 	if err != nil {
-		return err
-	}
-	empty, _, _ := strings.Cut(template, "{{range") // no servers
-	if err := os.WriteFile(d.file("haproxy.cfg"), []byte(empty), 0o600); err != nil {
 		return err
 	}
 	if err := unix.Mkfifo(d.file(aliveFile), 0o600); err != nil {
@@ -147,24 +158,6 @@ func (d *demo) prepare() error {
 	}
 	d.crew, err = newCrew(d.dir, d.ended, "controller", "lb1")
 	return err
-}
-
-func (d *demo) writeConfig(name string) error {
-	text, err := files.ReadFile("files/" + name)
-	if err != nil {
-		return err
-	}
-	check := "true {}"
-	if d.haproxy != "" {
-		check = shellquote.Join(d.haproxy) + " -c -f {}"
-	}
-	values := map[string]string{
-		"dir": d.dir, "bus": d.bus, "api": d.api, "front": d.front, "socket": d.file(statsSocket),
-		"kicker": d.kicker, "template": d.file("haproxy.cfg.tmpl"), "config": d.file("haproxy.cfg"),
-		"check": check, "reload": shellquote.Join(d.kicker, "demo-reload", d.dir),
-	}
-	quoted := os.Expand(string(text), func(name string) string { return strconv.Quote(values[name]) })
-	return os.WriteFile(d.file(name), []byte(quoted), 0o600)
 }
 
 func (d *demo) file(name string) string { return filepath.Join(d.dir, name) }
@@ -354,7 +347,5 @@ func until(ctx context.Context, what string, so func() error) error {
 
 // impossible is an error that waiting can not mend.
 type impossible string
-
-func impossiblef(format string, args ...any) error { return impossible(fmt.Sprintf(format, args...)) }
 
 func (i impossible) Error() string { return string(i) }

@@ -1,6 +1,7 @@
 package demo
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,7 +13,6 @@ import (
 	"syscall"
 	"time"
 
-	"kicker/cmd/kicker/internal/print"
 	"kicker/controller/api"
 	"kicker/kick"
 )
@@ -24,7 +24,7 @@ type step struct {
 	during   func(context.Context) error // what is done while the reload that do leads to is in progress; may be nil
 	served   []string                    // the servers that get requests then, and no others
 	mayFail  bool                        // requests may fail until then
-	outcomes []kick.Outcome              // of exactly these runs; nil: not counted
+	outcomes string                      // of its runs in order, or none; empty: not compared
 	check    func(context.Context, times) error
 	proof    string // the effect in words; a $name in it stands for a time
 }
@@ -61,7 +61,7 @@ func (d *demo) story() []step {
 		title:    "A run fails twice, then succeeds",
 		do:       d.makeMistake,
 		served:   []string{"web1", "web4", "web5"},
-		outcomes: []kick.Outcome{kick.Failed, kick.Failed, kick.Succeeded},
+		outcomes: "failed failed succeeded",
 		check:    checkBackoffs,
 		proof:    "retried after $wait1 and $wait2; HAProxy never had the wrong configuration",
 	}, {
@@ -69,7 +69,7 @@ func (d *demo) story() []step {
 		do:       d.starting("web6"),
 		during:   func(ctx context.Context) error { return d.command(ctx, "leave", "--name", "web5") },
 		served:   []string{"web1", "web4", "web6"},
-		outcomes: []kick.Outcome{kick.Succeeded, kick.Succeeded},
+		outcomes: "succeeded succeeded",
 		check:    func(context.Context, times) error { return d.crew.stop("web5", syscall.SIGTERM) },
 		proof:    "exactly one more run; both changes have their effect $served after the second one",
 	}, {
@@ -77,13 +77,13 @@ func (d *demo) story() []step {
 		do:       d.starting("web7"),
 		during:   d.stopping("lb1", syscall.SIGKILL),
 		served:   []string{"web1", "web4", "web6", "web7"},
-		outcomes: []kick.Outcome{kick.Succeeded},
+		outcomes: "succeeded",
 		proof:    "the run continued, and $converged after SIGKILL its outcome is known: succeeded",
 	}, {
 		title:    "The controller is killed and no action runs",
 		do:       d.stopping("controller", syscall.SIGKILL),
 		served:   []string{"web1", "web4", "web6", "web7"},
-		outcomes: []kick.Outcome{},
+		outcomes: "none",
 		proof:    "$converged after SIGKILL the next controller knows all nodes, and it runs no action",
 	}}
 }
@@ -111,7 +111,7 @@ func (d *demo) play(ctx context.Context, s step) error {
 		return err
 	}
 	took := times{"doing": acted.Sub(began), "served": served.Sub(acted), "converged": time.Since(acted)}
-	if s.outcomes != nil {
+	if s.outcomes != "" {
 		pause(ctx, 1500*time.Millisecond) // one run too many would begin in this time
 		if err := so(); err != nil {
 			return err
@@ -198,9 +198,9 @@ func (d *demo) awaitServed(ctx context.Context, names []string) error {
 	})
 }
 
-// converged is the runs since then, if lb1 is converged and they ended like want, nil for anyhow. Those that succeeded
-// are those that reloaded, one at a time.
-func (d *demo) converged(ctx context.Context, since time.Time, want []kick.Outcome) ([]api.Run, error) {
+// converged is the runs since then, if lb1 is converged and they ended like want, which is empty for anyhow. The record
+// must have a reload of each run that succeeded, one after the other.
+func (d *demo) converged(ctx context.Context, since time.Time, want string) ([]api.Run, error) {
 	st, err := ask[api.Status](ctx, d, "/v1/status")
 	if err != nil {
 		return nil, err
@@ -209,22 +209,24 @@ func (d *demo) converged(ctx context.Context, since time.Time, want []kick.Outco
 	if err != nil {
 		return nil, err
 	}
-	reloads, err := d.reloads()
+	record, err := readText(d.file(reloadsFile))
 	if err != nil {
 		return nil, err
 	}
-	var outcomes []kick.Outcome
-	var succeeded, texts []string
+	var outcomes []string
+	wantRecord := ""
 	for _, run := range runs {
-		outcomes = append(outcomes, run.Outcome)
-		texts = append(texts, run.ID+" "+print.Run(run, time.Now()))
+		outcomes = append(outcomes, string(run.Outcome))
 		if run.Outcome == kick.Succeeded {
-			succeeded = append(succeeded, run.ID)
+			wantRecord += run.ID + "\n" + run.ID + "\n"
 		}
 	}
-	asWanted := want == nil || slices.Equal(outcomes, want) && slices.Equal(reloads, succeeded)
-	if !st.Sync.Open || st.Actions[api.Converged] != 1 || slices.Contains(outcomes, "") || !asWanted {
-		return nil, fmt.Errorf("actions: %v; runs: %v, want them to end as %v; reloads: %v", st.Actions, texts, want, reloads)
+	ended := orNone(outcomes)
+	if slices.Contains(outcomes, "") || ended != cmp.Or(want, ended) || record != wantRecord {
+		return nil, fmt.Errorf("runs ended: %s, want %s; reloads: %q, want %q", ended, want, record, wantRecord)
+	}
+	if !st.Sync.Open || st.Actions[api.Converged] != 1 {
+		return nil, fmt.Errorf("the controller is not synced, or its actions are not converged: %v", st.Actions)
 	}
 	return runs, nil
 }
@@ -283,7 +285,7 @@ func (d *demo) joinUnready(ctx context.Context) error {
 		}
 		_, err = fetch(fmt.Sprintf("http://%v:%v/", node.Facts["ipaddress"], node.Facts["port"]))
 		if err != nil && (served || node.Member) {
-			return impossiblef("web4 is a member or gets requests, and is not ready: %v", err)
+			return impossible("web4 is a member or gets requests, and is not ready: " + err.Error())
 		}
 		return err
 	})
@@ -311,7 +313,7 @@ func (d *demo) makeMistake(ctx context.Context) error {
 	}
 	if err := until(ctx, "two runs fail", func() error {
 		if slices.Contains(d.served(), "web5") {
-			return impossiblef("web5 gets requests, although its configuration is wrong")
+			return impossible("web5 gets requests, although its configuration is wrong")
 		}
 		runs, err := d.runs(ctx, began)
 		if err == nil && (len(runs) < 2 || runs[1].Outcome == "") {
