@@ -135,8 +135,7 @@ func fetch(url string) (string, error) {
 	return strings.TrimSpace(string(body)), err
 }
 
-// Reload is how lb1's action reloads the HAProxy of the demo in dir. It returns when HAProxy has the servers of
-// its file.
+// Reload reloads the HAProxy of the demo in dir. It returns when HAProxy has the servers of its file.
 func Reload(ctx context.Context, dir, run string) error {
 	record, err := os.OpenFile(filepath.Join(dir, reloadsFile), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {

@@ -19,8 +19,8 @@ import (
 // crew is the processes of a demo. They and what they start end with it, even if it is killed.
 type crew struct {
 	dir      string
-	restarts []string               // the processes that an init system would restart
-	ended    func(name, how string) // what to do when a process ends before the demo
+	timeline *timeline
+	restarts []string // the processes that an init system would restart
 
 	starts   chan *exec.Cmd // for one thread that starts all
 	started  chan error
@@ -36,9 +36,9 @@ type process struct {
 	gone chan struct{} // closed when it has ended
 }
 
-func newCrew(dir string, ended func(name, how string), restarts ...string) (*crew, error) {
+func newCrew(dir string, timeline *timeline, restarts ...string) (*crew, error) {
 	c := &crew{
-		dir: dir, restarts: restarts, ended: ended,
+		dir: dir, timeline: timeline, restarts: restarts,
 		starts: make(chan *exec.Cmd), started: make(chan error), members: map[string]*process{},
 	}
 	c.watching.Go(func() {
@@ -95,13 +95,14 @@ func (c *crew) watch(name string, p *process) {
 	if c.over.Load() {
 		return
 	}
-	c.ended(name, p.cmd.ProcessState.String())
+	c.timeline.line(red, name, "process ended: %s", p.cmd.ProcessState)
+	c.timeline.caused(name + " ended")
 	if !slices.Contains(c.restarts, name) {
 		return
 	}
 	time.Sleep(500 * time.Millisecond)
 	if err := c.start(name, p.cmd.Args...); err != nil {
-		c.ended(name, err.Error())
+		c.timeline.line(red, name, "%s", err)
 	}
 }
 

@@ -43,9 +43,9 @@ type demo struct {
 // Run starts the cluster and lets a person play with it, or once plays a story by itself. It leaves nothing behind.
 // haproxy is the program, empty for none.
 func Run(ctx context.Context, haproxy string, once bool, stdout, stderr io.Writer) (err error) {
-	d, err := newDemo(haproxy, newTimeline(stdout, !once))
-	if err != nil {
-		return fmt.Errorf("demo: %w", err)
+	d := &demo{haproxy: haproxy, timeline: newTimeline(stdout, !once)}
+	if err := d.prepare(); err != nil {
+		return fmt.Errorf("demo: %w", errors.Join(err, os.RemoveAll(d.dir)))
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var watching sync.WaitGroup
@@ -94,19 +94,6 @@ func Run(ctx context.Context, haproxy string, once bool, stdout, stderr io.Write
 	return err
 }
 
-// newDemo prepares the directory and starts nothing yet.
-func newDemo(haproxy string, timeline *timeline) (*demo, error) {
-	dir, err := os.MkdirTemp("", "kicker-demo-")
-	if err != nil {
-		return nil, err
-	}
-	d := &demo{dir: dir, kicker: filepath.Join(dir, "bin", "kicker"), haproxy: haproxy, timeline: timeline}
-	if err := d.prepare(); err != nil {
-		return nil, errors.Join(err, os.RemoveAll(dir))
-	}
-	return d, nil
-}
-
 // The configuration. A $name in it stands for a value of this demo, quoted.
 var (
 	//go:embed files/kicker.yaml
@@ -117,7 +104,11 @@ var (
 	haproxyTemplate string
 )
 
-func (d *demo) prepare() error {
+// prepare makes the directory and starts nothing yet.
+func (d *demo) prepare() (err error) {
+	if d.dir, err = os.MkdirTemp("", "kicker-demo-"); err != nil {
+		return err
+	}
 	if len(d.dir) > 80 { // the path of a socket below it has 107 bytes at most
 		return fmt.Errorf("directory %s: the path is too long for sockets, set TMPDIR to a shorter one", d.dir)
 	}
@@ -129,6 +120,7 @@ func (d *demo) prepare() error {
 	if err != nil {
 		return err
 	}
+	d.kicker = d.file("bin/kicker")
 	d.bus, d.api, d.front = ports[0], ports[1], ports[2]
 	check := "true {}"
 	if d.haproxy != "" {
@@ -156,7 +148,7 @@ func (d *demo) prepare() error {
 	if d.alive, err = os.OpenFile(d.file(aliveFile), os.O_RDWR, 0); err != nil { // write-only would wait for a reader
 		return err
 	}
-	d.crew, err = newCrew(d.dir, d.ended, "controller", "lb1")
+	d.crew, err = newCrew(d.dir, d.timeline, "controller", "lb1")
 	return err
 }
 
@@ -188,27 +180,19 @@ func freePorts(n int) ([]string, error) {
 	return nil, errors.New("no port between 20000 and 29999 is free on 127.0.0.1")
 }
 
-// ended shows that a process ended.
-func (d *demo) ended(name, how string) {
-	d.timeline.line(red, name, "process ended: %s", how)
-	d.timeline.caused(name + " ended")
-}
-
 // followEvents shows the events of the present controller, and after a restart those of the next one.
 func (d *demo) followEvents(ctx context.Context) {
 	for ; ctx.Err() == nil; pause(ctx, 20*time.Millisecond) {
 		// Follow ends with each controller. The timeline shows by itself that none is there.
-		_ = d.client().Follow(ctx, 0, func(_ []byte, e api.Event) (bool, error) {
+		_ = client.New("http://"+d.api, "").Follow(ctx, 0, func(_ []byte, e api.Event) (bool, error) {
 			d.timeline.event(e)
 			return false, nil
 		})
 	}
 }
 
-func (d *demo) client() *client.Client { return client.New("http://"+d.api, "") }
-
 func ask[T any](ctx context.Context, d *demo, path string) (answer T, err error) {
-	_, err = d.client().Get(ctx, path, nil, &answer)
+	_, err = client.New("http://"+d.api, "").Get(ctx, path, nil, &answer)
 	return answer, err
 }
 
