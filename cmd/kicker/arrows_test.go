@@ -25,8 +25,7 @@ var arrows = map[string][]string{
 		"config", "controller", "controller/api", "controller/bus", "controller/web", "inventory", "kick",
 	},
 	"cmd/kicker/internal/demo": {
-		"cmd/kicker/internal/client", "cmd/kicker/internal/print", "cmd/kicker/internal/render",
-		"controller/api", "kick",
+		"cmd/kicker/internal/client", "cmd/kicker/internal/print", "controller/api", "kick",
 	},
 	"cmd/kicker/internal/client": {"controller/api"},
 	"cmd/kicker/internal/print":  {"controller/api", "inventory", "inventory/query", "kick"},

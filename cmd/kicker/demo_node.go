@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -23,23 +24,19 @@ func demoNodeCommand() *cobra.Command {
 	agentFlags(cmd)
 	warmUp := cmd.Flags().Duration("warm-up", 2*time.Second, "time until it is ready")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		web, err := demo.ListenWeb(args[0], *warmUp)
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return err
 		}
-		defer web.Close()
-		for flag, value := range map[string]string{
-			"name": web.Name, "role": "web", "leave-on-stop": config.LeaveAlways,
-			"ready": fmt.Sprintf("http://%s/healthz", web.Addr()),
-		} {
-			if err := cmd.Flags().Set(flag, value); err != nil {
-				return fmt.Errorf("--%s: %w", flag, err)
-			}
-		}
-		for _, fact := range []string{"ipaddress=127.0.0.1", fmt.Sprintf("port=%d", web.Addr().Port)} {
-			if err := cmd.Flags().Set("fact", fact); err != nil {
-				return fmt.Errorf("--fact: %w", err)
-			}
+		defer ln.Close()
+		web := demo.Web{Name: args[0], WarmUp: *warmUp, Listener: ln}
+		addr := ln.Addr().(*net.TCPAddr)
+		if err := cmd.ParseFlags([]string{
+			"--name=" + web.Name, "--role=web", "--leave-on-stop=" + config.LeaveAlways,
+			fmt.Sprintf("--ready=http://%s/healthz", addr),
+			"--fact=ipaddress=127.0.0.1", fmt.Sprintf("--fact=port=%d", addr.Port),
+		}); err != nil {
+			return err
 		}
 		o := configOptions(cmd)
 		o.Daemon = true
@@ -48,7 +45,7 @@ func demoNodeCommand() *cobra.Command {
 			return err
 		}
 		log := daemon.NewLogger(cfg.Log, cmd.ErrOrStderr())
-		return web.Run(cmd.Context(), cfg.StateDir, log, func(ctx context.Context) error {
+		return web.Run(cmd.Context(), cfg.StateDir, func(ctx context.Context) error {
 			return daemon.RunAgent(ctx, cfg, log)
 		})
 	}

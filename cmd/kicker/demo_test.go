@@ -49,11 +49,12 @@ func TestDemoOnceFailsAtAStepWithoutEffect(t *testing.T) {
 	for name, test := range map[string]struct{ check, want string }{
 		"a configuration with web4 is rejected": {
 			`! grep -q 'server web4' "$3"`,
-			"demo: step 2, web4 joins and gets no requests before it is ready: not within 10s: requests go to exactly web1 web2 web3 web4",
+			"demo: step 2, web4 joins and gets no requests before it is ready: not within 20s: " +
+				"requests go to exactly web1 web2 web3 web4",
 		},
 		"web2 is never removed": {
 			`grep -q 'server web2' "$3" || echo '  server web2 127.0.0.1:9' >> "$3"`,
-			"demo: step 3, web2 is killed: not within 10s: requests go to exactly web1 web3 web4",
+			"demo: step 3, web2 is killed: not within 20s: requests go to exactly web1 web3 web4",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

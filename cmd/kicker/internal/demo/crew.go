@@ -1,69 +1,64 @@
 package demo
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/prometheus/procfs"
 )
 
 // crew is the processes of a demo. They and what they start end with it, even if it is killed.
 type crew struct {
-	dir   string
-	ended func(name, how string) (restart func() error) // of a process that the demo did not stop
+	dir      string
+	timeline *timeline
+	restarts []string // the processes that an init system would restart
 
-	starts   chan func() // run on one thread
-	quit     chan struct{}
+	starts   chan *exec.Cmd // for one thread that starts all
+	started  chan error
 	watching sync.WaitGroup
 
+	over    atomic.Bool // nothing starts any more
 	mu      sync.Mutex
 	members map[string]*process
 }
 
 type process struct {
-	cmd     *exec.Cmd
-	stopped bool          // by the demo
-	gone    chan struct{} // closed when it has ended
+	cmd  *exec.Cmd
+	gone chan struct{} // closed when it has ended
 }
 
-// restartAfter is how long an init system waits.
-const restartAfter = 500 * time.Millisecond
-
-func newCrew(dir string, ended func(name, how string) func() error) (*crew, error) {
+func newCrew(dir string, timeline *timeline, restarts ...string) (*crew, error) {
 	c := &crew{
-		dir: dir, ended: ended, starts: make(chan func()), quit: make(chan struct{}), members: map[string]*process{},
+		dir: dir, timeline: timeline, restarts: restarts,
+		starts: make(chan *exec.Cmd), started: make(chan error), members: map[string]*process{},
 	}
-	ready := make(chan error)
 	c.watching.Go(func() {
 		// For the kernel a parent dies with the thread that started the child, so this thread stays.
 		runtime.LockOSThread()
-		ready <- adoptOrphans()
-		for {
-			select {
-			case start := <-c.starts:
-				start()
-			case <-c.quit:
-				return
-			}
+		family, err := adoptOrphans()
+		c.started <- err
+		for cmd := range c.starts {
+			cmd.SysProcAttr = family
+			c.started <- cmd.Start()
 		}
 	})
-	if err := <-ready; err != nil {
-		close(c.quit)
-		c.watching.Wait()
+	if err := <-c.started; err != nil {
+		close(c.starts)
 		return nil, err
 	}
 	return c, nil
 }
 
-// start starts a process that logs to log/NAME.log.
+// start starts a process that logs to log/NAME.log, unless the demo is over.
 func (c *crew) start(name string, argv ...string) error {
 	log, err := os.OpenFile(filepath.Join(c.dir, "log", name+".log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
@@ -74,19 +69,16 @@ func (c *crew) start(name string, argv ...string) error {
 	p.cmd.Env = environment()
 	p.cmd.Dir = c.dir
 	p.cmd.Stdout, p.cmd.Stderr = log, log
-	p.cmd.SysProcAttr = dieWithParent()
-	done := make(chan error, 1)
-	select {
-	case c.starts <- func() { done <- p.cmd.Start() }:
-	case <-c.quit:
-		return errors.New("the demo ends")
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over.Load() {
+		return nil
 	}
-	if err := <-done; err != nil {
+	c.starts <- p.cmd
+	if err := <-c.started; err != nil {
 		return fmt.Errorf("start %s: %w", name, err)
 	}
-	c.mu.Lock()
 	c.members[name] = p
-	c.mu.Unlock()
 	c.watching.Go(func() { c.watch(name, p) })
 	return nil
 }
@@ -96,30 +88,21 @@ func environment() []string {
 	return slices.DeleteFunc(os.Environ(), func(s string) bool { return strings.HasPrefix(s, "KICKER_") })
 }
 
+// watch waits until a process ends, and restarts it as an init system would.
 func (c *crew) watch(name string, p *process) {
 	_ = p.cmd.Wait() // how it ended is in its state
 	close(p.gone)
-	c.mu.Lock()
-	stopped := p.stopped
-	c.mu.Unlock()
-	if stopped {
+	if c.over.Load() {
 		return
 	}
-	select {
-	case <-c.quit:
-		return
-	default:
-	}
-	restart := c.ended(name, p.cmd.ProcessState.String())
-	if restart == nil {
+	c.timeline.line(red, name, "process ended: %s", p.cmd.ProcessState)
+	c.timeline.caused(name + " ended")
+	if !slices.Contains(c.restarts, name) {
 		return
 	}
-	select {
-	case <-c.quit:
-	case <-time.After(restartAfter):
-		if err := restart(); err != nil {
-			c.ended(name, err.Error())
-		}
+	time.Sleep(500 * time.Millisecond)
+	if err := c.start(name, p.cmd.Args...); err != nil {
+		c.timeline.line(red, name, "%s", err)
 	}
 }
 
@@ -129,85 +112,40 @@ func (c *crew) member(name string) *process {
 	return c.members[name]
 }
 
-func (c *crew) pid(name string) int { return c.member(name).cmd.Process.Pid }
-
-// kill kills a process, and returns when it is gone.
-func (c *crew) kill(name string) error {
+// stop sends a process a signal that ends it, and returns when it has ended.
+func (c *crew) stop(name string, signal os.Signal) error {
 	p := c.member(name)
-	if err := p.cmd.Process.Kill(); err != nil {
-		return fmt.Errorf("kill %s: %w", name, err)
-	}
-	<-p.gone
-	return nil
-}
-
-// stop tells a process to end, and returns when it has ended.
-func (c *crew) stop(name string) error {
-	p := c.member(name)
-	c.mu.Lock()
-	p.stopped = true
-	c.mu.Unlock()
-	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+	if err := p.cmd.Process.Signal(signal); err != nil {
 		return fmt.Errorf("stop %s: %w", name, err)
 	}
 	select {
 	case <-p.gone:
 		return nil
 	case <-time.After(10 * time.Second):
-		return fmt.Errorf("stop %s: it still runs 10 s after SIGTERM", name)
+		return fmt.Errorf("stop %s: it still runs 10 s after the signal: %s", name, signal)
 	}
 }
 
 // end kills everything: the processes, the shims that outlived their agent, and what those run.
-func (c *crew) end() error {
-	close(c.quit)
-	var left []int
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		if left = children(os.Getpid()); len(left) == 0 {
-			break
-		}
-		for _, pid := range left {
-			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended by now
-			if !c.knows(pid) {
-				_, _ = syscall.Wait4(pid, nil, syscall.WNOHANG, nil) // an orphan, which only this process can reap
+func (c *crew) end() {
+	c.mu.Lock()
+	c.over.Store(true)
+	close(c.starts)
+	for _, p := range c.members {
+		_ = p.cmd.Process.Kill() // it may have ended
+	}
+	c.mu.Unlock()
+	c.watching.Wait()
+	// The children that are left are orphans of those processes. Only this process can reap them.
+	for {
+		procs, _ := procfs.AllProcs() // fails without /proc only
+		for _, p := range procs {
+			if stat, err := p.Stat(); err == nil && stat.PPID == os.Getpid() {
+				_ = syscall.Kill(p.PID, syscall.SIGKILL) // it may have ended
 			}
 		}
-	}
-	if len(left) > 0 {
-		return fmt.Errorf("processes %v do not end", left)
-	}
-	c.watching.Wait()
-	return nil
-}
-
-func (c *crew) knows(pid int) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, p := range c.members {
-		if p.cmd.Process.Pid == pid {
-			return true
+		if _, err := syscall.Wait4(-1, nil, 0, nil); err == syscall.ECHILD {
+			return
 		}
 	}
-	return false
-}
-
-// children is the processes whose parent is pid, zombies too.
-func children(pid int) []int {
-	stats, _ := filepath.Glob("/proc/[0-9]*/stat") // fails for a bad pattern only
-	var found []int
-	for _, file := range stats {
-		stat, err := os.ReadFile(file)
-		if err != nil {
-			continue // it has ended
-		}
-		// PID (NAME) STATE PARENT, and a name may itself have parentheses.
-		fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-		if len(fields) < 2 || fields[1] != strconv.Itoa(pid) {
-			continue
-		}
-		if child, err := strconv.Atoi(filepath.Base(filepath.Dir(file))); err == nil {
-			found = append(found, child)
-		}
-	}
-	return found
 }

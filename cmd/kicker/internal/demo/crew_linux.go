@@ -3,34 +3,24 @@ package demo
 import (
 	"fmt"
 	"os"
-	"strings"
 	"syscall"
 
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 )
 
-// adoptOrphans makes this process the parent of orphans below it. Call it on a thread that stays.
-func adoptOrphans() error {
+// adoptOrphans makes this process the parent of orphans below it, and says how to start processes that die with the
+// thread that calls it. Each has a process group of its own: Ctrl-C is for the demo, which then ends the others.
+func adoptOrphans() (*syscall.SysProcAttr, error) {
+	family := &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("become the parent of orphans: %w", err)
+		return nil, fmt.Errorf("become the parent of orphans: %w", err)
 	}
-	parent := os.Getppid()
-	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", parent))
-	if err != nil || strings.TrimSpace(string(name)) != "go" {
-		return nil
+	// `go run` dies of a SIGTERM and does not pass it on. A parent may be in another container.
+	if parent, err := procfs.NewProc(os.Getppid()); err == nil {
+		if name, err := parent.Comm(); err == nil && name == "go" {
+			return family, unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGTERM), 0, 0, 0)
+		}
 	}
-	// `go run` dies of a SIGTERM and does not pass it on.
-	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGTERM), 0, 0, 0); err != nil {
-		return fmt.Errorf("end with go run: %w", err)
-	}
-	if os.Getppid() != parent {
-		return syscall.Kill(os.Getpid(), syscall.SIGTERM)
-	}
-	return nil
-}
-
-// dieWithParent makes a process end with the thread that starts it. It has a process group of its own: Ctrl-C is for
-// the demo, which then ends the others.
-func dieWithParent() *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	return family, nil
 }

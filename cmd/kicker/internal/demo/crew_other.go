@@ -7,6 +7,4 @@ import (
 	"syscall"
 )
 
-func adoptOrphans() error { return errors.New("it needs Linux") }
-
-func dieWithParent() *syscall.SysProcAttr { return nil }
+func adoptOrphans() (*syscall.SysProcAttr, error) { return nil, errors.New("it needs Linux") }

@@ -3,12 +3,11 @@ package demo
 import (
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"kicker/cmd/kicker/internal/print"
 	"kicker/controller/api"
@@ -16,42 +15,41 @@ import (
 
 // The colours of the timeline on a terminal.
 const (
+	plain  = ""
 	bold   = "1"
 	red    = "31"
 	green  = "32"
 	yellow = "33"
-	cyan   = "36"
-	plain  = ""
 )
 
-var eventColours = map[string]string{
-	api.EventJoined: green, api.EventReady: green, api.EventBack: green, api.EventSucceeded: green,
-	api.EventSuspect: yellow, api.EventRestarting: yellow, api.EventNotReady: yellow, api.EventLeft: yellow,
-	api.EventGone: red, api.EventFailed: red, api.EventKickRejected: red,
-	api.EventInvalidMessage: red, api.EventBusLost: red,
-	api.EventKicked: cyan, api.EventRoleChanged: bold,
-}
+var (
+	// levels is the colours of events, by the level of their log lines.
+	levels = map[slog.Level]string{slog.LevelWarn: yellow, slog.LevelError: red}
+	// causes is the events that change the load balancer soon, as in "web4 became ready".
+	causes = map[string]string{
+		api.EventReady: "became ready", api.EventNotReady: "became not ready", api.EventLeft: "left",
+	}
+)
 
 // timeline prints what happens, one line each: when, who, what. Any goroutine may use it.
 type timeline struct {
-	began  time.Time
-	colour bool
+	began    time.Time
+	colour   bool
+	measures bool // print how long effects took
 
-	mu       sync.Mutex
-	w        io.Writer
-	measures bool   // print how long effects took; a story does that itself
-	cause    string // the last thing that happened to a node, and when
-	when     time.Time
+	mu    sync.Mutex
+	w     io.Writer
+	cause string // the last thing that happened to a node, and when; empty: it had its effect
+	when  time.Time
 }
 
-func newTimeline(w io.Writer) *timeline {
-	f, ok := w.(*os.File)
-	colour := ok && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
-	if colour {
-		_, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
-		colour = err == nil // a terminal
+func newTimeline(w io.Writer, measures bool) *timeline {
+	t := &timeline{began: time.Now(), w: w, measures: measures}
+	if f, ok := w.(*os.File); ok && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" {
+		info, err := f.Stat()
+		t.colour = err == nil && info.Mode()&os.ModeCharDevice != 0
 	}
-	return &timeline{began: time.Now(), colour: colour, w: w}
+	return t
 }
 
 func (t *timeline) text(format string, args ...any) {
@@ -66,40 +64,8 @@ func (t *timeline) title(format string, args ...any) {
 
 // line prints one thing that happened.
 func (t *timeline) line(colour, who, format string, args ...any) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.put(colour, who, fmt.Sprintf(format, args...))
-}
-
-func (t *timeline) put(colour, who, what string) {
-	fmt.Fprintf(t.w, "%6.2f s  %-11s  %s\n", time.Since(t.began).Seconds(), who, t.paint(colour, print.Line(what)))
-}
-
-// measure prints from now on how long effects took.
-func (t *timeline) measure() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.measures = true
-}
-
-// caused notes what may have an effect, as in "web2 ended".
-func (t *timeline) caused(format string, args ...any) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.measures {
-		t.cause, t.when = fmt.Sprintf(format, args...), time.Now()
-	}
-}
-
-// effect prints the effect of the last cause, and how long it took.
-func (t *timeline) effect(who, what string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.cause != "" {
-		what += fmt.Sprintf(", %s after %s", seconds(time.Since(t.when)), t.cause)
-	}
-	t.cause = ""
-	t.put(bold, who, what)
+	what := t.paint(colour, print.Line(fmt.Sprintf(format, args...)))
+	t.text("%6.2f s  %-11s  %s", time.Since(t.began).Seconds(), who, what)
 }
 
 func (t *timeline) paint(colour, text string) string {
@@ -109,33 +75,44 @@ func (t *timeline) paint(colour, text string) string {
 	return "\x1b[" + colour + "m" + text + "\x1b[0m"
 }
 
-// event prints an event of the controller.
+// caused notes what may have an effect, as in "web2 ended".
+func (t *timeline) caused(cause string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.cause, t.when = cause, time.Now()
+}
+
+// effect prints the effect of the last cause, and how long it took.
+func (t *timeline) effect(who, what string) {
+	t.mu.Lock()
+	if t.measures && t.cause != "" {
+		what += fmt.Sprintf(", %s after %s", seconds(time.Since(t.when)), t.cause)
+	}
+	t.cause = ""
+	t.mu.Unlock()
+	t.line(bold, who, "%s", what)
+}
+
+// event prints an event of the controller. Its text names its subject, which the line does already.
 func (t *timeline) event(e api.Event) {
-	who, what := "controller", e.Text
+	who, subject := "controller", "controller "
 	switch {
 	case e.Kind == api.EventRoleChanged && e.Role != "web":
 		return // nothing depends on it
 	case e.Role != "":
-		who = "role/" + e.Role
-		what = strings.TrimPrefix(what, "role "+e.Role+" ")
-		what = strings.TrimPrefix(what, "role "+e.Role+": ")
+		who, subject = "role/"+e.Role, "role "+e.Role+": "
 	case e.Action != "":
-		who = e.Node + "/" + e.Action
-		what = strings.TrimPrefix(strings.Replace(what, "kicked "+who, "kicked", 1), who+" ")
+		who, subject = e.Node+"/"+e.Action, e.Node+"/"+e.Action+" "
 	case e.Node != "":
-		who = e.Node
-		what = strings.TrimPrefix(what, "node "+e.Node+" ")
-	default:
-		what = strings.TrimPrefix(what, "controller ")
+		who, subject = e.Node, "node "+e.Node+" "
 	}
-	t.line(eventColours[e.Kind], who, "%s", what)
-	switch e.Kind {
-	case api.EventReady:
-		t.caused("%s became ready", e.Node)
-	case api.EventNotReady:
-		t.caused("%s became not ready", e.Node)
-	case api.EventLeft:
-		t.caused("%s left", e.Node)
+	colour := levels[api.EventLevel(e.Kind)]
+	if e.Kind == api.EventSucceeded {
+		colour = green
+	}
+	t.line(colour, who, "%s", strings.Replace(e.Text, subject, "", 1))
+	if how, ok := causes[e.Kind]; ok {
+		t.caused(e.Node + " " + how)
 	}
 }
 
@@ -145,3 +122,5 @@ func orNone(names []string) string {
 	}
 	return strings.Join(names, " ")
 }
+
+func seconds(d time.Duration) string { return fmt.Sprintf("%.2f s", d.Seconds()) }
