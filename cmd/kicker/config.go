@@ -52,15 +52,16 @@ func configCommand() *cobra.Command {
 
 const configKey = "kicker/config-key"
 
-// bindFlag makes a flag of cmd set a key of the configuration, as in bindFlag(cmd, "listen", "bus.listen"). The flag's
-// own default is for its help only.
-func bindFlag(cmd *cobra.Command, flag, key string) {
-	if err := cmd.Flags().SetAnnotation(flag, configKey, []string{key}); err != nil {
-		panic(err) // there is no such flag
+// bindFlags makes flags of cmd set keys of the configuration. A flag's own default is for its help only.
+func bindFlags(cmd *cobra.Command, keys map[string]string) {
+	for flag, key := range keys {
+		if err := cmd.Flags().SetAnnotation(flag, configKey, []string{key}); err != nil {
+			panic(err) // there is no such flag
+		}
 	}
 }
 
-// configOptions are where cmd's configuration comes from: --config and the flags that were bound with bindFlag.
+// configOptions are where cmd's configuration comes from: --config and the flags that were bound with bindFlags.
 func configOptions(cmd *cobra.Command) config.Options {
 	o := config.Options{Flags: map[string]*pflag.Flag{}}
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {

@@ -22,8 +22,6 @@ With -f it prints new events as they happen, until it is interrupted. With -o js
 	}
 	follow := cmd.Flags().BoolP("follow", "f", false, "print new events as they happen")
 	since := cmd.Flags().Uint64("since", 0, "only events with a higher `number` than this")
-	clientFlags(cmd)
-	outputFlag(cmd, "table", "json")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, err := newClient(cmd)
 		if err != nil {
@@ -51,5 +49,5 @@ With -f it prints new events as they happen, until it is interrupted. With -o js
 		}
 		return nil
 	}
-	return cmd
+	return asks(cmd, "table", "json")
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -23,7 +24,6 @@ leave need no announcement.`,
 		Args:    cobra.ExactArgs(1),
 	}
 	within := cmd.Flags().Duration("for", 15*time.Minute, "how long the announcement is valid")
-	clientFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		role, percent, err := parseExpected(args[0])
 		if err != nil {
@@ -32,14 +32,10 @@ leave need no announcement.`,
 		if *within <= 0 {
 			return usageError("--for %s: want more than 0, as in --for 15m", *within)
 		}
-		if err := orderLoss(cmd, api.LossOrder{Object: role, Expect: percent, For: *within}); err != nil {
-			return err
-		}
-		d := api.Duration(*within)
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: up to %d %% may go within %s\n", role, percent, d)
-		return err
+		done := fmt.Sprintf("%s: up to %d %% may go within %s\n", role, percent, api.Duration(*within))
+		return orderLoss(cmd, api.LossOrder{Object: role, Expect: percent, For: *within}, done)
 	}
-	return cmd
+	return asks(cmd)
 }
 
 // parseExpected reads role/R=PERCENT. A role that is a selector has a = of its own.
@@ -52,8 +48,8 @@ func parseExpected(arg string) (role string, percent int, err error) {
 	return arg[:i], percent, nil
 }
 
-// orderLoss sends what a person says of a loss.
-func orderLoss(cmd *cobra.Command, order api.LossOrder) error {
+// orderLoss sends what a person says of a loss, and prints done.
+func orderLoss(cmd *cobra.Command, order api.LossOrder, done string) error {
 	if _, _, err := object(order.Object, "role"); err != nil {
 		return err
 	}
@@ -62,6 +58,9 @@ func orderLoss(cmd *cobra.Command, order api.LossOrder) error {
 		return err
 	}
 	order.By = caller()
-	_, err = c.Post(cmd.Context(), "/v1/losses", order, &struct{}{})
+	if _, err := c.Post(cmd.Context(), "/v1/losses", order, &struct{}{}); err != nil {
+		return err
+	}
+	_, err = io.WriteString(cmd.OutOrStdout(), done)
 	return err
 }

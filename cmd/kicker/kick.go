@@ -34,8 +34,6 @@ and with 5 if the runs have not ended in time.`,
 	dryRun := cmd.Flags().Bool("dry-run", false, "only show what would be kicked")
 	wait := cmd.Flags().Bool("wait", false, "wait for the outcome")
 	timeout := cmd.Flags().Duration("timeout", 5*time.Minute, "how long to wait")
-	clientFlags(cmd)
-	outputFlag(cmd, "table", "json")
 	cmd.MarkFlagsMutuallyExclusive("dry-run", "wait")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if _, _, err := object(args[0], "node", "role"); err != nil {
@@ -58,7 +56,7 @@ and with 5 if the runs have not ended in time.`,
 		}
 		return show(cmd, raw, print.Kicked(kicked, *dryRun, c.Now()))
 	}
-	return cmd
+	return asks(cmd, "table", "json")
 }
 
 // awaitRuns waits until each action of an order has had a run that was kicked since, and prints how it went.

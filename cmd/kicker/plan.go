@@ -26,8 +26,6 @@ The exit code is 0 in all these cases. With --check it is 1 if an action would b
 		Args: cobra.NoArgs,
 	}
 	check := cmd.Flags().Bool("check", false, "exit with 1 if an action would become stale or a removal would be held")
-	clientFlags(cmd)
-	outputFlag(cmd, "table", "json")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		file, err := config.Find(configOptions(cmd))
 		if err != nil {
@@ -49,13 +47,11 @@ The exit code is 0 in all these cases. With --check it is 1 if an action would b
 		if err != nil {
 			return err
 		}
-		if err := show(cmd, raw, print.Plan(p)); err != nil {
-			return err
-		}
-		if *check && (p.Stale() > 0 || slices.ContainsFunc(p.Roles, api.PlannedRole.HoldsMore)) {
+		err = show(cmd, raw, print.Plan(p))
+		if err == nil && *check && (p.Stale() > 0 || slices.ContainsFunc(p.Roles, api.PlannedRole.HoldsMore)) {
 			return exitError{code: exitFailed}
 		}
-		return nil
+		return err
 	}
-	return cmd
+	return asks(cmd, "table", "json")
 }

@@ -19,24 +19,19 @@ import (
 // few is how many names a line has room for.
 const few = 3
 
-// Nodes is a table of nodes. wide adds what fits no small terminal.
-func Nodes(nodes []api.Node, wide bool, now time.Time) string {
-	head := []string{"NODE", "LIFE", "READY", "ROLES", "ADDRESS", "AGE"}
-	if wide {
-		head = append(head, "OS", "INSTANCE", "BOOT", "NOT READY BECAUSE")
+// Nodes is a table of nodes in a format: table, wide or name.
+func Nodes(nodes []api.Node, format string, now time.Time) string {
+	rows := [][]string{
+		{"NODE", "LIFE", "READY", "ROLES", "ADDRESS", "AGE", "OS", "INSTANCE", "BOOT", "NOT READY BECAUSE"},
 	}
-	rows := [][]string{head}
 	for _, n := range nodes {
-		row := []string{
+		rows = append(rows, []string{
 			"node/" + n.Name, string(n.Life), yesNo(n.Ready), dash(strings.Join(n.Roles, ",")),
 			fact(n.Facts, "ipaddress"), age(n.Joined, now),
-		}
-		if wide {
-			row = append(row, fact(n.Facts, "os.name"), n.Instance, n.Boot, dash(n.NotReady))
-		}
-		rows = append(rows, row)
+			fact(n.Facts, "os.name"), n.Instance, n.Boot, dash(n.NotReady),
+		})
 	}
-	return table(rows)
+	return list(rows, 6, format)
 }
 
 func fact(facts inventory.Facts, path string) string {
@@ -44,25 +39,19 @@ func fact(facts inventory.Facts, path string) string {
 	return cell(value)
 }
 
-// Runs is a table of runs. wide adds what fits no small terminal.
-func Runs(runs []api.Run, wide bool, now time.Time) string {
-	head := []string{"NODE", "ACTION", "AGE", "OUTCOME", "TOOK", "REASON"}
-	if wide {
-		head = append(head, "RUN", "ERROR")
-	}
-	rows := [][]string{head}
+// Runs is a table of runs in a format: table or wide.
+func Runs(runs []api.Run, format string, now time.Time) string {
+	rows := [][]string{{"NODE", "ACTION", "AGE", "OUTCOME", "TOOK", "REASON", "RUN", "ERROR"}}
 	for _, r := range runs {
 		took := "-"
 		if !r.Ended.IsZero() {
 			took = api.Duration(r.Duration)
 		}
-		row := []string{"node/" + r.Node, r.Action, age(r.Started, now), outcome(r), took, dash(r.Reason)}
-		if wide {
-			row = append(row, r.ID, dash(r.Error))
-		}
-		rows = append(rows, row)
+		rows = append(rows, []string{
+			"node/" + r.Node, r.Action, age(r.Started, now), outcome(r), took, dash(r.Reason), r.ID, dash(r.Error),
+		})
 	}
-	return table(rows)
+	return list(rows, 6, format)
 }
 
 // Run is a run in one line: how it ended, when, and in what time.
@@ -142,6 +131,23 @@ func gate(g api.Gate, now time.Time) string {
 		text += ": " + g.Why
 	}
 	return text
+}
+
+// list is rows in a format. wide has all columns, table the first narrow ones, and name the first one without its head.
+func list(rows [][]string, narrow int, format string) string {
+	switch format {
+	case "name":
+		var names strings.Builder
+		for _, row := range rows[1:] {
+			names.WriteString(row[0] + "\n")
+		}
+		return names.String()
+	case "table":
+		for i := range rows {
+			rows[i] = rows[i][:narrow]
+		}
+	}
+	return table(rows)
 }
 
 // table puts the cells of rows in columns, without spaces at the ends of lines. A head without rows is no table.

@@ -10,16 +10,16 @@ import (
 	"kicker/kick"
 )
 
-// Roles is a table of roles.
-func Roles(list []api.Role) string {
+// Roles is a table of roles in a format: table or name.
+func Roles(roles []api.Role, format string) string {
 	rows := [][]string{{"ROLE", "MEMBERS", "SELECTOR", "REVISION", "DEPENDENTS"}}
-	for _, r := range list {
+	for _, r := range roles {
 		rows = append(rows, []string{
 			"role/" + r.Name, memberCount(len(r.Members), len(r.Nodes), r.Sync, r.Held),
 			dash(r.Selector), dash(r.Revision.Hash), dash(api.List(r.Dependents, few)),
 		})
 	}
-	return table(rows)
+	return list(rows, len(rows[0]), format)
 }
 
 // Role is one role with its members and dependents.

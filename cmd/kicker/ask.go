@@ -4,11 +4,13 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,13 +20,51 @@ import (
 	"kicker/config"
 )
 
-// clientFlags gives a command what newClient reads.
-func clientFlags(cmd *cobra.Command) {
+// asks gives a command that asks the controller the flags of newClient. With formats it has -o, the first being the
+// default.
+func asks(cmd *cobra.Command, formats ...string) *cobra.Command {
 	cmd.Flags().String("api", "", "`URL` of the controller, or unix:///PATH "+
 		"(KICKER_API; default: its socket in state_dir, else api.url of the configuration)")
 	cmd.Flags().String("token-file", "", "`file` with the controller's token (default: as configured)")
-	bindFlag(cmd, "api", "api.url")
-	bindFlag(cmd, "token-file", "token_file")
+	bindFlags(cmd, map[string]string{"api": "api.url", "token-file": "token_file"})
+	if len(formats) == 0 {
+		return cmd
+	}
+	all, args := strings.Join(formats, ", "), cmd.Args
+	cmd.Flags().StringP("output", "o", formats[0], "print in this `format`: "+all)
+	cmd.Args = func(cmd *cobra.Command, given []string) error {
+		if got := output(cmd); !slices.Contains(formats, got) {
+			return usageError("-o %s: choose one of %s", got, all)
+		}
+		return args(cmd, given)
+	}
+	complete := cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)
+	_ = cmd.RegisterFlagCompletionFunc("output", complete) // the flag exists
+	return cmd
+}
+
+func output(cmd *cobra.Command) string { return cmd.Flag("output").Value.String() }
+
+// get asks the controller for path and prints the answer, which it also returns.
+func get[T any](cmd *cobra.Command, path string, query url.Values, text func(T, time.Time) string) (answer T, err error) {
+	c, err := newClient(cmd)
+	if err != nil {
+		return answer, err
+	}
+	raw, err := c.Get(cmd.Context(), path, query, &answer)
+	if err != nil {
+		return answer, err
+	}
+	return answer, show(cmd, raw, text(answer, c.Now()))
+}
+
+// show prints an answer: with -o json as it came, else as text.
+func show(cmd *cobra.Command, raw []byte, text string) error {
+	if output(cmd) == "json" {
+		text = string(raw)
+	}
+	_, err := io.WriteString(cmd.OutOrStdout(), text)
+	return err
 }
 
 // newClient is a client of the controller that the flags, the environment or the configuration name.
