@@ -71,13 +71,11 @@ func show(cmd *cobra.Command, raw []byte, text string) error {
 func newClient(cmd *cobra.Command) (*client.Client, error) {
 	api := cmd.Flags().Lookup("api")
 	if env := os.Getenv("KICKER_API"); env != "" && !api.Changed {
-		if err := cmd.Flags().Set("api", env); err != nil {
-			return nil, fmt.Errorf("KICKER_API: %w", err)
-		}
+		_ = cmd.Flags().Set("api", env) // any text will do
 	}
 	o := configOptions(cmd)
 	cfg, err := config.Load(o)
-	if problems := (config.Problems)(nil); errors.As(err, &problems) && o.File == "" {
+	if problems, ok := errors.AsType[config.Problems](err); ok && o.File == "" {
 		// A wrong configuration must not stop a person who asks what is wrong.
 		fmt.Fprintf(cmd.ErrOrStderr(), "kicker: %v\nkicker: asking without this configuration\n", problems)
 		o.File = os.DevNull
@@ -102,35 +100,27 @@ func newClient(cmd *cobra.Command) (*client.Client, error) {
 // isImplied reports whether the URL only follows from where a controller on this machine would listen.
 func isImplied(api config.APIConfig) bool {
 	u, err := url.Parse(api.URL)
-	if err != nil {
-		return false
-	}
-	_, port, err := net.SplitHostPort(api.Listen)
-	ip := net.ParseIP(u.Hostname())
-	return err == nil && u.Port() == port && ip != nil && ip.IsLoopback()
+	_, port, _ := net.SplitHostPort(api.Listen) // checked before
+	return err == nil && u.Port() == port && net.ParseIP(u.Hostname()).IsLoopback()
 }
 
 func answers(socket string) bool {
 	conn, err := net.DialTimeout("unix", socket, time.Second)
-	if err != nil {
-		return false
+	if err == nil {
+		conn.Close()
 	}
-	conn.Close()
-	return true
+	return err == nil
 }
 
 // object reads an argument such as node/N or role/R.
 func object(arg string, kinds ...string) (kind, name string, err error) {
 	kind, name, _ = strings.Cut(arg, "/")
-	want := make([]string, len(kinds))
-	for i, k := range kinds {
-		want[i] = k + "/" + name
-		if kind == k && name != "" {
-			return kind, name, nil
-		}
-		if name == "" {
-			want[i] = k + "/" + cmp.Or(kind, "NAME")
-		}
+	if name != "" && slices.Contains(kinds, kind) {
+		return kind, name, nil
+	}
+	var want []string
+	for _, k := range kinds {
+		want = append(want, k+"/"+cmp.Or(name, kind, "NAME"))
 	}
 	return "", "", usageError("%q: write %s", arg, strings.Join(want, " or "))
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 
@@ -20,20 +21,16 @@ func configCommand() *cobra.Command {
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				o := configOptions(cmd)
 				o.Listens = true
-				file, err := config.Find(o)
+				_, err := config.Load(o)
+				if problems, ok := errors.AsType[config.Problems](err); ok {
+					fmt.Fprintln(cmd.ErrOrStderr(), problems)
+					return exitError{code: exitFailed}
+				}
 				if err != nil {
 					return err
 				}
-				var problems config.Problems
-				if _, err := config.Load(o); errors.As(err, &problems) {
-					fmt.Fprintln(cmd.ErrOrStderr(), problems)
-					return exitError{code: exitFailed}
-				} else if err != nil {
-					return err
-				}
-				if file == "" {
-					file = "no configuration file, defaults and environment"
-				}
+				file, _ := config.Find(o) // Load has found it
+				file = cmp.Or(file, "no configuration file, defaults and environment")
 				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: ok\n", file)
 				return err
 			},

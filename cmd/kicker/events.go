@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"io"
 	"net/url"
 	"strconv"
 
@@ -27,11 +28,15 @@ With -f it prints new events as they happen, until it is interrupted. With -o js
 		if err != nil {
 			return err
 		}
-		print := func(line []byte, e api.Event) error { return show(cmd, append(line, '\n'), print.Event(e)) }
+		print := func(e api.Event) error {
+			if output(cmd) == "json" {
+				return json.NewEncoder(cmd.OutOrStdout()).Encode(e)
+			}
+			_, err := io.WriteString(cmd.OutOrStdout(), print.Event(e))
+			return err
+		}
 		if *follow {
-			return c.Follow(cmd.Context(), int64(*since), func(line []byte, e api.Event) (bool, error) {
-				return false, print(line, e)
-			})
+			return c.Follow(cmd.Context(), int64(*since), func(e api.Event) (bool, error) { return false, print(e) })
 		}
 		var events []api.Event
 		query := url.Values{"since": {strconv.FormatUint(*since, 10)}}
@@ -39,11 +44,7 @@ With -f it prints new events as they happen, until it is interrupted. With -o js
 			return err
 		}
 		for _, e := range events {
-			line, err := json.Marshal(e)
-			if err != nil {
-				return err
-			}
-			if err := print(line, e); err != nil {
+			if err := print(e); err != nil {
 				return err
 			}
 		}

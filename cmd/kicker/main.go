@@ -26,6 +26,13 @@ const (
 	exitTimeout     = 5
 )
 
+var exitCodes = map[client.Kind]int{
+	client.Failed:      exitFailed,
+	client.BadRequest:  exitUsage,
+	client.Unreachable: exitUnreachable,
+	client.TimedOut:    exitTimeout,
+}
+
 // exitError is an error with an exit code. Without an err nothing more is printed.
 type exitError struct {
 	code int
@@ -39,8 +46,6 @@ func (e exitError) Error() string {
 	return e.err.Error()
 }
 
-func (e exitError) Unwrap() error { return e.err }
-
 // usageError is a mistake in how the command was called. It should say how to call it instead.
 func usageError(format string, args ...any) error {
 	return exitError{exitUsage, fmt.Errorf(format, args...)}
@@ -53,13 +58,12 @@ func main() {
 	if err == nil {
 		return
 	}
-	var exit exitError
-	if !errors.As(err, &exit) { // cobra rejected it before the command ran
-		err = usageError("%w: see %s --help", err, cmd.CommandPath())
-		errors.As(err, &exit)
+	exit, ok := errors.AsType[exitError](err)
+	if !ok { // cobra rejected it before the command ran
+		exit = exitError{exitUsage, fmt.Errorf("%w: see %s --help", err, cmd.CommandPath())}
 	}
 	if exit.err != nil {
-		fmt.Fprintln(os.Stderr, "kicker:", err)
+		fmt.Fprintln(os.Stderr, "kicker:", exit.err)
 	}
 	os.Exit(exit.code)
 }
@@ -131,28 +135,14 @@ func finish(cmd *cobra.Command) {
 	run := cmd.RunE
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		err := run(cmd, args)
-		var exit exitError
-		if err == nil || errors.As(err, &exit) {
+		if _, ok := errors.AsType[exitError](err); ok || err == nil {
 			return err
 		}
-		return exitError{exitCode(err), err}
+		if answer, ok := errors.AsType[*client.Error](err); ok {
+			return exitError{exitCodes[answer.Kind], err}
+		}
+		return exitError{exitFailed, err}
 	}
-}
-
-func exitCode(err error) int {
-	var answer *client.Error
-	if !errors.As(err, &answer) {
-		return exitFailed
-	}
-	switch answer.Kind {
-	case client.BadRequest:
-		return exitUsage
-	case client.Unreachable:
-		return exitUnreachable
-	case client.TimedOut:
-		return exitTimeout
-	}
-	return exitFailed
 }
 
 func knownCommand(cmd *cobra.Command, args []string) error {

@@ -2,9 +2,7 @@
 package client
 
 import (
-	"bufio"
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -129,7 +127,7 @@ func (c *Client) open(ctx context.Context, method, path string, body any) (*http
 }
 
 func (c *Client) unreachable(err error) error {
-	if wrapped := (*url.Error)(nil); errors.As(err, &wrapped) {
+	if wrapped, ok := errors.AsType[*url.Error](err); ok {
 		err = wrapped.Err
 	}
 	kind := Unreachable
@@ -139,7 +137,7 @@ func (c *Client) unreachable(err error) error {
 	case errors.Is(err, context.DeadlineExceeded):
 		kind, err = TimedOut, errors.New("no answer in time")
 	}
-	if errno := syscall.Errno(0); errors.As(err, &errno) {
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		err = errno // without "dial tcp" and such
 	}
 	const remedy = "Is kicker controller running there? --api URL asks another one"
@@ -172,11 +170,8 @@ func (c *Client) rejected(r *http.Response) error {
 	return &Error{Failed, text}
 }
 
-// Take gets an event, and the line that it came in. It says whether it wants no more.
-type Take func(line []byte, e api.Event) (done bool, err error)
-
 // Follow hands over the events after since, and then each new one, until take is done or ctx ends. Both are no errors.
-func (c *Client) Follow(ctx context.Context, since int64, take Take) error {
+func (c *Client) Follow(ctx context.Context, since int64, take func(api.Event) (done bool, err error)) error {
 	err := c.follow(ctx, since, take)
 	if ctx.Err() != nil {
 		return nil
@@ -184,31 +179,27 @@ func (c *Client) Follow(ctx context.Context, since int64, take Take) error {
 	return err
 }
 
-func (c *Client) follow(ctx context.Context, since int64, take Take) error {
+func (c *Client) follow(ctx context.Context, since int64, take func(api.Event) (bool, error)) error {
 	r, err := c.open(ctx, http.MethodGet, fmt.Sprintf("/v1/events?follow=1&since=%d", since), nil)
 	if err != nil {
 		return err
 	}
 	defer r.Body.Close()
-	lines := bufio.NewScanner(r.Body)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		if len(lines.Bytes()) == 0 {
-			continue // it only shows that the stream lives
-		}
+	for events := json.NewDecoder(r.Body); ; {
 		var e struct {
 			api.Event
 			api.Error
 		}
-		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
-			return fmt.Errorf("follow the events of %s: %w", c.name, err)
+		if err := events.Decode(&e); errors.Is(err, io.EOF) {
+			return c.unreachable(errors.New("the stream of events ended"))
+		} else if err != nil {
+			return c.unreachable(err)
 		}
 		if e.Error.Error != "" {
 			return fmt.Errorf("follow the events of %s: %s", c.name, e.Error.Error)
 		}
-		if done, err := take(lines.Bytes(), e.Event); done || err != nil {
+		if done, err := take(e.Event); done || err != nil {
 			return err
 		}
 	}
-	return c.unreachable(cmp.Or(lines.Err(), errors.New("the stream of events ended")))
 }

@@ -281,7 +281,7 @@ func (d *demo) ended(name, how string) (restart func() error) {
 func (d *demo) followEvents(ctx context.Context) {
 	for ctx.Err() == nil {
 		// Follow ends with each controller. The timeline shows by itself that none is there.
-		_ = d.client().Follow(ctx, 0, func(_ []byte, e api.Event) (bool, error) {
+		_ = d.client().Follow(ctx, 0, func(e api.Event) (bool, error) {
 			d.timeline.event(e)
 			return false, nil
 		})
