@@ -25,8 +25,7 @@ var ErrTimeout = errors.New("timed out")
 
 // Unreachable reports whether an error of Leave means that the bus or the agent does not answer.
 func Unreachable(err error) bool {
-	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrNoServers) ||
-		errors.Is(err, nats.ErrAuthorization)
+	return errors.Is(err, bus.ErrUnreachable) || errors.Is(err, bus.ErrRejected) || errors.Is(err, inventory.ErrNoAgent)
 }
 
 // Leave tells the agent of a node to leave. It returns when a controller has received that, with wait when every
@@ -38,7 +37,7 @@ func Leave(ctx context.Context, cfg config.Config, wait bool) error {
 	if err != nil {
 		return err
 	}
-	token, err := nodeToken(cfg)
+	token, err := readToken(cfg.TokenFile)
 	if err != nil {
 		return err
 	}
@@ -70,12 +69,10 @@ func askLeave(ctx context.Context, nc *nats.Conn, cluster, node string, wait boo
 		once, cancel := context.WithTimeout(ctx, leaveTimeout)
 		answer, err := inventory.RequestLeave(once, nc, cluster, node)
 		cancel()
-		lost := errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil
-		if err != nil && !lost {
-			return status, err
-		}
-		if !lost {
+		if err == nil {
 			status = answer
+		} else if ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+			return status, err
 		}
 		if status.Released || status.Received && !wait {
 			return status, nil
