@@ -65,17 +65,17 @@ func RunController(ctx context.Context, o config.Options, version string, stderr
 	defer b.close()
 	log.Info("listening", "bus", b.where, "api", listener.Addr(), "socket", socket.Addr())
 
-	openReads := api.IsLoopback(cfg.API.Listen) || cfg.Insecure
-	open := web.Config{Token: token, OpenReads: openReads, Version: version, Log: log}
-	trusted := web.Config{Trusted: true, Version: version, Log: log}
 	return control(ctx, cfg.Config, b, log, func(ctx context.Context, c *controller.Controller) error {
 		r.control = c
+		trusted := web.Config{
+			Trusted: true, Version: version, Log: log, View: c.View, Kick: c.Kick, Lose: c.Lose, Plan: r.plan,
+		}
+		open := trusted
+		open.Trusted, open.Token, open.OpenReads = false, token, api.IsLoopback(cfg.API.Listen) || cfg.Insecure
 		group, ctx := errgroup.WithContext(ctx)
 		group.Go(func() error { return r.run(ctx, hangups) })
-		for ln, shown := range map[net.Listener]web.Config{listener: open, socket: trusted} {
-			shown.View, shown.Kick, shown.Lose, shown.Plan = c.View, c.Kick, c.Lose, r.plan
-			group.Go(func() error { return web.Serve(ctx, ln, web.Handler(shown)) })
-		}
+		group.Go(func() error { return web.Serve(ctx, socket, web.Handler(trusted)) })
+		group.Go(func() error { return web.Serve(ctx, listener, web.Handler(open)) })
 		return group.Wait()
 	})
 }
@@ -155,17 +155,10 @@ func control(ctx context.Context, cfg controller.Config, b controllerBus, log *s
 	results := make(chan kick.Result, 1024)
 	receive := func(r inventory.Received) {
 		r.At = time.Now()
-		select {
-		case received <- r:
-		case <-ctx.Done():
-		}
+		put(ctx, received, r)
 	}
-	sub, err := kick.ListenResults(sender, cfg.Cluster, func(r kick.Result) {
-		select {
-		case results <- r:
-		case <-ctx.Done():
-		}
-	}, func(err error) { receive(inventory.Received{Invalid: err}) })
+	sub, err := kick.ListenResults(sender, cfg.Cluster, func(r kick.Result) { put(ctx, results, r) },
+		func(err error) { receive(inventory.Received{Invalid: err}) })
 	if err != nil {
 		return err
 	}
@@ -183,6 +176,13 @@ func control(ctx context.Context, cfg controller.Config, b controllerBus, log *s
 	group.Go(func() error { return c.Run(ctx, received, results) })
 	group.Go(func() error { return serve(ctx, c) })
 	return group.Wait()
+}
+
+func put[T any](ctx context.Context, c chan<- T, v T) {
+	select {
+	case c <- v:
+	case <-ctx.Done():
+	}
 }
 
 // controllerSends is the messages that a controller sends, over a connection to the bus.
@@ -234,7 +234,11 @@ func ensureToken(path string) (string, error) {
 	return token, nil
 }
 
+// readToken is the token in a file, empty if there is no path.
 func readToken(path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return "", fmt.Errorf("token: %w", err)
