@@ -7,8 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/kballard/go-shellquote"
-
 	"kicker/controller/api"
 	"kicker/inventory"
 	"kicker/kick"
@@ -44,15 +42,13 @@ func Explanation(e api.Explanation, now time.Time) string {
 
 // life is the life of a node, and since when.
 func life(e api.Explanation, now time.Time) string {
-	switch e.Life {
-	case inventory.Suspect:
-		return fmt.Sprintf("became suspect %s ago", age(e.Since, now))
-	case inventory.Restarting:
-		return fmt.Sprintf("is restarting, stopped %s ago", age(e.Since, now))
-	case inventory.Left:
-		return fmt.Sprintf("left %s ago", age(e.Since, now))
+	began, ok := map[inventory.Life]string{
+		inventory.Suspect: "became suspect", inventory.Restarting: "is restarting, stopped", inventory.Left: "left",
+	}[e.Life]
+	if !ok {
+		return "is " + string(e.Life)
 	}
-	return "is " + string(e.Life)
+	return fmt.Sprintf("%s %s ago", began, age(e.Since, now))
 }
 
 // notMember is what a node that is not counted is to its roles: where its removal is held it is a member still.
@@ -81,7 +77,7 @@ func held(line func(string, ...any), role string, h api.Held, now time.Time) {
 		line("  probes: %s", h.Probe)
 	}
 	if !h.Shadow {
-		line("  do: if they are lost for good, kicker accept-loss %s", shellquote.Join("role/"+role))
+		line("  do: if they are lost for good, %s", api.AcceptLoss(role))
 	}
 }
 
@@ -137,16 +133,14 @@ func difference(n api.Need) string {
 		return fmt.Sprintf("applied is current, %s", revision(n.Current))
 	}
 	text := fmt.Sprintf("applied is %s, current is %s", revision(*n.Applied), revision(n.Current))
-	var nodes []string
-	for _, d := range changes(n.Added, n.Removed, n.Changed) {
-		for _, node := range d.nodes {
-			nodes = append(nodes, d.sign+node)
+	sep := ": "
+	for _, c := range changes(n.Added, n.Removed, n.Changed) {
+		for _, node := range c.nodes {
+			text += sep + c.sign + node
+			sep = " "
 		}
 	}
-	if len(nodes) == 0 {
-		return text
-	}
-	return text + ": " + strings.Join(nodes, " ")
+	return text
 }
 
 // change is nodes that a membership gains (+), loses (-), or has with other member facts (~).

@@ -11,17 +11,17 @@ import (
 
 // Plan says what another configuration would change.
 func Plan(p api.Plan) string {
-	rows := [][]string{{"ROLE", "MEMBERS", "WHAT CHANGES"}}
-	for _, r := range p.Roles {
-		rows = append(rows, []string{"role/" + r.Name, plannedMembers(r), plannedChange(r)})
-	}
-	actions := [][]string{{"NODE", "ACTION", "NOW", "THEN", "BECAUSE OF"}}
-	for _, a := range p.Actions {
-		now, then := dash(string(a.Now.State)), string(a.Then.State)
-		actions = append(actions, []string{"node/" + a.Node, a.Action, now, then, dash(a.Then.Reason)})
-	}
+	roles := rows([]string{"ROLE", "MEMBERS", "WHAT CHANGES"}, p.Roles, func(r api.PlannedRole) []string {
+		return []string{"role/" + r.Name, plannedMembers(r), plannedChange(r)}
+	})
+	head := []string{"NODE", "ACTION", "NOW", "THEN", "BECAUSE OF"}
+	actions := rows(head, p.Actions, func(a api.PlannedAction) []string {
+		return []string{
+			"node/" + a.Node, a.Action, dash(string(a.Now.State)), string(a.Then.State), dash(a.Then.Reason),
+		}
+	})
 	var b strings.Builder
-	for _, t := range []string{table(rows), table(actions)} {
+	for _, t := range []string{table(roles), table(actions)} {
 		if t != "" {
 			b.WriteString(t + "\n")
 		}
@@ -38,15 +38,17 @@ func Plan(p api.Plan) string {
 }
 
 func plannedMembers(r api.PlannedRole) string {
-	switch {
-	case r.Now == nil:
-		return fmt.Sprintf("none → %d", len(r.Then.Members))
-	case r.Then == nil:
-		return fmt.Sprintf("%d → none", len(r.Now.Members))
-	case len(r.Now.Members) == len(r.Then.Members):
-		return fmt.Sprint(len(r.Now.Members))
+	count := func(r *api.Role) string {
+		if r == nil {
+			return "none"
+		}
+		return fmt.Sprint(len(r.Members))
 	}
-	return fmt.Sprintf("%d → %d", len(r.Now.Members), len(r.Then.Members))
+	now, then := count(r.Now), count(r.Then)
+	if now == then {
+		return now
+	}
+	return now + " → " + then
 }
 
 func plannedChange(r api.PlannedRole) string {

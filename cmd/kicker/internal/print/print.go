@@ -2,10 +2,10 @@
 package print
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -21,17 +21,14 @@ const few = 3
 
 // Nodes is a table of nodes in a format: table, wide or name.
 func Nodes(nodes []api.Node, format string, now time.Time) string {
-	rows := [][]string{
-		{"NODE", "LIFE", "READY", "ROLES", "ADDRESS", "AGE", "OS", "INSTANCE", "BOOT", "NOT READY BECAUSE"},
-	}
-	for _, n := range nodes {
-		rows = append(rows, []string{
+	head := []string{"NODE", "LIFE", "READY", "ROLES", "ADDRESS", "AGE", "OS", "INSTANCE", "BOOT", "NOT READY BECAUSE"}
+	return list(rows(head, nodes, func(n api.Node) []string {
+		return []string{
 			"node/" + n.Name, string(n.Life), yesNo(n.Ready), dash(strings.Join(n.Roles, ",")),
 			fact(n.Facts, "ipaddress"), age(n.Joined, now),
 			fact(n.Facts, "os.name"), n.Instance, n.Boot, dash(n.NotReady),
-		})
-	}
-	return list(rows, 6, format)
+		}
+	}), 6, format)
 }
 
 func fact(facts inventory.Facts, path string) string {
@@ -41,17 +38,16 @@ func fact(facts inventory.Facts, path string) string {
 
 // Runs is a table of runs in a format: table or wide.
 func Runs(runs []api.Run, format string, now time.Time) string {
-	rows := [][]string{{"NODE", "ACTION", "AGE", "OUTCOME", "TOOK", "REASON", "RUN", "ERROR"}}
-	for _, r := range runs {
+	head := []string{"NODE", "ACTION", "AGE", "OUTCOME", "TOOK", "REASON", "RUN", "ERROR"}
+	return list(rows(head, runs, func(r api.Run) []string {
 		took := "-"
 		if !r.Ended.IsZero() {
 			took = api.Duration(r.Duration)
 		}
-		rows = append(rows, []string{
+		return []string{
 			"node/" + r.Node, r.Action, age(r.Started, now), outcome(r), took, dash(r.Reason), r.ID, dash(r.Error),
-		})
-	}
-	return list(rows, 6, format)
+		}
+	}), 6, format)
 }
 
 // Run is a run in one line: how it ended, when, and in what time.
@@ -91,19 +87,17 @@ func Event(e api.Event) string {
 
 // Kicked says when the actions of an order are kicked, or would be.
 func Kicked(kicked api.Kicked, dryRun bool, now time.Time) string {
-	head := "KICKED"
+	head := []string{"NODE", "ACTION", "STATE", "KICKED"}
 	if dryRun {
-		head = "WOULD BE KICKED"
+		head[3] = "WOULD BE KICKED"
 	}
-	rows := [][]string{{"NODE", "ACTION", "STATE", head}}
-	for _, v := range kicked.Actions {
+	return table(rows(head, kicked.Actions, func(v api.Verdict) []string {
 		when := "now"
 		if len(v.Gates) > 0 || v.Running != nil {
 			when = "after " + waitsFor(v, now)
 		}
-		rows = append(rows, []string{"node/" + v.Node, v.Action, string(v.State), when})
-	}
-	return table(rows)
+		return []string{"node/" + v.Node, v.Action, string(v.State), when}
+	}))
 }
 
 // waitsFor is what a verdict waits for, in one line.
@@ -114,9 +108,9 @@ func waitsFor(v api.Verdict, now time.Time) string {
 	if len(v.Gates) == 0 {
 		return "nothing: it is kicked now"
 	}
-	gates := make([]string, len(v.Gates))
-	for i, g := range v.Gates {
-		gates[i] = gate(g, now)
+	var gates []string
+	for _, g := range v.Gates {
+		gates = append(gates, gate(g, now))
 	}
 	return strings.Join(gates, "; ")
 }
@@ -131,6 +125,15 @@ func gate(g api.Gate, now time.Time) string {
 		text += ": " + g.Why
 	}
 	return text
+}
+
+// rows are a head and a row for each item.
+func rows[T any](head []string, items []T, row func(T) []string) [][]string {
+	all := [][]string{head}
+	for _, item := range items {
+		all = append(all, row(item))
+	}
+	return all
 }
 
 // list is rows in a format. wide has all columns, table the first narrow ones, and name the first one without its head.
@@ -150,12 +153,14 @@ func list(rows [][]string, narrow int, format string) string {
 	return table(rows)
 }
 
+var blanks = regexp.MustCompile(`(?m) +$`)
+
 // table puts the cells of rows in columns, without spaces at the ends of lines. A head without rows is no table.
 func table(rows [][]string) string {
 	if len(rows) < 2 {
 		return ""
 	}
-	var b bytes.Buffer
+	var b strings.Builder
 	tw := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	for _, row := range rows {
 		for i, cell := range row {
@@ -164,11 +169,7 @@ func table(rows [][]string) string {
 		fmt.Fprintln(tw, strings.Join(row, "\t"))
 	}
 	tw.Flush() // a Buffer takes everything
-	var trimmed strings.Builder
-	for line := range strings.Lines(b.String()) {
-		trimmed.WriteString(strings.TrimRight(line, " \n") + "\n")
-	}
-	return trimmed.String()
+	return blanks.ReplaceAllString(b.String(), "")
 }
 
 // Line keeps what nodes say from moving the cursor, or the columns.
@@ -189,10 +190,7 @@ func cell(value any) string {
 	case string:
 		return dash(v)
 	}
-	b, err := json.Marshal(value)
-	if err != nil {
-		return fmt.Sprint(value)
-	}
+	b, _ := json.Marshal(value) // it came as JSON
 	return string(b)
 }
 

@@ -12,14 +12,13 @@ import (
 
 // Roles is a table of roles in a format: table or name.
 func Roles(roles []api.Role, format string) string {
-	rows := [][]string{{"ROLE", "MEMBERS", "SELECTOR", "REVISION", "DEPENDENTS"}}
-	for _, r := range roles {
-		rows = append(rows, []string{
+	head := []string{"ROLE", "MEMBERS", "SELECTOR", "REVISION", "DEPENDENTS"}
+	return list(rows(head, roles, func(r api.Role) []string {
+		return []string{
 			"role/" + r.Name, memberCount(len(r.Members), len(r.Nodes), r.Sync, r.Held),
 			dash(r.Selector), dash(r.Revision.Hash), dash(api.List(r.Dependents, few)),
-		})
-	}
-	return list(rows, len(rows[0]), format)
+		}
+	}), len(head), format)
 }
 
 // Role is one role with its members and dependents.
@@ -47,31 +46,28 @@ func Role(r api.Role, now time.Time) string {
 
 // members is a table of a role's nodes, and of nodes that are gone and held.
 func members(r api.Role) string {
-	nodes, heldNodes := slices.Clone(r.Nodes), []string(nil)
+	var heldNodes []string
 	if r.Held != nil {
 		heldNodes = r.Held.Nodes
 	}
-	nodes = append(nodes, heldNodes...)
+	nodes := slices.Concat(r.Nodes, heldNodes)
 	slices.Sort(nodes)
 	head := []string{"NODE", "MEMBER"}
 	for _, f := range r.MemberFacts {
 		head = append(head, strings.ToUpper(f))
 	}
-	rows := [][]string{head}
-	for _, node := range slices.Compact(nodes) {
+	return table(rows(head, slices.Compact(nodes), func(node string) []string {
 		i := slices.IndexFunc(r.Members, func(m kick.Member) bool { return m.Node == node })
-		row := []string{"node/" + node, yesNo(i >= 0)}
+		row, facts := []string{"node/" + node, yesNo(i >= 0)}, map[string]any{}
+		if i >= 0 {
+			facts = r.Members[i].Facts
+		}
 		if i >= 0 && slices.Contains(heldNodes, node) {
 			row[1] = "held"
 		}
 		for _, f := range r.MemberFacts {
-			var value any
-			if i >= 0 {
-				value = r.Members[i].Facts[f]
-			}
-			row = append(row, cell(value))
+			row = append(row, cell(facts[f]))
 		}
-		rows = append(rows, row)
-	}
-	return table(rows)
+		return row
+	}))
 }

@@ -3,6 +3,7 @@ package print
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -55,12 +56,7 @@ func problems(line func(string, ...any), list []api.Problem, now time.Time) {
 			depth[p.Code] = above + 1
 		}
 		indent := strings.Repeat("  ", depth[p.Code])
-		var head []string
-		for _, part := range []string{string(p.Severity), p.Object, p.Text} {
-			if part != "" {
-				head = append(head, part)
-			}
-		}
+		head := slices.DeleteFunc([]string{string(p.Severity), p.Object, p.Text}, func(s string) bool { return s == "" })
 		began := ""
 		if !p.Since.IsZero() {
 			began = fmt.Sprintf(" (began %s ago)", age(p.Since, now))
@@ -93,8 +89,8 @@ func tally[K ~string](counts map[K]int, kinds ...K) string {
 }
 
 func statusRoles(st api.Status) string {
-	rows := [][]string{{"ROLE", "MEMBERS", "DEPENDENTS", "NOT MEMBERS"}}
-	for _, r := range st.Roles {
+	head := []string{"ROLE", "MEMBERS", "DEPENDENTS", "NOT MEMBERS"}
+	return table(rows(head, st.Roles, func(r api.RoleStatus) []string {
 		members, not := memberCount(r.Members, r.Nodes, r.Sync, r.Held), dash(api.List(r.NotMembers, few))
 		switch {
 		case r.Unknown:
@@ -102,9 +98,8 @@ func statusRoles(st api.Status) string {
 		case st.Sync.Open && !r.Sync.Open:
 			not = "not synced"
 		}
-		rows = append(rows, []string{"role/" + r.Name, members, fmt.Sprint(r.Dependents), not})
-	}
-	return table(rows)
+		return []string{"role/" + r.Name, members, fmt.Sprint(r.Dependents), not}
+	}))
 }
 
 // memberCount is how many of a role's nodes are members, and how many of the members are held.
@@ -119,11 +114,9 @@ func memberCount(members, nodes int, sync api.Sync, held *api.Held) string {
 }
 
 func stale(verdicts []api.Verdict, now time.Time) string {
-	rows := [][]string{{"NODE", "ACTION", "STATE", "AGE", "LAST RUN", "WAITS FOR"}}
-	for _, v := range verdicts {
-		rows = append(rows, []string{
-			"node/" + v.Node, v.Action, string(v.State), age(v.Since, now), lastRun(v.Last), waitsFor(v, now),
-		})
-	}
-	return table(rows)
+	head := []string{"NODE", "ACTION", "STATE", "AGE", "LAST RUN", "WAITS FOR"}
+	return table(rows(head, verdicts, func(v api.Verdict) []string {
+		last, gates := lastRun(v.Last), waitsFor(v, now)
+		return []string{"node/" + v.Node, v.Action, string(v.State), age(v.Since, now), last, gates}
+	}))
 }
