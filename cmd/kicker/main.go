@@ -2,9 +2,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/signal"
 	"runtime"
@@ -26,24 +28,19 @@ const (
 	exitTimeout     = 5
 )
 
-var exitCodes = map[client.Kind]int{
-	client.Failed:      exitFailed,
-	client.BadRequest:  exitUsage,
-	client.Unreachable: exitUnreachable,
-	client.TimedOut:    exitTimeout,
+// exitCodes are the exit codes for a client.Error, by its status. Others are failures.
+var exitCodes = map[int]int{
+	0:                             exitUnreachable,
+	http.StatusUnauthorized:       exitUnreachable,
+	http.StatusServiceUnavailable: exitUnreachable,
+	http.StatusBadRequest:         exitUsage,
+	http.StatusGatewayTimeout:     exitTimeout,
 }
 
-// exitError is an error with an exit code. Without an err nothing more is printed.
+// exitError is an error with an exit code. Without an error nothing more is printed.
 type exitError struct {
 	code int
-	err  error
-}
-
-func (e exitError) Error() string {
-	if e.err == nil {
-		return fmt.Sprintf("exit code %d", e.code)
-	}
-	return e.err.Error()
+	error
 }
 
 // usageError is a mistake in how the command was called. It should say how to call it instead.
@@ -62,8 +59,8 @@ func main() {
 	if !ok { // cobra rejected it before the command ran
 		exit = exitError{exitUsage, fmt.Errorf("%w: see %s --help", err, cmd.CommandPath())}
 	}
-	if exit.err != nil {
-		fmt.Fprintln(os.Stderr, "kicker:", exit.err)
+	if exit.error != nil {
+		fmt.Fprintln(os.Stderr, "kicker:", exit.error)
 	}
 	os.Exit(exit.code)
 }
@@ -139,7 +136,7 @@ func finish(cmd *cobra.Command) {
 			return err
 		}
 		if answer, ok := errors.AsType[*client.Error](err); ok {
-			return exitError{exitCodes[answer.Kind], err}
+			return exitError{cmp.Or(exitCodes[answer.Status], exitFailed), err}
 		}
 		return exitError{exitFailed, err}
 	}

@@ -29,21 +29,10 @@ type Client struct {
 	now   time.Time
 }
 
-// Kind says what kind of failure an Error is. kicker exits with another code for each.
-type Kind int
-
-// The kinds of failures.
-const (
-	Failed      Kind = iota // the controller did not do what it was asked
-	BadRequest              // the question is wrong
-	Unreachable             // the controller does not answer, rejects the token, or is not synced
-	TimedOut
-)
-
 // Error is why there is no answer. It says what to do.
 type Error struct {
-	Kind Kind
-	text string
+	Status int // of HTTP: as answered, 0 without an answer, http.StatusGatewayTimeout without one in time
+	text   string
 }
 
 func (e *Error) Error() string { return e.text }
@@ -130,18 +119,18 @@ func (c *Client) unreachable(err error) error {
 	if wrapped, ok := errors.AsType[*url.Error](err); ok {
 		err = wrapped.Err
 	}
-	kind := Unreachable
+	status := 0
 	switch {
 	case errors.Is(err, context.Canceled):
-		return &Error{Failed, "interrupted"}
+		return errors.New("interrupted")
 	case errors.Is(err, context.DeadlineExceeded):
-		kind, err = TimedOut, errors.New("no answer in time")
+		status, err = http.StatusGatewayTimeout, errors.New("no answer in time")
 	}
 	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		err = errno // without "dial tcp" and such
 	}
 	const remedy = "Is kicker controller running there? --api URL asks another one"
-	return &Error{kind, fmt.Sprintf("can't reach the controller at %s: %v. %s", c.name, err, remedy)}
+	return &Error{status, fmt.Sprintf("can't reach the controller at %s: %v. %s", c.name, err, remedy)}
 }
 
 // rejected is the error that an answer other than 200 is.
@@ -161,13 +150,7 @@ func (c *Client) rejected(r *http.Response) error {
 	if len(e.Suggestions) > 0 {
 		text += fmt.Sprintf(" (did you mean %s?)", strings.Join(e.Suggestions, " or "))
 	}
-	switch r.StatusCode {
-	case http.StatusBadRequest:
-		return &Error{BadRequest, text}
-	case http.StatusServiceUnavailable, http.StatusUnauthorized:
-		return &Error{Unreachable, text}
-	}
-	return &Error{Failed, text}
+	return &Error{r.StatusCode, text}
 }
 
 // Follow hands over the events after since, and then each new one, until take is done or ctx ends. Both are no errors.
@@ -190,9 +173,11 @@ func (c *Client) follow(ctx context.Context, since int64, take func(api.Event) (
 			api.Event
 			api.Error
 		}
-		if err := events.Decode(&e); errors.Is(err, io.EOF) {
-			return c.unreachable(errors.New("the stream of events ended"))
-		} else if err != nil {
+		err := events.Decode(&e)
+		if errors.Is(err, io.EOF) {
+			err = errors.New("the stream of events ended")
+		}
+		if err != nil {
 			return c.unreachable(err)
 		}
 		if e.Error.Error != "" {

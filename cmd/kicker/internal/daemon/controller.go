@@ -157,12 +157,11 @@ func control(ctx context.Context, cfg controller.Config, b controllerBus, log *s
 		r.At = time.Now()
 		put(ctx, received, r)
 	}
-	sub, err := kick.ListenResults(sender, cfg.Cluster, func(r kick.Result) { put(ctx, results, r) },
+	_, err = kick.ListenResults(sender, cfg.Cluster, func(r kick.Result) { put(ctx, results, r) },
 		func(err error) { receive(inventory.Received{Invalid: err}) })
 	if err != nil {
 		return err
 	}
-	defer func() { _ = sub.Unsubscribe() }() // fails only when the connection is closed
 	stop, err := b.disconnects(func(server string, client uint64, why string) {
 		conn := inventory.Conn{Server: server, Client: client}
 		receive(inventory.Received{Disconnect: &inventory.Disconnect{Conn: conn, Why: why}})
@@ -219,16 +218,16 @@ func ensureToken(path string) (string, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return "", fmt.Errorf("token: %w", err)
 	}
+	token := rand.Text()
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		return readToken(path)
 	}
-	if err != nil {
-		return "", fmt.Errorf("token: %w", err)
+	if err == nil {
+		_, err = f.WriteString(token + "\n")
+		err = errors.Join(err, f.Sync(), f.Close())
 	}
-	token := rand.Text()
-	_, err = f.WriteString(token + "\n")
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+	if err != nil {
 		return "", fmt.Errorf("token: %w", err)
 	}
 	return token, nil

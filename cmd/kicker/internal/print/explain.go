@@ -85,10 +85,18 @@ func action(line func(string, ...any), a api.Action, now time.Time) {
 	if a.State == api.Converged {
 		line("Action %s is converged.", a.Action)
 	} else {
-		line("Action %s is %s, began %s ago%s.", a.Action, a.State, age(a.Since, now), because(a.Reason))
+		reason := ""
+		if a.Reason != "" {
+			reason = " (" + a.Reason + ")"
+		}
+		line("Action %s is %s, began %s ago%s.", a.Action, a.State, age(a.Since, now), reason)
 	}
 	for _, n := range a.Needs {
-		line("  depends on %s: %s", neededRole(n), difference(n))
+		role := "role/" + n.Role
+		if n.Shared != "" {
+			role += " where " + n.Shared
+		}
+		line("  depends on %s: %s", role, difference(n))
 	}
 	for _, g := range a.Gates {
 		line("  waits for: %s", gate(g, now))
@@ -109,21 +117,6 @@ func action(line func(string, ...any), a api.Action, now time.Time) {
 	line("  next: %s", next(a.Verdict, now))
 }
 
-func because(reason string) string {
-	if reason == "" {
-		return ""
-	}
-	return " (" + reason + ")"
-}
-
-// neededRole is the role that an action depends on, and what it is narrowed to.
-func neededRole(n api.Need) string {
-	if n.Shared == "" {
-		return "role/" + n.Role
-	}
-	return fmt.Sprintf("role/%s where %s", n.Role, n.Shared)
-}
-
 // difference compares what an action has applied with what is current.
 func difference(n api.Need) string {
 	switch {
@@ -134,24 +127,17 @@ func difference(n api.Need) string {
 	}
 	text := fmt.Sprintf("applied is %s, current is %s", revision(*n.Applied), revision(n.Current))
 	sep := ": "
-	for _, c := range changes(n.Added, n.Removed, n.Changed) {
-		for _, node := range c.nodes {
-			text += sep + c.sign + node
+	for i, nodes := range [][]string{n.Added, n.Removed, n.Changed} {
+		for _, node := range nodes {
+			text += sep + signs[i] + node
 			sep = " "
 		}
 	}
 	return text
 }
 
-// change is nodes that a membership gains (+), loses (-), or has with other member facts (~).
-type change struct {
-	sign  string
-	nodes []string
-}
-
-func changes(added, removed, changed []string) []change {
-	return []change{{"+", added}, {"-", removed}, {"~", changed}}
-}
+// signs mark the nodes that a membership gains, loses, and has with other member facts.
+var signs = []string{"+", "-", "~"}
 
 // revision is as much of a revision as one compares by eye.
 func revision(r kick.Revision) string {

@@ -53,9 +53,9 @@ func plannedMembers(r api.PlannedRole) string {
 
 func plannedChange(r api.PlannedRole) string {
 	var parts []string
-	for _, c := range changes(r.Added, r.Removed, r.Changed) {
-		if len(c.nodes) > 0 {
-			parts = append(parts, c.sign+" "+api.List(c.nodes, few))
+	for i, nodes := range [][]string{r.Added, r.Removed, r.Changed} {
+		if len(nodes) > 0 {
+			parts = append(parts, signs[i]+" "+api.List(nodes, few))
 		}
 	}
 	switch {

@@ -51,10 +51,7 @@ func Status(st api.Status, now time.Time) string {
 func problems(line func(string, ...any), list []api.Problem, now time.Time) {
 	depth := map[string]int{} // by code
 	for _, p := range list {
-		depth[p.Code] = 1
-		if above, ok := depth[p.CausedBy]; ok && p.CausedBy != "" {
-			depth[p.Code] = above + 1
-		}
+		depth[p.Code] = depth[p.CausedBy] + 1
 		indent := strings.Repeat("  ", depth[p.Code])
 		head := slices.DeleteFunc([]string{string(p.Severity), p.Object, p.Text}, func(s string) bool { return s == "" })
 		began := ""
