@@ -55,7 +55,7 @@ func get[T any](cmd *cobra.Command, path string, query url.Values, text func(T, 
 	if err != nil {
 		return answer, err
 	}
-	return answer, show(cmd, raw, text(answer, c.Now()))
+	return answer, show(cmd, raw, text(answer, c.Now))
 }
 
 // show prints an answer: with -o json as it came, else as text.
@@ -84,11 +84,11 @@ func newClient(cmd *cobra.Command) (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	if near := filepath.Join(cfg.StateDir, "api.sock"); isImplied(cfg.API) && !api.Changed && answers(near) {
+		cfg.API.URL = "unix://" + near
+	}
 	if strings.HasPrefix(cfg.API.URL, "unix://") {
 		return client.New(cfg.API.URL, ""), nil
-	}
-	if near := filepath.Join(cfg.StateDir, "api.sock"); isImplied(cfg.API) && !api.Changed && answers(near) {
-		return client.New("unix://"+near, ""), nil
 	}
 	token, err := os.ReadFile(cfg.TokenPath())
 	if err != nil && cfg.TokenFile != "" {
@@ -131,8 +131,6 @@ func caller() string {
 	if u, err := user.Current(); err == nil {
 		name = u.Username
 	}
-	if host, err := os.Hostname(); err == nil {
-		name += "@" + host
-	}
-	return name
+	host, _ := os.Hostname() // Linux always has one
+	return name + "@" + host
 }

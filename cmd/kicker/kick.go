@@ -54,7 +54,7 @@ and with 5 if the runs have not ended in time.`,
 			defer cancel()
 			return awaitRuns(ctx, cmd, c, kicked)
 		}
-		return show(cmd, raw, print.Kicked(kicked, *dryRun, c.Now()))
+		return show(cmd, raw, print.Kicked(kicked, *dryRun, c.Now))
 	}
 	return asks(cmd, "table", "json")
 }

@@ -26,7 +26,9 @@ type Client struct {
 	base  string // URL
 	name  string // of the controller's address, for people
 	token string
-	now   time.Time
+
+	// Now is the time of the last answer by the controller's clock: ages are right even if the clock here is not.
+	Now time.Time
 }
 
 // Error is why there is no answer. It says what to do.
@@ -49,15 +51,9 @@ func New(at, token string) *Client {
 	return c
 }
 
-// Now is the time of the last answer by the controller's clock: ages are right even if the clock here is not.
-func (c *Client) Now() time.Time { return c.now }
-
 // Get asks for path and decodes the answer into into. It also returns the answer as it came.
 func (c *Client) Get(ctx context.Context, path string, query url.Values, into any) ([]byte, error) {
-	if len(query) > 0 {
-		path += "?" + query.Encode()
-	}
-	return c.ask(ctx, http.MethodGet, path, nil, into)
+	return c.ask(ctx, http.MethodGet, strings.TrimSuffix(path+"?"+query.Encode(), "?"), nil, into)
 }
 
 // Post sends body to path and decodes the answer into into. It also returns the answer as it came. A body of bytes is
@@ -88,10 +84,7 @@ func (c *Client) ask(ctx context.Context, method, path string, body, into any) (
 func (c *Client) open(ctx context.Context, method, path string, body any) (*http.Response, error) {
 	content, isBytes := body.([]byte)
 	if body != nil && !isBytes {
-		var err error
-		if content, err = json.Marshal(body); err != nil {
-			return nil, err
-		}
+		content, _ = json.Marshal(body) // an order has only texts and numbers
 	}
 	r, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(content))
 	if err != nil {
@@ -104,9 +97,8 @@ func (c *Client) open(ctx context.Context, method, path string, body any) (*http
 	if err != nil {
 		return nil, c.unreachable(err)
 	}
-	c.now = time.Now()
-	if date, err := http.ParseTime(answer.Header.Get("Date")); err == nil {
-		c.now = date
+	if c.Now, err = http.ParseTime(answer.Header.Get("Date")); err != nil {
+		c.Now = time.Now()
 	}
 	if answer.StatusCode == http.StatusOK {
 		return answer, nil
