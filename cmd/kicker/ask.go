@@ -20,8 +20,7 @@ import (
 	"kicker/config"
 )
 
-// asks gives a command that asks the controller the flags of newClient. With formats it has -o, the first being the
-// default.
+// asks gives a command the flags of newClient, and with formats -o. The first format is the default.
 func asks(cmd *cobra.Command, formats ...string) *cobra.Command {
 	cmd.Flags().String("api", "", "`URL` of the controller, or unix:///PATH "+
 		"(KICKER_API; default: its socket in state_dir, else api.url of the configuration)")

@@ -41,10 +41,10 @@ has applied a membership without this node: then it is safe to stop the services
 		defer cancel()
 		err = daemon.Leave(ctx, cfg, *wait)
 		switch {
-		case errors.Is(err, daemon.ErrTimeout):
-			return exitError{exitTimeout, err}
 		case daemon.Unreachable(err):
 			return exitError{exitUnreachable, err}
+		case err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded):
+			return exitError{exitTimeout, err}
 		}
 		return err
 	}

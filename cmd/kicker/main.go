@@ -65,8 +65,7 @@ func main() {
 	os.Exit(exit.code)
 }
 
-// newRoot is the whole command line. To add a command, write `func xxxCommand() *cobra.Command` in xxx.go and add a
-// line here.
+// newRoot is the whole command line. A command is a function in a file of its own, and a line here.
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "kicker",
@@ -112,8 +111,7 @@ func onLinux(system string, cmd *cobra.Command) *cobra.Command {
 	return cmd
 }
 
-// finish gives the errors of every command their exit codes, and makes a command that only groups others reject what it
-// does not know: cobra would print its help and exit with 0.
+// finish gives errors their exit codes. A command that only groups others rejects unknown ones: cobra would exit with 0.
 func finish(cmd *cobra.Command) {
 	for _, sub := range cmd.Commands() {
 		finish(sub)

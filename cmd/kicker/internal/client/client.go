@@ -128,11 +128,8 @@ func (c *Client) unreachable(err error) error {
 // rejected is the error that an answer other than 200 is.
 func (c *Client) rejected(r *http.Response) error {
 	var e api.Error
-	b, err := io.ReadAll(io.LimitReader(r.Body, 64<<10))
-	if err == nil {
-		err = json.Unmarshal(b, &e)
-	}
-	if err != nil || e.Error == "" {
+	_ = json.NewDecoder(io.LimitReader(r.Body, 64<<10)).Decode(&e)
+	if e.Error == "" {
 		e.Error = fmt.Sprintf("ask the controller at %s: %s: is this kicker's API?", c.name, r.Status)
 	}
 	text := e.Error
@@ -146,15 +143,12 @@ func (c *Client) rejected(r *http.Response) error {
 }
 
 // Follow hands over the events after since, and then each new one, until take is done or ctx ends. Both are no errors.
-func (c *Client) Follow(ctx context.Context, since int64, take func(api.Event) (done bool, err error)) error {
-	err := c.follow(ctx, since, take)
-	if ctx.Err() != nil {
-		return nil
-	}
-	return err
-}
-
-func (c *Client) follow(ctx context.Context, since int64, take func(api.Event) (bool, error)) error {
+func (c *Client) Follow(ctx context.Context, since int64, take func(api.Event) (done bool, err error)) (err error) {
+	defer func() {
+		if ctx.Err() != nil {
+			err = nil
+		}
+	}()
 	r, err := c.open(ctx, http.MethodGet, fmt.Sprintf("/v1/events?follow=1&since=%d", since), nil)
 	if err != nil {
 		return err

@@ -118,21 +118,13 @@ func attend(ctx context.Context, cfg config.Config, self inventory.Identity, nc 
 	}
 	announcer.OnBeacon = func(b inventory.Beacon) { runner.Seen(b.Epoch, b.ID) }
 	group, ctx := errgroup.WithContext(ctx)
-	known := make(chan struct{}) // what the node has applied: no heartbeat before that
-	announce := sync.OnceFunc(func() { close(known) })
+	// No heartbeat before it is known what the node has applied.
+	announce := sync.OnceFunc(func() { group.Go(func() error { return announcer.Run(ctx) }) })
 	group.Go(func() error {
 		return runner.Run(ctx, nc, func(s kick.Status) {
 			announcer.SetKick(encodeStatus(s))
 			announce()
 		})
-	})
-	group.Go(func() error {
-		select {
-		case <-known:
-			return announcer.Run(ctx)
-		case <-ctx.Done():
-			return nil
-		}
 	})
 	group.Go(func() error {
 		for {
@@ -154,8 +146,7 @@ func attend(ctx context.Context, cfg config.Config, self inventory.Identity, nc 
 	return group.Wait()
 }
 
-// encodeStatus is kick's part of a heartbeat. It is empty for a node without actions, unless a removed action still
-// runs.
+// encodeStatus is kick's part of a heartbeat, empty if the node has no actions and runs none that was removed.
 func encodeStatus(s kick.Status) json.RawMessage {
 	if len(s.Actions) == 0 && s.Running == nil {
 		return nil

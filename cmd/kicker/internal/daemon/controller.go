@@ -84,12 +84,9 @@ func RunController(ctx context.Context, o config.Options, version string, stderr
 type controllerBus struct {
 	where       string
 	join        func(name string) (*nats.Conn, error)
-	disconnects func(closed closedFunc, lost func(why string)) (stop func(), err error)
+	disconnects func(closed func(server string, client uint64, why string), lost func(why string)) (stop func(), err error)
 	close       func()
 }
-
-// closedFunc gets a connection that the broker closed.
-type closedFunc = func(server string, client uint64, why string)
 
 // openBus starts the embedded server, or uses the bus of the configuration.
 func openBus(cfg config.Config, token string, log *slog.Logger) (controllerBus, error) {
@@ -99,7 +96,7 @@ func openBus(cfg config.Config, token string, log *slog.Logger) (controllerBus, 
 			join: func(name string) (*nats.Conn, error) {
 				return bus.Join([]string{cfg.Bus.URL}, "", name, log, func() {})
 			},
-			disconnects: func(closed closedFunc, lost func(string)) (func(), error) {
+			disconnects: func(closed func(string, uint64, string), lost func(string)) (func(), error) {
 				if cfg.Bus.SystemURL == "" {
 					log.Info("no disconnect events: only silence shows a death", "remedy", "set bus.system_url")
 					return func() {}, nil
@@ -123,7 +120,7 @@ func openBus(cfg config.Config, token string, log *slog.Logger) (controllerBus, 
 	return controllerBus{
 		where: embedded.Addr().String(),
 		join:  func(name string) (*nats.Conn, error) { return embedded.Join(name) },
-		disconnects: func(closed closedFunc, _ func(string)) (func(), error) {
+		disconnects: func(closed func(string, uint64, string), _ func(string)) (func(), error) {
 			return embedded.Disconnects(closed) // in this process none is lost
 		},
 		close: embedded.Close,

@@ -14,15 +14,6 @@ import (
 	"kicker/inventory"
 )
 
-// How the agent of a node that leaves is asked for the progress.
-const (
-	leaveInterval = 100 * time.Millisecond
-	leaveTimeout  = 2 * time.Second // then the question or the answer was lost
-)
-
-// ErrTimeout is that a node did not leave in time.
-var ErrTimeout = errors.New("timed out")
-
 // Unreachable reports whether an error of Leave means that the bus or the agent does not answer.
 func Unreachable(err error) bool {
 	return errors.Is(err, bus.ErrUnreachable) || errors.Is(err, bus.ErrRejected) || errors.Is(err, inventory.ErrNoAgent)
@@ -51,22 +42,21 @@ func Leave(ctx context.Context, cfg config.Config, wait bool) error {
 	case errors.Is(err, context.Canceled):
 		return fmt.Errorf("leave %s: interrupted", self.Node)
 	case errors.Is(err, context.DeadlineExceeded) && !status.Received:
-		return fmt.Errorf("leave %s: %w: the agent leaves, but no controller confirmed it", self.Node, ErrTimeout)
+		return fmt.Errorf("leave %s: timed out: the agent leaves, but no controller confirmed it", self.Node)
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("leave %s: %w: still waiting for %s. Keep the services running and run this again",
-			self.Node, ErrTimeout, api.List(status.Waiting, 10))
+		return fmt.Errorf("leave %s: timed out: still waiting for %s. Keep the services running and run this again",
+			self.Node, api.List(status.Waiting, 10))
 	}
 	return err
 }
 
-// askLeave tells the agent of node to leave, and asks again until a controller has received that, with wait until the
-// node is released. It returns how far that has come.
+// askLeave tells the agent of node to leave, and asks until a controller has received that, with wait until it is done.
 func askLeave(ctx context.Context, nc *nats.Conn, cluster, node string, wait bool) (inventory.LeaveStatus, error) {
 	var status inventory.LeaveStatus
-	tick := time.NewTicker(leaveInterval)
+	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		once, cancel := context.WithTimeout(ctx, leaveTimeout)
+		once, cancel := context.WithTimeout(ctx, 2*time.Second) // then the question or the answer was lost
 		answer, err := inventory.RequestLeave(once, nc, cluster, node)
 		cancel()
 		if err == nil {

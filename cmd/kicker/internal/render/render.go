@@ -105,8 +105,7 @@ func (j *Job) put(ctx context.Context, content []byte) (done string, err error) 
 	return done + ", reloaded", os.Remove(mark)
 }
 
-// replace puts content in the place of what is in path, with the same mode and owner, if the check succeeds. After a
-// power cut the file has one content or the other.
+// replace puts content into path, with the same mode and owner, if the check succeeds. A power cut leaves no mixture.
 func (j *Job) replace(ctx context.Context, path, mark string, content []byte) error {
 	dir := filepath.Dir(path)
 	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(dir), renameio.WithStaticPermissions(0o644),
@@ -143,16 +142,11 @@ func (j *Job) replace(ctx context.Context, path, mark string, content []byte) er
 	if err := f.CloseAtomicallyReplace(); err != nil {
 		return err
 	}
-	return syncDir(dir)
-}
-
-// syncDir makes a new name in a directory survive a power cut. renameio leaves that out.
-func syncDir(path string) error {
-	dir, err := os.Open(path)
+	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return errors.Join(d.Sync(), d.Close()) // renameio does not sync the new name
 }
 
 // command runs a command line, with file in the place of {}. What it prints is not data, so it goes to Stderr.
