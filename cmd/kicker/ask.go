@@ -45,16 +45,16 @@ func asks(cmd *cobra.Command, formats ...string) *cobra.Command {
 func output(cmd *cobra.Command) string { return cmd.Flag("output").Value.String() }
 
 // get asks the controller for path and prints the answer, which it also returns.
-func get[T any](cmd *cobra.Command, path string, query url.Values, text func(T, time.Time) string) (answer T, err error) {
+func get[T any](cmd *cobra.Command, path string, query url.Values, text func(T, time.Time) string) (got T, err error) {
 	c, err := newClient(cmd)
 	if err != nil {
-		return answer, err
+		return got, err
 	}
-	raw, err := c.Get(cmd.Context(), path, query, &answer)
+	raw, err := c.Get(cmd.Context(), path, query, &got)
 	if err != nil {
-		return answer, err
+		return got, err
 	}
-	return answer, show(cmd, raw, text(answer, c.Now))
+	return got, show(cmd, raw, text(got, c.Now))
 }
 
 // show prints an answer: with -o json as it came, else as text.

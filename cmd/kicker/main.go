@@ -111,7 +111,7 @@ func onLinux(system string, cmd *cobra.Command) *cobra.Command {
 	return cmd
 }
 
-// finish gives errors their exit codes. A command that only groups others rejects unknown ones: cobra would exit with 0.
+// finish gives errors their exit codes. A command that only groups others rejects unknown ones, where cobra succeeds.
 func finish(cmd *cobra.Command) {
 	for _, sub := range cmd.Commands() {
 		finish(sub)

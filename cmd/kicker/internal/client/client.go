@@ -117,6 +117,8 @@ func (c *Client) unreachable(err error) error {
 		return errors.New("interrupted")
 	case errors.Is(err, context.DeadlineExceeded):
 		status, err = http.StatusGatewayTimeout, errors.New("no answer in time")
+	case errors.Is(err, io.EOF):
+		err = errors.New("it closed the connection")
 	}
 	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		err = errno // without "dial tcp" and such
@@ -159,11 +161,7 @@ func (c *Client) Follow(ctx context.Context, since int64, take func(api.Event) (
 			api.Event
 			api.Error
 		}
-		err := events.Decode(&e)
-		if errors.Is(err, io.EOF) {
-			err = errors.New("the stream of events ended")
-		}
-		if err != nil {
+		if err := events.Decode(&e); err != nil {
 			return c.unreachable(err)
 		}
 		if e.Error.Error != "" {

@@ -84,7 +84,7 @@ func RunController(ctx context.Context, o config.Options, version string, stderr
 type controllerBus struct {
 	where       string
 	join        func(name string) (*nats.Conn, error)
-	disconnects func(closed func(server string, client uint64, why string), lost func(why string)) (stop func(), err error)
+	disconnects func(closed func(server string, client uint64, why string), lost func(why string)) (func(), error)
 	close       func()
 }
 

@@ -80,15 +80,16 @@ func plannedChange(r api.PlannedRole) string {
 }
 
 func changedSettings(now, then api.Role) []string {
+	join := func(list []string) string { return strings.Join(list, ", ") }
 	var parts []string
-	if now.Selector != then.Selector {
-		parts = append(parts, "selector "+then.Selector)
-	}
-	if !slices.Equal(now.MemberFacts, then.MemberFacts) {
-		parts = append(parts, "member facts "+dash(strings.Join(then.MemberFacts, ", ")))
-	}
-	if !slices.Equal(now.DependsOn, then.DependsOn) {
-		parts = append(parts, "depends on "+dash(strings.Join(then.DependsOn, ", ")))
+	for _, s := range []struct{ name, now, then string }{
+		{"selector", now.Selector, then.Selector},
+		{"member facts", join(now.MemberFacts), join(then.MemberFacts)},
+		{"depends on", join(now.DependsOn), join(then.DependsOn)},
+	} {
+		if s.now != s.then {
+			parts = append(parts, s.name+" "+dash(s.then))
+		}
 	}
 	return parts
 }

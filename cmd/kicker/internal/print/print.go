@@ -25,7 +25,7 @@ func Nodes(nodes []api.Node, format string, now time.Time) string {
 	head := []string{"NODE", "LIFE", "READY", "ROLES", "ADDRESS", "AGE", "OS", "INSTANCE", "BOOT", "NOT READY BECAUSE"}
 	return list(rows(head, nodes, func(n api.Node) []string {
 		return []string{
-			"node/" + n.Name, string(n.Life), yesNo(n.Ready), dash(strings.Join(n.Roles, ",")),
+			"node/" + n.Name, string(n.Life), yesNo[n.Ready], dash(strings.Join(n.Roles, ",")),
 			fact(n.Facts, "ipaddress"), age(n.Joined, now),
 			fact(n.Facts, "os.name"), n.Instance, n.Boot, dash(n.NotReady),
 		}
@@ -85,7 +85,7 @@ func members(r api.Role) string {
 	}
 	return table(rows(head, slices.Compact(nodes), func(node string) []string {
 		i := slices.IndexFunc(r.Members, func(m kick.Member) bool { return m.Node == node })
-		row, facts := []string{"node/" + node, yesNo(i >= 0)}, map[string]any{}
+		row, facts := []string{"node/" + node, yesNo[i >= 0]}, map[string]any{}
 		if i >= 0 {
 			facts = r.Members[i].Facts
 		}
@@ -115,10 +115,10 @@ func Runs(runs []api.Run, format string, now time.Time) string {
 
 // Run is a run in one line: how it ended, when, and in what time.
 func Run(r api.Run, now time.Time) string {
-	if r.Ended.IsZero() {
-		return outcome(r)
+	text := outcome(r)
+	if !r.Ended.IsZero() {
+		text += fmt.Sprintf(", %s ago, took %s", age(r.Ended, now), api.Duration(r.Duration))
 	}
-	text := fmt.Sprintf("%s, %s ago, took %s", outcome(r), age(r.Ended, now), api.Duration(r.Duration))
 	if r.Error != "" {
 		text += ": " + r.Error
 	}
@@ -203,11 +203,11 @@ func rows[T any](head []string, items []T, row func(T) []string) [][]string {
 func list(rows [][]string, narrow int, format string) string {
 	switch format {
 	case "name":
-		var names strings.Builder
+		names := ""
 		for _, row := range rows[1:] {
-			names.WriteString(row[0] + "\n")
+			names += row[0] + "\n"
 		}
-		return names.String()
+		return names
 	case "table":
 		for i := range rows {
 			rows[i] = rows[i][:narrow]
@@ -265,11 +265,6 @@ func age(from, to time.Time) string {
 	return "0s"
 }
 
-func yesNo(b bool) string {
-	if b {
-		return "yes"
-	}
-	return "no"
-}
+var yesNo = map[bool]string{true: "yes", false: "no"}
 
 func dash(s string) string { return cmp.Or(s, "-") }

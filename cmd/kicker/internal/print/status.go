@@ -57,7 +57,8 @@ func problems(line func(string, ...any), list []api.Problem, now time.Time) {
 	for _, p := range list {
 		depth[p.Code] = depth[p.CausedBy] + 1
 		indent := strings.Repeat("  ", depth[p.Code])
-		head := slices.DeleteFunc([]string{string(p.Severity), p.Object, p.Text}, func(s string) bool { return s == "" })
+		head := []string{string(p.Severity), p.Object, p.Text}
+		head = slices.DeleteFunc(head, func(s string) bool { return s == "" })
 		began := ""
 		if !p.Since.IsZero() {
 			began = fmt.Sprintf(" (began %s ago)", age(p.Since, now))

@@ -93,10 +93,7 @@ func (j *Job) put(ctx context.Context, content []byte) (done string, err error) 
 		}
 		done = "written"
 	}
-	if j.Reload == "" {
-		return done, nil
-	}
-	if _, err := os.Lstat(mark); errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Lstat(mark); j.Reload == "" || errors.Is(err, fs.ErrNotExist) {
 		return done, nil
 	}
 	if err := j.command(ctx, j.Reload, "{}"); err != nil {
