@@ -83,7 +83,7 @@ func newClient(cmd *cobra.Command) (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	if near := filepath.Join(cfg.StateDir, "api.sock"); isImplied(cfg.API) && !api.Changed && answers(near) {
+	if near := filepath.Join(cfg.StateDir, "api.sock"); !api.Changed && isImplied(cfg.API) && answers(near) {
 		cfg.API.URL = "unix://" + near
 	}
 	if strings.HasPrefix(cfg.API.URL, "unix://") {

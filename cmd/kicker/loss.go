@@ -41,10 +41,12 @@ leave need no announcement.`,
 	}
 	within := cmd.Flags().Duration("for", 15*time.Minute, "how long the announcement is valid")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		role, percent, err := parseExpected(args[0])
-		if err != nil {
-			return err
+		i := strings.LastIndexByte(args[0], '=') // a role that is a selector has one of its own
+		percent, err := strconv.Atoi(strings.TrimSuffix(args[0][i+1:], "%"))
+		if i < 0 || err != nil || percent < 1 || percent > 100 {
+			return usageError("%q: write role/R=PERCENT, from 1 to 100, as in role/web=50", args[0])
 		}
+		role := args[0][:i]
 		if *within <= 0 {
 			return usageError("--for %s: want more than 0, as in --for 15m", *within)
 		}
@@ -52,16 +54,6 @@ leave need no announcement.`,
 		return orderLoss(cmd, api.LossOrder{Object: role, Expect: percent, For: *within}, done)
 	}
 	return asks(cmd)
-}
-
-// parseExpected reads role/R=PERCENT. A role that is a selector has a = of its own.
-func parseExpected(arg string) (role string, percent int, err error) {
-	i := strings.LastIndexByte(arg, '=')
-	percent, err = strconv.Atoi(strings.TrimSuffix(arg[i+1:], "%"))
-	if i < 0 || err != nil || percent < 1 || percent > 100 {
-		return "", 0, usageError("%q: write role/R=PERCENT, from 1 to 100, as in role/web=50", arg)
-	}
-	return arg[:i], percent, nil
 }
 
 // orderLoss sends what a person says of a loss, and prints done.

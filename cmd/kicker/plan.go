@@ -27,16 +27,13 @@ The exit code is 0 in all these cases. With --check it is 1 if an action would b
 	}
 	check := cmd.Flags().Bool("check", false, "exit with 1 if an action would become stale or a removal would be held")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		file, err := config.Find(configOptions(cmd))
-		if err != nil {
-			return err
-		}
-		if file == "" {
-			return usageError("there is no configuration file: name one with --config NEW")
-		}
 		c, err := newClient(cmd) // it checks the file, too
 		if err != nil {
 			return err
+		}
+		file, _ := config.Find(configOptions(cmd)) // newClient has found it
+		if file == "" {
+			return usageError("there is no configuration file: name one with --config NEW")
 		}
 		text, err := os.ReadFile(file)
 		if err != nil {

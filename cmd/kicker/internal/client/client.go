@@ -18,8 +18,6 @@ import (
 	"kicker/controller/api"
 )
 
-const answerWithin = 15 * time.Second // of a controller that is asked a question
-
 // Client asks one controller. It is for one goroutine.
 type Client struct {
 	http  http.Client
@@ -63,7 +61,7 @@ func (c *Client) Post(ctx context.Context, path string, body, into any) ([]byte,
 }
 
 func (c *Client) ask(ctx context.Context, method, path string, body, into any) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
 	r, err := c.open(ctx, method, path, body)
 	if err != nil {

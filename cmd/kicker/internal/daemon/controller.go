@@ -103,9 +103,9 @@ func openBus(cfg config.Config, token string, log *slog.Logger) (controllerBus, 
 				}
 				stop, err := bus.Disconnects([]string{cfg.Bus.SystemURL}, log, closed, lost)
 				if err != nil {
-					return nil, fmt.Errorf("bus.system_url: %w", err)
+					err = fmt.Errorf("bus.system_url: %w", err)
 				}
-				return stop, nil
+				return stop, err
 			},
 			close: func() {},
 		}, nil

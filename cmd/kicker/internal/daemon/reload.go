@@ -14,9 +14,6 @@ import (
 	"kicker/controller/api"
 )
 
-// lookInterval is the time between two reads of the configuration file. A content that was read twice is complete.
-const lookInterval = 2 * time.Second
-
 // reloader reloads the configuration of a running controller, on SIGHUP and when the file has changed. It reports a
 // wrong configuration once, and the one in force stays.
 type reloader struct {
@@ -57,7 +54,7 @@ func lookAtConfig(o config.Options) look {
 
 // run reloads until ctx ends.
 func (r *reloader) run(ctx context.Context, hangups <-chan os.Signal) error {
-	tick := time.NewTicker(lookInterval)
+	tick := time.NewTicker(2 * time.Second) // a content that was read twice is complete
 	defer tick.Stop()
 	seen := r.tried
 	for {
