@@ -83,8 +83,8 @@ func newClient(cmd *cobra.Command) (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	if near := filepath.Join(cfg.StateDir, "api.sock"); !api.Changed && isImplied(cfg.API) && answers(near) {
-		cfg.API.URL = "unix://" + near
+	if socket := filepath.Join(cfg.StateDir, "api.sock"); !api.Changed && isNear(cfg.API, socket) {
+		cfg.API.URL = "unix://" + socket
 	}
 	if strings.HasPrefix(cfg.API.URL, "unix://") {
 		return client.New(cfg.API.URL, ""), nil
@@ -96,14 +96,13 @@ func newClient(cmd *cobra.Command) (*client.Client, error) {
 	return client.New(cfg.API.URL, strings.TrimSpace(string(token))), nil // on loopback most questions need no token
 }
 
-// isImplied reports whether the URL only follows from where a controller on this machine would listen.
-func isImplied(api config.APIConfig) bool {
+// isNear reports whether a controller answers at socket, and the URL only follows from where one here would listen.
+func isNear(api config.APIConfig, socket string) bool {
 	u, err := url.Parse(api.URL)
 	_, port, _ := net.SplitHostPort(api.Listen) // checked before
-	return err == nil && u.Port() == port && net.ParseIP(u.Hostname()).IsLoopback()
-}
-
-func answers(socket string) bool {
+	if err != nil || u.Port() != port || !net.ParseIP(u.Hostname()).IsLoopback() {
+		return false
+	}
 	conn, err := net.DialTimeout("unix", socket, time.Second)
 	if err == nil {
 		conn.Close()

@@ -30,8 +30,8 @@ func configCommand() *cobra.Command {
 					return err
 				}
 				file, _ := config.Find(o) // Load has found it
-				file = cmp.Or(file, "no configuration file, defaults and environment")
-				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: ok\n", file)
+				const none = "no configuration file, defaults and environment"
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: ok\n", cmp.Or(file, none))
 				return err
 			},
 		},

@@ -54,8 +54,7 @@ func (c *Client) Get(ctx context.Context, path string, query url.Values, into an
 	return c.ask(ctx, http.MethodGet, strings.TrimSuffix(path+"?"+query.Encode(), "?"), nil, into)
 }
 
-// Post sends body to path and decodes the answer into into. It also returns the answer as it came. A body of bytes is
-// sent as it is, any other as JSON.
+// Post is Get with a body. One of bytes is sent as it is, any other as JSON.
 func (c *Client) Post(ctx context.Context, path string, body, into any) ([]byte, error) {
 	return c.ask(ctx, http.MethodPost, path, body, into)
 }

@@ -196,10 +196,8 @@ func controllerSends(nc *nats.Conn, cluster string, log *slog.Logger) controller
 		Probe: func(ctx context.Context, node string, others []string) ([]string, error) {
 			return inventory.Probe(ctx, nc, cluster, node, others)
 		},
-		Ask: func(node, do string) { warn("order", inventory.Ask(nc, cluster, node, do)) },
-		RequestReports: func(splay time.Duration) {
-			warn("report request", inventory.RequestReports(nc, cluster, splay))
-		},
+		Ask:            func(node, do string) { warn("order", inventory.Ask(nc, cluster, node, do)) },
+		RequestReports: func(d time.Duration) { warn("report request", inventory.RequestReports(nc, cluster, d)) },
 		Beacon: func(id string, epoch int64, pace time.Duration) {
 			beacon := inventory.Beacon{V: inventory.Version, ID: id, Epoch: epoch, Pace: pace.Milliseconds()}
 			warn("beacon", inventory.SendBeacon(nc, cluster, beacon))

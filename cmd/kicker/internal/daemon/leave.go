@@ -19,8 +19,7 @@ func Unreachable(err error) bool {
 	return errors.Is(err, bus.ErrUnreachable) || errors.Is(err, bus.ErrRejected) || errors.Is(err, inventory.ErrNoAgent)
 }
 
-// Leave tells the agent of a node to leave. It returns when a controller has received that, with wait when every
-// dependent has applied a membership without the node.
+// Leave makes a node leave. It returns when a controller knows that, with wait when no dependent uses the node.
 func Leave(ctx context.Context, cfg config.Config, wait bool) error {
 	// Only the name is needed here.
 	known := inventory.Identity{Cluster: cfg.Cluster, Node: cfg.Agent.Name, Instance: "any", Boot: "any"}

@@ -14,8 +14,7 @@ import (
 	"kicker/controller/api"
 )
 
-// reloader reloads the configuration of a running controller, on SIGHUP and when the file has changed. It reports a
-// wrong configuration once, and the one in force stays.
+// reloader reloads a controller's configuration on SIGHUP and when the file has changed. It reports a wrong one once.
 type reloader struct {
 	options config.Options
 	running config.Config // as at the start: some settings can only change with a restart

@@ -11,9 +11,6 @@ import (
 	"kicker/inventory"
 )
 
-// loopTurns is how often at least a controller's loop publishes what it knows, generously.
-const loopTurns = 15 * time.Second
-
 // Status says whether all is well, and if not, what the problems are and what to do.
 func Status(st api.Status, now time.Time) string {
 	var b strings.Builder
@@ -32,7 +29,7 @@ func Status(st api.Status, now time.Time) string {
 	if st.Leader != "" {
 		line("standby: controller %s leads, this one sends no kicks", st.Leader)
 	}
-	if now.Sub(st.At) > loopTurns {
+	if now.Sub(st.At) > 15*time.Second { // its loop publishes what it knows every 5 s at least
 		line("the controller hangs: nothing new for %s. Restart it", age(st.At, now))
 	}
 	line("nodes: %s", tally(st.Nodes, inventory.Alive, inventory.Suspect, inventory.Restarting, inventory.Left))

@@ -72,10 +72,9 @@ func (j *Job) Run(ctx context.Context) error {
 	return err
 }
 
-// put makes content be what is in the file and what its reader has loaded, and says what it did.
-//
-// The mark is set before the file is replaced and removed after the reload. If anything cuts this short, the next
-// render finds either an old file or a mark, and does the rest.
+// put makes content be what is in the file and what its reader has loaded, and says what it did. The mark is set before
+// the file is replaced and removed after the reload. If anything cuts this short, the next render finds either an old
+// file or a mark, and does the rest.
 func (j *Job) put(ctx context.Context, content []byte) (done string, err error) {
 	path := j.File
 	if target, err := filepath.EvalSymlinks(path); err == nil {
