@@ -47,13 +47,27 @@ func agentFlags(cmd *cobra.Command) {
 	f.String("leave-on-stop", config.LeaveAuto, "leave when stopped: `auto|always|never`")
 	f.String("state-dir", "", "`directory` for what must outlive the agent")
 	f.String("token-file", "", "`file` with the token that the bus asks for")
-	for flag, key := range map[string]string{
+	bindFlags(cmd, map[string]string{
 		"server": "agent.server", "cluster": "cluster", "name": "agent.name", "instance": "agent.instance",
 		"role": "agent.roles", "depends-on": "agent.depends_on", "fact": "agent.facts", "action": "agent.actions",
 		"ready": "agent.ready.check", "ready-interval": "agent.ready.interval", "ready-rise": "agent.ready.rise",
 		"ready-fall": "agent.ready.fall", "leave-on-stop": "agent.leave_on_stop", "state-dir": "state_dir",
 		"token-file": "token_file",
-	} {
-		bindFlag(cmd, flag, key)
+	})
+}
+
+// shimCommand is what the agent starts for each run of an action.
+func shimCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "shim DIRECTORY",
+		Short:  "Run one action for an agent",
+		Hidden: true,
+		Args:   cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			if code := daemon.RunShim(args[0]); code != 0 {
+				return exitError{code: code}
+			}
+			return nil
+		},
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 
@@ -20,21 +21,17 @@ func configCommand() *cobra.Command {
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				o := configOptions(cmd)
 				o.Listens = true
-				file, err := config.Find(o)
+				_, err := config.Load(o)
+				if problems, ok := errors.AsType[config.Problems](err); ok {
+					fmt.Fprintln(cmd.ErrOrStderr(), problems)
+					return exitError{code: exitFailed}
+				}
 				if err != nil {
 					return err
 				}
-				var problems config.Problems
-				if _, err := config.Load(o); errors.As(err, &problems) {
-					fmt.Fprintln(cmd.ErrOrStderr(), problems)
-					return exitError{code: exitFailed}
-				} else if err != nil {
-					return err
-				}
-				if file == "" {
-					file = "no configuration file, defaults and environment"
-				}
-				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: ok\n", file)
+				file, _ := config.Find(o) // Load has found it
+				const none = "no configuration file, defaults and environment"
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: ok\n", cmp.Or(file, none))
 				return err
 			},
 		},
@@ -52,15 +49,16 @@ func configCommand() *cobra.Command {
 
 const configKey = "kicker/config-key"
 
-// bindFlag makes a flag of cmd set a key of the configuration, as in bindFlag(cmd, "listen", "bus.listen"). The flag's
-// own default is for its help only.
-func bindFlag(cmd *cobra.Command, flag, key string) {
-	if err := cmd.Flags().SetAnnotation(flag, configKey, []string{key}); err != nil {
-		panic(err) // there is no such flag
+// bindFlags makes flags of cmd set keys of the configuration. A flag's own default is for its help only.
+func bindFlags(cmd *cobra.Command, keys map[string]string) {
+	for flag, key := range keys {
+		if err := cmd.Flags().SetAnnotation(flag, configKey, []string{key}); err != nil {
+			panic(err) // there is no such flag
+		}
 	}
 }
 
-// configOptions are where cmd's configuration comes from: --config and the flags that were bound with bindFlag.
+// configOptions are where cmd's configuration comes from: --config and the flags that were bound with bindFlags.
 func configOptions(cmd *cobra.Command) config.Options {
 	o := config.Options{Flags: map[string]*pflag.Flag{}}
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {

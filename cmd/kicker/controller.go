@@ -32,13 +32,11 @@ func controllerCommand() *cobra.Command {
 	f.Bool("standby", false, "wait beside the controller that leads, and take over when it is silent; needs --bus-url")
 	f.Var(new(shadowFlag), "shadow", "only report removals that the guard would hold (guard: shadow, not enforced)")
 	f.Lookup("shadow").NoOptDefVal = "true"
-	for flag, key := range map[string]string{
+	bindFlags(cmd, map[string]string{
 		"cluster": "cluster", "listen": "bus.listen", "bus-url": "bus.url", "api-listen": "api.listen",
 		"state-dir": "state_dir", "token-file": "token_file", "insecure": "insecure", "settle": "settle",
 		"gone-after": "gone_after", "standby": "standby", "shadow": "guard",
-	} {
-		bindFlag(cmd, flag, key)
-	}
+	})
 	return cmd
 }
 

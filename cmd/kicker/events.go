@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"io"
 	"net/url"
 	"strconv"
 
@@ -22,18 +23,20 @@ With -f it prints new events as they happen, until it is interrupted. With -o js
 	}
 	follow := cmd.Flags().BoolP("follow", "f", false, "print new events as they happen")
 	since := cmd.Flags().Uint64("since", 0, "only events with a higher `number` than this")
-	clientFlags(cmd)
-	outputFlag(cmd, "table", "json")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		showEvent := func(line []byte, e api.Event) error { return show(cmd, append(line, '\n'), print.Event(e)) }
-		if *follow {
-			c, err := newClient(cmd)
-			if err != nil {
-				return err
+		c, err := newClient(cmd)
+		if err != nil {
+			return err
+		}
+		print := func(e api.Event) error {
+			if output(cmd) == "json" {
+				return json.NewEncoder(cmd.OutOrStdout()).Encode(e)
 			}
-			return c.Follow(cmd.Context(), int64(*since), func(line []byte, e api.Event) (bool, error) {
-				return false, showEvent(line, e)
-			})
+			_, err := io.WriteString(cmd.OutOrStdout(), print.Event(e))
+			return err
+		}
+		if *follow {
+			return c.Follow(cmd.Context(), int64(*since), func(e api.Event) (bool, error) { return false, print(e) })
 		}
 		var events []api.Event
 		query := url.Values{"since": {strconv.FormatUint(*since, 10)}}
@@ -41,15 +44,11 @@ With -f it prints new events as they happen, until it is interrupted. With -o js
 			return err
 		}
 		for _, e := range events {
-			line, err := json.Marshal(e)
-			if err != nil {
-				return err
-			}
-			if err := showEvent(line, e); err != nil {
+			if err := print(e); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
-	return cmd
+	return asks(cmd, "table", "json")
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -23,33 +24,20 @@ A selector compares facts with values: role=web, os.family=Debian,role!=db. A no
 		Args:    cobra.ArbitraryArgs,
 	}
 	failEmpty := cmd.Flags().Bool("fail-empty", false, "exit with 4 if no node matches")
-	clientFlags(cmd)
-	outputFlag(cmd, "table", "wide", "json", "name")
 	cmd.RunE = func(cmd *cobra.Command, selectors []string) error {
 		for _, s := range selectors {
 			if _, err := query.Parse(s); err != nil {
 				return usageError("%w", err)
 			}
 		}
-		var nodes []api.Node
-		raw, now, err := get(cmd, "/v1/nodes", url.Values{"selector": selectors}, &nodes)
-		if err != nil {
-			return err
-		}
-		text := print.Nodes(nodes, output(cmd) == "wide", now)
-		if output(cmd) == "name" {
-			text = ""
-			for _, n := range nodes {
-				text += "node/" + n.Name + "\n"
-			}
-		}
-		if err := show(cmd, raw, text); err != nil {
-			return err
-		}
-		if *failEmpty && len(nodes) == 0 {
+		query := url.Values{"selector": selectors}
+		nodes, err := get(cmd, "/v1/nodes", query, func(nodes []api.Node, now time.Time) string {
+			return print.Nodes(nodes, output(cmd), now)
+		})
+		if err == nil && *failEmpty && len(nodes) == 0 {
 			return exitError{exitEmpty, fmt.Errorf("no node matches %s", strings.Join(selectors, " "))}
 		}
-		return nil
+		return err
 	}
-	return cmd
+	return asks(cmd, "table", "wide", "json", "name")
 }

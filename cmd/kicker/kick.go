@@ -34,8 +34,6 @@ and with 5 if the runs have not ended in time.`,
 	dryRun := cmd.Flags().Bool("dry-run", false, "only show what would be kicked")
 	wait := cmd.Flags().Bool("wait", false, "wait for the outcome")
 	timeout := cmd.Flags().Duration("timeout", 5*time.Minute, "how long to wait")
-	clientFlags(cmd)
-	outputFlag(cmd, "table", "json")
 	cmd.MarkFlagsMutuallyExclusive("dry-run", "wait")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if _, _, err := object(args[0], "node", "role"); err != nil {
@@ -56,21 +54,19 @@ and with 5 if the runs have not ended in time.`,
 			defer cancel()
 			return awaitRuns(ctx, cmd, c, kicked)
 		}
-		return show(cmd, raw, print.Kicked(kicked, *dryRun, c.Now()))
+		return show(cmd, raw, print.Kicked(kicked, *dryRun, c.Now))
 	}
-	return cmd
+	return asks(cmd, "table", "json")
 }
 
 // awaitRuns waits until each action of an order has had a run that was kicked since, and prints how it went.
 func awaitRuns(ctx context.Context, cmd *cobra.Command, c *client.Client, kicked api.Kicked) error {
 	a := newAwaited(kicked)
-	err := c.Follow(ctx, kicked.After, func(_ []byte, e api.Event) (bool, error) {
-		if ours := a.take(e); ours && output(cmd) != "json" {
-			if _, err := io.WriteString(cmd.OutOrStdout(), print.Event(e)); err != nil {
-				return false, err
-			}
+	err := c.Follow(ctx, kicked.After, func(e api.Event) (done bool, err error) {
+		if a.take(e) && output(cmd) != "json" {
+			_, err = io.WriteString(cmd.OutOrStdout(), print.Event(e))
 		}
-		return len(a.runs) == 0, nil
+		return len(a.runs) == 0, err
 	})
 	if err == nil && output(cmd) == "json" {
 		err = showRuns(context.WithoutCancel(ctx), cmd, c, a.ended)
@@ -101,11 +97,6 @@ func showRuns(ctx context.Context, cmd *cobra.Command, c *client.Client, ids []s
 	return enc.Encode(runs)
 }
 
-// failedKicks are the events of a kick that led to no run. The controller tries it again.
-var failedKicks = []string{
-	api.EventKickRejected, api.EventKickUnanswered,
-}
-
 // awaited is the actions of an order whose runs have not ended.
 type awaited struct {
 	runs   map[string]string // by NODE/ACTION: the run that was kicked for the order, empty if none was
@@ -124,23 +115,19 @@ func newAwaited(kicked api.Kicked) *awaited {
 
 // take reports whether an event is about an action of the order.
 func (a *awaited) take(e api.Event) bool {
-	name := e.Node + "/" + e.Action
+	name, before := e.Node+"/"+e.Action, len(a.runs)
 	run, ours := a.runs[name]
 	switch {
 	case e.Kind == api.EventGone, e.Kind == api.EventLeft:
-		for name := range a.runs {
-			if strings.HasPrefix(name, e.Node+"/") {
-				delete(a.runs, name)
-				a.failed++
-				ours = true
-			}
-		}
+		maps.DeleteFunc(a.runs, func(name, _ string) bool { return strings.HasPrefix(name, e.Node+"/") })
+		a.failed += before - len(a.runs)
+		return len(a.runs) < before
 	case !ours:
 		return false
 	case e.Kind == api.EventKicked:
 		a.runs[name] = e.Run
 		delete(a.why, name)
-	case slices.Contains(failedKicks, e.Kind):
+	case e.Kind == api.EventKickRejected, e.Kind == api.EventKickUnanswered: // the controller tries it again
 		a.why[name] = e.Text
 	case e.Kind == api.EventSucceeded, e.Kind == api.EventFailed:
 		if run != e.Run {

@@ -29,11 +29,9 @@ has applied a membership without this node: then it is safe to stop the services
 	f.String("cluster", "main", "`name` of the cluster")
 	f.String("name", "", "`name` of this node (default: its lower-cased FQDN)")
 	f.String("token-file", "", "`file` with the token that the bus asks for")
-	for flag, key := range map[string]string{
+	bindFlags(cmd, map[string]string{
 		"server": "agent.server", "cluster": "cluster", "name": "agent.name", "token-file": "token_file",
-	} {
-		bindFlag(cmd, flag, key)
-	}
+	})
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := config.Load(configOptions(cmd))
 		if err != nil {
@@ -43,10 +41,10 @@ has applied a membership without this node: then it is safe to stop the services
 		defer cancel()
 		err = daemon.Leave(ctx, cfg, *wait)
 		switch {
-		case errors.Is(err, daemon.ErrTimeout):
-			return exitError{exitTimeout, err}
 		case daemon.Unreachable(err):
 			return exitError{exitUnreachable, err}
+		case err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded):
+			return exitError{exitTimeout, err}
 		}
 		return err
 	}

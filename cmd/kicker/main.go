@@ -2,9 +2,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/signal"
 	"runtime"
@@ -26,20 +28,20 @@ const (
 	exitTimeout     = 5
 )
 
-// exitError is an error with an exit code. Without an err nothing more is printed.
+// exitCodes are the exit codes for a client.Error, by its status. Others are failures.
+var exitCodes = map[int]int{
+	0:                             exitUnreachable,
+	http.StatusUnauthorized:       exitUnreachable,
+	http.StatusServiceUnavailable: exitUnreachable,
+	http.StatusBadRequest:         exitUsage,
+	http.StatusGatewayTimeout:     exitTimeout,
+}
+
+// exitError is an error with an exit code. Without an error nothing more is printed.
 type exitError struct {
 	code int
-	err  error
+	error
 }
-
-func (e exitError) Error() string {
-	if e.err == nil {
-		return fmt.Sprintf("exit code %d", e.code)
-	}
-	return e.err.Error()
-}
-
-func (e exitError) Unwrap() error { return e.err }
 
 // usageError is a mistake in how the command was called. It should say how to call it instead.
 func usageError(format string, args ...any) error {
@@ -53,19 +55,17 @@ func main() {
 	if err == nil {
 		return
 	}
-	var exit exitError
-	if !errors.As(err, &exit) { // cobra rejected it before the command ran
-		err = usageError("%w: see %s --help", err, cmd.CommandPath())
-		errors.As(err, &exit)
+	exit, ok := errors.AsType[exitError](err)
+	if !ok { // cobra rejected it before the command ran
+		exit = exitError{exitUsage, fmt.Errorf("%w: see %s --help", err, cmd.CommandPath())}
 	}
-	if exit.err != nil {
-		fmt.Fprintln(os.Stderr, "kicker:", err)
+	if exit.error != nil {
+		fmt.Fprintln(os.Stderr, "kicker:", exit.error)
 	}
 	os.Exit(exit.code)
 }
 
-// newRoot is the whole command line. To add a command, write `func xxxCommand() *cobra.Command` in xxx.go and add a
-// line here.
+// newRoot is the whole command line. A command is a function in a file of its own, and a line here.
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "kicker",
@@ -111,8 +111,7 @@ func onLinux(system string, cmd *cobra.Command) *cobra.Command {
 	return cmd
 }
 
-// finish gives the errors of every command their exit codes, and makes a command that only groups others reject what it
-// does not know: cobra would print its help and exit with 0.
+// finish gives errors their exit codes. A command that only groups others rejects unknown ones, where cobra succeeds.
 func finish(cmd *cobra.Command) {
 	for _, sub := range cmd.Commands() {
 		finish(sub)
@@ -131,28 +130,14 @@ func finish(cmd *cobra.Command) {
 	run := cmd.RunE
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		err := run(cmd, args)
-		var exit exitError
-		if err == nil || errors.As(err, &exit) {
+		if _, ok := errors.AsType[exitError](err); ok || err == nil {
 			return err
 		}
-		return exitError{exitCode(err), err}
+		if answer, ok := errors.AsType[*client.Error](err); ok {
+			return exitError{cmp.Or(exitCodes[answer.Status], exitFailed), err}
+		}
+		return exitError{exitFailed, err}
 	}
-}
-
-func exitCode(err error) int {
-	var answer *client.Error
-	if !errors.As(err, &answer) {
-		return exitFailed
-	}
-	switch answer.Kind {
-	case client.BadRequest:
-		return exitUsage
-	case client.Unreachable:
-		return exitUnreachable
-	case client.TimedOut:
-		return exitTimeout
-	}
-	return exitFailed
 }
 
 func knownCommand(cmd *cobra.Command, args []string) error {

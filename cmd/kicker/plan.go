@@ -26,19 +26,14 @@ The exit code is 0 in all these cases. With --check it is 1 if an action would b
 		Args: cobra.NoArgs,
 	}
 	check := cmd.Flags().Bool("check", false, "exit with 1 if an action would become stale or a removal would be held")
-	clientFlags(cmd)
-	outputFlag(cmd, "table", "json")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		file, err := config.Find(configOptions(cmd))
-		if err != nil {
-			return err
-		}
-		if file == "" {
-			return usageError("there is no configuration file: name one with --config NEW")
-		}
 		c, err := newClient(cmd) // it checks the file, too
 		if err != nil {
 			return err
+		}
+		file, _ := config.Find(configOptions(cmd)) // newClient has found it
+		if file == "" {
+			return usageError("there is no configuration file: name one with --config NEW")
 		}
 		text, err := os.ReadFile(file)
 		if err != nil {
@@ -49,13 +44,11 @@ The exit code is 0 in all these cases. With --check it is 1 if an action would b
 		if err != nil {
 			return err
 		}
-		if err := show(cmd, raw, print.Plan(p)); err != nil {
-			return err
-		}
-		if *check && (p.Stale() > 0 || slices.ContainsFunc(p.Roles, api.PlannedRole.HoldsMore)) {
+		err = show(cmd, raw, print.Plan(p))
+		if err == nil && *check && (p.Stale() > 0 || slices.ContainsFunc(p.Roles, api.PlannedRole.HoldsMore)) {
 			return exitError{code: exitFailed}
 		}
-		return nil
+		return err
 	}
-	return cmd
+	return asks(cmd, "table", "json")
 }

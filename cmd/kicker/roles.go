@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/url"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -10,48 +11,28 @@ import (
 )
 
 func rolesCommand() *cobra.Command {
-	cmd := &cobra.Command{
+	return asks(&cobra.Command{
 		Use:     "roles [role/R]",
 		Short:   "List the roles, or the members and dependents of one",
 		Example: "  kicker roles\n  kicker roles role/web",
 		Args:    cobra.MaximumNArgs(1),
-	}
-	clientFlags(cmd)
-	outputFlag(cmd, "table", "json", "name")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if len(args) == 1 {
-			return showRole(cmd, args[0])
-		}
-		var roles []api.Role
-		raw, _, err := get(cmd, "/v1/roles", nil, &roles)
-		if err != nil {
-			return err
-		}
-		text := print.Roles(roles)
-		if output(cmd) == "name" {
-			text = ""
-			for _, r := range roles {
-				text += "role/" + r.Name + "\n"
+		RunE: func(cmd *cobra.Command, args []string) error {
+			list := func(roles []api.Role, _ time.Time) string { return print.Roles(roles, output(cmd)) }
+			if len(args) == 0 {
+				_, err := get(cmd, "/v1/roles", nil, list)
+				return err
 			}
-		}
-		return show(cmd, raw, text)
-	}
-	return cmd
-}
-
-func showRole(cmd *cobra.Command, arg string) error {
-	_, name, err := object(arg, "role")
-	if err != nil {
-		return err
-	}
-	var role api.Role
-	raw, now, err := get(cmd, "/v1/roles/"+url.PathEscape(name), nil, &role)
-	if err != nil {
-		return err
-	}
-	text := print.Role(role, now)
-	if output(cmd) == "name" {
-		text = "role/" + role.Name + "\n"
-	}
-	return show(cmd, raw, text)
+			_, name, err := object(args[0], "role")
+			if err != nil {
+				return err
+			}
+			_, err = get(cmd, "/v1/roles/"+url.PathEscape(name), nil, func(role api.Role, now time.Time) string {
+				if output(cmd) == "name" {
+					return list([]api.Role{role}, now)
+				}
+				return print.Role(role, now)
+			})
+			return err
+		},
+	}, "table", "json", "name")
 }

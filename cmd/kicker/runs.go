@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/url"
 	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -20,8 +21,6 @@ func runsCommand() *cobra.Command {
 	action := cmd.Flags().String("action", "", "only runs of this `action`")
 	limit := cmd.Flags().Uint("limit", 20, "only the newest `n`")
 	failEmpty := cmd.Flags().Bool("fail-empty", false, "exit with 4 if there is none")
-	clientFlags(cmd)
-	outputFlag(cmd, "table", "wide", "json")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		query := url.Values{"limit": {strconv.FormatUint(uint64(*limit), 10)}}
 		if *action != "" {
@@ -34,18 +33,13 @@ func runsCommand() *cobra.Command {
 			}
 			query.Set(kind, name)
 		}
-		var runs []api.Run
-		raw, now, err := get(cmd, "/v1/runs", query, &runs)
-		if err != nil {
-			return err
-		}
-		if err := show(cmd, raw, print.Runs(runs, output(cmd) == "wide", now)); err != nil {
-			return err
-		}
-		if *failEmpty && len(runs) == 0 {
+		runs, err := get(cmd, "/v1/runs", query, func(runs []api.Run, now time.Time) string {
+			return print.Runs(runs, output(cmd), now)
+		})
+		if err == nil && *failEmpty && len(runs) == 0 {
 			return exitError{exitEmpty, errors.New("the controller knows no such run")}
 		}
-		return nil
+		return err
 	}
-	return cmd
+	return asks(cmd, "table", "wide", "json")
 }

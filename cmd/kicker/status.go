@@ -4,7 +4,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"kicker/cmd/kicker/internal/print"
-	"kicker/controller/api"
 )
 
 func statusCommand() *cobra.Command {
@@ -18,24 +17,15 @@ synced.`,
 		Args: cobra.NoArgs,
 	}
 	check := cmd.Flags().Bool("check", false, "exit with 1 unless all is well")
-	clientFlags(cmd)
-	outputFlag(cmd, "table", "json")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		var st api.Status
-		raw, now, err := get(cmd, "/v1/status", nil, &st)
-		if err != nil {
-			return err
-		}
-		if err := show(cmd, raw, print.Status(st, now)); err != nil {
-			return err
-		}
+		st, err := get(cmd, "/v1/status", nil, print.Status)
 		switch {
-		case *check && !st.Sync.Open && !st.Well:
+		case err != nil || !*check || st.Well:
+			return err
+		case !st.Sync.Open:
 			return exitError{code: exitUnreachable}
-		case *check && !st.Well:
-			return exitError{code: exitFailed}
 		}
-		return nil
+		return exitError{code: exitFailed}
 	}
-	return cmd
+	return asks(cmd, "table", "json")
 }

@@ -27,16 +27,14 @@ func versionCommand() *cobra.Command {
 // commit is what the binary was built from, as far as it is known.
 func commit() string {
 	id, dirty := "unknown commit", ""
-	info, _ := debug.ReadBuildInfo()
-	if info == nil {
-		return id
-	}
-	for _, s := range info.Settings {
-		switch {
-		case s.Key == "vcs.revision":
-			id = s.Value[:min(12, len(s.Value))]
-		case s.Key == "vcs.modified" && s.Value == "true":
-			dirty = "+changes"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			switch {
+			case s.Key == "vcs.revision":
+				id = s.Value[:min(12, len(s.Value))]
+			case s.Key == "vcs.modified" && s.Value == "true":
+				dirty = "+changes"
+			}
 		}
 	}
 	return id + dirty

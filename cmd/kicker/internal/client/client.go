@@ -2,9 +2,7 @@
 package client
 
 import (
-	"bufio"
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,32 +18,21 @@ import (
 	"kicker/controller/api"
 )
 
-const answerWithin = 15 * time.Second // of a controller that is asked a question
-
 // Client asks one controller. It is for one goroutine.
 type Client struct {
 	http  http.Client
 	base  string // URL
 	name  string // of the controller's address, for people
 	token string
-	now   time.Time
+
+	// Now is the time of the last answer by the controller's clock: ages are right even if the clock here is not.
+	Now time.Time
 }
-
-// Kind says what kind of failure an Error is. kicker exits with another code for each.
-type Kind int
-
-// The kinds of failures.
-const (
-	Failed      Kind = iota // the controller did not do what it was asked
-	BadRequest              // the question is wrong
-	Unreachable             // the controller does not answer, rejects the token, or is not synced
-	TimedOut
-)
 
 // Error is why there is no answer. It says what to do.
 type Error struct {
-	Kind Kind
-	text string
+	Status int // of HTTP: as answered, 0 without an answer, http.StatusGatewayTimeout without one in time
+	text   string
 }
 
 func (e *Error) Error() string { return e.text }
@@ -62,25 +49,18 @@ func New(at, token string) *Client {
 	return c
 }
 
-// Now is the time of the last answer by the controller's clock: ages are right even if the clock here is not.
-func (c *Client) Now() time.Time { return c.now }
-
 // Get asks for path and decodes the answer into into. It also returns the answer as it came.
 func (c *Client) Get(ctx context.Context, path string, query url.Values, into any) ([]byte, error) {
-	if len(query) > 0 {
-		path += "?" + query.Encode()
-	}
-	return c.ask(ctx, http.MethodGet, path, nil, into)
+	return c.ask(ctx, http.MethodGet, strings.TrimSuffix(path+"?"+query.Encode(), "?"), nil, into)
 }
 
-// Post sends body to path and decodes the answer into into. It also returns the answer as it came. A body of bytes is
-// sent as it is, any other as JSON.
+// Post is Get with a body. One of bytes is sent as it is, any other as JSON.
 func (c *Client) Post(ctx context.Context, path string, body, into any) ([]byte, error) {
 	return c.ask(ctx, http.MethodPost, path, body, into)
 }
 
 func (c *Client) ask(ctx context.Context, method, path string, body, into any) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
 	r, err := c.open(ctx, method, path, body)
 	if err != nil {
@@ -101,10 +81,7 @@ func (c *Client) ask(ctx context.Context, method, path string, body, into any) (
 func (c *Client) open(ctx context.Context, method, path string, body any) (*http.Response, error) {
 	content, isBytes := body.([]byte)
 	if body != nil && !isBytes {
-		var err error
-		if content, err = json.Marshal(body); err != nil {
-			return nil, err
-		}
+		content, _ = json.Marshal(body) // an order has only texts and numbers
 	}
 	r, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(content))
 	if err != nil {
@@ -117,9 +94,8 @@ func (c *Client) open(ctx context.Context, method, path string, body any) (*http
 	if err != nil {
 		return nil, c.unreachable(err)
 	}
-	c.now = time.Now()
-	if date, err := http.ParseTime(answer.Header.Get("Date")); err == nil {
-		c.now = date
+	if c.Now, err = http.ParseTime(answer.Header.Get("Date")); err != nil {
+		c.Now = time.Now()
 	}
 	if answer.StatusCode == http.StatusOK {
 		return answer, nil
@@ -129,31 +105,30 @@ func (c *Client) open(ctx context.Context, method, path string, body any) (*http
 }
 
 func (c *Client) unreachable(err error) error {
-	if wrapped := (*url.Error)(nil); errors.As(err, &wrapped) {
+	if wrapped, ok := errors.AsType[*url.Error](err); ok {
 		err = wrapped.Err
 	}
-	kind := Unreachable
+	status := 0
 	switch {
 	case errors.Is(err, context.Canceled):
-		return &Error{Failed, "interrupted"}
+		return errors.New("interrupted")
 	case errors.Is(err, context.DeadlineExceeded):
-		kind, err = TimedOut, errors.New("no answer in time")
+		status, err = http.StatusGatewayTimeout, errors.New("no answer in time")
+	case errors.Is(err, io.EOF):
+		err = errors.New("it closed the connection")
 	}
-	if errno := syscall.Errno(0); errors.As(err, &errno) {
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		err = errno // without "dial tcp" and such
 	}
 	const remedy = "Is kicker controller running there? --api URL asks another one"
-	return &Error{kind, fmt.Sprintf("can't reach the controller at %s: %v. %s", c.name, err, remedy)}
+	return &Error{status, fmt.Sprintf("can't reach the controller at %s: %v. %s", c.name, err, remedy)}
 }
 
 // rejected is the error that an answer other than 200 is.
 func (c *Client) rejected(r *http.Response) error {
 	var e api.Error
-	b, err := io.ReadAll(io.LimitReader(r.Body, 64<<10))
-	if err == nil {
-		err = json.Unmarshal(b, &e)
-	}
-	if err != nil || e.Error == "" {
+	_ = json.NewDecoder(io.LimitReader(r.Body, 64<<10)).Decode(&e)
+	if e.Error == "" {
 		e.Error = fmt.Sprintf("ask the controller at %s: %s: is this kicker's API?", c.name, r.Status)
 	}
 	text := e.Error
@@ -163,52 +138,34 @@ func (c *Client) rejected(r *http.Response) error {
 	if len(e.Suggestions) > 0 {
 		text += fmt.Sprintf(" (did you mean %s?)", strings.Join(e.Suggestions, " or "))
 	}
-	switch r.StatusCode {
-	case http.StatusBadRequest:
-		return &Error{BadRequest, text}
-	case http.StatusServiceUnavailable, http.StatusUnauthorized:
-		return &Error{Unreachable, text}
-	}
-	return &Error{Failed, text}
+	return &Error{r.StatusCode, text}
 }
-
-// Take gets an event, and the line that it came in. It says whether it wants no more.
-type Take func(line []byte, e api.Event) (done bool, err error)
 
 // Follow hands over the events after since, and then each new one, until take is done or ctx ends. Both are no errors.
-func (c *Client) Follow(ctx context.Context, since int64, take Take) error {
-	err := c.follow(ctx, since, take)
-	if ctx.Err() != nil {
-		return nil
-	}
-	return err
-}
-
-func (c *Client) follow(ctx context.Context, since int64, take Take) error {
+func (c *Client) Follow(ctx context.Context, since int64, take func(api.Event) (done bool, err error)) (err error) {
+	defer func() {
+		if ctx.Err() != nil {
+			err = nil
+		}
+	}()
 	r, err := c.open(ctx, http.MethodGet, fmt.Sprintf("/v1/events?follow=1&since=%d", since), nil)
 	if err != nil {
 		return err
 	}
 	defer r.Body.Close()
-	lines := bufio.NewScanner(r.Body)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		if len(lines.Bytes()) == 0 {
-			continue // it only shows that the stream lives
-		}
+	for events := json.NewDecoder(r.Body); ; {
 		var e struct {
 			api.Event
 			api.Error
 		}
-		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
-			return fmt.Errorf("follow the events of %s: %w", c.name, err)
+		if err := events.Decode(&e); err != nil {
+			return c.unreachable(err)
 		}
 		if e.Error.Error != "" {
 			return fmt.Errorf("follow the events of %s: %s", c.name, e.Error.Error)
 		}
-		if done, err := take(lines.Bytes(), e.Event); done || err != nil {
+		if done, err := take(e.Event); done || err != nil {
 			return err
 		}
 	}
-	return c.unreachable(cmp.Or(lines.Err(), errors.New("the stream of events ended")))
 }

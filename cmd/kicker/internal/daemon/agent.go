@@ -2,9 +2,11 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/url"
 	"os"
@@ -23,6 +25,17 @@ import (
 	"kicker/kick"
 )
 
+// NewLogger is the log of a daemon, on w.
+func NewLogger(c config.LogConfig, w io.Writer) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(c.Level)) // config has checked it
+	options := &slog.HandlerOptions{Level: level}
+	if c.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
 // RunAgent announces this node and runs its actions when it is kicked, until ctx ends.
 func RunAgent(ctx context.Context, cfg config.Config, log *slog.Logger) error {
 	exe, err := os.Executable()
@@ -34,7 +47,7 @@ func RunAgent(ctx context.Context, cfg config.Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	token, err := nodeToken(cfg)
+	token, err := readToken(cfg.TokenFile)
 	if err != nil {
 		return err
 	}
@@ -61,18 +74,14 @@ func signalTo(c chan<- struct{}) {
 	}
 }
 
-// nodeToken is the token that a node shows to the bus, empty if none is configured.
-func nodeToken(cfg config.Config) (string, error) {
-	if cfg.TokenFile == "" {
-		return "", nil
-	}
-	return readToken(cfg.TokenFile)
-}
-
 // newAnnouncer makes an announcer with the node's facts: those of its machine, then those of its configuration.
 func newAnnouncer(cfg config.Config, self inventory.Identity, nc *nats.Conn,
 	log *slog.Logger) (*inventory.Announcer, error) {
-	facts := inventory.HostFacts(towards(cfg.Agent.Servers()))
+	server, err := url.Parse(cmp.Or(cfg.Agent.Servers()...)) // the node's address is the one that it uses towards it
+	if err != nil {
+		return nil, fmt.Errorf("agent.server: %w", err)
+	}
+	facts := inventory.HostFacts(server.Host)
 	facts.SetRoles(cfg.Agent.Roles)
 	for _, text := range cfg.Agent.Facts {
 		path, value, err := inventory.ParseFact(text)
@@ -84,7 +93,10 @@ func newAnnouncer(cfg config.Config, self inventory.Identity, nc *nats.Conn,
 		}
 	}
 	a := inventory.NewAnnouncer(nc, self, log)
-	a.LeaveOnStop = leaveOnStop(cfg.Agent.LeaveOnStop)
+	a.LeaveOnStop = func() bool {
+		mode := cfg.Agent.LeaveOnStop
+		return mode == config.LeaveAlways || mode != config.LeaveNever && machineGoesDown()
+	}
 	if err := a.SetFacts(facts); err != nil {
 		return nil, err
 	}
@@ -92,18 +104,6 @@ func newAnnouncer(cfg config.Config, self inventory.Identity, nc *nats.Conn,
 		a.SetChecking("not checked yet")
 	}
 	return a, nil
-}
-
-// towards is HOST:PORT of the first server: the node's address is the one that it uses towards it.
-func towards(servers []string) string {
-	if len(servers) == 0 {
-		return ""
-	}
-	u, err := url.Parse(servers[0])
-	if err != nil {
-		return ""
-	}
-	return u.Host
 }
 
 // attend runs the announcer and the runner of a node on its bus, until ctx ends.
@@ -118,21 +118,13 @@ func attend(ctx context.Context, cfg config.Config, self inventory.Identity, nc 
 	}
 	announcer.OnBeacon = func(b inventory.Beacon) { runner.Seen(b.Epoch, b.ID) }
 	group, ctx := errgroup.WithContext(ctx)
-	known := make(chan struct{}) // what the node has applied: no heartbeat before that
-	isKnown := sync.OnceFunc(func() { close(known) })
+	// No heartbeat before it is known what the node has applied.
+	announce := sync.OnceFunc(func() { group.Go(func() error { return announcer.Run(ctx) }) })
 	group.Go(func() error {
 		return runner.Run(ctx, nc, func(s kick.Status) {
 			announcer.SetKick(encodeStatus(s))
-			isKnown()
+			announce()
 		})
-	})
-	group.Go(func() error {
-		select {
-		case <-known:
-			return announcer.Run(ctx)
-		case <-ctx.Done():
-			return nil
-		}
 	})
 	group.Go(func() error {
 		for {
@@ -154,41 +146,19 @@ func attend(ctx context.Context, cfg config.Config, self inventory.Identity, nc 
 	return group.Wait()
 }
 
-// encodeStatus is kick's part of a heartbeat. It is empty for a node without actions, unless a removed action still
-// runs.
+// encodeStatus is kick's part of a heartbeat, empty if the node has no actions and runs none that was removed.
 func encodeStatus(s kick.Status) json.RawMessage {
 	if len(s.Actions) == 0 && s.Running == nil {
 		return nil
 	}
-	data, err := json.Marshal(s)
-	if err != nil {
-		panic(fmt.Sprintf("encode status: %v", err)) // it has only texts and numbers
-	}
+	data, _ := json.Marshal(s) // it has only texts and numbers
 	return data
 }
 
-// leaveOnStop reports whether an agent that is stopped now leaves, instead of restarting.
-func leaveOnStop(mode string) func() bool {
-	switch mode {
-	case config.LeaveAlways:
-		return func() bool { return true }
-	case config.LeaveNever:
-		return func() bool { return false }
-	}
-	return machineGoesDown
-}
-
-// machineGoesDown asks the init system. Without an answer the machine stays up, and the node is expected back.
+// machineGoesDown asks systemd. Without an answer the machine stays up, and the node is expected back.
 func machineGoesDown() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	if out, err := exec.CommandContext(ctx, "systemctl", "is-system-running").Output(); len(out) > 0 || err == nil {
-		return strings.TrimSpace(string(out)) == "stopping" // its exit code is 0 only while the system is running
-	}
-	out, err := exec.CommandContext(ctx, "runlevel").Output()
-	if err != nil {
-		return false
-	}
-	fields := strings.Fields(string(out)) // the previous and the present one
-	return len(fields) == 2 && (fields[1] == "0" || fields[1] == "6")
+	state, _ := exec.CommandContext(ctx, "systemctl", "is-system-running").Output() // it fails in most states
+	return strings.TrimSpace(string(state)) == "stopping"
 }

@@ -65,17 +65,17 @@ func RunController(ctx context.Context, o config.Options, version string, stderr
 	defer b.close()
 	log.Info("listening", "bus", b.where, "api", listener.Addr(), "socket", socket.Addr())
 
-	openReads := api.IsLoopback(cfg.API.Listen) || cfg.Insecure
-	open := web.Config{Token: token, OpenReads: openReads, Version: version, Log: log}
-	trusted := web.Config{Trusted: true, Version: version, Log: log}
 	return control(ctx, cfg.Config, b, log, func(ctx context.Context, c *controller.Controller) error {
 		r.control = c
+		trusted := web.Config{
+			Trusted: true, Version: version, Log: log, View: c.View, Kick: c.Kick, Lose: c.Lose, Plan: r.plan,
+		}
+		open := trusted
+		open.Trusted, open.Token, open.OpenReads = false, token, api.IsLoopback(cfg.API.Listen) || cfg.Insecure
 		group, ctx := errgroup.WithContext(ctx)
 		group.Go(func() error { return r.run(ctx, hangups) })
-		for ln, shown := range map[net.Listener]web.Config{listener: open, socket: trusted} {
-			shown.View, shown.Kick, shown.Lose, shown.Plan = c.View, c.Kick, c.Lose, r.plan
-			group.Go(func() error { return web.Serve(ctx, ln, web.Handler(shown)) })
-		}
+		group.Go(func() error { return web.Serve(ctx, socket, web.Handler(trusted)) })
+		group.Go(func() error { return web.Serve(ctx, listener, web.Handler(open)) })
 		return group.Wait()
 	})
 }
@@ -84,12 +84,9 @@ func RunController(ctx context.Context, o config.Options, version string, stderr
 type controllerBus struct {
 	where       string
 	join        func(name string) (*nats.Conn, error)
-	disconnects func(closed closedFunc, lost func(why string)) (stop func(), err error)
+	disconnects func(closed func(server string, client uint64, why string), lost func(why string)) (func(), error)
 	close       func()
 }
-
-// closedFunc gets a connection that the broker closed.
-type closedFunc = func(server string, client uint64, why string)
 
 // openBus starts the embedded server, or uses the bus of the configuration.
 func openBus(cfg config.Config, token string, log *slog.Logger) (controllerBus, error) {
@@ -99,16 +96,16 @@ func openBus(cfg config.Config, token string, log *slog.Logger) (controllerBus, 
 			join: func(name string) (*nats.Conn, error) {
 				return bus.Join([]string{cfg.Bus.URL}, "", name, log, func() {})
 			},
-			disconnects: func(closed closedFunc, lost func(string)) (func(), error) {
+			disconnects: func(closed func(string, uint64, string), lost func(string)) (func(), error) {
 				if cfg.Bus.SystemURL == "" {
 					log.Info("no disconnect events: only silence shows a death", "remedy", "set bus.system_url")
 					return func() {}, nil
 				}
 				stop, err := bus.Disconnects([]string{cfg.Bus.SystemURL}, log, closed, lost)
 				if err != nil {
-					return nil, fmt.Errorf("bus.system_url: %w", err)
+					err = fmt.Errorf("bus.system_url: %w", err)
 				}
-				return stop, nil
+				return stop, err
 			},
 			close: func() {},
 		}, nil
@@ -123,7 +120,7 @@ func openBus(cfg config.Config, token string, log *slog.Logger) (controllerBus, 
 	return controllerBus{
 		where: embedded.Addr().String(),
 		join:  func(name string) (*nats.Conn, error) { return embedded.Join(name) },
-		disconnects: func(closed closedFunc, _ func(string)) (func(), error) {
+		disconnects: func(closed func(string, uint64, string), _ func(string)) (func(), error) {
 			return embedded.Disconnects(closed) // in this process none is lost
 		},
 		close: embedded.Close,
@@ -155,21 +152,13 @@ func control(ctx context.Context, cfg controller.Config, b controllerBus, log *s
 	results := make(chan kick.Result, 1024)
 	receive := func(r inventory.Received) {
 		r.At = time.Now()
-		select {
-		case received <- r:
-		case <-ctx.Done():
-		}
+		put(ctx, received, r)
 	}
-	sub, err := kick.ListenResults(sender, cfg.Cluster, func(r kick.Result) {
-		select {
-		case results <- r:
-		case <-ctx.Done():
-		}
-	}, func(err error) { receive(inventory.Received{Invalid: err}) })
+	_, err = kick.ListenResults(sender, cfg.Cluster, func(r kick.Result) { put(ctx, results, r) },
+		func(err error) { receive(inventory.Received{Invalid: err}) })
 	if err != nil {
 		return err
 	}
-	defer func() { _ = sub.Unsubscribe() }() // fails only when the connection is closed
 	stop, err := b.disconnects(func(server string, client uint64, why string) {
 		conn := inventory.Conn{Server: server, Client: client}
 		receive(inventory.Received{Disconnect: &inventory.Disconnect{Conn: conn, Why: why}})
@@ -183,6 +172,13 @@ func control(ctx context.Context, cfg controller.Config, b controllerBus, log *s
 	group.Go(func() error { return c.Run(ctx, received, results) })
 	group.Go(func() error { return serve(ctx, c) })
 	return group.Wait()
+}
+
+func put[T any](ctx context.Context, c chan<- T, v T) {
+	select {
+	case c <- v:
+	case <-ctx.Done():
+	}
 }
 
 // controllerSends is the messages that a controller sends, over a connection to the bus.
@@ -200,10 +196,8 @@ func controllerSends(nc *nats.Conn, cluster string, log *slog.Logger) controller
 		Probe: func(ctx context.Context, node string, others []string) ([]string, error) {
 			return inventory.Probe(ctx, nc, cluster, node, others)
 		},
-		Ask: func(node, do string) { warn("order", inventory.Ask(nc, cluster, node, do)) },
-		RequestReports: func(splay time.Duration) {
-			warn("report request", inventory.RequestReports(nc, cluster, splay))
-		},
+		Ask:            func(node, do string) { warn("order", inventory.Ask(nc, cluster, node, do)) },
+		RequestReports: func(d time.Duration) { warn("report request", inventory.RequestReports(nc, cluster, d)) },
 		Beacon: func(id string, epoch int64, pace time.Duration) {
 			beacon := inventory.Beacon{V: inventory.Version, ID: id, Epoch: epoch, Pace: pace.Milliseconds()}
 			warn("beacon", inventory.SendBeacon(nc, cluster, beacon))
@@ -219,22 +213,26 @@ func ensureToken(path string) (string, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return "", fmt.Errorf("token: %w", err)
 	}
+	token := rand.Text()
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		return readToken(path)
 	}
-	if err != nil {
-		return "", fmt.Errorf("token: %w", err)
+	if err == nil {
+		_, err = f.WriteString(token + "\n")
+		err = errors.Join(err, f.Sync(), f.Close())
 	}
-	token := rand.Text()
-	_, err = f.WriteString(token + "\n")
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+	if err != nil {
 		return "", fmt.Errorf("token: %w", err)
 	}
 	return token, nil
 }
 
+// readToken is the token in a file, empty if there is no path.
 func readToken(path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return "", fmt.Errorf("token: %w", err)

@@ -14,11 +14,7 @@ import (
 	"kicker/controller/api"
 )
 
-// lookInterval is the time between two reads of the configuration file. A content that was read twice is complete.
-const lookInterval = 2 * time.Second
-
-// reloader reloads the configuration of a running controller, on SIGHUP and when the file has changed. It reports a
-// wrong configuration once, and the one in force stays.
+// reloader reloads a controller's configuration on SIGHUP and when the file has changed. It reports a wrong one once.
 type reloader struct {
 	options config.Options
 	running config.Config // as at the start: some settings can only change with a restart
@@ -33,9 +29,6 @@ func newReloader(o config.Options) *reloader {
 	now := lookAtConfig(o)
 	return &reloader{options: o, tried: now, inForce: now}
 }
-
-// none is the configuration that goes with an error.
-var none controller.Config
 
 // look is the configuration file at one moment.
 type look struct {
@@ -60,7 +53,7 @@ func lookAtConfig(o config.Options) look {
 
 // run reloads until ctx ends.
 func (r *reloader) run(ctx context.Context, hangups <-chan os.Signal) error {
-	tick := time.NewTicker(lookInterval)
+	tick := time.NewTicker(2 * time.Second) // a content that was read twice is complete
 	defer tick.Stop()
 	seen := r.tried
 	for {
@@ -82,27 +75,29 @@ func (r *reloader) run(ctx context.Context, hangups <-chan os.Signal) error {
 func (r *reloader) reload(ctx context.Context, l look) {
 	r.tried = l
 	cfg, err := r.configured(l)
-	if err != nil {
+	if err == nil {
+		err = r.control.Reload(ctx, cfg)
+	} else {
 		_ = r.control.RejectReload(ctx, err) // fails only when ctx ends
-	} else if err = r.control.Reload(ctx, cfg); err == nil {
-		r.inForce = l
-		return
 	}
-	if ctx.Err() == nil {
+	switch {
+	case err == nil:
+		r.inForce = l
+	case ctx.Err() == nil:
 		r.log.Error("reload rejected, the old configuration stays", "err", err)
 	}
 }
 
 // configured is the configuration in a file, for the controller's loop.
-func (r *reloader) configured(is look) (controller.Config, error) {
+func (r *reloader) configured(is look) (cfg controller.Config, err error) {
 	was := r.inForce
 	switch {
 	case is.wrong != "":
-		return none, errors.New(is.wrong)
+		return cfg, errors.New(is.wrong)
 	case is.file == "" && was.file != "":
-		return none, fmt.Errorf("configuration file %s no longer exists", was.file)
+		return cfg, fmt.Errorf("configuration file %s no longer exists", was.file)
 	case strings.TrimSpace(is.text) == "" && strings.TrimSpace(was.text) != "":
-		return none, fmt.Errorf("configuration file %s is empty: to use the defaults restart the controller", is.file)
+		return cfg, fmt.Errorf("configuration file %s is empty: to use the defaults restart the controller", is.file)
 	}
 	return r.parse(is.file, []byte(is.text))
 }
@@ -112,14 +107,11 @@ func (r *reloader) parse(file string, text []byte) (controller.Config, error) {
 	o := r.options
 	o.File = file
 	cfg, err := config.Parse(text, o)
-	if err != nil {
-		return none, err
-	}
-	if keys := config.NeedRestart(r.running, cfg); len(keys) > 0 {
-		return none, fmt.Errorf("configuration: %s can't change while the controller runs: undo that or restart it",
+	if keys := config.NeedRestart(r.running, cfg); err == nil && len(keys) > 0 {
+		err = fmt.Errorf("configuration: %s can't change while the controller runs: undo that or restart it",
 			strings.Join(keys, ", "))
 	}
-	return cfg.Config, nil
+	return cfg.Config, err
 }
 
 // plan is what the text of a configuration would change.

@@ -184,7 +184,7 @@ func freePorts(n int) ([]string, error) {
 func (d *demo) followEvents(ctx context.Context) {
 	for ; ctx.Err() == nil; pause(ctx, 20*time.Millisecond) {
 		// Follow ends with each controller. The timeline shows by itself that none is there.
-		_ = client.New("http://"+d.api, "").Follow(ctx, 0, func(_ []byte, e api.Event) (bool, error) {
+		_ = client.New("http://"+d.api, "").Follow(ctx, 0, func(e api.Event) (bool, error) {
 			d.timeline.event(e)
 			return false, nil
 		})

@@ -7,8 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/kballard/go-shellquote"
-
 	"kicker/controller/api"
 	"kicker/inventory"
 	"kicker/kick"
@@ -44,15 +42,13 @@ func Explanation(e api.Explanation, now time.Time) string {
 
 // life is the life of a node, and since when.
 func life(e api.Explanation, now time.Time) string {
-	switch e.Life {
-	case inventory.Suspect:
-		return fmt.Sprintf("became suspect %s ago", age(e.Since, now))
-	case inventory.Restarting:
-		return fmt.Sprintf("is restarting, stopped %s ago", age(e.Since, now))
-	case inventory.Left:
-		return fmt.Sprintf("left %s ago", age(e.Since, now))
+	began, ok := map[inventory.Life]string{
+		inventory.Suspect: "became suspect", inventory.Restarting: "is restarting, stopped", inventory.Left: "left",
+	}[e.Life]
+	if !ok {
+		return "is " + string(e.Life)
 	}
-	return "is " + string(e.Life)
+	return fmt.Sprintf("%s %s ago", began, age(e.Since, now))
 }
 
 // notMember is what a node that is not counted is to its roles: where its removal is held it is a member still.
@@ -81,7 +77,7 @@ func held(line func(string, ...any), role string, h api.Held, now time.Time) {
 		line("  probes: %s", h.Probe)
 	}
 	if !h.Shadow {
-		line("  do: if they are lost for good, kicker accept-loss %s", shellquote.Join("role/"+role))
+		line("  do: if they are lost for good, %s", api.AcceptLoss(role))
 	}
 }
 
@@ -89,10 +85,18 @@ func action(line func(string, ...any), a api.Action, now time.Time) {
 	if a.State == api.Converged {
 		line("Action %s is converged.", a.Action)
 	} else {
-		line("Action %s is %s, began %s ago%s.", a.Action, a.State, age(a.Since, now), because(a.Reason))
+		reason := ""
+		if a.Reason != "" {
+			reason = " (" + a.Reason + ")"
+		}
+		line("Action %s is %s, began %s ago%s.", a.Action, a.State, age(a.Since, now), reason)
 	}
 	for _, n := range a.Needs {
-		line("  depends on %s: %s", neededRole(n), difference(n))
+		role := "role/" + n.Role
+		if n.Shared != "" {
+			role += " where " + n.Shared
+		}
+		line("  depends on %s: %s", role, difference(n))
 	}
 	for _, g := range a.Gates {
 		line("  waits for: %s", gate(g, now))
@@ -113,21 +117,6 @@ func action(line func(string, ...any), a api.Action, now time.Time) {
 	line("  next: %s", next(a.Verdict, now))
 }
 
-func because(reason string) string {
-	if reason == "" {
-		return ""
-	}
-	return " (" + reason + ")"
-}
-
-// neededRole is the role that an action depends on, and what it is narrowed to.
-func neededRole(n api.Need) string {
-	if n.Shared == "" {
-		return "role/" + n.Role
-	}
-	return fmt.Sprintf("role/%s where %s", n.Role, n.Shared)
-}
-
 // difference compares what an action has applied with what is current.
 func difference(n api.Need) string {
 	switch {
@@ -137,27 +126,18 @@ func difference(n api.Need) string {
 		return fmt.Sprintf("applied is current, %s", revision(n.Current))
 	}
 	text := fmt.Sprintf("applied is %s, current is %s", revision(*n.Applied), revision(n.Current))
-	var nodes []string
-	for _, d := range changes(n.Added, n.Removed, n.Changed) {
-		for _, node := range d.nodes {
-			nodes = append(nodes, d.sign+node)
+	sep := ": "
+	for i, nodes := range [][]string{n.Added, n.Removed, n.Changed} {
+		for _, node := range nodes {
+			text += sep + signs[i] + node
+			sep = " "
 		}
 	}
-	if len(nodes) == 0 {
-		return text
-	}
-	return text + ": " + strings.Join(nodes, " ")
+	return text
 }
 
-// change is nodes that a membership gains (+), loses (-), or has with other member facts (~).
-type change struct {
-	sign  string
-	nodes []string
-}
-
-func changes(added, removed, changed []string) []change {
-	return []change{{"+", added}, {"-", removed}, {"~", changed}}
-}
+// signs mark the nodes that a membership gains, loses, and has with other member facts.
+var signs = []string{"+", "-", "~"}
 
 // revision is as much of a revision as one compares by eye.
 func revision(r kick.Revision) string {

@@ -11,17 +11,17 @@ import (
 
 // Plan says what another configuration would change.
 func Plan(p api.Plan) string {
-	rows := [][]string{{"ROLE", "MEMBERS", "WHAT CHANGES"}}
-	for _, r := range p.Roles {
-		rows = append(rows, []string{"role/" + r.Name, plannedMembers(r), plannedChange(r)})
-	}
-	actions := [][]string{{"NODE", "ACTION", "NOW", "THEN", "BECAUSE OF"}}
-	for _, a := range p.Actions {
-		now, then := dash(string(a.Now.State)), string(a.Then.State)
-		actions = append(actions, []string{"node/" + a.Node, a.Action, now, then, dash(a.Then.Reason)})
-	}
+	roles := rows([]string{"ROLE", "MEMBERS", "WHAT CHANGES"}, p.Roles, func(r api.PlannedRole) []string {
+		return []string{"role/" + r.Name, plannedMembers(r), plannedChange(r)}
+	})
+	head := []string{"NODE", "ACTION", "NOW", "THEN", "BECAUSE OF"}
+	actions := rows(head, p.Actions, func(a api.PlannedAction) []string {
+		return []string{
+			"node/" + a.Node, a.Action, dash(string(a.Now.State)), string(a.Then.State), dash(a.Then.Reason),
+		}
+	})
 	var b strings.Builder
-	for _, t := range []string{table(rows), table(actions)} {
+	for _, t := range []string{table(roles), table(actions)} {
 		if t != "" {
 			b.WriteString(t + "\n")
 		}
@@ -38,22 +38,24 @@ func Plan(p api.Plan) string {
 }
 
 func plannedMembers(r api.PlannedRole) string {
-	switch {
-	case r.Now == nil:
-		return fmt.Sprintf("none → %d", len(r.Then.Members))
-	case r.Then == nil:
-		return fmt.Sprintf("%d → none", len(r.Now.Members))
-	case len(r.Now.Members) == len(r.Then.Members):
-		return fmt.Sprint(len(r.Now.Members))
+	count := func(r *api.Role) string {
+		if r == nil {
+			return "none"
+		}
+		return fmt.Sprint(len(r.Members))
 	}
-	return fmt.Sprintf("%d → %d", len(r.Now.Members), len(r.Then.Members))
+	now, then := count(r.Now), count(r.Then)
+	if now == then {
+		return now
+	}
+	return now + " → " + then
 }
 
 func plannedChange(r api.PlannedRole) string {
 	var parts []string
-	for _, c := range changes(r.Added, r.Removed, r.Changed) {
-		if len(c.nodes) > 0 {
-			parts = append(parts, c.sign+" "+api.List(c.nodes, few))
+	for i, nodes := range [][]string{r.Added, r.Removed, r.Changed} {
+		if len(nodes) > 0 {
+			parts = append(parts, signs[i]+" "+api.List(nodes, few))
 		}
 	}
 	switch {
@@ -78,15 +80,16 @@ func plannedChange(r api.PlannedRole) string {
 }
 
 func changedSettings(now, then api.Role) []string {
+	join := func(list []string) string { return strings.Join(list, ", ") }
 	var parts []string
-	if now.Selector != then.Selector {
-		parts = append(parts, "selector "+then.Selector)
-	}
-	if !slices.Equal(now.MemberFacts, then.MemberFacts) {
-		parts = append(parts, "member facts "+dash(strings.Join(then.MemberFacts, ", ")))
-	}
-	if !slices.Equal(now.DependsOn, then.DependsOn) {
-		parts = append(parts, "depends on "+dash(strings.Join(then.DependsOn, ", ")))
+	for _, s := range []struct{ name, now, then string }{
+		{"selector", now.Selector, then.Selector},
+		{"member facts", join(now.MemberFacts), join(then.MemberFacts)},
+		{"depends on", join(now.DependsOn), join(then.DependsOn)},
+	} {
+		if s.now != s.then {
+			parts = append(parts, s.name+" "+dash(s.then))
+		}
 	}
 	return parts
 }

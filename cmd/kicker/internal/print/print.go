@@ -2,10 +2,11 @@
 package print
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -19,24 +20,16 @@ import (
 // few is how many names a line has room for.
 const few = 3
 
-// Nodes is a table of nodes. wide adds what fits no small terminal.
-func Nodes(nodes []api.Node, wide bool, now time.Time) string {
-	head := []string{"NODE", "LIFE", "READY", "ROLES", "ADDRESS", "AGE"}
-	if wide {
-		head = append(head, "OS", "INSTANCE", "BOOT", "NOT READY BECAUSE")
-	}
-	rows := [][]string{head}
-	for _, n := range nodes {
-		row := []string{
-			"node/" + n.Name, string(n.Life), yesNo(n.Ready), dash(strings.Join(n.Roles, ",")),
+// Nodes is a table of nodes in a format: table, wide or name.
+func Nodes(nodes []api.Node, format string, now time.Time) string {
+	head := []string{"NODE", "LIFE", "READY", "ROLES", "ADDRESS", "AGE", "OS", "INSTANCE", "BOOT", "NOT READY BECAUSE"}
+	return list(rows(head, nodes, func(n api.Node) []string {
+		return []string{
+			"node/" + n.Name, string(n.Life), yesNo[n.Ready], dash(strings.Join(n.Roles, ",")),
 			fact(n.Facts, "ipaddress"), age(n.Joined, now),
+			fact(n.Facts, "os.name"), n.Instance, n.Boot, dash(n.NotReady),
 		}
-		if wide {
-			row = append(row, fact(n.Facts, "os.name"), n.Instance, n.Boot, dash(n.NotReady))
-		}
-		rows = append(rows, row)
-	}
-	return table(rows)
+	}), 6, format)
 }
 
 func fact(facts inventory.Facts, path string) string {
@@ -44,33 +37,88 @@ func fact(facts inventory.Facts, path string) string {
 	return cell(value)
 }
 
-// Runs is a table of runs. wide adds what fits no small terminal.
-func Runs(runs []api.Run, wide bool, now time.Time) string {
-	head := []string{"NODE", "ACTION", "AGE", "OUTCOME", "TOOK", "REASON"}
-	if wide {
-		head = append(head, "RUN", "ERROR")
+// Roles is a table of roles in a format: table or name.
+func Roles(roles []api.Role, format string) string {
+	head := []string{"ROLE", "MEMBERS", "SELECTOR", "REVISION", "DEPENDENTS"}
+	return list(rows(head, roles, func(r api.Role) []string {
+		return []string{
+			"role/" + r.Name, memberCount(len(r.Members), len(r.Nodes), r.Sync, r.Held),
+			dash(r.Selector), dash(r.Revision.Hash), dash(api.List(r.Dependents, few)),
+		}
+	}), len(head), format)
+}
+
+// Role is one role with its members and dependents.
+func Role(r api.Role, now time.Time) string {
+	var b strings.Builder
+	line := func(format string, args ...any) { b.WriteString(Line(fmt.Sprintf(format, args...)) + "\n") }
+	line("role/%s: %s", r.Name, api.Count(len(r.Members), "member"))
+	if r.Unknown {
+		line("unknown: no node has it and no configuration names it. Is it a typo?")
 	}
-	rows := [][]string{head}
-	for _, r := range runs {
+	line("selector: %s", dash(r.Selector))
+	line("revision: %s", dash(r.Revision.Hash))
+	if len(r.DependsOn) > 0 {
+		line("depends on: %s", strings.Join(r.DependsOn, ", "))
+	}
+	line("dependents: %s", dash(strings.Join(r.Dependents, ", ")))
+	if r.Held != nil {
+		held(line, r.Name, *r.Held, now)
+	}
+	if t := members(r); t != "" {
+		b.WriteString("\n" + t)
+	}
+	return b.String()
+}
+
+// members is a table of a role's nodes, and of nodes that are gone and held.
+func members(r api.Role) string {
+	var heldNodes []string
+	if r.Held != nil {
+		heldNodes = r.Held.Nodes
+	}
+	nodes := slices.Concat(r.Nodes, heldNodes)
+	slices.Sort(nodes)
+	head := []string{"NODE", "MEMBER"}
+	for _, f := range r.MemberFacts {
+		head = append(head, strings.ToUpper(f))
+	}
+	return table(rows(head, slices.Compact(nodes), func(node string) []string {
+		i := slices.IndexFunc(r.Members, func(m kick.Member) bool { return m.Node == node })
+		row, facts := []string{"node/" + node, yesNo[i >= 0]}, map[string]any{}
+		if i >= 0 {
+			facts = r.Members[i].Facts
+		}
+		if i >= 0 && slices.Contains(heldNodes, node) {
+			row[1] = "held"
+		}
+		for _, f := range r.MemberFacts {
+			row = append(row, cell(facts[f]))
+		}
+		return row
+	}))
+}
+
+// Runs is a table of runs in a format: table or wide.
+func Runs(runs []api.Run, format string, now time.Time) string {
+	head := []string{"NODE", "ACTION", "AGE", "OUTCOME", "TOOK", "REASON", "RUN", "ERROR"}
+	return list(rows(head, runs, func(r api.Run) []string {
 		took := "-"
 		if !r.Ended.IsZero() {
 			took = api.Duration(r.Duration)
 		}
-		row := []string{"node/" + r.Node, r.Action, age(r.Started, now), outcome(r), took, dash(r.Reason)}
-		if wide {
-			row = append(row, r.ID, dash(r.Error))
+		return []string{
+			"node/" + r.Node, r.Action, age(r.Started, now), outcome(r), took, dash(r.Reason), r.ID, dash(r.Error),
 		}
-		rows = append(rows, row)
-	}
-	return table(rows)
+	}), 6, format)
 }
 
 // Run is a run in one line: how it ended, when, and in what time.
 func Run(r api.Run, now time.Time) string {
-	if r.Ended.IsZero() {
-		return outcome(r)
+	text := outcome(r)
+	if !r.Ended.IsZero() {
+		text += fmt.Sprintf(", %s ago, took %s", age(r.Ended, now), api.Duration(r.Duration))
 	}
-	text := fmt.Sprintf("%s, %s ago, took %s", outcome(r), age(r.Ended, now), api.Duration(r.Duration))
 	if r.Error != "" {
 		text += ": " + r.Error
 	}
@@ -102,19 +150,17 @@ func Event(e api.Event) string {
 
 // Kicked says when the actions of an order are kicked, or would be.
 func Kicked(kicked api.Kicked, dryRun bool, now time.Time) string {
-	head := "KICKED"
+	head := []string{"NODE", "ACTION", "STATE", "KICKED"}
 	if dryRun {
-		head = "WOULD BE KICKED"
+		head[3] = "WOULD BE KICKED"
 	}
-	rows := [][]string{{"NODE", "ACTION", "STATE", head}}
-	for _, v := range kicked.Actions {
+	return table(rows(head, kicked.Actions, func(v api.Verdict) []string {
 		when := "now"
 		if len(v.Gates) > 0 || v.Running != nil {
 			when = "after " + waitsFor(v, now)
 		}
-		rows = append(rows, []string{"node/" + v.Node, v.Action, string(v.State), when})
-	}
-	return table(rows)
+		return []string{"node/" + v.Node, v.Action, string(v.State), when}
+	}))
 }
 
 // waitsFor is what a verdict waits for, in one line.
@@ -125,9 +171,9 @@ func waitsFor(v api.Verdict, now time.Time) string {
 	if len(v.Gates) == 0 {
 		return "nothing: it is kicked now"
 	}
-	gates := make([]string, len(v.Gates))
-	for i, g := range v.Gates {
-		gates[i] = gate(g, now)
+	var gates []string
+	for _, g := range v.Gates {
+		gates = append(gates, gate(g, now))
 	}
 	return strings.Join(gates, "; ")
 }
@@ -144,12 +190,40 @@ func gate(g api.Gate, now time.Time) string {
 	return text
 }
 
+// rows are a head and a row for each item.
+func rows[T any](head []string, items []T, row func(T) []string) [][]string {
+	all := [][]string{head}
+	for _, item := range items {
+		all = append(all, row(item))
+	}
+	return all
+}
+
+// list is rows in a format. wide has all columns, table the first narrow ones, and name the first one without its head.
+func list(rows [][]string, narrow int, format string) string {
+	switch format {
+	case "name":
+		names := ""
+		for _, row := range rows[1:] {
+			names += row[0] + "\n"
+		}
+		return names
+	case "table":
+		for i := range rows {
+			rows[i] = rows[i][:narrow]
+		}
+	}
+	return table(rows)
+}
+
+var blanks = regexp.MustCompile(`(?m) +$`)
+
 // table puts the cells of rows in columns, without spaces at the ends of lines. A head without rows is no table.
 func table(rows [][]string) string {
 	if len(rows) < 2 {
 		return ""
 	}
-	var b bytes.Buffer
+	var b strings.Builder
 	tw := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	for _, row := range rows {
 		for i, cell := range row {
@@ -158,11 +232,7 @@ func table(rows [][]string) string {
 		fmt.Fprintln(tw, strings.Join(row, "\t"))
 	}
 	tw.Flush() // a Buffer takes everything
-	var trimmed strings.Builder
-	for line := range strings.Lines(b.String()) {
-		trimmed.WriteString(strings.TrimRight(line, " \n") + "\n")
-	}
-	return trimmed.String()
+	return blanks.ReplaceAllString(b.String(), "")
 }
 
 // Line keeps what nodes say from moving the cursor, or the columns.
@@ -183,10 +253,7 @@ func cell(value any) string {
 	case string:
 		return dash(v)
 	}
-	b, err := json.Marshal(value)
-	if err != nil {
-		return fmt.Sprint(value)
-	}
+	b, _ := json.Marshal(value) // it came as JSON
 	return string(b)
 }
 
@@ -198,11 +265,6 @@ func age(from, to time.Time) string {
 	return "0s"
 }
 
-func yesNo(b bool) string {
-	if b {
-		return "yes"
-	}
-	return "no"
-}
+var yesNo = map[bool]string{true: "yes", false: "no"}
 
 func dash(s string) string { return cmp.Or(s, "-") }

@@ -3,15 +3,13 @@ package print
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"kicker/controller/api"
 	"kicker/inventory"
 )
-
-// loopTurns is how often at least a controller's loop publishes what it knows, generously.
-const loopTurns = 15 * time.Second
 
 // Status says whether all is well, and if not, what the problems are and what to do.
 func Status(st api.Status, now time.Time) string {
@@ -23,11 +21,15 @@ func Status(st api.Status, now time.Time) string {
 		line("cluster %s: %s", st.Identity.Cluster, api.Count(len(st.Problems), "problem"))
 	}
 	problems(line, st.Problems, now)
-	line("controller %s: up %s, %s", st.Identity.ID, age(st.Identity.Started, now), synced(st.Sync))
+	sync := "synced"
+	if !st.Sync.Open {
+		sync = "not synced, so it sends no kicks: " + st.Sync.Why
+	}
+	line("controller %s: up %s, %s", st.Identity.ID, age(st.Identity.Started, now), sync)
 	if st.Leader != "" {
 		line("standby: controller %s leads, this one sends no kicks", st.Leader)
 	}
-	if now.Sub(st.At) > loopTurns {
+	if now.Sub(st.At) > 15*time.Second { // its loop publishes what it knows every 5 s at least
 		line("the controller hangs: nothing new for %s. Restart it", age(st.At, now))
 	}
 	line("nodes: %s", tally(st.Nodes, inventory.Alive, inventory.Suspect, inventory.Restarting, inventory.Left))
@@ -50,17 +52,10 @@ func Status(st api.Status, now time.Time) string {
 func problems(line func(string, ...any), list []api.Problem, now time.Time) {
 	depth := map[string]int{} // by code
 	for _, p := range list {
-		depth[p.Code] = 1
-		if above, ok := depth[p.CausedBy]; ok && p.CausedBy != "" {
-			depth[p.Code] = above + 1
-		}
+		depth[p.Code] = depth[p.CausedBy] + 1
 		indent := strings.Repeat("  ", depth[p.Code])
-		var head []string
-		for _, part := range []string{string(p.Severity), p.Object, p.Text} {
-			if part != "" {
-				head = append(head, part)
-			}
-		}
+		head := []string{string(p.Severity), p.Object, p.Text}
+		head = slices.DeleteFunc(head, func(s string) bool { return s == "" })
 		began := ""
 		if !p.Since.IsZero() {
 			began = fmt.Sprintf(" (began %s ago)", age(p.Since, now))
@@ -72,13 +67,6 @@ func problems(line func(string, ...any), list []api.Problem, now time.Time) {
 			}
 		}
 	}
-}
-
-func synced(s api.Sync) string {
-	if s.Open {
-		return "synced"
-	}
-	return "not synced, so it sends no kicks: " + s.Why
 }
 
 // tally counts by kind, in the order of kinds.
@@ -93,8 +81,8 @@ func tally[K ~string](counts map[K]int, kinds ...K) string {
 }
 
 func statusRoles(st api.Status) string {
-	rows := [][]string{{"ROLE", "MEMBERS", "DEPENDENTS", "NOT MEMBERS"}}
-	for _, r := range st.Roles {
+	head := []string{"ROLE", "MEMBERS", "DEPENDENTS", "NOT MEMBERS"}
+	return table(rows(head, st.Roles, func(r api.RoleStatus) []string {
 		members, not := memberCount(r.Members, r.Nodes, r.Sync, r.Held), dash(api.List(r.NotMembers, few))
 		switch {
 		case r.Unknown:
@@ -102,9 +90,8 @@ func statusRoles(st api.Status) string {
 		case st.Sync.Open && !r.Sync.Open:
 			not = "not synced"
 		}
-		rows = append(rows, []string{"role/" + r.Name, members, fmt.Sprint(r.Dependents), not})
-	}
-	return table(rows)
+		return []string{"role/" + r.Name, members, fmt.Sprint(r.Dependents), not}
+	}))
 }
 
 // memberCount is how many of a role's nodes are members, and how many of the members are held.
@@ -119,11 +106,9 @@ func memberCount(members, nodes int, sync api.Sync, held *api.Held) string {
 }
 
 func stale(verdicts []api.Verdict, now time.Time) string {
-	rows := [][]string{{"NODE", "ACTION", "STATE", "AGE", "LAST RUN", "WAITS FOR"}}
-	for _, v := range verdicts {
-		rows = append(rows, []string{
-			"node/" + v.Node, v.Action, string(v.State), age(v.Since, now), lastRun(v.Last), waitsFor(v, now),
-		})
-	}
-	return table(rows)
+	head := []string{"NODE", "ACTION", "STATE", "AGE", "LAST RUN", "WAITS FOR"}
+	return table(rows(head, verdicts, func(v api.Verdict) []string {
+		last, gates := lastRun(v.Last), waitsFor(v, now)
+		return []string{"node/" + v.Node, v.Action, string(v.State), age(v.Since, now), last, gates}
+	}))
 }

@@ -72,10 +72,9 @@ func (j *Job) Run(ctx context.Context) error {
 	return err
 }
 
-// put makes content be what is in the file and what its reader has loaded, and says what it did.
-//
-// The mark is set before the file is replaced and removed after the reload. If anything cuts this short, the next
-// render finds either an old file or a mark, and does the rest.
+// put makes content be what is in the file and what its reader has loaded, and says what it did. The mark is set before
+// the file is replaced and removed after the reload. If anything cuts this short, the next render finds either an old
+// file or a mark, and does the rest.
 func (j *Job) put(ctx context.Context, content []byte) (done string, err error) {
 	path := j.File
 	if target, err := filepath.EvalSymlinks(path); err == nil {
@@ -93,20 +92,16 @@ func (j *Job) put(ctx context.Context, content []byte) (done string, err error) 
 		}
 		done = "written"
 	}
-	if j.Reload == "" {
+	if _, err := os.Lstat(mark); j.Reload == "" || errors.Is(err, fs.ErrNotExist) {
 		return done, nil
 	}
-	if _, err := os.Lstat(mark); errors.Is(err, fs.ErrNotExist) {
-		return done, nil
-	}
-	if err := j.command(ctx, j.Reload, ""); err != nil {
+	if err := j.command(ctx, j.Reload, "{}"); err != nil {
 		return "", fmt.Errorf("%s, but reload failed: %w. The next render tries it again", done, err)
 	}
 	return done + ", reloaded", os.Remove(mark)
 }
 
-// replace puts content in the place of what is in path, with the same mode and owner, if the check succeeds. After a
-// power cut the file has one content or the other.
+// replace puts content into path, with the same mode and owner, if the check succeeds. A power cut leaves no mixture.
 func (j *Job) replace(ctx context.Context, path, mark string, content []byte) error {
 	dir := filepath.Dir(path)
 	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(dir), renameio.WithStaticPermissions(0o644),
@@ -115,8 +110,11 @@ func (j *Job) replace(ctx context.Context, path, mark string, content []byte) er
 		return err
 	}
 	defer f.Cleanup() // removes it if it did not replace the file
-	if err := keepOwner(path, f.File); err != nil {
-		return fmt.Errorf("keep the owner: %w", err)
+	if old, err := os.Stat(path); err == nil {
+		owner := old.Sys().(*syscall.Stat_t)
+		if err := f.Chown(int(owner.Uid), int(owner.Gid)); err != nil {
+			return fmt.Errorf("keep the owner: %w", err)
+		}
 	}
 	if _, err := f.Write(content); err != nil {
 		return err
@@ -140,55 +138,25 @@ func (j *Job) replace(ctx context.Context, path, mark string, content []byte) er
 	if err := f.CloseAtomicallyReplace(); err != nil {
 		return err
 	}
-	return syncDir(dir)
-}
-
-// keepOwner gives f the owner of what is in path.
-func keepOwner(path string, f *os.File) error {
-	old, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
+	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
-	own, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	is, was := own.Sys().(*syscall.Stat_t), old.Sys().(*syscall.Stat_t)
-	if is.Uid == was.Uid && is.Gid == was.Gid {
-		return nil
-	}
-	return f.Chown(int(was.Uid), int(was.Gid))
+	return errors.Join(d.Sync(), d.Close()) // renameio does not sync the new name
 }
 
-// syncDir makes a new name in a directory survive a power cut. renameio leaves that out.
-func syncDir(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
-}
-
-// command runs a command line. What it prints is not data, so it goes to Stderr.
+// command runs a command line, with file in the place of {}. What it prints is not data, so it goes to Stderr.
 func (j *Job) command(ctx context.Context, line, file string) error {
-	words, err := shellquote.Split(line)
-	if err != nil {
-		return err
-	}
-	if file != "" {
-		for i := range words {
-			words[i] = strings.ReplaceAll(words[i], "{}", file)
-		}
+	words, _ := shellquote.Split(line) // Validate has checked it
+	for i := range words {
+		words[i] = strings.ReplaceAll(words[i], "{}", file)
 	}
 	cmd := exec.CommandContext(ctx, words[0], words[1:]...)
 	cmd.Stdout, cmd.Stderr = j.Stderr, j.Stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 5 * time.Second
-	err = cmd.Run()
-	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.Exited() {
+	err := cmd.Run()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.Exited() {
 		return fmt.Errorf("%s ended with exit code %d", words[0], exit.ExitCode())
 	}
 	if err != nil {
