@@ -28,7 +28,7 @@ With -f it prints new events as they happen, until it is interrupted. With -o js
 		if err != nil {
 			return err
 		}
-		print := func(e api.Event) error {
+		printEvent := func(e api.Event) error {
 			if output(cmd) == "json" {
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(e)
 			}
@@ -36,15 +36,15 @@ With -f it prints new events as they happen, until it is interrupted. With -o js
 			return err
 		}
 		if *follow {
-			return c.Follow(cmd.Context(), int64(*since), func(e api.Event) (bool, error) { return false, print(e) })
+			return c.Follow(cmd.Context(), int64(*since), func(e api.Event) (bool, error) { return false, printEvent(e) })
 		}
 		var events []api.Event
 		query := url.Values{"since": {strconv.FormatUint(*since, 10)}}
-		if _, _, err := get(cmd, "/v1/events", query, &events); err != nil {
+		if _, err := c.Get(cmd.Context(), "/v1/events", query, &events); err != nil {
 			return err
 		}
 		for _, e := range events {
-			if err := print(e); err != nil {
+			if err := printEvent(e); err != nil {
 				return err
 			}
 		}

@@ -44,7 +44,7 @@ func TestStatusSaysThatTheControllerHangs(t *testing.T) {
 	st := api.Status{Well: true, Sync: api.Sync{Open: true}, At: noon.Add(-20 * time.Second)}
 	st.Identity = api.Identity{Cluster: "main", ID: "c1", Started: noon.Add(-time.Minute)}
 	want := `cluster main: all is well
-controller c1: up 60s, synced
+controller c1: up 1m, synced
 the controller hangs: nothing new for 20s. Restart it
 nodes: none
 actions: none
