@@ -155,10 +155,15 @@ func encodeStatus(s kick.Status) json.RawMessage {
 	return data
 }
 
-// machineGoesDown asks systemd. Without an answer the machine stays up, and the node is expected back.
+// machineGoesDown asks the init system. Without an answer the machine stays up, and the node is expected back.
 func machineGoesDown() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	state, _ := exec.CommandContext(ctx, "systemctl", "is-system-running").Output() // it fails in most states
-	return strings.TrimSpace(string(state)) == "stopping"
+	state, err := exec.CommandContext(ctx, "systemctl", "is-system-running").Output() // it fails in most states
+	if len(state) > 0 || err == nil {
+		return strings.TrimSpace(string(state)) == "stopping"
+	}
+	levels, _ := exec.CommandContext(ctx, "runlevel").Output() // "PREVIOUS PRESENT"
+	_, present, _ := strings.Cut(strings.TrimSpace(string(levels)), " ")
+	return present == "0" || present == "6"
 }
