@@ -47,6 +47,9 @@ func (c *Controller) wrongVersion(e *inventory.VersionError, now time.Time) (cha
 	}
 	if !lasts {
 		is.VersionMismatch = api.VersionMismatch{Node: e.Node, Since: now}
+	}
+	if !lasts && now.Sub(c.journal.warned) >= invalidEvery { // the problems name all of them
+		c.journal.warned = now
 		c.nodeEvent(now, api.EventWrongVersion, e.Node, "node %s: %s", e.Node, e)
 	}
 	changed = is.Version != e.Version

@@ -136,16 +136,16 @@ func (c *Controller) Run(ctx context.Context, received <-chan inventory.Received
 		now := time.Now()
 		c.turn(ctx, changed, now)
 		changed = false
-		if err := c.leadership.yields(c.cfg.Standby); err != nil {
-			return err
-		}
 		if asked.do != nil {
 			if asked.do(ctx, now) {
 				c.turn(ctx, true, now)
 			}
 			close(asked.done)
 		}
-		timer.Reset(max(0, time.Until(c.due)))
+		if err := c.leadership.yields(c.cfg.Standby); err != nil {
+			return err
+		}
+		timer.Reset(max(0, time.Until(api.Soonest(c.due, c.listening.next()))))
 	}
 }
 
@@ -216,7 +216,7 @@ func (c *Controller) situation() plan.Situation {
 
 // nextTurn is when a turn is due though nothing changes.
 func (c *Controller) nextTurn(verdicts []api.Verdict, now time.Time) time.Time {
-	next := api.Soonest(now.Add(sweepEvery), c.leadership.next, c.listening.next(), plan.Next(verdicts))
+	next := api.Soonest(now.Add(sweepEvery), c.leadership.next, c.listening.sync.Until, plan.Next(verdicts))
 	for _, f := range c.fleet.flights {
 		next = api.Soonest(next, f.Deadline)
 	}

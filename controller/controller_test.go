@@ -490,6 +490,31 @@ func TestMissedMessagesStopKicksUntilNodesReport(t *testing.T) {
 	})
 }
 
+// The listener reports a gap with the canary that ends it. A loop that was late gets a plain one.
+func TestLateLoopWaitsForReportsAtOnce(t *testing.T) {
+	inLoop(t, patient(), func(l *loop) {
+		l.says("web1", "web", kick.Status{})
+		l.sync(t)
+		l.mute.Store(true)
+		time.Sleep(2600 * time.Millisecond)
+		synctest.Wait()
+		if !l.View().Sync.BusLost {
+			t.Fatalf("without a canary for 2.6 s sync is %+v, want the bus to be lost", l.View().Sync)
+		}
+		l.mute.Store(false)
+		time.Sleep(300 * time.Millisecond)
+		synctest.Wait()
+		if s := l.View().Sync; s.BusLost || s.Open {
+			t.Errorf("right after a canary sync is %+v, want it to wait for reports", s)
+		}
+		time.Sleep(3700 * time.Millisecond)
+		synctest.Wait()
+		if s := l.View().Sync; !s.Open {
+			t.Errorf("4 s after a canary sync is %+v, want it open", s)
+		}
+	})
+}
+
 func TestHigherEpochIsOutdone(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		l.says("web1", "web", kick.Status{})

@@ -25,8 +25,8 @@ func (c *Controller) ingest(m inventory.Received) (changed bool) {
 	case m.DisconnectsLost != nil:
 		changed = c.carryOut(c.listening.setDisconnects(*m.DisconnectsLost, m.At), m.At)
 	case m.Canary:
-		c.listening.received(m.At)
-		changed = c.carryOut(c.leadership.canary(m.At), m.At)
+		restarted := c.listening.received(m.At)
+		changed = c.carryOut(c.leadership.canary(m.At), m.At) || restarted
 	}
 	changes, err := c.inv.Apply(m)
 	changed = c.ingestError(err, m.At) || changed

@@ -66,11 +66,13 @@ func (l *listening) missed(why string, now time.Time) []effect {
 }
 
 // received notes that the listener's own message came back.
-func (l *listening) received(now time.Time) {
-	if l.lost { // the loop was late, not the bus
+// It reports whether listening began anew, because the loop was late, not the bus.
+func (l *listening) received(now time.Time) (restarted bool) {
+	if restarted = l.lost; restarted {
 		l.restart(now)
 	}
 	l.canary = now
+	return restarted
 }
 
 // setDisconnects notes whether the broker's disconnect events are received. While they are not, a death is noticed by
@@ -159,7 +161,7 @@ func (l *listening) setPace(nodes int) bool {
 
 // next is when tick has something to do.
 func (l *listening) next() time.Time {
-	next := api.Soonest(append(l.reports[:len(l.reports):len(l.reports)], l.sync.Until)...)
+	next := api.Soonest(l.reports...)
 	if l.lost {
 		return next
 	}

@@ -58,9 +58,14 @@ func (c *Controller) probers(r *membership.Role) []string {
 	all := c.inv.Snapshot()
 	for _, a := range c.fleet.all() {
 		depends := slices.ContainsFunc(a.Needs, func(n membership.Need) bool { return n.Role == r })
-		fit := all.Node(a.Node).Life == inventory.Alive && !r.Missing(a.Node)
-		if depends && fit && len(nodes) < maxProbers && !slices.Contains(nodes, a.Node) {
+		if !depends || slices.Contains(nodes, a.Node) || r.Missing(a.Node) {
+			continue
+		}
+		if all.Node(a.Node).Life == inventory.Alive {
 			nodes = append(nodes, a.Node)
+		}
+		if len(nodes) == maxProbers {
+			break
 		}
 	}
 	return nodes

@@ -57,18 +57,24 @@ func sourceAddress(towards string) netip.Addr {
 	return conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap().WithZone("")
 }
 
-// globalAddress is the machine's first global unicast address, IPv4 before IPv6.
+// globalAddress is the machine's first global unicast address of an interface that is up, IPv4 before IPv6.
 func globalAddress() (found netip.Addr) {
-	addrs, _ := net.InterfaceAddrs() // on an error none is known
-	for _, a := range addrs {
-		prefix, err := netip.ParsePrefix(a.String())
-		if err != nil || !prefix.Addr().IsGlobalUnicast() {
+	interfaces, _ := net.Interfaces() // on an error none is known
+	for _, i := range interfaces {
+		addrs, err := i.Addrs()
+		if err != nil || i.Flags&net.FlagUp == 0 {
 			continue
 		}
-		if prefix.Addr().Unmap().Is4() {
-			return prefix.Addr().Unmap()
+		for _, a := range addrs {
+			prefix, err := netip.ParsePrefix(a.String())
+			if err != nil || !prefix.Addr().IsGlobalUnicast() {
+				continue
+			}
+			if prefix.Addr().Unmap().Is4() {
+				return prefix.Addr().Unmap()
+			}
+			found = cmp.Or(found, prefix.Addr())
 		}
-		found = cmp.Or(found, prefix.Addr())
 	}
 	return found
 }

@@ -13,7 +13,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
 )
 
@@ -61,34 +60,47 @@ func startShim(l Launch, exe string, args []string) (*exec.Cmd, error) {
 	return shim, startProcess(shim)
 }
 
-// lockPatiently takes a lock as soon as it is free. Its pauses grow, so that the end of a short run is noticed soon
-// and waiting for a long one costs nothing. TryLockContext has one pause for all.
-func lockPatiently(ctx context.Context, lock *flock.Flock) error {
+// lockPatiently takes the lock of a file as soon as it is free. Its pauses grow, so that the end of a short run is
+// noticed soon and waiting for a long one costs nothing. It waits for the file that it opened: package flock opens the
+// path again at each try, and a file that was removed meanwhile would look free.
+func lockPatiently(ctx context.Context, path string) (*os.File, error) {
+	lock, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
 	for pause := 2 * time.Millisecond; ; pause = min(pause*3/2, 100*time.Millisecond) {
-		if locked, err := lock.TryLock(); locked || err != nil {
-			return err
+		err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return lock, nil
+		}
+		if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, unix.EINTR) {
+			err = nil
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			err = ctx.Err()
 		case <-time.After(pause):
+		}
+		if err != nil {
+			lock.Close()
+			return nil, err
 		}
 	}
 }
 
 // await waits until the lock is free, which is the end of the shim, whether it is a child of this agent or adopted.
 func await(ctx context.Context, l Launch, shim *exec.Cmd) (Ending, error) {
-	lock := flock.New(l.lockFile())
-	if err := lockPatiently(ctx, lock); err != nil {
+	lock, err := lockPatiently(ctx, l.lockFile())
+	if err != nil {
 		return Ending{}, err
 	}
-	defer lock.Unlock() // after what a dead shim left is killed
+	// After what a dead shim left is killed. A child that this agent forks now may have a copy: closing is not enough.
+	defer func() { unix.Flock(int(lock.Fd()), unix.LOCK_UN); lock.Close() }()
 	if shim != nil {
 		shim.Wait() // how it ended is in the file, or unknown
 	}
 	var e Ending
-	err := readFile(l.endingFile(), &e)
-	if err == nil {
+	if err = readFile(l.endingFile(), &e); err == nil {
 		return e, nil
 	}
 	e = Ending{Exit: -1, Lost: true, Error: l.killRest(), Output: tail(l)}
