@@ -255,6 +255,9 @@ func TestKnownMembersThatAreNoneAndDidNotLeaveAreLosses(t *testing.T) {
 			t.Errorf("%s is due %s, though it had its time", name, l.due())
 		}
 	}
+	if f := r.guard.missing["web2"].facts; f["role"] != "web" || r.guard.missing["web4"].facts != nil {
+		t.Errorf("the facts of web2 are %v, want what it reported; web4 has none", f)
+	}
 	if _, known := r.Past(formerRevision.Hash); !known || r.recovery.basis != formerRevision {
 		t.Errorf("recovered is %+v, remembered: %t; want what dependents hold", r.recovery.basis, known)
 	}
