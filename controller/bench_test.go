@@ -65,7 +65,7 @@ func newBench(b *testing.B) (c *Controller, beat func(i, epoch int) inventory.Re
 		c.ingest(beat(i, 2))
 	}
 	c.turn(b.Context(), true, time.Now())
-	if n := len(c.view.Load().Verdicts); n != benchNodes {
+	if n := len(c.views.current.Load().Verdicts); n != benchNodes {
 		b.Fatalf("%d verdicts, want %d", n, benchNodes)
 	}
 	return c, beat

@@ -18,14 +18,20 @@ type conflict struct {
 func (c *Controller) nameConflict(with *inventory.Conflict, now time.Time) (changed bool) {
 	c.journal.counts.InvalidMessages++
 	is := conflict{api.Conflict{Node: with.Node, Accepted: with.Accepted, Rejected: with.Rejected, Since: now}, now}
-	was, lasts := c.conflicts[with.Node]
+	was, lasts := c.rejected.conflicts[with.Node]
 	if lasts {
 		is.Since = was.Since
 	} else {
 		c.nodeEvent(now, api.EventConflictBegan, is.Node, "%s", is)
 	}
-	c.conflicts[with.Node] = is
+	c.rejected.conflicts[with.Node] = is
 	return is.Accepted != was.Accepted || is.Rejected != was.Rejected
+}
+
+// rejected is the nodes whose heartbeats are rejected now, by name.
+type rejected struct {
+	conflicts map[string]conflict
+	versions  map[string]version
 }
 
 // version is a node whose messages have another version, for as long as it sends them.
@@ -41,8 +47,8 @@ const maxVersions = 1000
 // come.
 func (c *Controller) wrongVersion(e *inventory.VersionError, now time.Time) (changed bool) {
 	c.journal.counts.InvalidMessages++
-	is, lasts := c.versions[e.Node]
-	if !lasts && len(c.versions) >= maxVersions {
+	is, lasts := c.rejected.versions[e.Node]
+	if !lasts && len(c.rejected.versions) >= maxVersions {
 		return false
 	}
 	if !lasts {
@@ -54,7 +60,7 @@ func (c *Controller) wrongVersion(e *inventory.VersionError, now time.Time) (cha
 	}
 	changed = is.Version != e.Version
 	is.Version, is.last = e.Version, now
-	c.versions[e.Node] = is
+	c.rejected.versions[e.Node] = is
 	return changed
 }
 
@@ -64,15 +70,15 @@ func (c *Controller) endReports(now time.Time) (changed bool) {
 		return false
 	}
 	silence := max(c.cfg.GoneAfter, 4*c.listening.pace)
-	for node, k := range c.conflicts {
+	for node, k := range c.rejected.conflicts {
 		if now.Sub(k.last) >= silence {
 			c.conflictEnded(node, "instance "+k.Rejected+" no longer reports", now)
 			changed = true
 		}
 	}
-	for node, v := range c.versions {
+	for node, v := range c.rejected.versions {
 		if now.Sub(v.last) >= silence {
-			delete(c.versions, node)
+			delete(c.rejected.versions, node)
 			changed = true
 		}
 	}
@@ -80,8 +86,8 @@ func (c *Controller) endReports(now time.Time) (changed bool) {
 }
 
 func (c *Controller) conflictEnded(node, why string, now time.Time) {
-	if _, lasts := c.conflicts[node]; lasts {
-		delete(c.conflicts, node)
+	if _, lasts := c.rejected.conflicts[node]; lasts {
+		delete(c.rejected.conflicts, node)
 		c.nodeEvent(now, api.EventConflictEnded, node, "node %s: one machine claims this name: %s", node, why)
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"kicker/controller/api"
@@ -51,21 +50,17 @@ type Controller struct {
 	table      *membership.Table
 	fleet      *fleet
 	leaving    map[string]*leaving // by node
-	conflicts  map[string]conflict // by node
-	versions   map[string]version  // by node
+	rejected   rejected
 
 	// What it says.
 	journal journal
-	loaded  api.Loaded
-	view    atomic.Pointer[api.View]
-	next    chan struct{} // closed when the next view is published
+	views   views
 
 	// How it waits.
 	requests chan request
 	answers  chan func(now time.Time) (changed bool) // to what was asked, for the loop
 	asking   sync.WaitGroup
 	due      time.Time // when the next turn is due though nothing changes
-	tidied   time.Time
 }
 
 // request is something that another goroutine wants done in the loop.
@@ -84,18 +79,19 @@ func New(cfg Config, id string, inv *inventory.Inventory, bus Bus, log *slog.Log
 	c := &Controller{
 		cfg: cfg, bus: bus, log: log, inv: inv, table: table, fleet: newFleet(),
 		leadership: newLeadership(cfg.Cluster, id, cfg.GoneAfter, now), listening: newListening(now),
-		leaving: map[string]*leaving{}, conflicts: map[string]conflict{}, versions: map[string]version{},
-		journal: newJournal(), loaded: api.Loaded{At: now},
+		leaving: map[string]*leaving{}, rejected: rejected{map[string]conflict{}, map[string]version{}},
+		journal:  newJournal(),
 		requests: make(chan request), answers: make(chan func(time.Time) bool),
 	}
 	inv.GoneAfter = func(n *inventory.Node) time.Duration { return c.table.GoneAfter(n.Name) }
+	c.journal.loaded.At = now
 	c.event(event(now, api.EventStarted, "controller %s of cluster %s started", id, cfg.Cluster))
 	c.publishView(nil, now)
 	return c, nil
 }
 
 // View is what the controller knows as of its last turn. Any goroutine may call it.
-func (c *Controller) View() *api.View { return c.view.Load() }
+func (c *Controller) View() *api.View { return c.views.current.Load() }
 
 // inLoop has the loop do something and follow it up, and waits until that is done. An error is ctx's: then it may still
 // be done.
@@ -274,10 +270,10 @@ func (c *Controller) track(now time.Time) {
 
 // tidy forgets now and then what is of no use any more.
 func (c *Controller) tidy(now time.Time) {
-	if now.Before(c.tidied.Add(tidyEvery)) {
+	if now.Before(c.fleet.tidied.Add(tidyEvery)) {
 		return
 	}
-	c.tidied = now
+	c.fleet.tidied = now
 	c.fleet.tidy(c.table, 2*c.cfg.Backoff.Max, now)
 	if c.listening.sync.Open {
 		for _, e := range c.fleet.findCycles(c.table, now) {

@@ -28,6 +28,8 @@ type fleet struct {
 	origins plan.Origins
 	cycles  plan.Cycles
 
+	// tidied is when it last forgot what is of no use.
+	tidied time.Time
 	// sorted is all of actions; nil when they changed. dependents is the actions that depend on each role; nil when
 	// needs changed.
 	sorted     []*plan.Action
@@ -199,7 +201,7 @@ func (f *fleet) ranLately(node string, now time.Time) bool {
 func (f *fleet) clone(backoff plan.BackoffConfig, now time.Time) *fleet {
 	c := newFleet()
 	c.status, c.running, c.flights = maps.Clone(f.status), maps.Clone(f.running), maps.Clone(f.flights)
-	c.rollout, c.origins, c.cycles = f.rollout.Clone(), maps.Clone(f.origins), f.cycles
+	c.rollout, c.origins, c.cycles, c.tidied = f.rollout.Clone(), maps.Clone(f.origins), f.cycles, f.tidied
 	for k, r := range f.retries {
 		c.retries[k] = r.With(backoff, now)
 	}

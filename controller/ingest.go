@@ -64,7 +64,7 @@ func (c *Controller) ingestChange(change inventory.Change, now time.Time) {
 		c.listening.joined = now
 	}
 	if after != nil {
-		delete(c.versions, after.Name) // it was upgraded
+		delete(c.rejected.versions, after.Name) // it was upgraded
 	}
 	c.recordChange(change, now)
 	from := now

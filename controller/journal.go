@@ -30,7 +30,8 @@ type journal struct {
 	runs   []api.Run   // at least the last keepRuns; replaced as a whole when one of them ends
 	kicks  int64       // how many run ids were made
 	counts api.Counts
-	warned time.Time // when the last event about an invalid message was made
+	loaded api.Loaded // the configuration in force
+	warned time.Time  // when the last event about an invalid message was made
 }
 
 func newJournal() journal {

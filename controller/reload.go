@@ -38,8 +38,8 @@ func (c *Controller) reload(cfg Config, now time.Time) error {
 		c.rejectReload(err, now)
 		return err
 	}
-	rejected := c.loaded.Failed != ""
-	c.loaded = api.Loaded{At: now}
+	rejected := c.journal.loaded.Failed != ""
+	c.journal.loaded = api.Loaded{At: now}
 	if keys := changedKeys(c.cfg, cfg); len(keys) > 0 {
 		c.event(event(now, api.EventReloaded, "the configuration was reloaded: %s changed", strings.Join(keys, ", ")))
 		c.cfg, c.table, c.fleet, c.leadership.takeOver = cfg, next.table, next.fleet, cfg.GoneAfter
@@ -50,9 +50,9 @@ func (c *Controller) reload(cfg Config, now time.Time) error {
 }
 
 func (c *Controller) rejectReload(why error, now time.Time) {
-	c.loaded.Failed = strings.ReplaceAll(why.Error(), "\n", "; ")
+	c.journal.loaded.Failed = strings.ReplaceAll(why.Error(), "\n", "; ")
 	c.event(event(now, api.EventReloadRejected,
-		"the new configuration is rejected, the old one stays: %s", c.loaded.Failed))
+		"the new configuration is rejected, the old one stays: %s", c.journal.loaded.Failed))
 }
 
 // with is this controller as it would be with another configuration. The two share nothing that changes, and the copy

@@ -1,21 +1,28 @@
 package controller
 
 import (
+	"sync/atomic"
 	"time"
 
 	"kicker/controller/api"
 )
 
+// views is the newest view, and a channel that is closed when a newer one is published.
+type views struct {
+	current atomic.Pointer[api.View]
+	next    chan struct{}
+}
+
 // publishView makes a new view of what the controller knows, and wakes those that wait for it.
 func (c *Controller) publishView(verdicts []api.Verdict, now time.Time) {
-	outdated := c.next
-	c.next = make(chan struct{})
-	c.view.Store(&api.View{
+	outdated := c.views.next
+	c.views.next = make(chan struct{})
+	c.views.current.Store(&api.View{
 		At: now, Identity: c.identity(), Leader: c.leadership.rival.id, Sync: c.listening.sync,
 		DisconnectsLost: c.listening.disconnects, Nodes: c.inv.Snapshot(), Roles: c.viewRoles(), Verdicts: verdicts,
 		Conflicts: c.viewConflicts(), WrongVersion: c.viewVersions(), Cycles: c.fleet.cycles.Found,
 		Runs: last(c.journal.runs, keepRuns), Events: last(c.journal.events, keepEvents),
-		Counts: cloneCounts(c.journal.counts), Loaded: c.loaded, Next: c.next,
+		Counts: cloneCounts(c.journal.counts), Loaded: c.journal.loaded, Next: c.views.next,
 	})
 	if outdated != nil {
 		close(outdated)
@@ -43,16 +50,16 @@ func (c *Controller) viewRoles() []api.Role {
 
 func (c *Controller) viewConflicts() []api.Conflict {
 	var views []api.Conflict
-	for _, node := range sortedKeys(c.conflicts) {
-		views = append(views, c.conflicts[node].Conflict)
+	for _, node := range sortedKeys(c.rejected.conflicts) {
+		views = append(views, c.rejected.conflicts[node].Conflict)
 	}
 	return views
 }
 
 func (c *Controller) viewVersions() []api.VersionMismatch {
 	var views []api.VersionMismatch
-	for _, node := range sortedKeys(c.versions) {
-		views = append(views, c.versions[node].VersionMismatch)
+	for _, node := range sortedKeys(c.rejected.versions) {
+		views = append(views, c.rejected.versions[node].VersionMismatch)
 	}
 	return views
 }
