@@ -365,6 +365,30 @@ func TestSecondRunAtTheSameTimeFails(t *testing.T) {
 	}
 }
 
+func TestRunIsNotOverWhenItsLockFileIsRemoved(t *testing.T) {
+	dir := t.TempDir()
+	l := launchOf(t, dir, "r1", fmt.Sprintf("echo $$ >%s/pid; %s", dir, waitForGo(dir)))
+	first := start(t, l)
+	readPid(t, filepath.Join(dir, "pid"))
+	l.Adopt = true // as the next agent does, which is not the shim's parent
+	ending := start(t, l)
+	time.Sleep(100 * time.Millisecond) // it waits for the lock by then
+	if err := os.Remove(l.lockFile()); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case e := <-ending:
+		t.Errorf("the run is over while its command runs: %+v", e)
+	case <-time.After(500 * time.Millisecond): // five times the longest pause between two tries
+	}
+	touch(t, dir, "go")
+	for _, ended := range []<-chan Ending{first, ending} {
+		if e := next(t, ended); e.outcome([]int{0}) != Succeeded {
+			t.Errorf("got %+v, want success", e)
+		}
+	}
+}
+
 func TestProcessWithAnOddNameIsRead(t *testing.T) {
 	sleep, err := exec.LookPath("sleep")
 	if err != nil {
