@@ -192,7 +192,8 @@ func drawHeartbeat(t *rapid.T, name string) step {
 }
 
 func (w *world) heartbeat(b inventory.Beat, facts inventory.Facts, a *action) {
-	b.Instance, b.Boot, b.Conn, b.Facts, b.NextIn = "m", "b", w.conn(b.Node), facts.Digest(), 1000
+	b.Instance, b.Boot, b.Conn, b.Facts = "m", "b", w.conn(b.Node), facts.Digest()
+	b.NextIn = max(b.NextIn, 1000)
 	w.reported[b.Node] = a
 	w.receive(inventory.Received{Facts: &inventory.FactsMessage{Node: b.Node, Instance: "m", Boot: "b", Facts: facts}})
 	w.receive(inventory.Received{Beat: &b})
@@ -296,7 +297,10 @@ func TestRolesUnderTheSameConfigurationAreTheSame(t *testing.T) {
 
 // drawKinds is the kinds of steps, each a few times, in any order.
 func drawKinds(t *rapid.T, label string) []string {
-	kinds := []string{"heartbeat", "disconnect", "crowd", "crash", "time", "foreign", "answer", "order", "probe", "since"}
+	kinds := []string{
+		"heartbeat", "disconnect", "crowd", "crash", "time", "foreign", "foreign", "foreign", "answer", "order", "probe",
+		"since",
+	}
 	return rapid.Permutation(slices.Repeat(kinds, rapid.IntRange(1, 3).Draw(t, label))).Draw(t, label)
 }
 
@@ -304,7 +308,7 @@ func drawKinds(t *rapid.T, label string) []string {
 func drawStep(t *rapid.T, kind string) step {
 	n := rapid.IntRange(0, 9).Draw(t, "node")
 	node := fmt.Sprint("n", n)
-	old := []kick.Member{{Node: "old1"}, {Node: "old2"}}[:draw(t, "old", 1, 2, 2, 2)]
+	old := []kick.Member{{Node: "old1"}, {Node: "old2"}}[:draw(t, "old", 1, 2, 2, 2, 2, 2)]
 	d := draw(t, "time", 100*time.Millisecond, 600*time.Millisecond, 2*time.Second, 3*time.Second, 20*time.Second)
 	switch kind {
 	case "heartbeat":
@@ -350,8 +354,9 @@ func drawStep(t *rapid.T, kind string) step {
 			}
 		}
 	case "probe":
+		wait := draw(t, "wait", 0, 0, 3*time.Minute)
 		return func(w *world) {
-			w.pass(3 * time.Minute)
+			w.pass(wait)
 			for _, p := range w.table.Probes(w.now) {
 				w.table.Probed(p, false, node, w.now)
 			}
@@ -371,7 +376,8 @@ func drawStep(t *rapid.T, kind string) step {
 // crowd is a heartbeat of each of many nodes that have role web.
 func (w *world) crowd() {
 	for i := range 30 {
-		w.heartbeat(inventory.Beat{Node: fmt.Sprint("web", i), Ready: true}, inventory.Facts{"role": "web"}, &action{})
+		b := inventory.Beat{Node: fmt.Sprint("web", i), Ready: true, NextIn: 10_000} // so that not all are suspect soon
+		w.heartbeat(b, inventory.Facts{"role": "web"}, &action{})
 	}
 }
 
