@@ -146,7 +146,7 @@ func (r *reader) roleEntries(roles []membership.RoleConfig) {
 		_, err := cmp.Or(role.Budget, membership.DefaultBudget).Of(1)
 		r.check(at+".budget", err)
 		for j, fact := range role.MemberFacts {
-			r.fact(fmt.Sprintf("%s.member_facts[%d]", at, j), fact)
+			r.fact(fmt.Sprintf("%s.member_facts[%d]", at, j), strings.TrimSuffix(fact, "?"))
 		}
 		r.dependsOn(at+".depends_on", role.DependsOn)
 		if role.Action != "" {
@@ -168,23 +168,29 @@ func (r *reader) dependsOn(path string, needs []string) {
 	seen := map[string]bool{}
 	for i, text := range needs {
 		at := fmt.Sprintf("%s[%d]", path, i)
-		need, same, err := membership.ParseNeed(text)
-		r.check(at, err)
-		for _, fact := range same {
+		if strings.HasPrefix(text, "same=") || strings.HasPrefix(text, "with=") { // one text was split into words
+			r.wrong(at, `%q is separated from its role: write both as one item, such as ["web %[1]s"]`, text)
+			continue
+		}
+		d, err := membership.ParseDependency(text)
+		if err != nil {
+			r.check(at, err)
+			continue
+		}
+		for _, fact := range d.Same {
 			r.fact(at, fact)
 		}
-		if seen[need] {
-			r.wrong(at, "%q is listed twice: remove one", need)
+		for _, fact := range d.With {
+			r.fact(at, strings.TrimSuffix(fact, "?"))
 		}
-		seen[need] = true
-		if strings.HasPrefix(need, "same=") { // one text was split into words
-			r.wrong(at, `%q is separated from its role: write both as one item, such as ["web %[1]s"]`, need)
-		} else if strings.ContainsAny(need, "=!") {
-			r.selector(at, need)
-		} else if err := membership.CheckRole(need); err != nil {
-			r.check(at, err)
-		} else if meant := r.typoOf(need); meant != "" {
-			r.wrong(at, "role %q is unknown (did you mean %q?): correct it, or declare it under roles", need, meant)
+		if seen[d.String()] {
+			r.wrong(at, "%q is listed twice: remove one", text)
+		}
+		seen[d.String()] = true
+		if strings.ContainsAny(d.Name, "=!") {
+			r.selector(at, d.Name)
+		} else if meant := r.typoOf(d.Name); meant != "" {
+			r.wrong(at, "role %q is unknown (did you mean %q?): correct it, or declare it under roles", d.Name, meant)
 		}
 	}
 }

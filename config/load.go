@@ -107,6 +107,11 @@ func (r *reader) decode(v *viper.Viper) {
 	if len(keys.Unused) > 0 && len(r.problems) == 0 { // scan finds all but those that only an alias brings in
 		r.unknown(slices.Min(keys.Unused))
 	}
+	for i := range r.config.Roles { // 0 is not the same as unset: it allows an empty list
+		if _, set := r.lines[fmt.Sprintf("roles[%d].min_members", i)]; !set {
+			r.config.Roles[i].MinMembers = membership.DefaultMinMembers
+		}
+	}
 	r.notConverted(err)
 }
 

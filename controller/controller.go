@@ -187,6 +187,7 @@ func (c *Controller) turn(ctx context.Context, changed bool, now time.Time) {
 			c.askRoster(ctx, q)
 		}
 		c.publish(now)
+		c.table.Try(c.triesAgain, c.fleet.dependsOn, now)
 		c.startProbes(ctx, now)
 	}
 	c.track(now)
@@ -238,6 +239,12 @@ func (c *Controller) publish(now time.Time) {
 		if ch.HoldEnded != "" {
 			c.roleEvent(now, api.EventHoldEnded, r.Name, "removals are no longer held: %s%s", ch.HoldEnded, c.shadow())
 		}
+		for _, q := range ch.QuarantineBegan {
+			c.roleEvent(now, api.EventQuarantineBegan, r.Name, "%s is quarantined: %s", q.Node, q.Why)
+		}
+		if len(ch.QuarantineEnded) > 0 {
+			c.roleEvent(now, api.EventQuarantineEnded, r.Name, "no longer quarantined: %s", api.List(ch.QuarantineEnded, 5))
+		}
 		if !ch.Renewed() {
 			continue
 		}
@@ -247,6 +254,26 @@ func (c *Controller) publish(now time.Time) {
 		}
 		c.roleEvent(now, api.EventRoleChanged, r.Name, "%s", members)
 	}
+}
+
+// triesAgain is an action that may try quarantined members of a role again: it is converged and its node is alive. Of
+// several it is the one whose last kick is oldest. Empty: there is none.
+func (c *Controller) triesAgain(r *membership.Role) string {
+	s, nodes := c.situation(), c.inv.Snapshot()
+	var chosen *plan.Action
+	for _, a := range c.fleet.all() {
+		n := nodes.Node(a.Node)
+		if !a.DependsOn(r) || n == nil || n.Life != inventory.Alive || !s.Idle(a) {
+			continue
+		}
+		if chosen == nil || a.Retry.Sent.Before(chosen.Retry.Sent) {
+			chosen = a
+		}
+	}
+	if chosen == nil {
+		return ""
+	}
+	return chosen.Key.String()
 }
 
 // shadow marks what the guard shows and does not enforce.

@@ -159,6 +159,9 @@ func (c *Controller) end(a *plan.Action, res kick.Result, now time.Time) {
 		}
 		delete(c.fleet.flights, a.Node)
 		c.fleet.rollout.Ended(f, succeeded, c.table)
+		if res.Outcome != kick.Lost {
+			c.table.Ended(f.Handed, a.Key.String(), succeeded, now)
+		}
 	}
 	if !c.journal.end(res.Run, now, res) {
 		return

@@ -65,6 +65,11 @@ func (f *fleet) action(k plan.Key) *plan.Action {
 	return nil
 }
 
+// dependsOn reports whether an action, NODE/ACTION, depends on a role.
+func (f *fleet) dependsOn(r *membership.Role, action string) bool {
+	return slices.Contains(f.dependentsOf(r), action)
+}
+
 // dependentsOf is the actions that depend on a role, as NODE/ACTION.
 func (f *fleet) dependentsOf(r *membership.Role) []string {
 	if f.dependents == nil {

@@ -101,7 +101,7 @@ func (c *Controller) lose(o api.LossOrder, now time.Time) error {
 			by, o.Expect, api.Duration(o.For))
 		return nil
 	}
-	n, err := c.table.AcceptLoss(r, now)
+	n, err := c.table.AcceptLoss(r, o.Accept, now)
 	if err != nil {
 		return fmt.Errorf("loss of %s: %w: %w", o.Object, api.ErrNotFound, err)
 	}

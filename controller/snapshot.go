@@ -43,6 +43,7 @@ func (c *Controller) viewRoles() []api.Role {
 			Name: r.Name, Selector: r.Selector(), MemberFacts: r.MemberFacts, DependsOn: r.DependsOn,
 			Revision: current.Revision, Members: current.Members, Nodes: r.Nodes(), Dependents: c.fleet.dependentsOf(r),
 			Sync: r.Sync(), Held: r.Held(c.table.Shadow()), Unknown: r.Unknown(),
+			MinMembers: r.MinMembers, Refused: r.Refusal(), Incomplete: r.Incomplete(), Quarantined: r.Quarantined(),
 		})
 	}
 	return views

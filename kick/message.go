@@ -46,6 +46,8 @@ type Membership struct {
 	Role     string   `json:"role"`
 	Revision Revision `json:"revision"`
 	Members  []Member `json:"members"`
+	// Departed is why nodes are no longer members that an action may have applied. It is not part of the hash.
+	Departed map[string]Departure `json:"departed,omitempty"`
 }
 
 // Hash identifies a list of members, in any order. The number before the dash is the algorithm's version.

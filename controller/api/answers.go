@@ -122,10 +122,11 @@ type KickOrder struct {
 	By     string `json:"by,omitempty"` // who gives the order, for the events
 }
 
-// LossOrder accepts the loss that the guard of a role holds. With Expect it announces a loss instead: for the time For
-// the guard lets up to so many percent of the members go.
+// LossOrder accepts the loss that the guard of a role holds: Accept is how many removals are held. With Expect it
+// announces a loss instead: for the time For the guard lets up to so many percent of the members go.
 type LossOrder struct {
 	Object string        `json:"object"`                   // role/R
+	Accept int           `json:"accept,omitempty"`         // from 1
 	Expect int           `json:"expect_percent,omitempty"` // from 1 to 100
 	For    time.Duration `json:"for_ns,omitempty"`
 	By     string        `json:"by,omitempty"` // who gives the order, for the events

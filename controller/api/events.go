@@ -56,10 +56,13 @@ var (
 	EventConflictEnded = info("conflict ended", "Only one machine claims the name.")
 	EventWrongVersion  = warn("wrong version", "A node's messages have another version: the controller ignores them.")
 
-	EventRoleChanged  = info("role changed", "The members of a role, or their member facts, changed.")
-	EventHoldBegan    = warn("hold began", "The guard holds removals from a role, because too many members went at once.")
-	EventHoldProbed   = info("hold probed", "Dependents were asked whether they reach the held nodes.")
-	EventHoldEnded    = info("hold ended", "The guard no longer holds removals from a role.")
+	EventRoleChanged     = info("role changed", "The members of a role, or their member facts, changed.")
+	EventHoldBegan       = warn("hold began", "The guard holds removals from a role, because too many members went at once.")
+	EventHoldProbed      = info("hold probed", "Dependents were asked whether they reach the held nodes.")
+	EventHoldEnded       = info("hold ended", "The guard no longer holds removals from a role.")
+	EventQuarantineBegan = warn("quarantine began", "Every run with a node failed: it is kept out of a role.")
+	EventQuarantineEnded = info("quarantine ended", "A node is no longer kept out of a role.")
+
 	EventLossExpected = info("loss expected", "A person announced that members of a role will go.")
 	EventCycleBegan   = info("cycle began", "Roles depend on each other.")
 	EventCycleEnded   = info("cycle ended", "Roles no longer depend on each other.")

@@ -75,7 +75,33 @@ type Role struct {
 	Sync        Sync          `json:"sync"`       // open: all members are known
 	Held        *Held         `json:"held,omitempty"`
 	Unknown     bool          `json:"unknown,omitempty"` // no node ever had it and no configuration names it
+	MinMembers  int           `json:"min_members"`       // with fewer members the dependents are not kicked
+	Refused     *Refusal      `json:"refused,omitempty"` // why its members are not handed out; null: they are
+
+	Incomplete  []Incomplete  `json:"incomplete,omitempty"`  // ready nodes that lack a member fact
+	Quarantined []Quarantined `json:"quarantined,omitempty"` // ready nodes with which every run failed
 }
+
+// Incomplete is a ready node that has a role and is not a member, because a member fact is missing or invalid.
+type Incomplete struct {
+	Node string `json:"node"`
+	Why  string `json:"why"` // "has no fact port"
+}
+
+// Refusal is why the members of a role are not handed out. Every question gets the same answer: a kick, the API, an
+// export.
+type Refusal struct {
+	Code  string    `json:"code"` // one of the Refused constants
+	Why   string    `json:"why"`
+	Until time.Time `json:"until,omitzero"` // zero: until something happens
+}
+
+// Why members are not handed out.
+const (
+	RefusedUnknown   = "unknown"
+	RefusedNotSynced = "not synced"
+	RefusedTooFew    = "too few"
+)
 
 // Held is removals that the guard of a role keeps back. The nodes are still members, unless the guard is a shadow.
 type Held struct {
@@ -84,6 +110,14 @@ type Held struct {
 	Why    string    `json:"why"`
 	Probe  string    `json:"probe,omitempty"`  // whether dependents reach the nodes, as they reported
 	Shadow bool      `json:"shadow,omitempty"` // guard: shadow, not enforced
+}
+
+// Quarantined is a ready node that is kept out of a role because every run with it failed.
+type Quarantined struct {
+	Node  string    `json:"node"`
+	Since time.Time `json:"since"`
+	Why   string    `json:"why"`
+	Retry time.Time `json:"retry"` // when one dependent tries it again
 }
 
 // Conflict is two machines that claim one name. The controller accepts one of them and rejects the other.

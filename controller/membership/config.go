@@ -18,7 +18,7 @@ type Config struct {
 type RoleConfig struct {
 	Name        string        `mapstructure:"name"`
 	Selector    string        `mapstructure:"selector"`     // which nodes have it; role=NAME unless set
-	MemberFacts []string      `mapstructure:"member_facts"` // which facts of a member its dependents get
+	MemberFacts []string      `mapstructure:"member_facts"` // facts that its dependents get; one that ends in ? is optional
 	DependsOn   []string      `mapstructure:"depends_on"`   // roles, or selectors, that the nodes of this role depend on
 	Action      string        `mapstructure:"action"`       // the action that DependsOn is for; all of a node's unless set
 	GoneAfter   time.Duration `mapstructure:"gone_after"`   // silence after which a node is gone; the cluster's unless set
@@ -27,8 +27,12 @@ type RoleConfig struct {
 	Mode        string        `mapstructure:"mode"`         // act or observe, for its nodes; the cluster's unless set
 }
 
-// DefaultMemberFacts is which facts of a member its dependents get, unless its role says otherwise.
+// DefaultMemberFacts is which facts of a member its dependents get, unless its role or they say otherwise.
 var DefaultMemberFacts = []string{"ipaddress", "port"}
+
+// DefaultMinMembers is the least members of a role that its dependents are kicked with, unless its configuration says
+// otherwise: an empty list is never handed out by mistake.
+const DefaultMinMembers = 1
 
 // Budget is a number of runs, or a percentage of a role's nodes.
 type Budget string

@@ -3,6 +3,7 @@ package membership
 import (
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -16,14 +17,17 @@ func (r *Role) Remembered() (past, diffs int) { return len(r.past), len(r.diffs)
 // Members is the nodes that are members now, sorted.
 func (r *Role) Members() []string { return slices.Sorted(maps.Keys(r.members)) }
 
+// GuardSets is how many names the guard's sets A and R have within a window.
+func (r *Role) GuardSets(now time.Time, w time.Duration) (a, joined int) {
+	return r.guard.sets(now, w, r.present().is)
+}
+
 // Difference is everything in which two tables differ, for people; empty if they know the same.
 func Difference(a, b *Table) string {
 	return cmp.Diff(a.plain(), b.plain(), cmpopts.EquateEmpty(),
-		cmp.AllowUnexported(Role{}, recovery{}, guard{}, sample{}, loss{}, departure{}, hold{}, expectation{}),
-		cmp.Comparer(func(a, b query.Selector) bool { return a.String() == b.String() }),
-		cmpopts.SortSlices(func(a, b departure) bool {
-			return a.at.Before(b.at) || a.at.Equal(b.at) && a.joined.Before(b.joined)
-		}))
+		cmp.AllowUnexported(Role{}, recovery{}, guard{}, step{}, loss{}, hold{}, expectation{},
+			departure{}, reselection{}, quarantine{}, failure{}, quarantined{}, Trial{}),
+		cmp.Comparer(func(a, b query.Selector) bool { return a.String() == b.String() }))
 }
 
 type plainTable struct {
@@ -57,7 +61,9 @@ func (t *Table) plain() plainTable {
 // Spare gives all slices that grow spare room: if a copy shares one, both append to the same place.
 func (t *Table) Spare() {
 	for _, r := range t.byName {
-		r.guard.sizes, r.guard.departed = slices.Grow(r.guard.sizes, 100), slices.Grow(r.guard.departed, 100)
+		for name, steps := range r.guard.history {
+			r.guard.history[name] = slices.Grow(steps, 100)
+		}
 		r.recovery.others = slices.Grow(r.recovery.others, 100)
 	}
 }

@@ -30,14 +30,24 @@ const (
 
 // guard holds the removals of one role when too many of its members depart without leaving. A held node stays a member.
 // A node that joins is a member at once.
+//
+// It counts names, not departures: a node that dies ten times within the window is one. Within a window
+//
+//	A is the names that were members within it, are none now, and did not leave on purpose,
+//	R is the names that joined within it, were not there when it began, and did not leave on purpose.
+//
+// The lost ones are A and the suspects. They are compared with the members, suspects and A together, without as many as
+// R has replaced of the lost ones.
+//
+// Example: a role has 10 members when the window begins. Six new ones join. Then two of the old and three of the new
+// die. A has 5 names, R has 6, 11 are sound. 16 - 5 = 11 are compared with: 11 of 11, so nothing is held.
 type guard struct {
-	// sizes is how many members the role had, oldest first: each time that this changed within longWindow, and once
-	// before.
-	sizes []sample
-	// joins is when those members joined that did so within longWindow. All others were there before.
-	joins map[string]time.Time
-	// departed is the members that were removed without leaving within longWindow, oldest first.
-	departed []departure
+	// since is when the role was first published, or a loss was accepted. What happened before does not count.
+	since time.Time
+	// history is when names became members and stopped to be members, within longWindow and after since. The steps of a
+	// name alternate, so its first step says what it was before. A name without steps is what it was all the time.
+	history map[string][]step
+	trimmed time.Time // when history was last rid of what is too old
 
 	// missing is the losses that are not published: they wait for guardPause, or are held. A node is in missing or a
 	// member, never both.
@@ -48,25 +58,26 @@ type guard struct {
 	expect expectation
 }
 
-// sample is the size of a role from a time on.
-type sample struct {
+// step is one change of a name in the published memberships.
+type step struct {
 	at   time.Time
-	size int
+	in   bool // it became a member
+	left bool // it stopped to be one on purpose
 }
+
+// maxSteps is how many steps of a name are kept: without two of its oldest ones it was the same before them.
+const maxSteps = 32
 
 // loss is a member that departed without leaving.
 type loss struct {
 	member kick.Member
 	facts  inventory.Facts
 	at     time.Time // when it began: with the suspicion, if there was one
-	joined time.Time // zero: before longWindow
+	why    kick.Departure
 }
 
 // due is when a loss that is not held is published.
 func (l loss) due() time.Time { return l.at.Add(guardPause) }
-
-// departure is a loss that was published.
-type departure struct{ at, joined time.Time }
 
 // hold is a decision to keep the missing nodes as members until there is a reason to end it.
 type hold struct {
@@ -84,11 +95,20 @@ type expectation struct {
 	until time.Time
 }
 
+// present is the members of a role now, as the guard needs them.
+type present struct {
+	sound    int // not suspect
+	suspects int
+	is       func(name string) bool // a member, suspect or not
+}
+
 // clone is a guard that shares nothing with this one that changes.
 func (g *guard) clone() guard {
 	c := *g
-	c.sizes, c.departed = slices.Clone(g.sizes), slices.Clone(g.departed)
-	c.missing, c.joins = maps.Clone(g.missing), maps.Clone(g.joins)
+	c.missing, c.history = maps.Clone(g.missing), maps.Clone(g.history)
+	for name, steps := range c.history {
+		c.history[name] = slices.Clone(steps)
+	}
 	if g.hold != nil {
 		held := *g.hold
 		c.hold = &held
@@ -96,38 +116,105 @@ func (g *guard) clone() guard {
 	return c
 }
 
-// joined notes a new member.
-func (g *guard) joined(name string, at time.Time) {
-	if g.joins == nil {
-		g.joins = map[string]time.Time{}
-	}
-	g.joins[name] = at
-}
-
 // lost notes a member that departed without leaving.
 func (g *guard) lost(name string, l loss) {
 	if g.missing == nil {
 		g.missing = map[string]loss{}
 	}
-	l.joined = g.joins[name]
-	delete(g.joins, name)
 	g.missing[name] = l
 }
 
-// left notes a member that departed on purpose.
+// left notes that a member, or a missing one, departed on purpose. It may have been lost before, and back since.
 func (g *guard) left(name string) {
 	delete(g.missing, name)
-	delete(g.joins, name)
+	if steps := g.history[name]; len(steps) > 0 && !steps[len(steps)-1].in {
+		steps[len(steps)-1].left = true
+	}
 }
 
 // back notes that a node is a member again, and reports whether it was missing.
 func (g *guard) back(name string) bool {
-	l, was := g.missing[name]
-	if was && !l.joined.IsZero() {
-		g.joined(name, l.joined)
-	}
+	_, was := g.missing[name]
 	delete(g.missing, name)
 	return was
+}
+
+// begin reports whether the role is published for the first time: its members were there, whenever they joined.
+func (g *guard) begin(now time.Time) bool {
+	if !g.since.IsZero() {
+		return false
+	}
+	g.since = now.Add(-1) // what is published now counts
+	return true
+}
+
+// published notes what changed in a membership that is published now. purposely reports whether a name departed on
+// purpose.
+func (g *guard) published(d Diff, purposely func(name string) bool, now time.Time) {
+	if now.Sub(g.trimmed) >= window {
+		g.trim(now)
+		g.trimmed = now
+	}
+	for _, name := range d.Added {
+		g.note(name, step{at: now, in: true})
+	}
+	for _, name := range d.Removed {
+		g.note(name, step{at: now, left: purposely(name)})
+	}
+}
+
+// note adds a step. One that says the same as the last one says nothing.
+func (g *guard) note(name string, s step) {
+	steps := g.history[name]
+	if n := len(steps); n > 0 && steps[n-1].in == s.in {
+		return
+	}
+	if g.history == nil {
+		g.history = map[string][]step{}
+	}
+	if steps = append(steps, s); len(steps) > maxSteps {
+		steps = slices.Clone(steps[2:])
+	}
+	g.history[name] = steps
+}
+
+// trim forgets what is older than the long window.
+func (g *guard) trim(now time.Time) {
+	began := now.Add(-longWindow)
+	for name, steps := range g.history {
+		recent := steps
+		for len(recent) > 0 && !recent[0].at.After(began) {
+			recent = recent[1:]
+		}
+		switch {
+		case len(recent) == 0:
+			delete(g.history, name)
+		case len(recent) < len(steps):
+			g.history[name] = recent
+		}
+	}
+}
+
+// sets is the sizes of A and R within a window.
+func (g *guard) sets(now time.Time, w time.Duration, is func(name string) bool) (a, r int) {
+	began := now.Add(-w)
+	if began.Before(g.since) {
+		began = g.since
+	}
+	a = len(g.missing)
+	for name, steps := range g.history {
+		last := steps[len(steps)-1]
+		_, missing := g.missing[name]
+		gone := !missing && !is(name) && !last.in && !last.left && last.at.After(began)
+		if gone {
+			a++
+		}
+		i := slices.IndexFunc(steps, func(s step) bool { return s.at.After(began) })
+		if i >= 0 && steps[i].in && (gone || missing || is(name)) {
+			r++
+		}
+	}
+	return a, r
 }
 
 // verdict is what a guard decided.
@@ -137,15 +224,14 @@ type verdict struct {
 }
 
 // judge decides on the missing. It forgets those that may be removed, so that the next membership does not have them.
-// sound is how many members are left and not suspect. rest is the facts of all members.
-func (g *guard) judge(now time.Time, sound int, suspects map[string]struct{}, rest func() []inventory.Facts) verdict {
-	g.trim(now)
+// words says why so many are lost. rest is the facts of all members.
+func (g *guard) judge(now time.Time, p present, words func(all string) string, rest func() []inventory.Facts) verdict {
 	if g.hold != nil {
-		return g.judgeHold(now, sound, suspects)
+		return g.judgeHold(now, p)
 	}
 	if len(g.missing) > 0 {
-		if g.hold = g.tooMany(now, sound, suspects); g.hold != nil {
-			g.hold.why += g.common(rest())
+		if g.hold = g.tooMany(now, p); g.hold != nil {
+			g.hold.why = words(g.hold.why) + g.common(rest())
 			g.hold.ask = now.Add(probeAfter)
 			return verdict{began: g.hold.why}
 		}
@@ -154,7 +240,7 @@ func (g *guard) judge(now time.Time, sound int, suspects map[string]struct{}, re
 	for name, l := range g.missing {
 		if !now.Before(l.due()) {
 			delete(g.missing, name)
-			g.departed = append(g.departed, departure{now, l.joined})
+			g.note(name, step{at: now}) // it counts, also if it was never published here
 			v.released = true
 		}
 	}
@@ -162,14 +248,14 @@ func (g *guard) judge(now time.Time, sound int, suspects map[string]struct{}, re
 }
 
 // judgeHold ends a hold when there is a reason, and has been one for returnTime.
-func (g *guard) judgeHold(now time.Time, sound int, suspects map[string]struct{}) verdict {
+func (g *guard) judgeHold(now time.Time, p present) verdict {
 	var v verdict
 	switch {
 	case len(g.missing) == 0:
 		v.ended = "all missing members are back, or left"
-	case sound > 0 && !g.tooFew(now, sound, g.hold.base):
-		v.ended = fmt.Sprintf("%d of %d members are there again", sound, g.hold.base)
-	case g.tooMany(now, sound, suspects) == nil:
+	case p.sound > 0 && !g.tooFew(now, p.sound, g.hold.base):
+		v.ended = fmt.Sprintf("%d of %d members are there again", p.sound, g.hold.base)
+	case g.tooMany(now, p) == nil:
 		v.ended = fmt.Sprintf("only %d are still missing", len(g.missing))
 	default:
 		g.hold.ends = time.Time{}
@@ -181,11 +267,10 @@ func (g *guard) judgeHold(now time.Time, sound int, suspects map[string]struct{}
 	if len(g.missing) > 0 && now.Before(g.hold.ends) {
 		return verdict{}
 	}
-	g.hold = nil
-	for _, l := range g.missing {
-		g.departed = append(g.departed, departure{now, l.joined})
+	for name := range g.missing {
+		g.note(name, step{at: now})
 	}
-	g.missing = nil
+	g.hold, g.missing = nil, nil
 	return v
 }
 
@@ -205,21 +290,23 @@ func (g *guard) next(probes bool) time.Time {
 }
 
 // accept says that the loss is real: what comes next is counted from here.
-func (g *guard) accept(now time.Time, size int) {
-	g.missing, g.hold, g.departed = nil, nil, nil
-	g.sizes = []sample{{now, size}}
+func (g *guard) accept(now time.Time) {
+	g.missing, g.hold, g.history, g.since = nil, nil, nil, now
 }
 
 // tooMany is the hold that the losses call for, nil if they may be removed.
-func (g *guard) tooMany(now time.Time, sound int, suspects map[string]struct{}) *hold {
-	if sound == 0 {
-		base, _ := g.base(now, window, sound, suspects)
-		why := "the role would be empty, and no member left on purpose"
-		return &hold{since: now, base: max(base, len(g.missing)), why: why}
+func (g *guard) tooMany(now time.Time, p present) *hold {
+	if p.sound == 0 {
+		a, r := g.sets(now, window, p.is)
+		base := p.suspects + a - min(a+p.suspects, r)
+		return &hold{
+			since: now, base: max(base, len(g.missing)), why: "the role would be empty, and no member left on purpose",
+		}
 	}
 	for _, w := range []time.Duration{window, longWindow} {
-		base, gone := g.base(now, w, sound, suspects)
-		if gone >= holdFrom && g.tooFew(now, sound, base) {
+		a, r := g.sets(now, w, p.is)
+		gone, base := a+p.suspects, p.sound+p.suspects+a-min(a+p.suspects, r)
+		if gone >= holdFrom && g.tooFew(now, p.sound, base) {
 			why := fmt.Sprintf("%d of %d are gone or suspect within %s", gone, base, api.Duration(w))
 			return &hold{since: now, base: base, why: why}
 		}
@@ -231,73 +318,6 @@ func (g *guard) tooMany(now time.Time, sound int, suspects map[string]struct{}) 
 func (g *guard) tooFew(now time.Time, left, base int) bool {
 	expected := now.Before(g.expect.until) && left*100 >= base*g.expect.share
 	return !expected && left*100 <= base*holdShare
-}
-
-// base is how many members the losses within a window are compared with. gone is how many those losses are. base is the
-// most members that the role had within the window, without those that left, and without the old ones that are gone:
-// new ones replaced them. While none left it is at least the size that the role had when the window began.
-//
-// Example: a role has 10 members when the window begins. Six new ones join. Then two of the old and three of the new
-// die. The most was 16. 11 are sound and five are gone, so none left. 16 - 2 old ones = 14 are compared with: 11 of 14
-// is 79 %, so nothing is held.
-func (g *guard) base(now time.Time, w time.Duration, sound int, suspects map[string]struct{}) (base, gone int) {
-	began := now.Add(-w)
-	first, most := 0, 0 // when the window began, and since
-	for i, s := range g.sizes {
-		if i == 0 || !s.at.After(began) {
-			first, most = s.size, 0
-		}
-		most = max(most, s.size)
-	}
-	oldest := began // members that joined until then count as old
-	if len(g.sizes) > 0 && g.sizes[0].at.After(began) {
-		oldest = g.sizes[0].at
-	}
-	old := 0
-	count := func(joined time.Time) {
-		gone++
-		if !joined.After(oldest) {
-			old++
-		}
-	}
-	for _, l := range g.missing {
-		count(l.joined)
-	}
-	for name := range suspects {
-		count(g.joins[name])
-	}
-	for _, d := range g.departed {
-		if d.at.After(began) {
-			count(d.joined)
-		}
-	}
-	most = min(most, sound+gone) // the others left
-	return max(min(most, first), most-old), gone
-}
-
-// note keeps the size that a role has from now on. Of several within guardPause it keeps the last.
-func (g *guard) note(now time.Time, size int) {
-	g.trim(now)
-	n := len(g.sizes)
-	switch {
-	case n > 0 && g.sizes[n-1].size == size:
-	case n > 1 && now.Sub(g.sizes[n-1].at) < guardPause:
-		g.sizes[n-1].size = size
-	default:
-		g.sizes = append(g.sizes, sample{now, size})
-	}
-}
-
-// trim forgets what is older than the long window.
-func (g *guard) trim(now time.Time) {
-	began := now.Add(-longWindow)
-	for len(g.departed) > 0 && g.departed[0].at.Before(began) {
-		g.departed = g.departed[1:]
-	}
-	maps.DeleteFunc(g.joins, func(_ string, at time.Time) bool { return at.Before(began) })
-	for len(g.sizes) > 1 && !g.sizes[1].at.After(began) {
-		g.sizes = g.sizes[1:]
-	}
 }
 
 // common is the facts that all missing members share and at most a tenth of the others have, for people: a rack, a

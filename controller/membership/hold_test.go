@@ -86,7 +86,7 @@ func TestHowAHoldEnds(t *testing.T) {
 			}
 		}, false, 13},
 		{"when an operator accepts it", func(tab table) {
-			if n, err := tab.AcceptLoss(tab.Role("web"), noon); n != 6 || err != nil {
+			if n, err := tab.AcceptLoss(tab.Role("web"), 6, noon); n != 6 || err != nil {
 				tab.t.Fatal("accepted: ", n, err)
 			}
 		}, true, 4},
@@ -119,7 +119,7 @@ func TestAcceptedLossNeedsAHold(t *testing.T) {
 	tab := newTable(t)
 	tab.join("web1", noon)
 	tab.publish()
-	if n, err := tab.AcceptLoss(tab.Role("web"), noon); n != 0 || err == nil {
+	if n, err := tab.AcceptLoss(tab.Role("web"), 1, noon); n != 0 || err == nil {
 		t.Errorf("%d losses were accepted (%v), though nothing is held", n, err)
 	}
 }
@@ -150,9 +150,9 @@ func TestRoleThatGrewIsGuarded(t *testing.T) {
 	}{
 		{"the old ones go when as many new ones are there: no", 10, 10, 10, 0, 0, false},
 		{"the same while most of the old are only suspect: no", 10, 10, 1, 0, 9, false},
-		{"the new ones go again: half of all", 10, 10, 0, 10, 0, true},
-		{"half of both go: a link is dead", 4, 4, 2, 2, 0, true},
-		{"half of a role that is just starting", 1, 7, 1, 3, 0, true},
+		{"the new ones go again: no, the old ones are there", 10, 10, 0, 10, 0, false},
+		{"more go than joined: a link is dead", 8, 4, 6, 2, 0, true},
+		{"half of a role that is just starting: no, as many as at the start are left", 1, 7, 1, 3, 0, false},
 		{"more go than were replaced", 10, 3, 7, 0, 0, true},
 		{"no more go than were replaced: no", 10, 3, 4, 0, 0, false},
 	} {
@@ -223,6 +223,48 @@ func TestMemberThatWasNeverPublishedIsNoLoss(t *testing.T) {
 	}
 }
 
+// guardModel is the guard's sets, made anew at each step from all that was published.
+type guardModel struct{ lists []publishedList }
+
+type publishedList struct {
+	at    time.Time
+	names []string
+}
+
+func (m *guardModel) publish(at time.Time, names []string) {
+	m.lists = append(m.lists, publishedList{at, names})
+}
+
+// sets is A and R. left is the names that left since they were published last.
+func (m *guardModel) sets(now time.Time, w time.Duration, isMember func(string) bool, left map[string]bool) (
+	a, joined []string) {
+	began := now.Add(-w)
+	at, within := map[string]bool{}, map[string]bool{} // members when it began, and at any time since
+	for i, list := range m.lists {
+		if list.at.After(began) || i+1 == len(m.lists) || m.lists[i+1].at.After(began) {
+			for _, name := range list.names {
+				within[name] = true
+			}
+		}
+		if i == 0 || !list.at.After(began) { // the first ones were there, whenever they joined
+			clear(at)
+			for _, name := range list.names {
+				at[name] = true
+			}
+		}
+	}
+	for name := range within {
+		departed := !isMember(name) && !left[name]
+		if departed {
+			a = append(a, name)
+		}
+		if !at[name] && (departed || isMember(name)) {
+			joined = append(joined, name)
+		}
+	}
+	return a, joined
+}
+
 // In any order of events a node that joins is a member at once, and one that leaves is none. Of those that departed
 // without leaving no more are removed than the guard's rule allows, and never the last.
 func TestGuardKeepsItsRule(t *testing.T) {
@@ -233,12 +275,8 @@ func TestGuardKeepsItsRule(t *testing.T) {
 		r := tab.resolve("web")
 		nodes := map[string]*inventory.Node{}
 		departed := map[string]bool{} // without leaving, since they were members last
-		type change struct {
-			at   time.Time
-			lost int
-			size int
-		}
-		var history []change
+		left := map[string]bool{}     // since they were published last
+		var model guardModel
 		now := noon
 		for range rapid.IntRange(5, 60).Draw(t, "steps") {
 			ms := rapid.SampledFrom([]int{0, 200, 1100, 20_000, 200_000}).Draw(t, "ms")
@@ -259,10 +297,18 @@ func TestGuardKeepsItsRule(t *testing.T) {
 				if was == nil && is == nil {
 					continue
 				}
+				wasMissing := r.Missing(name)
 				tab.apply(was, is, now)
-				if is.Eligible() || is != nil && is.Life == inventory.Left {
+				if is != nil && is.Life == inventory.Left && (was.Eligible() || wasMissing) {
+					left[name] = true
+				}
+				if is.Eligible() && slices.Contains(strings.Fields(members(r)), name) {
+					delete(left, name) // it is back before the others know that it left
+				}
+				switch leaves := is != nil && is.Life == inventory.Left; {
+				case is.Eligible(), leaves && (was.Eligible() || wasMissing):
 					delete(departed, name)
-				} else if was.Eligible() {
+				case was.Eligible() && slices.Contains(strings.Fields(members(r)), name): // otherwise it was never published
 					departed[name] = true
 				}
 				if nodes[name] = is; is == nil {
@@ -326,21 +372,19 @@ func TestGuardKeepsItsRule(t *testing.T) {
 					t.Fatalf("%d were removed that did not leave, and no sound member is left", lost)
 				}
 			}
-			history = append(history, change{now, lost, len(r.Current().Members)})
-			if lost == 0 || hadHold {
-				continue
+			model.publish(now, strings.Fields(members(r)))
+			for name := range expected {
+				delete(left, name)
 			}
-			gone, base := len(missing), history[0].size
-			for _, h := range history {
-				if h.at.After(now.Add(-time.Minute)) {
-					gone += h.lost
-				} else {
-					base = h.size
+			for _, w := range []time.Duration{time.Minute, time.Hour} {
+				a, joined := model.sets(now, w, func(name string) bool { return nodes[name].Eligible() }, left)
+				if gotA, gotR := r.GuardSets(now, w); gotA != len(a) || gotR != len(joined) {
+					t.Fatalf("within %s A has %d names and R %d, want %q and %q", w, gotA, gotR, a, joined)
 				}
-			}
-			if base = min(base, sound+suspects+gone); gone+suspects >= holdFrom && sound*100 <= base*holdShare {
-				t.Fatalf("%d of %d are gone or suspect within a minute, %d are left, and %d were removed",
-					gone+suspects, base, sound, lost)
+				gone, base := len(a)+suspects, sound+suspects+len(a)-min(len(a)+suspects, len(joined))
+				if lost > 0 && !hadHold && gone >= holdFrom && sound*100 <= base*holdShare {
+					t.Fatalf("%d of %d are gone or suspect within %s, %d are left, and %d were removed", gone, base, w, sound, lost)
+				}
 			}
 		}
 	})
@@ -362,7 +406,7 @@ func TestRoleWithMissingMembersIsNotDropped(t *testing.T) {
 	if tab.Role("web") != r || len(r.Current().Members) != 10 {
 		t.Fatal("the held members were dropped with their role")
 	}
-	if _, err := tab.AcceptLoss(r, noon); err != nil {
+	if _, err := tab.AcceptLoss(r, 10, noon); err != nil {
 		t.Fatal(err)
 	}
 	tab.Drop(nil)
@@ -448,7 +492,7 @@ func TestProbeOfSomeOfTheLostDoesNotDecideAboutOthers(t *testing.T) {
 func TestProbeOfAHoldThatEndedDecidesNothing(t *testing.T) {
 	tab, r := holding(t)
 	p := tab.Probes(in(time.Hour))[0]
-	if _, err := tab.AcceptLoss(r, in(time.Hour)); err != nil {
+	if _, err := tab.AcceptLoss(r, 6, in(time.Hour)); err != nil {
 		t.Fatal(err)
 	}
 	tab.publishAt(in(time.Hour))

@@ -1,61 +1,156 @@
 package membership
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"kicker/inventory"
 	"kicker/inventory/query"
+	"kicker/kick"
 )
 
-// Need is one dependency of an action: a role, under the name that the action gives it.
+// Need is one dependency of an action, with the role that it means for the action's node.
 type Need struct {
-	As     string
+	As     string // the canonical text of the dependency; what the node applied goes by it
 	Role   *Role
 	Shared string // "environment=prod": the facts that its members share with the dependent; empty: not narrowed
 }
 
-// ParseNeed splits a dependency: a role's name or a selector, and the facts that members must share with the dependent.
-func ParseNeed(text string) (name string, same []string, err error) {
-	name, list, narrowed := strings.Cut(text, " same=")
-	if !narrowed {
-		return text, nil, nil
-	}
-	for path := range strings.SplitSeq(list, ",") {
-		if path = strings.TrimSpace(path); path == "" || strings.ContainsAny(path, " =") {
-			return "", nil, fmt.Errorf("depends_on %q: write names of facts after same=, as in web same=environment,site", text)
-		}
-		same = append(same, path)
-	}
-	return strings.TrimSpace(name), same, nil
+// Dependency is what an action depends on, as a person writes it:
+//
+//	NAME [same=FACT,...] [with=FACT[?],...]
+type Dependency struct {
+	Name string   // of a role, or a selector in its canonical form
+	Same []string // facts that members share with the dependent; sorted
+	With []string // facts that its members have, sorted; one that ends in ? is optional. None: those of the role
 }
 
-// checkNeed reports why an action cannot depend on something.
-func checkNeed(text string) error {
-	name, _, err := ParseNeed(text)
-	switch {
-	case err != nil:
-		return err
-	case strings.Contains(name, "="):
-		_, err = query.Parse(name)
-		return err
+// maxWith is how many facts of a member its dependents get at most.
+const maxWith = 32
+
+// ParseDependency reads a dependency. Its canonical text is what String returns.
+func ParseDependency(text string) (Dependency, error) {
+	name, clauses := splitClauses(text)
+	d := Dependency{Name: name}
+	for _, clause := range clauses {
+		key, list, _ := strings.Cut(clause, "=")
+		facts := &d.Same
+		if key == "with" {
+			facts = &d.With
+		}
+		if *facts != nil {
+			return d, fmt.Errorf("depends_on %q: %s= is there twice: write all facts after one of them", text, key)
+		}
+		for fact := range strings.SplitSeq(list, ",") {
+			fact = strings.TrimSpace(fact)
+			path := fact
+			if key == "with" {
+				path = strings.TrimSuffix(fact, "?")
+			}
+			if path == "" || strings.ContainsAny(path, "=?") || query.CheckPath(path) != nil {
+				return d, fmt.Errorf("depends_on %q: write names of facts after %s=, as in %s", text, key, examples[key])
+			}
+			*facts = append(*facts, fact)
+		}
+		slices.Sort(*facts)
+		*facts = slices.Compact(*facts)
 	}
-	return CheckRole(name)
+	if len(d.With) > maxWith {
+		return d, fmt.Errorf("depends_on %q: %d facts after with=, the limit is %d", text, len(d.With), maxWith)
+	}
+	for _, fact := range d.With {
+		if slices.Contains(d.With, fact+"?") {
+			return d, fmt.Errorf("depends_on %q: fact %s is both required and optional: remove one", text, fact)
+		}
+	}
+	var err error
+	if d.Name, err = canonicalName(name); err != nil {
+		return d, err
+	}
+	if canonical := d.String(); len(canonical) > kick.MaxNeed {
+		return d, fmt.Errorf("depends_on %.40q…: %d bytes in its canonical form, the limit is %d: "+
+			"declare a role with this selector", text, len(canonical), kick.MaxNeed)
+	}
+	return d, nil
+}
+
+var examples = map[string]string{"same": "web same=environment,site", "with": "web with=ipaddress,weight?"}
+
+// splitClauses splits the clauses from the end of a dependency. In a selector a space may stand in quotes and after a
+// comma.
+func splitClauses(text string) (name string, clauses []string) {
+	quote, from := byte(0), len(text)
+	for i := range len(text) {
+		c := text[i]
+		switch {
+		case quote != 0 && c == quote:
+			quote = 0
+		case quote != 0:
+		case c == '"' || c == '\'':
+			quote = c
+		case c == ' ' && (strings.HasPrefix(text[i:], " same=") || strings.HasPrefix(text[i:], " with=")):
+			if strings.HasSuffix(strings.TrimRight(text[:i], " "), ",") && from == len(text) {
+				continue // a term of the selector
+			}
+			if from < len(text) {
+				clauses = append(clauses, text[from:i])
+			} else {
+				name = text[:i]
+			}
+			from = i + 1
+		}
+	}
+	if from == len(text) {
+		return strings.TrimSpace(text), nil
+	}
+	return strings.TrimSpace(name), append(clauses, text[from:])
+}
+
+// canonicalName is a role's name as it is, or a selector in its canonical form.
+func canonicalName(name string) (string, error) {
+	if !strings.ContainsAny(name, "=!") {
+		return name, CheckRole(name)
+	}
+	selector, err := query.Parse(name)
+	if err != nil {
+		return "", fmt.Errorf("role %.40q: %w", name, err)
+	}
+	if text := selector.String(); text != "" {
+		return text, nil
+	}
+	return "", errors.New("a selector without a term would mean every node: write a role's name, or role=NAME")
+}
+
+// String is the canonical text of the dependency.
+func (d Dependency) String() string {
+	text := d.Name
+	if len(d.Same) > 0 {
+		text += " same=" + strings.Join(d.Same, ",")
+	}
+	if len(d.With) > 0 {
+		text += " with=" + strings.Join(d.With, ",")
+	}
+	return text
 }
 
 // Resolve is what a dependency means for a node with these facts. A role that was unknown until now begins with the
-// nodes that match it.
+// nodes that match it. From now on its members have its required facts.
 func (t *Table) Resolve(text string, facts inventory.Facts, nodes *inventory.Snapshot, now time.Time) (Need, error) {
-	name, same, err := ParseNeed(text)
+	d, err := ParseDependency(text)
 	if err != nil {
 		return Need{}, err
 	}
-	need := Need{As: name}
-	need.Role, err = t.role(name)
-	if err == nil && len(same) > 0 {
-		need.Role, need.Shared, err = t.narrow(need.Role, text, same, facts)
+	need := Need{As: d.String()}
+	need.Role, err = t.role(d.Name)
+	if err == nil && len(d.With) > 0 {
+		need.Role, err = t.part(need.Role, need.Role.Name+" with="+strings.Join(d.With, ","), query.Selector{}, d.With)
+	}
+	if err == nil && len(d.Same) > 0 {
+		need.Role, need.Shared, err = t.narrow(need.Role, text, d.Same, facts)
 	}
 	for _, r := range t.unfilled {
 		for n := range nodes.All() {
@@ -63,7 +158,32 @@ func (t *Table) Resolve(text string, facts inventory.Facts, nodes *inventory.Sna
 		}
 	}
 	t.unfilled = nil
+	if err == nil && !need.Role.needed {
+		need.Role.isNeeded(nodes, now)
+	}
 	return need, err
+}
+
+// isNeeded notes that a first action depends on the role. Its members have all required facts from now on, and it opens
+// when the nodes that are there have been checked. No dependent was handed its members, so nothing is lost.
+func (r *Role) isNeeded(nodes *inventory.Snapshot, now time.Time) {
+	r.needed = true
+	for name := range r.members {
+		n := nodes.Node(name)
+		if n == nil {
+			continue
+		}
+		if _, lacks := memberFacts(n.Facts, r.MemberFacts); lacks != "" {
+			r.lacks[name] = lacks
+			delete(r.members, name)
+			delete(r.suspects, name)
+			r.touch(now)
+		}
+	}
+	isChecking := func(name string) bool { n := nodes.Node(name); return n != nil && n.Checking }
+	if r.recovery.done && slices.ContainsFunc(r.Nodes(), isChecking) {
+		r.recovery = recovery{basis: r.recovery.basis}
+	}
 }
 
 // narrow is the part of a role whose nodes have the dependent's own values of the facts named. shared is those facts
@@ -83,19 +203,27 @@ func (t *Table) narrow(base *Role, text string, same []string, facts inventory.F
 		return nil, "", fmt.Errorf("depends_on %q: %w", text, err)
 	}
 	shared = selector.String()
-	name := base.Name + " where " + shared
-	if r = t.byName[name]; r == nil {
-		r, err = t.add(name, base.selector.And(selector), base.RoleConfig, true)
-	}
+	r, err = t.part(base, base.Name+" where "+shared, selector, base.MemberFacts)
 	return r, shared, err
 }
 
-// role is the role that a dependency names: by its name, or by a selector, which is a role by itself.
+// part is the part of a role that a selector matches, with member facts of its own, under a name.
+func (t *Table) part(base *Role, name string, selector query.Selector, facts []string) (*Role, error) {
+	if r := t.byName[name]; r != nil {
+		return r, nil
+	}
+	cfg := base.RoleConfig
+	cfg.MemberFacts = facts
+	return t.add(name, base.selector.And(selector), cfg, true)
+}
+
+// role is the role that a dependency names: by its name, or by a selector in its canonical form, which is a role by
+// itself.
 func (t *Table) role(name string) (*Role, error) {
 	if r := t.byName[name]; r != nil {
 		return r, nil
 	}
-	isSelector := strings.Contains(name, "=")
+	isSelector := strings.ContainsAny(name, "=!")
 	text := name
 	if !isSelector {
 		if err := CheckRole(name); err != nil {
@@ -107,8 +235,7 @@ func (t *Table) role(name string) (*Role, error) {
 	if err != nil {
 		return nil, fmt.Errorf("role %.40q: %w", name, err)
 	}
-	if canonical := selector.String(); isSelector && canonical != name {
-		return t.role(canonical)
-	}
-	return t.add(name, selector, RoleConfig{MemberFacts: DefaultMemberFacts, Budget: DefaultBudget}, isSelector)
+	return t.add(name, selector, RoleConfig{
+		MemberFacts: DefaultMemberFacts, Budget: DefaultBudget, MinMembers: DefaultMinMembers,
+	}, isSelector)
 }

@@ -24,7 +24,7 @@ func TestDependencyCanBeNarrowedToSharedFacts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if need.As != "web" || need.Shared != "env=prod,site.name=x" || need.Role.Name != "web where env=prod,site.name=x" {
+	if need.As != "web same=env,site.name" || need.Shared != "env=prod,site.name=x" || need.Role.Name != "web where env=prod,site.name=x" {
 		t.Errorf("%+v of role %s", need, need.Role.Name)
 	}
 	again, err := tab.Resolve("web same=site.name,env", lb, tab.nodes, noon)

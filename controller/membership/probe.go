@@ -56,7 +56,7 @@ func (t *Table) Probed(p Probe, confirmed bool, text string, now time.Time) (acc
 		return 0, ""
 	}
 	h, was := r.guard.hold, r.guard.hold.probe
-	empty := r.sound() == 0
+	empty := r.present().sound == 0
 	if confirmed && empty {
 		text += ", but the role would be empty: a person has to decide"
 	}

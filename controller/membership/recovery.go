@@ -17,6 +17,8 @@ const (
 	askAgain   = time.Second     // after a question that got no answer
 	startTime  = 5 * time.Minute // in which nodes that reconnect may hold what another controller published
 	maxHolders = 4               // beside the one that is asked
+
+	readyTime = 10 * time.Second // for the first checks of nodes that are there when the recovery begins
 )
 
 // recovery finds the members that a role had before this controller knew it. No file lists them, but the dependents
@@ -40,6 +42,8 @@ type recovery struct {
 	have  int       // the most of known that have reported
 	came  time.Time // when have grew last
 	began time.Time // when this recovery began to wait
+	// unchecked is the nodes that had the role then and did not know yet whether they are ready.
+	unchecked []string
 	// basis is the revision that the role was recovered from. While done is false it is that of the last time.
 	basis kick.Revision
 }
@@ -108,7 +112,8 @@ func (g *recovery) question(now time.Time) (Holder, bool) {
 }
 
 // judge ends the recovery, or says what it waits for: until last, and until none of the members has reported for the
-// time gone. present reports whether a node has reported with its facts.
+// time gone. present reports whether a node has reported with its facts. A list is not complete either while nodes
+// that were there at the beginning are unchecked, but that counts for readyTime at most.
 //
 // Example: gone is 10 s and last is 12:00:12. Of five known members three report at 12:00:01. The fourth reports at
 // 12:00:08, so the fifth has until 12:00:18.
@@ -141,6 +146,10 @@ func (g *recovery) judge(now, last time.Time, gone time.Duration, present func(n
 			g.until = last
 		}
 	}
+	if end := g.began.Add(readyTime); g.done && len(g.unchecked) > 0 && now.Before(end) {
+		g.done, g.until = false, end
+		g.why = "waiting for the first readiness check of " + api.List(g.unchecked, 5)
+	}
 }
 
 // Recover ends the recoveries that are complete. It returns the questions that are to be asked now; Answer takes what
@@ -155,9 +164,12 @@ func (t *Table) Recover(nodes *inventory.Snapshot, reports Reports, now time.Tim
 		if h, ask := g.question(now); ask {
 			questions = append(questions, Question{r.Name, h})
 		}
+		isChecking := func(node string) bool { n := nodes.Node(node); return n != nil && n.Checking }
 		if g.began.IsZero() {
 			g.began = now
+			g.unchecked = slices.DeleteFunc(slices.Clone(r.Nodes()), func(node string) bool { return !isChecking(node) })
 		}
+		g.unchecked = slices.DeleteFunc(g.unchecked, func(node string) bool { return !isChecking(node) })
 		gone := t.goneAfter(r)
 		g.judge(now, g.lastReport(nodes, reports, gone), gone, func(node string) bool {
 			n := nodes.Node(node)
@@ -206,19 +218,20 @@ func (r *Role) recovered(nodes *inventory.Snapshot, now time.Time) {
 		if isMember || r.Missing(m.Node) || n != nil && n.Life == inventory.Left {
 			continue
 		}
-		l := loss{member: m, at: now.Add(-guardPause)}
+		l := loss{member: m, at: now.Add(-guardPause), why: kick.DepartedGone}
 		if n != nil {
-			l.facts = n.Facts
+			l.facts, l.why = n.Facts, r.whyNot(n, n)
 		}
 		if n != nil && n.Life == inventory.Restarting && (n.Facts == nil || n.Checking) {
 			l.at = restartedBy(n) // it restarted before it had reported everything
 		}
 		r.guard.lost(m.Node, l)
+		r.depart(m.Node, l.why, now)
 	}
 	if known != nil {
 		r.remember(newest.Hash, known)
+		r.quarantine.good = known
 	}
-	r.guard.note(now, len(r.members)+len(r.guard.missing))
 	r.recovery = recovery{done: true, basis: newest}
 	r.touch(now)
 }

@@ -261,8 +261,10 @@ func TestKnownMembersThatAreNoneAndDidNotLeaveAreLosses(t *testing.T) {
 	if _, known := r.Past(formerRevision.Hash); !known || r.recovery.basis != formerRevision {
 		t.Errorf("recovered is %+v, remembered: %t; want what dependents hold", r.recovery.basis, known)
 	}
-	if n := len(r.guard.sizes); n != 1 || r.guard.sizes[0].size != 3 {
-		t.Errorf("the sizes are %+v, want that there were three", r.guard.sizes)
+	table.Publish(7, inv.Snapshot(), in(guardPause))
+	r.guard.lost("web5", loss{at: in(guardPause)})
+	if a, _ := r.guard.sets(in(guardPause), window, func(string) bool { return false }); a != 3 {
+		t.Errorf("lost are %d, want the two of the start and another one", a)
 	}
 }
 

@@ -2,6 +2,7 @@ package membership
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"reflect"
 	"slices"
@@ -22,16 +23,20 @@ type Role struct {
 	implicit   bool // a selector, or a part of a role, that an action depends on: it has no name of its own
 	configured bool // the configuration names it
 	known      bool // a node has or had it, or an action has applied it
+	needed     bool // an action depends on it, or did: its members have all required facts
 
 	// nodes is every node whose facts the selector matches. names is the same, sorted; it is nil after nodes changed.
 	nodes map[string]struct{}
 	names []string
-	// members is those of nodes that count now. suspects is those of members that may be gone.
+	// members is those of nodes that count now. suspects is those of members that may be gone. lacks is why those of
+	// nodes do not count that would count if their facts were right.
 	members  map[string]kick.Member
 	suspects map[string]struct{}
+	lacks    map[string]string
 
-	recovery recovery
-	guard    guard
+	recovery   recovery
+	guard      guard
+	quarantine quarantine
 
 	// current is the membership published last. Its revision is zero until the first one is published.
 	current kick.Membership
@@ -46,15 +51,37 @@ type Role struct {
 	// some of them.
 	past  map[string][]kick.Member
 	diffs map[string]Diff
+
+	// departed is why nodes that were published are no longer members, at most maxDeparted.
+	departed map[string]departure
+	// reselected is the last change of the configuration after which alive nodes no longer had the role.
+	reselected reselection
 }
+
+// departure is why a node is no longer a member of a role, and since when.
+type departure struct {
+	why kick.Departure
+	at  time.Time
+}
+
+// reselection is a reload that changed which nodes have a role.
+type reselection struct {
+	at       time.Time
+	selector string // the new one
+}
+
+// maxDeparted is how many departures a role remembers.
+const maxDeparted = 1000
 
 func newRole() *Role {
 	return &Role{
 		nodes:    map[string]struct{}{},
 		members:  map[string]kick.Member{},
 		suspects: map[string]struct{}{},
+		lacks:    map[string]string{},
 		past:     map[string][]kick.Member{},
 		diffs:    map[string]Diff{},
+		departed: map[string]departure{},
 		changed:  true, // an empty membership has a revision, too
 	}
 }
@@ -88,6 +115,23 @@ func (r *Role) Nodes() []string {
 // Unknown reports whether the role may be a typo: no node has or had it, no action has applied it, and the
 // configuration does not name it.
 func (r *Role) Unknown() bool { return !r.configured && !r.known }
+
+// Refusal is why a role's members are not handed out, to anyone who asks; nil: they are. A list must not be short, or
+// empty, by mistake.
+func (r *Role) Refusal() *api.Refusal {
+	switch {
+	case r.Unknown():
+		return &api.Refusal{Code: api.RefusedUnknown, Why: fmt.Sprintf(
+			"no node has role %s and no configuration names it", r.Name)}
+	case !r.recovery.done:
+		why := cmp.Or(r.recovery.why, "its members are not known yet")
+		return &api.Refusal{Code: api.RefusedNotSynced, Why: fmt.Sprintf("role %s: %s", r.Name, why), Until: r.recovery.until}
+	case len(r.current.Members) < r.MinMembers:
+		return &api.Refusal{Code: api.RefusedTooFew, Why: fmt.Sprintf("role %s has %s, fewer than its min_members %d",
+			r.Name, api.Count(len(r.current.Members), "member"), r.MinMembers)}
+	}
+	return nil
+}
 
 // TooFew reports whether the role has fewer members than its dependents may be kicked with.
 func (r *Role) TooFew() bool { return len(r.current.Members) < r.MinMembers }
@@ -163,6 +207,14 @@ func (r *Role) update(before, after *inventory.Node, from time.Time) {
 		delete(r.nodes, name)
 	}
 	counts := has && after.Eligible()
+	var facts map[string]any
+	delete(r.lacks, name)
+	if counts {
+		var lacks string
+		if facts, lacks = memberFacts(after.Facts, r.MemberFacts); lacks != "" && r.needed {
+			r.lacks[name], counts = lacks, false
+		}
+	}
 	if counts && after.Life == inventory.Suspect {
 		r.suspects[name] = struct{}{}
 	} else {
@@ -171,12 +223,9 @@ func (r *Role) update(before, after *inventory.Node, from time.Time) {
 	was, isMember := r.members[name]
 	switch {
 	case counts:
-		m := kick.Member{Node: name, Facts: pick(after.Facts, r.MemberFacts)}
+		m := kick.Member{Node: name, Facts: facts}
 		r.members[name] = m
 		back := r.guard.back(name)
-		if !isMember && !back {
-			r.guard.joined(name, from)
-		}
 		if isMember && !back && reflect.DeepEqual(was.Facts, m.Facts) {
 			return
 		}
@@ -186,23 +235,82 @@ func (r *Role) update(before, after *inventory.Node, from time.Time) {
 		}
 		delete(r.members, name)
 		r.guard.left(name)
+		r.depart(name, kick.DepartedLeft, from)
 	case isMember:
 		delete(r.members, name)
+		why := r.whyNot(before, after)
 		if r.isPublished(name) {
-			r.guard.lost(name, loss{member: was, facts: before.Facts, at: from})
-		} else {
-			r.guard.left(name) // no dependent was given it, so nothing is lost
+			r.guard.lost(name, loss{member: was, facts: before.Facts, at: from, why: why})
 		}
+		r.depart(name, why, from)
 	default:
 		return
 	}
 	r.touch(from)
 }
 
+// whyNot is why a node that was a member no longer is, if it did not leave.
+func (r *Role) whyNot(before, after *inventory.Node) kick.Departure {
+	switch {
+	case after == nil:
+		return kick.DepartedGone
+	case before != nil && (before.Instance != after.Instance || before.Boot != after.Boot):
+		return kick.DepartedReplaced
+	case !r.Has(after.Name) && after.Facts != nil:
+		return kick.DepartedDeselected
+	case r.lacks[after.Name] != "":
+		return kick.DepartedFactMissing
+	}
+	return kick.DepartedNotReady
+}
+
+// depart notes why a node is no longer a member.
+func (r *Role) depart(name string, why kick.Departure, at time.Time) {
+	if len(r.departed) >= maxDeparted && r.departed[name] == (departure{}) {
+		oldest := name
+		for other, d := range r.departed {
+			if oldest == name || d.at.Before(r.departed[oldest].at) {
+				oldest = other
+			}
+		}
+		delete(r.departed, oldest)
+	}
+	r.departed[name] = departure{why, at}
+}
+
+// DepartedSince is why the nodes that departed since the membership of that hash are no longer members, as far as that
+// is remembered.
+func (r *Role) DepartedSince(hash string) map[string]kick.Departure {
+	d, _ := r.Since(hash)
+	return r.Departed(d.Removed)
+}
+
+// Departed is why nodes are no longer members, as far as that is remembered; nil if of none.
+func (r *Role) Departed(nodes []string) map[string]kick.Departure {
+	var why map[string]kick.Departure
+	for _, node := range nodes {
+		if d, known := r.departed[node]; known {
+			if why == nil {
+				why = map[string]kick.Departure{}
+			}
+			why[node] = d.why
+		}
+	}
+	return why
+}
+
+// Incomplete is the ready nodes that have the role and are not members because of their facts, by name.
+func (r *Role) Incomplete() []api.Incomplete {
+	var all []api.Incomplete
+	for _, node := range slices.Sorted(maps.Keys(r.lacks)) {
+		all = append(all, api.Incomplete{Node: node, Why: r.lacks[node]})
+	}
+	return all
+}
+
 // isPublished reports whether a node is in the current membership.
 func (r *Role) isPublished(node string) bool {
-	_, found := slices.BinarySearchFunc(r.current.Members, node,
-		func(m kick.Member, node string) int { return strings.Compare(m.Node, node) })
+	_, found := slices.BinarySearchFunc(r.current.Members, node, nodeIs)
 	return found
 }
 
@@ -217,21 +325,82 @@ func (r *Role) touch(from time.Time) {
 // accept removes the missing members, and returns how many they are.
 func (r *Role) accept(now time.Time) int {
 	n := len(r.guard.missing)
-	r.guard.accept(now, len(r.members))
+	r.guard.accept(now)
 	r.touch(now)
 	return n
 }
 
-// sound is how many members are not suspect.
-func (r *Role) sound() int { return len(r.members) - len(r.suspects) }
-
-// pick is the named facts, by their paths, without those that are absent.
-func pick(facts inventory.Facts, paths []string) map[string]any {
-	picked := make(map[string]any, len(paths))
-	for _, path := range paths {
-		if v, ok := query.Lookup(facts, path); ok {
-			picked[path] = v
+// present is the members of now for the guard, without those that are quarantined.
+func (r *Role) present() present {
+	is := func(name string) bool {
+		_, member := r.members[name]
+		return member && !r.quarantine.has(name)
+	}
+	p := present{is: is}
+	for name := range r.suspects {
+		if is(name) {
+			p.suspects++
 		}
 	}
-	return picked
+	p.sound = len(r.members) - p.suspects
+	for name := range r.quarantine.out {
+		if _, member := r.members[name]; member {
+			p.sound--
+		}
+	}
+	return p
+}
+
+// purposely reports whether a node departed on purpose, or for no fault of its own.
+func (r *Role) purposely(name string) bool {
+	why := r.departed[name].why
+	return why == kick.DepartedLeft || why == kick.DepartedQuarantined
+}
+
+// lossWords is why members are missing, for people. all is what to say if they are all gone or suspect.
+func (r *Role) lossWords(all string) string {
+	count := map[kick.Departure]int{}
+	for _, l := range r.guard.missing {
+		count[l.why]++
+	}
+	n := len(r.guard.missing)
+	if count[kick.DepartedDeselected] == n && !r.reselected.at.IsZero() {
+		return fmt.Sprintf("%d alive members are no longer selected since the reload at %s, which changed the selector to %s: "+
+			"undo that", n, r.reselected.at.UTC().Format("15:04:05 UTC"), r.reselected.selector)
+	}
+	if count[kick.DepartedGone] == n {
+		return all
+	}
+	var words []string
+	for _, why := range kick.Departures {
+		if count[why] > 0 {
+			words = append(words, fmt.Sprintf("%d %s", count[why], why))
+		}
+	}
+	return strings.Replace(all, "are gone or suspect", "are lost", 1) + " (" + strings.Join(words, ", ") + ")"
+}
+
+// memberFacts is the facts of a node that a role's dependents get, by their paths and in canonical form. paths that
+// end in ? are optional. lacks is why the node cannot be a member: a fact is missing or invalid. Empty: it can.
+func memberFacts(facts inventory.Facts, paths []string) (picked map[string]any, lacks string) {
+	picked = make(map[string]any, len(paths))
+	for _, entry := range paths {
+		path, optional := strings.CutSuffix(entry, "?")
+		value, _ := query.Lookup(facts, path)
+		if value == nil {
+			if !optional && lacks == "" {
+				lacks = "has no fact " + path
+			}
+			continue
+		}
+		canonical, err := inventory.MemberFact(path, value)
+		if err != nil {
+			if lacks == "" {
+				lacks = err.Error()
+			}
+			continue
+		}
+		picked[path] = canonical
+	}
+	return picked, lacks
 }

@@ -64,7 +64,7 @@ func (t *Table) configure(cfg Config) error {
 			return err
 		}
 		for _, text := range c.DependsOn {
-			if err := checkNeed(text); err != nil {
+			if _, err := ParseDependency(text); err != nil {
 				return fmt.Errorf("role %s: %w", c.Name, err)
 			}
 		}
@@ -229,6 +229,14 @@ type Change struct {
 
 	HoldBegan string // why removals are held from now on; empty: no hold began
 	HoldEnded string // why removals are no longer held; empty: no hold ended
+
+	QuarantineBegan []api.Quarantined // members that are kept out from now on
+	QuarantineEnded []string          // members that are no longer kept out, or no longer there
+}
+
+// isNews reports whether there is anything to say of it.
+func (c Change) isNews() bool {
+	return c.Renewed() || c.HoldBegan+c.HoldEnded != "" || len(c.QuarantineBegan)+len(c.QuarantineEnded) > 0
 }
 
 // Renewed reports whether the role has a new revision.
@@ -242,7 +250,7 @@ func (t *Table) Publish(epoch int64, nodes *inventory.Snapshot, now time.Time) [
 		if !r.recovery.done || !r.changed && len(r.guard.missing) == 0 && r.guard.hold == nil {
 			continue
 		}
-		if c := t.publish(r, epoch, nodes, now); c.Renewed() || c.HoldBegan+c.HoldEnded != "" {
+		if c := t.publish(r, epoch, nodes, now); c.isNews() {
 			changes = append(changes, c)
 		}
 	}
@@ -250,30 +258,37 @@ func (t *Table) Publish(epoch int64, nodes *inventory.Snapshot, now time.Time) [
 }
 
 func (t *Table) publish(r *Role, epoch int64, nodes *inventory.Snapshot, now time.Time) Change {
-	v := r.guard.judge(now, r.sound(), r.suspects, func() []inventory.Facts { return r.facts(nodes) })
+	v := r.guard.judge(now, r.present(), r.lossWords, func() []inventory.Facts { return r.facts(nodes) })
 	c := Change{Role: r, Was: r.current, HoldBegan: v.began, HoldEnded: v.ended}
 	if !r.changed && v == (verdict{}) {
 		return c
 	}
 	r.changed = false
-	members := slices.Collect(maps.Values(r.members))
+	members := r.unquarantined(now)
+	c.QuarantineBegan, c.QuarantineEnded = r.news()
 	if r.guard.hold == nil || !t.cfg.Shadow {
 		for _, l := range r.guard.missing {
 			members = append(members, l.member)
 		}
 	}
-	slices.SortFunc(members, func(a, b kick.Member) int { return strings.Compare(a.Node, b.Node) })
-	r.guard.note(now, len(members))
+	slices.SortFunc(members, byNode)
+	first := r.guard.begin(now)
 	hash := kick.Hash(members)
 	if hash == r.current.Revision.Hash {
 		return c // the change was undone before it was published, or is held
 	}
 	t.n++
+	c.Diff = Between(c.Was.Members, members)
+	if !first {
+		r.guard.published(c.Diff, r.purposely, now)
+	}
 	r.current = kick.Membership{Role: r.Name, Revision: kick.Revision{Epoch: epoch, N: t.n, Hash: hash}, Members: members}
 	r.published = r.from
 	r.remember(hash, members)
 	r.diffs = map[string]Diff{}
-	c.Diff = Between(c.Was.Members, members)
+	for _, name := range c.Diff.Added {
+		delete(r.departed, name)
+	}
 	return c
 }
 
@@ -286,6 +301,24 @@ func (r *Role) facts(nodes *inventory.Snapshot) []inventory.Facts {
 		}
 	}
 	return all
+}
+
+// Ended notes how a run of an action, NODE/ACTION, ended that was handed these memberships: hashes by role. A success
+// applied all of them. A failure says that one of them, or the node, is at fault.
+func (t *Table) Ended(handed map[string]string, by string, succeeded bool, now time.Time) {
+	for name, hash := range handed {
+		if r := t.byName[name]; r != nil {
+			r.ended(hash, by, succeeded, now)
+		}
+	}
+}
+
+// Try begins the trials that are due. again finds an action that may try quarantined members of a role again, as
+// NODE/ACTION; empty if there is none. exists reports whether an action still depends on the role.
+func (t *Table) Try(again func(*Role) string, exists func(r *Role, action string) bool, now time.Time) {
+	for _, r := range t.byName {
+		r.try(func() string { return again(r) }, func(action string) bool { return exists(r, action) }, now)
+	}
 }
 
 // Renumber publishes all memberships under another epoch of the same controller.
@@ -304,7 +337,7 @@ func (t *Table) Next(probes bool) time.Time {
 	for _, r := range t.byName {
 		switch g := &r.recovery; {
 		case g.done:
-			next = api.Soonest(next, r.guard.next(probes))
+			next = api.Soonest(next, r.guard.next(probes), r.quarantine.nextTry())
 		case g.known == nil:
 			next = api.Soonest(next, g.until, g.asked.Add(askAgain))
 		default:
@@ -314,12 +347,35 @@ func (t *Table) Next(probes bool) time.Time {
 	return next
 }
 
-// AcceptLoss removes the members whose removal is held now, and returns how many they are. It is an error if none is.
-func (t *Table) AcceptLoss(r *Role, now time.Time) (int, error) {
-	if r.guard.hold == nil {
+// AcceptLoss removes the members whose removal is held now, and returns how many they are. n is how many the person
+// knows of: if it is another number by now, that is an *OtherLossError. It is an error too if no removal is held.
+func (t *Table) AcceptLoss(r *Role, n int, now time.Time) (int, error) {
+	held := slices.Sorted(maps.Keys(r.guard.missing))
+	switch {
+	case r.guard.hold == nil:
 		return 0, errors.New("no removal is held there")
+	case len(held) != n:
+		return 0, &OtherLossError{held}
+	}
+	for _, other := range t.byName { // the same nodes with other member facts, or a part of them
+		isPart := other.implicit && strings.HasPrefix(other.Name, r.Name+" ")
+		if other == r || other.guard.hold == nil || !isPart {
+			continue
+		}
+		if !slices.ContainsFunc(slices.Collect(maps.Keys(other.guard.missing)), func(name string) bool {
+			return !r.Missing(name)
+		}) {
+			other.accept(now)
+		}
 	}
 	return r.accept(now), nil
+}
+
+// OtherLossError is the error for an accepted loss of another size than the one that is held.
+type OtherLossError struct{ Held []string }
+
+func (e *OtherLossError) Error() string {
+	return fmt.Sprintf("%s held now: %s", api.Count(len(e.Held), "removal"), api.List(e.Held, 20))
 }
 
 // ExpectLoss makes the guard let up to percent of a role's members depart until a time.

@@ -38,7 +38,10 @@ func (t *Table) With(cfg Config, nodes *inventory.Snapshot, now time.Time, resol
 	if reflect.DeepEqual(cfg.Roles, t.cfg.Roles) { // otherwise a dependent that returns finds them as configured by then
 		next.keepOrphans(t)
 	}
-	for _, r := range next.byName {
+	for name, r := range next.byName {
+		if was := t.byName[name]; was != nil && was.Selector() != r.Selector() {
+			r.reselected = reselection{now, r.Selector()}
+		}
 		r.reselect(nodes, now)
 		if g := &r.recovery; !g.done && g.known == nil {
 			if members, ok := t.past(g.newest.Revision.Hash); ok {
@@ -55,8 +58,9 @@ func (r *Role) clone() *Role {
 	c := *r
 	c.nodes, c.members, c.suspects = maps.Clone(r.nodes), maps.Clone(r.members), maps.Clone(r.suspects)
 	c.past, c.diffs = maps.Clone(r.past), maps.Clone(r.diffs)
+	c.lacks, c.departed = maps.Clone(r.lacks), maps.Clone(r.departed)
 	c.recovery.others = slices.Clone(r.recovery.others)
-	c.guard = r.guard.clone()
+	c.guard, c.quarantine = r.guard.clone(), r.quarantine.clone()
 	return &c
 }
 
@@ -87,7 +91,7 @@ func (r *Role) reselect(nodes *inventory.Snapshot, now time.Time) {
 			l.at = now.Add(-guardPause)
 		}
 		if l.facts != nil {
-			l.member.Facts = pick(l.facts, r.MemberFacts)
+			l.member.Facts, _ = memberFacts(l.facts, r.MemberFacts)
 		}
 		if !reflect.DeepEqual(l.member, was) {
 			r.touch(now)

@@ -60,7 +60,7 @@ func drawConfig(t *rapid.T, when string) membership.Config {
 		cfg.Roles = append(cfg.Roles, membership.RoleConfig{
 			Name:        name,
 			Selector:    draw(t, name+" selector", "", "", "role="+name, "role=wbe", "env=prod"),
-			MemberFacts: draw(t, name+" member_facts", nil, []string{"port"}, []string{"port", "env"}),
+			MemberFacts: draw(t, name+" member_facts", nil, []string{"port"}, []string{"port", "env?"}),
 			DependsOn: draw(t, name+" depends_on", nil, []string{"web"}, []string{"db", "env=prod"}, []string{"web same=env"},
 				[]string{"empty"}),
 			MinMembers: draw(t, name+" min_members", 0, 0, 2),
@@ -171,7 +171,7 @@ type step func(*world)
 func drawHeartbeat(t *rapid.T, name string) step {
 	facts := inventory.Facts{
 		"role": draw(t, name+" role", "web", "web", "db", "lb"), "env": draw(t, name+" env", "prod", "test"),
-		"port": draw(t, name+" port", "1", "2"),
+		"port": draw(t, name+" port", "1", "2"), "ipaddress": "10.0.0.1",
 	}
 	dependsOn := draw(t, name+" depends_on", nil, []string{"web"}, []string{"web same=env"}, []string{"web", "db"})
 	applied := map[string]string{}
@@ -349,7 +349,7 @@ func drawStep(t *rapid.T, kind string) step {
 				if expects {
 					w.table.ExpectLoss(r, 50, w.now.Add(d))
 				} else {
-					_, _ = w.table.AcceptLoss(r, w.now) // an error means that nothing is held
+					_, _ = w.table.AcceptLoss(r, held(r), w.now) // an error means that nothing is held
 				}
 			}
 		}
@@ -429,7 +429,7 @@ func worldWithHold(t *testing.T, cfg membership.Config) *world {
 	t.Helper()
 	w := newWorld(t, cfg)
 	for i := range 10 {
-		facts := inventory.Facts{"role": "web", "env": "prod", "port": "80"}
+		facts := inventory.Facts{"role": "web", "env": "prod", "port": "80", "ipaddress": "10.0.0.1"}
 		w.heartbeat(inventory.Beat{Node: fmt.Sprint("web", i), Ready: true}, facts, &action{})
 	}
 	w.pass(time.Second)

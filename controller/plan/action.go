@@ -73,10 +73,15 @@ type Flight struct {
 	Deadline time.Time
 }
 
-// lacks reports whether a role that the action depends on is missing, not recovered, unknown, or too small.
+// DependsOn reports whether the action depends on a role.
+func (a *Action) DependsOn(r *membership.Role) bool {
+	return slices.ContainsFunc(a.Needs, func(n membership.Need) bool { return n.Role == r })
+}
+
+// lacks reports whether the members of a role that the action depends on are not handed out.
 func (a *Action) lacks() bool {
 	return a.Unresolved != "" || slices.ContainsFunc(a.Needs, func(n membership.Need) bool {
-		return !n.Role.Open() || n.Role.Unknown() || n.Role.TooFew()
+		return n.Role.Refusal() != nil
 	})
 }
 
@@ -84,7 +89,7 @@ func (a *Action) lacks() bool {
 func (a *Action) Fingerprint() string {
 	hashes := make([]string, 0, len(a.Needs))
 	for _, need := range a.Needs {
-		hashes = append(hashes, need.Role.Current().Revision.Hash)
+		hashes = append(hashes, need.Role.Handed(a.Key.String()).Revision.Hash)
 	}
 	return strings.Join(hashes, " ")
 }
@@ -97,6 +102,8 @@ func (a *Action) stale(now time.Time) (from time.Time, stale bool) {
 		switch {
 		case !r.Open():
 			stale = true // as far as is known
+		case r.Tries(a.Key.String()):
+			stale = true
 		case a.Status.Applied[need.As].Hash != r.Current().Revision.Hash:
 			stale = true
 			if r.Published().Before(from) {
@@ -160,7 +167,7 @@ func (a *Action) NewFlight(id, reason string, roles []*membership.Role, now, dea
 		Roles: RoleNames(roles), Sent: now, Deadline: deadline,
 	}
 	for _, need := range a.Needs {
-		f.Handed[need.Role.Name] = need.Role.Current().Revision.Hash
+		f.Handed[need.Role.Name] = need.Role.Handed(a.Key.String()).Revision.Hash
 	}
 	return f
 }
@@ -174,15 +181,17 @@ func RoleNames(roles []*membership.Role) []string {
 	return names
 }
 
-// Kick is the message that carries out a verdict on the action.
+// Kick is the message that carries out a verdict on the action. A trial runs even if its members are applied already.
 func (a *Action) Kick(id, reason string, by api.Identity) kick.Kick {
 	k := kick.Kick{
 		V: kick.Version, ID: id, Controller: by.ID, Epoch: by.Epoch, Node: a.Node, Action: a.Action, Reason: reason,
 		Force: a.Order != nil, Needs: make([]kick.Membership, 0, len(a.Needs)),
 	}
 	for _, need := range a.Needs {
-		m := need.Role.Current()
+		m := need.Role.Handed(a.Key.String())
 		m.Role = need.As
+		m.Departed = need.Role.DepartedSince(a.Status.Applied[need.As].Hash)
+		k.Force = k.Force || need.Role.Trial() != nil && m.Revision.Hash == need.Role.Trial().Membership.Revision.Hash
 		k.Needs = append(k.Needs, m)
 	}
 	return k

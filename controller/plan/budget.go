@@ -80,7 +80,7 @@ func (p *places) take(a *Action) {
 }
 
 func (p *places) try(r *membership.Role, by Key) {
-	if p.Rollout.failures(r) >= brokenFrom {
+	if trial := r.Trial(); p.Rollout.failures(r) >= brokenFrom || trial != nil && !trial.Again {
 		p.trying[r] = by.String()
 	}
 }
@@ -124,9 +124,8 @@ func (p *places) full(a *Action) []api.Gate {
 	}
 	for _, need := range a.Needs {
 		if other := p.trying[need.Role]; other != "" {
-			wait(api.GateRollout,
-				"role %s: revision %s failed on %d nodes and succeeded on none: one node at a time tries it, now %s",
-				need.As, need.Role.Current().Revision.Hash, p.Rollout.failures(need.Role), other)
+			wait(api.GateRollout, "role %s: runs with revision %s failed and none succeeded: one node at a time tries it, now %s",
+				need.As, need.Role.Current().Revision.Hash, other)
 		}
 	}
 	return gates

@@ -10,7 +10,6 @@ import (
 
 	"kicker/controller/api"
 	"kicker/controller/membership"
-	"kicker/kick"
 )
 
 // Config is what decides when an action is kicked.
@@ -71,7 +70,7 @@ func (s Situation) Judge(a *Action, now time.Time) api.Verdict {
 	}
 	for i, n := range a.Needs {
 		var reason string
-		if v.Needs[i], reason = compare(n, a.Status.Applied); reason != "" {
+		if v.Needs[i], reason = compare(n, a); reason != "" {
 			reasons = append(reasons, n.As+": "+reason)
 		}
 	}
@@ -92,25 +91,33 @@ func (s Situation) Judge(a *Action, now time.Time) api.Verdict {
 	return v
 }
 
-// compare is a need with what was applied of it, and why that is stale; empty if it is not.
-func compare(n membership.Need, applied map[string]kick.Revision) (need api.Need, stale string) {
+// compare is a need with what an action applied of it, and why that is stale; empty if it is not.
+func compare(n membership.Need, a *Action) (need api.Need, stale string) {
 	need = api.Need{Role: n.As, Shared: n.Shared, Current: n.Role.Current().Revision}
 	var diff membership.Diff
-	was, ok := applied[n.As]
+	was, ok := a.Status.Applied[n.As]
 	if ok {
 		need.Applied = &was
 		diff, _ = n.Role.Since(was.Hash)
 		need.Added, need.Removed, need.Changed = diff.Added, diff.Removed, diff.Changed
 	}
+	trial := n.Role.Trial()
 	switch {
 	case !n.Role.Open():
 		return need, "its members are not known yet"
-	case !ok:
-		return need, "never applied"
-	case was.Hash == need.Current.Hash:
+	case n.Role.Tries(a.Key.String()):
+		return need, "tries again with " + api.List(trial.Of, 3) + ", which it does not have yet"
+	case ok && was.Hash == need.Current.Hash:
 		return need, ""
+	case !ok:
+		stale = "never applied"
+	default:
+		stale = cmp.Or(diff.String(), "another membership was applied")
 	}
-	return need, cmp.Or(diff.String(), "another membership was applied")
+	if trial != nil && !trial.Again {
+		stale += ", tries without " + api.List(trial.Of, 3) + ", because runs with it failed"
+	}
+	return need, stale
 }
 
 // gates is what a stale action waits for, apart from other actions.
@@ -129,23 +136,12 @@ func (s Situation) gates(a *Action, now time.Time) []api.Gate {
 		wait(api.GateSynced, s.Sync.Why, s.Sync.Until)
 	}
 	for _, need := range a.Needs {
-		if role := need.Role.Sync(); s.Sync.Open && !role.Open {
-			wait(api.GateSynced, fmt.Sprintf("role %s: %s", need.As, role.Why), role.Until)
+		if refusal := need.Role.Refusal(); refusal != nil && (s.Sync.Open || refusal.Code != api.RefusedNotSynced) {
+			wait(refusalGates[refusal.Code], refusal.Why, refusal.Until)
 		}
 	}
 	if a.Unresolved != "" {
 		wait(api.GateUnknown, a.Unresolved, time.Time{})
-	}
-	for _, need := range a.Needs {
-		r := need.Role
-		if r.Unknown() {
-			wait(api.GateUnknown, fmt.Sprintf("no node has role %s and no configuration names it", r.Name), time.Time{})
-		}
-		if r.TooFew() {
-			has := api.Count(len(r.Current().Members), "member")
-			why := fmt.Sprintf("role %s has %s, fewer than its min_members %d", r.Name, has, r.MinMembers)
-			wait(api.GateMinMembers, why, time.Time{})
-		}
 	}
 	switch {
 	case a.Running != nil:
@@ -165,6 +161,17 @@ func (s Situation) gates(a *Action, now time.Time) []api.Gate {
 		}
 	}
 	return gates
+}
+
+// refusalGates is the gate of each reason not to hand out members.
+var refusalGates = map[string]string{
+	api.RefusedUnknown: api.GateUnknown, api.RefusedNotSynced: api.GateSynced, api.RefusedTooFew: api.GateMinMembers,
+}
+
+// Idle reports whether an action is converged, has no run, and would be kicked if it were not converged.
+func (s Situation) Idle(a *Action) bool {
+	_, stale := a.stale(time.Time{})
+	return !stale && a.Order == nil && a.Running == nil && a.Flight == nil && s.observed(a) == ""
 }
 
 // observed is why an action is only observed, empty if it is kicked. Of its node's roles, one that is observed counts
