@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"kicker/controller"
 	"kicker/controller/api"
@@ -22,6 +24,17 @@ import (
 
 // minGoneAfter is 3.5 heartbeats at the fastest pace.
 const minGoneAfter = 3500 * time.Millisecond
+
+// Limits of settings that go into messages. Whoever receives a message with more rejects it.
+const (
+	maxNeed        = 256 // bytes of one depends_on, also in its canonical form
+	maxNeeds       = 64  // of one action, and of all roles together, because all of them can add to one action
+	maxNodeNeeds   = 512 // of all actions of a node
+	maxActions     = 32  // of a node
+	maxMemberFacts = 32  // of a role
+	maxPath        = 128 // bytes of a fact's path
+	maxSelector    = 1024
+)
 
 // checkAll finds everything wrong with settings that could be read.
 func (r *reader) checkAll() {
@@ -131,6 +144,7 @@ func (r *reader) goneAfter(path string, d time.Duration) {
 }
 
 func (r *reader) roleEntries(roles []membership.RoleConfig) {
+	needs := 0
 	for i, role := range roles {
 		at := fmt.Sprintf("roles[%d]", i)
 		r.check(at+".name", membership.CheckRole(role.Name))
@@ -139,16 +153,21 @@ func (r *reader) roleEntries(roles []membership.RoleConfig) {
 			r.wrong(at+".name", "role %q is already declared by roles[%d]: merge the two entries", role.Name, first)
 		}
 		if role.Selector != "" {
+			r.check(at+".selector", atMost(maxSelector, len(role.Selector), "bytes", "shorten it"))
 			r.selector(at+".selector", role.Selector)
 		}
 		r.check(at+".min_members", atLeast(role.MinMembers, 0))
 		r.oneOf(at+".mode", cmp.Or(role.Mode, plan.ModeAct), plan.ModeAct, plan.ModeObserve)
 		_, err := cmp.Or(role.Budget, membership.DefaultBudget).Of(1)
 		r.check(at+".budget", err)
+		r.check(at+".member_facts", atMost(maxMemberFacts, len(role.MemberFacts), "facts", "remove some"))
 		for j, fact := range role.MemberFacts {
-			r.fact(fmt.Sprintf("%s.member_facts[%d]", at, j), fact)
+			path := fmt.Sprintf("%s.member_facts[%d]", at, j)
+			r.check(path, atMost(maxPath, len(fact), "bytes", "use a fact with a shorter path"))
+			r.fact(path, fact)
 		}
 		r.dependsOn(at+".depends_on", role.DependsOn)
+		needs += len(role.DependsOn)
 		if role.Action != "" {
 			if len(role.DependsOn) == 0 {
 				r.wrong(at+".action", "action %q has no depends_on: add depends_on, or remove action", role.Action)
@@ -160,14 +179,28 @@ func (r *reader) roleEntries(roles []membership.RoleConfig) {
 		}
 		r.goneAfter(at+".gone_after", cmp.Or(role.GoneAfter, minGoneAfter))
 	}
+	if needs > maxNeeds {
+		r.wrong("roles", "the depends_on of all roles have %d items together, at most %d are allowed, "+
+			"because all of them can add to one action: remove some", needs, maxNeeds)
+	}
+}
+
+// atMost reports that n is more than most, with what to do.
+func atMost(most, n int, of, remedy string) error {
+	if n > most {
+		return fmt.Errorf("%d %s, at most %d are allowed: %s", n, of, most, remedy)
+	}
+	return nil
 }
 
 // dependsOn checks roles and selectors that something depends on. A role need not be declared; only a name that looks
 // like a typo of a declared role is rejected.
 func (r *reader) dependsOn(path string, needs []string) {
+	r.check(path, atMost(maxNeeds, len(needs), "items", "remove some"))
 	seen := map[string]bool{}
 	for i, text := range needs {
 		at := fmt.Sprintf("%s[%d]", path, i)
+		r.check(at, checkNeed(text))
 		need, same, err := membership.ParseNeed(text)
 		r.check(at, err)
 		for _, fact := range same {
@@ -187,6 +220,25 @@ func (r *reader) dependsOn(path string, needs []string) {
 			r.wrong(at, "role %q is unknown (did you mean %q?): correct it, or declare it under roles", need, meant)
 		}
 	}
+}
+
+// checkNeed reports what a message cannot carry. A node reports a dependency to the controller in its canonical form,
+// whose selector can be longer than it was written: values may get quotes.
+func checkNeed(text string) error {
+	if !isPrintable(text) {
+		return fmt.Errorf("%.40q: only printable characters are allowed, and blanks that are spaces", text)
+	}
+	name, rest := text, ""
+	for _, part := range []string{" same=", " with="} {
+		if i := strings.Index(name, part); i >= 0 {
+			name, rest = text[:i], text[i:]
+		}
+	}
+	size := len(text)
+	if selector, err := query.Parse(name); err == nil {
+		size = max(size, len(selector.String())+len(rest))
+	}
+	return atMost(maxNeed, size, "bytes in its canonical form", "declare a role with this selector, and depend on it")
 }
 
 func (r *reader) selector(path, text string) {
@@ -223,6 +275,9 @@ func (r *reader) agent(a AgentConfig) {
 	if a.Name != "" {
 		r.check("agent.name", inventory.CheckName(a.Name))
 	}
+	if a.Instance != "" {
+		r.check("agent.instance", checkInstance(a.Instance))
+	}
 	for i, role := range a.Roles {
 		r.check(fmt.Sprintf("agent.roles[%d]", i), membership.CheckRole(role))
 	}
@@ -231,13 +286,13 @@ func (r *reader) agent(a AgentConfig) {
 		r.wrong("agent.depends_on", "no action uses it: add one under agent.actions, or with --action NAME=COMMAND")
 	}
 	facts := inventory.Facts{}
+	facts.SetRoles(a.Roles)
 	for i, fact := range a.Facts {
-		path, value, err := inventory.ParseFact(fact)
-		if err == nil {
-			err = facts.Set(path, value)
-		}
-		r.check(fmt.Sprintf("agent.facts[%d]", i), err)
+		r.check(fmt.Sprintf("agent.facts[%d]", i), addFact(facts, fact))
 	}
+	r.check("agent.facts", facts.Check())
+	r.check("agent.actions", atMost(maxActions, len(a.Actions), "actions", "remove some"))
+	needs := 0
 	if a.Ready.Check != "" {
 		_, err := a.Ready.Parse()
 		r.check("agent.ready.check", err)
@@ -248,12 +303,54 @@ func (r *reader) agent(a AgentConfig) {
 	r.check("agent.ready.fall", atLeast(a.Ready.Fall, 1))
 	for i, action := range a.Actions {
 		r.dependsOn(fmt.Sprintf("agent.actions[%d].depends_on", i), action.DependsOn)
+		needs += len(action.DependsOn)
+		if len(action.DependsOn) == 0 {
+			needs += len(a.DependsOn)
+		}
 	}
 	for _, err := range kick.ValidateActions(a.Actions) {
 		path, text, _ := strings.Cut(err.Error(), ": ") // the error starts with the key
 		r.wrong("agent."+path, "%s", text)
 	}
+	if needs > maxNodeNeeds {
+		r.wrong("agent.actions", "they depend on %d roles and selectors together, at most %d are allowed: remove some",
+			needs, maxNodeNeeds)
+	}
 	r.oneOf("agent.leave_on_stop", a.LeaveOnStop, LeaveAuto, LeaveAlways, LeaveNever)
+}
+
+// addFact adds NAME=VALUE to a node's facts. Any fact may be a member fact, which dependents write into their
+// configuration.
+func addFact(facts inventory.Facts, text string) error {
+	path, value, err := inventory.ParseFact(text)
+	if err != nil {
+		return err
+	}
+	if top, _, _ := strings.Cut(path, "."); top == "role" {
+		return fmt.Errorf("fact %.40s: roles are no fact to set: use agent.roles, or --role", path)
+	}
+	if err := atMost(maxPath, len(path), "bytes", "use a shorter name"); err != nil {
+		return fmt.Errorf("fact %.40s: %w", path, err)
+	}
+	if _, err := inventory.MemberFact(path, value); err != nil {
+		return err
+	}
+	if strings.TrimSpace(value) != value {
+		return fmt.Errorf("fact %s: %.40q: remove the blanks around the value", path, value)
+	}
+	return facts.Set(path, value)
+}
+
+// checkInstance accepts what the state file and messages keep as it is.
+func checkInstance(id string) error {
+	if !isPrintable(id) {
+		return fmt.Errorf("%.40q: only printable characters are allowed", id)
+	}
+	return atMost(inventory.MaxInstance, len(id), "bytes", "shorten it")
+}
+
+func isPrintable(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(c rune) bool { return !unicode.IsPrint(c) })
 }
 
 // listen checks the address of a listener.

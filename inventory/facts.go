@@ -21,6 +21,20 @@ func (f Facts) Digest() string {
 	return hex.EncodeToString(sum[:12])
 }
 
+// machineFacts is how many bytes of a FactsMessage are left for the facts of the machine and the sender's names.
+const machineFacts = 64 << 10
+
+// Check reports why a node cannot announce these facts beside those of its machine.
+func (f Facts) Check() error {
+	if err := f.checkSendable(); err != nil {
+		return err
+	}
+	if size, most := len(encode(f)), maxFacts-machineFacts; size > most {
+		return fmt.Errorf("%d bytes of facts as JSON, at most %d are allowed: leave out facts that nothing uses", size, most)
+	}
+	return nil
+}
+
 // checkSendable names a fact that is not the same after it was encoded and decoded. The controller would compute
 // another digest of such facts, and ask for them without end.
 func (f Facts) checkSendable() error {

@@ -93,8 +93,10 @@ func TestMemberFactThatBreaksAFileIsAnError(t *testing.T) {
 		{"site", "a\u2029b", "fact site: it has the line separator U+2029: remove it"},
 		{"site", "M\xfcnchen", "fact site: not valid UTF-8: write it in UTF-8"},
 		{"site", strings.Repeat("x", 1025), "fact site: text of 1025 bytes, at most 1024 are allowed"},
-		{"disks", []any{"a", map[string]any{"x": []any{"b\r"}}}, "fact disks: it has the control character U+000D: remove it"},
-		{"disks", map[string]any{"a": map[string]any{"b\n": 1.0}}, "fact disks: it has the control character U+000A: remove it"},
+		{"disks", []any{"a", map[string]any{"x": []any{"b\r"}}},
+			"fact disks: it has the control character U+000D: remove it"},
+		{"disks", map[string]any{"a": map[string]any{"b\n": 1.0}},
+			"fact disks: it has the control character U+000A: remove it"},
 		{"disks", long, "fact disks: 5016 bytes as JSON, at most 4096 are allowed"},
 	} {
 		got, err := MemberFact(c.path, c.value)
