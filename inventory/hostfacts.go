@@ -13,7 +13,7 @@ import (
 )
 
 // HostFacts returns the machine's own facts, named as in Facter: hostname, fqdn, ipaddress, os, kernel, kernelrelease,
-// and boot_time in Unix seconds. Unknown ones are left out, and texts become valid member facts. ipaddress is the address
+// and boot_time in Unix seconds. Unknown ones are left out. Texts become valid member facts. ipaddress is the address
 // that connects to towards, the HOST:PORT of the bus.
 func HostFacts(towards string) Facts { return hostFacts("/", towards) }
 
