@@ -2,6 +2,7 @@ package config
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -34,6 +35,13 @@ const (
 	maxMemberFacts = 32  // of a role
 	maxPath        = 128 // bytes of a fact's path
 	maxSelector    = 1024
+)
+
+// A heartbeat has at most 768 KiB: 384 KiB for what the node's actions depend on by its own configuration, 32 times
+// 11 KiB for what the controller's configuration adds to its actions, and the rest for everything else.
+const (
+	maxNodeNeedBytes = 384 << 10
+	maxRoleNeedBytes = 11 << 10
 )
 
 // checkAll finds everything wrong with settings that could be read.
@@ -144,7 +152,7 @@ func (r *reader) goneAfter(path string, d time.Duration) {
 }
 
 func (r *reader) roleEntries(roles []membership.RoleConfig) {
-	needs := 0
+	var needs []string // of all roles
 	for i, role := range roles {
 		at := fmt.Sprintf("roles[%d]", i)
 		r.check(at+".name", membership.CheckRole(role.Name))
@@ -167,7 +175,7 @@ func (r *reader) roleEntries(roles []membership.RoleConfig) {
 			r.fact(path, fact)
 		}
 		r.dependsOn(at+".depends_on", role.DependsOn)
-		needs += len(role.DependsOn)
+		needs = append(needs, role.DependsOn...)
 		if role.Action != "" {
 			if len(role.DependsOn) == 0 {
 				r.wrong(at+".action", "action %q has no depends_on: add depends_on, or remove action", role.Action)
@@ -179,9 +187,13 @@ func (r *reader) roleEntries(roles []membership.RoleConfig) {
 		}
 		r.goneAfter(at+".gone_after", cmp.Or(role.GoneAfter, minGoneAfter))
 	}
-	if needs > maxNeeds {
+	if len(needs) > maxNeeds {
 		r.wrong("roles", "the depends_on of all roles have %d items together, at most %d are allowed, "+
-			"because all of them can add to one action: remove some", needs, maxNeeds)
+			"because all of them can add to one action: remove some", len(needs), maxNeeds)
+	}
+	if n := heartbeatBytes(needs); n > maxRoleNeedBytes {
+		r.wrong("roles", "the depends_on of all roles take %d bytes of the heartbeat for each action, "+
+			"at most %d are allowed: declare roles for long selectors, and depend on them", n, maxRoleNeedBytes)
 	}
 }
 
@@ -228,17 +240,34 @@ func checkNeed(text string) error {
 	if !isPrintable(text) {
 		return fmt.Errorf("%.40q: only printable characters are allowed, and blanks that are spaces", text)
 	}
+	return atMost(maxNeed, max(len(text), len(canonical(text))), "bytes in its canonical form",
+		"declare a role with this selector, and depend on it")
+}
+
+// canonical is a dependency with its selector in canonical form. A name stays as it is.
+func canonical(text string) string {
 	name, rest := text, ""
 	for _, part := range []string{" same=", " with="} {
 		if i := strings.Index(name, part); i >= 0 {
 			name, rest = text[:i], text[i:]
 		}
 	}
-	size := len(text)
 	if selector, err := query.Parse(name); err == nil {
-		size = max(size, len(selector.String())+len(rest))
+		name = selector.String()
 	}
-	return atMost(maxNeed, size, "bytes in its canonical form", "declare a role with this selector, and depend on it")
+	return name + rest
+}
+
+// heartbeatBytes is how many bytes of a heartbeat an action with these needs takes at most: it lists each need, and the
+// revision of each that it applied.
+func heartbeatBytes(needs []string) (n int) {
+	const revision = 128 // bytes, with punctuation
+	for _, text := range needs {
+		written, _ := json.Marshal(text) // of a text, never fails
+		form, _ := json.Marshal(canonical(text))
+		n += 2*max(len(written), len(form)) + revision
+	}
+	return n
 }
 
 func (r *reader) selector(path, text string) {
@@ -292,7 +321,7 @@ func (r *reader) agent(a AgentConfig) {
 	}
 	r.check("agent.facts", facts.Check())
 	r.check("agent.actions", atMost(maxActions, len(a.Actions), "actions", "remove some"))
-	needs := 0
+	var needs []string // of all actions
 	if a.Ready.Check != "" {
 		_, err := a.Ready.Parse()
 		r.check("agent.ready.check", err)
@@ -303,18 +332,22 @@ func (r *reader) agent(a AgentConfig) {
 	r.check("agent.ready.fall", atLeast(a.Ready.Fall, 1))
 	for i, action := range a.Actions {
 		r.dependsOn(fmt.Sprintf("agent.actions[%d].depends_on", i), action.DependsOn)
-		needs += len(action.DependsOn)
+		needs = append(needs, action.DependsOn...)
 		if len(action.DependsOn) == 0 {
-			needs += len(a.DependsOn)
+			needs = append(needs, a.DependsOn...)
 		}
 	}
 	for _, err := range kick.ValidateActions(a.Actions) {
 		path, text, _ := strings.Cut(err.Error(), ": ") // the error starts with the key
 		r.wrong("agent."+path, "%s", text)
 	}
-	if needs > maxNodeNeeds {
+	if len(needs) > maxNodeNeeds {
 		r.wrong("agent.actions", "they depend on %d roles and selectors together, at most %d are allowed: remove some",
-			needs, maxNodeNeeds)
+			len(needs), maxNodeNeeds)
+	}
+	if n := heartbeatBytes(needs); n > maxNodeNeedBytes {
+		r.wrong("agent.actions", "what they depend on takes %d bytes of the heartbeat, at most %d are allowed: "+
+			"declare roles for long selectors, and depend on them", n, maxNodeNeedBytes)
 	}
 	r.oneOf("agent.leave_on_stop", a.LeaveOnStop, LeaveAuto, LeaveAlways, LeaveNever)
 }

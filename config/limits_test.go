@@ -174,3 +174,27 @@ func TestFlagsThatAreNotUTF8AreRejected(t *testing.T) {
 		}
 	}
 }
+
+// A text in JSON can be six times as long: "<" is \u003c there.
+func TestDependenciesThatFillTheHeartbeatAreRejected(t *testing.T) {
+	var long strings.Builder
+	for i := range 16 {
+		fmt.Fprintf(&long, "  - {name: a%d, command: [x], depends_on: [", i)
+		for j := range 32 {
+			fmt.Fprintf(&long, `%q, `, fmt.Sprintf("a='%s%d'", strings.Repeat("<", 240), j))
+		}
+		long.WriteString("]}\n")
+	}
+	roles := "roles:\n  - name: lb\n    depends_on: ["
+	for j := range 40 {
+		roles += fmt.Sprintf("a=%s%d, ", strings.Repeat("x", 240), j)
+	}
+	for file, want := range map[string]string{
+		"agent:\n  actions:\n" + long.String(): "kicker.yaml:2: agent.actions: what they depend on takes 1",
+		roles + "]\n":                          "kicker.yaml:1: roles: the depends_on of all roles take 2",
+	} {
+		if _, err := Load(inFile(t, file)); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}
