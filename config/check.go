@@ -2,6 +2,7 @@ package config
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -9,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"kicker/controller"
 	"kicker/controller/api"
@@ -22,6 +25,23 @@ import (
 
 // minGoneAfter is 3.5 heartbeats at the fastest pace.
 const minGoneAfter = 3500 * time.Millisecond
+
+// Limits of settings that go into messages. Whoever receives a message with more rejects it.
+const (
+	maxNeeds       = 64  // of one action, and of all roles together, because all of them can add to one action
+	maxNodeNeeds   = 512 // of all actions of a node
+	maxActions     = 32  // of a node
+	maxMemberFacts = 32  // of a role
+	maxPath        = 128 // bytes of a fact's path
+	maxSelector    = 1024
+)
+
+// A heartbeat has at most 768 KiB: 384 KiB for what the node's actions depend on by its own configuration, 32 times
+// 11 KiB for what the controller's configuration adds to its actions, and the rest for everything else.
+const (
+	maxNodeNeedBytes = 384 << 10
+	maxRoleNeedBytes = 11 << 10
+)
 
 // checkAll finds everything wrong with settings that could be read.
 func (r *reader) checkAll() {
@@ -131,6 +151,7 @@ func (r *reader) goneAfter(path string, d time.Duration) {
 }
 
 func (r *reader) roleEntries(roles []membership.RoleConfig) {
+	var needs []string // of all roles
 	for i, role := range roles {
 		at := fmt.Sprintf("roles[%d]", i)
 		r.check(at+".name", membership.CheckRole(role.Name))
@@ -139,16 +160,21 @@ func (r *reader) roleEntries(roles []membership.RoleConfig) {
 			r.wrong(at+".name", "role %q is already declared by roles[%d]: merge the two entries", role.Name, first)
 		}
 		if role.Selector != "" {
+			r.check(at+".selector", atMost(maxSelector, len(role.Selector), "bytes", "shorten it"))
 			r.selector(at+".selector", role.Selector)
 		}
 		r.check(at+".min_members", atLeast(role.MinMembers, 0))
 		r.oneOf(at+".mode", cmp.Or(role.Mode, plan.ModeAct), plan.ModeAct, plan.ModeObserve)
 		_, err := cmp.Or(role.Budget, membership.DefaultBudget).Of(1)
 		r.check(at+".budget", err)
+		r.check(at+".member_facts", atMost(maxMemberFacts, len(role.MemberFacts), "facts", "remove some"))
 		for j, fact := range role.MemberFacts {
-			r.fact(fmt.Sprintf("%s.member_facts[%d]", at, j), strings.TrimSuffix(fact, "?"))
+			path := fmt.Sprintf("%s.member_facts[%d]", at, j)
+			r.check(path, atMost(maxPath, len(fact), "bytes", "use a fact with a shorter path"))
+			r.fact(path, strings.TrimSuffix(fact, "?"))
 		}
 		r.dependsOn(at+".depends_on", role.DependsOn)
+		needs = append(needs, role.DependsOn...)
 		if role.Action != "" {
 			if len(role.DependsOn) == 0 {
 				r.wrong(at+".action", "action %q has no depends_on: add depends_on, or remove action", role.Action)
@@ -160,16 +186,37 @@ func (r *reader) roleEntries(roles []membership.RoleConfig) {
 		}
 		r.goneAfter(at+".gone_after", cmp.Or(role.GoneAfter, minGoneAfter))
 	}
+	if len(needs) > maxNeeds {
+		r.wrong("roles", "the depends_on of all roles have %d items together, at most %d are allowed, "+
+			"because all of them can add to one action: remove some", len(needs), maxNeeds)
+	}
+	if n := heartbeatBytes(needs); n > maxRoleNeedBytes {
+		r.wrong("roles", "the depends_on of all roles take %d bytes of the heartbeat for each action, "+
+			"at most %d are allowed: declare roles for long selectors, and depend on them", n, maxRoleNeedBytes)
+	}
+}
+
+// atMost reports that n is more than most, with what to do.
+func atMost(most, n int, of, remedy string) error {
+	if n > most {
+		return fmt.Errorf("%d %s, at most %d are allowed: %s", n, of, most, remedy)
+	}
+	return nil
 }
 
 // dependsOn checks roles and selectors that something depends on. A role need not be declared; only a name that looks
 // like a typo of a declared role is rejected.
 func (r *reader) dependsOn(path string, needs []string) {
+	r.check(path, atMost(maxNeeds, len(needs), "items", "remove some"))
 	seen := map[string]bool{}
 	for i, text := range needs {
 		at := fmt.Sprintf("%s[%d]", path, i)
 		if strings.HasPrefix(text, "same=") || strings.HasPrefix(text, "with=") { // one text was split into words
 			r.wrong(at, `%q is separated from its role: write both as one item, such as ["web %[1]s"]`, text)
+			continue
+		}
+		if !isPrintable(text) {
+			r.wrong(at, "%.40q: only printable characters are allowed, and blanks that are spaces", text)
 			continue
 		}
 		d, err := membership.ParseDependency(text)
@@ -193,6 +240,27 @@ func (r *reader) dependsOn(path string, needs []string) {
 			r.wrong(at, "role %q is unknown (did you mean %q?): correct it, or declare it under roles", d.Name, meant)
 		}
 	}
+}
+
+// canonical is the canonical form of a dependency. One that cannot be read stays as it is.
+func canonical(text string) string {
+	d, err := membership.ParseDependency(text)
+	if err != nil {
+		return text
+	}
+	return d.String()
+}
+
+// heartbeatBytes is how many bytes of a heartbeat an action with these needs takes at most: it lists each need, and the
+// revision of each that it applied.
+func heartbeatBytes(needs []string) (n int) {
+	const revision = 128 // bytes, with punctuation
+	for _, text := range needs {
+		written, _ := json.Marshal(text) // of a text, never fails
+		form, _ := json.Marshal(canonical(text))
+		n += 2*max(len(written), len(form)) + revision
+	}
+	return n
 }
 
 func (r *reader) selector(path, text string) {
@@ -229,6 +297,9 @@ func (r *reader) agent(a AgentConfig) {
 	if a.Name != "" {
 		r.check("agent.name", inventory.CheckName(a.Name))
 	}
+	if a.Instance != "" {
+		r.check("agent.instance", checkInstance(a.Instance))
+	}
 	for i, role := range a.Roles {
 		r.check(fmt.Sprintf("agent.roles[%d]", i), membership.CheckRole(role))
 	}
@@ -237,13 +308,13 @@ func (r *reader) agent(a AgentConfig) {
 		r.wrong("agent.depends_on", "no action uses it: add one under agent.actions, or with --action NAME=COMMAND")
 	}
 	facts := inventory.Facts{}
+	facts.SetRoles(a.Roles)
 	for i, fact := range a.Facts {
-		path, value, err := inventory.ParseFact(fact)
-		if err == nil {
-			err = facts.Set(path, value)
-		}
-		r.check(fmt.Sprintf("agent.facts[%d]", i), err)
+		r.check(fmt.Sprintf("agent.facts[%d]", i), addFact(facts, fact))
 	}
+	r.check("agent.facts", facts.Check())
+	r.check("agent.actions", atMost(maxActions, len(a.Actions), "actions", "remove some"))
+	var needs []string // of all actions
 	if a.Ready.Check != "" {
 		_, err := a.Ready.Parse()
 		r.check("agent.ready.check", err)
@@ -254,12 +325,58 @@ func (r *reader) agent(a AgentConfig) {
 	r.check("agent.ready.fall", atLeast(a.Ready.Fall, 1))
 	for i, action := range a.Actions {
 		r.dependsOn(fmt.Sprintf("agent.actions[%d].depends_on", i), action.DependsOn)
+		needs = append(needs, action.DependsOn...)
+		if len(action.DependsOn) == 0 {
+			needs = append(needs, a.DependsOn...)
+		}
 	}
 	for _, err := range kick.ValidateActions(a.Actions) {
 		path, text, _ := strings.Cut(err.Error(), ": ") // the error starts with the key
 		r.wrong("agent."+path, "%s", text)
 	}
+	if len(needs) > maxNodeNeeds {
+		r.wrong("agent.actions", "they depend on %d roles and selectors together, at most %d are allowed: remove some",
+			len(needs), maxNodeNeeds)
+	}
+	if n := heartbeatBytes(needs); n > maxNodeNeedBytes {
+		r.wrong("agent.actions", "what they depend on takes %d bytes of the heartbeat, at most %d are allowed: "+
+			"declare roles for long selectors, and depend on them", n, maxNodeNeedBytes)
+	}
 	r.oneOf("agent.leave_on_stop", a.LeaveOnStop, LeaveAuto, LeaveAlways, LeaveNever)
+}
+
+// addFact adds NAME=VALUE to a node's facts. Any fact may be a member fact, which dependents write into their
+// configuration.
+func addFact(facts inventory.Facts, text string) error {
+	path, value, err := inventory.ParseFact(text)
+	if err != nil {
+		return err
+	}
+	if top, _, _ := strings.Cut(path, "."); top == "role" {
+		return fmt.Errorf("fact %.40s: roles are no fact to set: use agent.roles, or --role", path)
+	}
+	if err := atMost(maxPath, len(path), "bytes", "use a shorter name"); err != nil {
+		return fmt.Errorf("fact %.40s: %w", path, err)
+	}
+	if _, err := inventory.MemberFact(path, value); err != nil {
+		return err
+	}
+	if strings.TrimSpace(value) != value {
+		return fmt.Errorf("fact %s: %.40q: remove the blanks around the value", path, value)
+	}
+	return facts.Set(path, value)
+}
+
+// checkInstance accepts what the state file and messages keep as it is.
+func checkInstance(id string) error {
+	if !isPrintable(id) {
+		return fmt.Errorf("%.40q: only printable characters are allowed", id)
+	}
+	return atMost(inventory.MaxInstance, len(id), "bytes", "shorten it")
+}
+
+func isPrintable(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(c rune) bool { return !unicode.IsPrint(c) })
 }
 
 // listen checks the address of a listener.

@@ -93,7 +93,7 @@ agent:
 			Name: "WebFront", Selector: "role=web,os.family=Debian", MemberFacts: []string{"IPAddress", "net.port"},
 			GoneAfter: 5 * time.Second, MinMembers: 2, Budget: "3",
 		},
-		{Name: "lb", DependsOn: []string{"WebFront same=Rack", "role=db"}, Action: "reload", Budget: "25%"},
+		{Name: "lb", DependsOn: []string{"WebFront same=Rack", "role=db"}, Action: "reload", Budget: "25%", MinMembers: 1},
 	}, c.Roles); diff != "" {
 		t.Errorf("roles (-want +got):\n%s", diff)
 	}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"reflect"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -87,7 +88,7 @@ func TestTableHasEveryKeyWithItsDefault(t *testing.T) {
 func defaultsByKey() map[string]string {
 	text := map[string]string{
 		"roles[].member_facts":    "[" + strings.Join(membership.DefaultMemberFacts, ", ") + "]",
-		"roles[].min_members":     "0",
+		"roles[].min_members":     strconv.Itoa(membership.DefaultMinMembers),
 		"roles[].budget":          string(membership.DefaultBudget),
 		"agent.actions[].timeout": short(kick.DefaultTimeout),
 		"agent.actions[].grace":   short(kick.DefaultGrace),

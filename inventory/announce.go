@@ -61,12 +61,16 @@ func NewAnnouncer(nc *nats.Conn, identity Identity, log *slog.Logger) *Announcer
 	return a
 }
 
-// SetFacts sets the node's facts: JSON values, as encoding/json decodes them. Too many are an error and change nothing.
+// SetFacts sets the node's facts: JSON values, as encoding/json decodes them. Too many, or one that another node would
+// decode as something else, are an error and change nothing.
 func (a *Announcer) SetFacts(facts Facts) error {
 	if facts == nil {
 		facts = Facts{}
 	}
 	id := a.identity
+	if err := facts.checkSendable(); err != nil {
+		return fmt.Errorf("facts of %s: %w", id.Node, err)
+	}
 	message := encode(FactsMessage{V: Version, Node: id.Node, Instance: id.Instance, Boot: id.Boot, Facts: facts})
 	if len(message) > maxFacts {
 		return fmt.Errorf("facts of %s: %d bytes, at most %d are allowed: leave out facts that no selector uses",
@@ -77,13 +81,16 @@ func (a *Announcer) SetFacts(facts Facts) error {
 	return nil
 }
 
-// SetReady sets whether the node's service is ready, or why not.
+// SetReady sets whether the node's service is ready, or why not: a line of at most 1 KiB, a longer one is cut.
 func (a *Announcer) SetReady(ready bool, why string) {
+	why = plain(why, maxReason)
 	a.change(func(c *content) { c.Ready, c.Checking, c.NotReady = ready, false, why })
 }
 
 // SetChecking says why it is not known yet whether the service is ready. A node stays ready while its agent restarts.
+// why is cut as in SetReady.
 func (a *Announcer) SetChecking(why string) {
+	why = plain(why, maxReason)
 	a.change(func(c *content) { c.Ready, c.Checking, c.NotReady = false, true, why })
 }
 

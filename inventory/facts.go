@@ -3,6 +3,7 @@ package inventory
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -18,6 +19,40 @@ type Facts map[string]any
 func (f Facts) Digest() string {
 	sum := sha256.Sum256(encode(f)) // map keys are sorted
 	return hex.EncodeToString(sum[:12])
+}
+
+// machineFacts is how many bytes of a FactsMessage are left for the facts of the machine and the sender's names.
+const machineFacts = 64 << 10
+
+// Check reports why a node cannot announce these facts beside those of its machine.
+func (f Facts) Check() error {
+	if err := f.checkSendable(); err != nil {
+		return err
+	}
+	if size, most := len(encode(f)), maxFacts-machineFacts; size > most {
+		return fmt.Errorf("%d bytes of facts as JSON, at most %d are allowed: leave out facts that nothing uses", size, most)
+	}
+	return nil
+}
+
+// checkSendable names a fact that is not the same after it was encoded and decoded. The controller would compute
+// another digest of such facts, and ask for them without end.
+func (f Facts) checkSendable() error {
+	for _, name := range slices.Sorted(maps.Keys(f)) {
+		err := checkUTF8(name)
+		if err == nil {
+			err = eachText(f[name], checkUTF8)
+		}
+		if err != nil {
+			return fmt.Errorf("fact %.40q: %w", name, err)
+		}
+		data, err := json.Marshal(map[string]any{"facts": Facts{name: f[name]}}) // nested as deeply as in a message
+		var sent struct{ Facts Facts }
+		if err != nil || json.Unmarshal(data, &sent) != nil || sent.Facts.Digest() != (Facts{name: f[name]}).Digest() {
+			return fmt.Errorf("fact %s: JSON cannot carry this value unchanged: make it a text", name)
+		}
+	}
+	return nil
 }
 
 // Roles returns the roles that the fact "role" names: one as a string, or several as a list.

@@ -13,20 +13,21 @@ import (
 )
 
 // HostFacts returns the machine's own facts, named as in Facter: hostname, fqdn, ipaddress, os, kernel, kernelrelease,
-// and boot_time in Unix seconds. Unknown ones are left out. ipaddress is the address that connects to towards, the
-// HOST:PORT of the bus.
+// and boot_time in Unix seconds. Unknown ones are left out. Texts become valid member facts. ipaddress is the address
+// that connects to towards, the HOST:PORT of the bus.
 func HostFacts(towards string) Facts { return hostFacts("/", towards) }
 
 func hostFacts(root, towards string) Facts {
 	f := Facts{"ipaddress": address(towards).String()}
 	if name, err := hostName(); err == nil {
+		name = plain(name, MaxMemberText)
 		f["hostname"], f["fqdn"] = short(name), name
 	}
 	if os := osFact(osRelease(root)); os != nil {
 		f["os"] = os
 	}
 	for fact, file := range map[string]string{"kernel": "ostype", "kernelrelease": "osrelease"} {
-		if line := readLine(root, "proc/sys/kernel/"+file); line != "" {
+		if line := plain(readLine(root, "proc/sys/kernel/"+file), MaxMemberText); line != "" {
 			f[fact] = line
 		}
 	}
@@ -132,7 +133,7 @@ func osFact(release map[string]string) map[string]any {
 	return fact
 }
 
-// osRelease parses os-release(5).
+// osRelease parses os-release(5). Its texts may have any bytes: they become valid as facts.
 func osRelease(root string) map[string]string {
 	data, err := os.ReadFile(filepath.Join(root, "etc/os-release"))
 	if errors.Is(err, os.ErrNotExist) {
@@ -142,7 +143,7 @@ func osRelease(root string) map[string]string {
 	for line := range strings.Lines(string(data)) {
 		key, value, ok := strings.Cut(strings.TrimSpace(line), "=")
 		if ok && !strings.HasPrefix(key, "#") {
-			release[key] = strings.Trim(value, `"'`)
+			release[key] = plain(strings.Trim(value, `"'`), MaxMemberText)
 		}
 	}
 	return release

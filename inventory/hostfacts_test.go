@@ -69,6 +69,29 @@ func TestOSFamilyIsNamedAsInFacter(t *testing.T) {
 	}
 }
 
+func TestTextsOfTheMachineAreValidMemberFacts(t *testing.T) {
+	odd := "\xfcnix\x1b[0m\u2028\u0085 " + strings.Repeat("x", 2*MaxMemberText)
+	facts := hostFacts(machineRoot(t, map[string]string{
+		"etc/os-release":            "ID=\"" + odd + "\"\nNAME='" + odd + "'\nVERSION_ID=" + odd + ".1\n",
+		"proc/sys/kernel/ostype":    odd,
+		"proc/sys/kernel/osrelease": odd + "\n",
+	}), "")
+	if len(facts) < 5 {
+		t.Errorf("facts are %v, want os, kernel and kernelrelease too", facts)
+	}
+	for name, value := range facts {
+		if err := eachText(value, checkText); err != nil {
+			t.Errorf("fact %s: %v", name, err)
+		}
+	}
+	id, err := detect(Identity{Cluster: "main"}, machineRoot(t, map[string]string{
+		"etc/machine-id": odd, "proc/sys/kernel/random/boot_id": "b1",
+	}), named("web1"))
+	if err != nil || checkText(id.Instance) != nil || len(id.Instance) > MaxInstance {
+		t.Errorf("the instance is %q, %v", id.Instance, err)
+	}
+}
+
 func TestAddressIsTheSourceOfTheRouteUnlessLoopback(t *testing.T) {
 	global := globalAddress()
 	if global.IsValid() {

@@ -13,6 +13,9 @@ import (
 	"time"
 )
 
+// MaxInstance is how many bytes an Identity's Instance may have.
+const MaxInstance = 253
+
 // Identity identifies a node on the bus.
 type Identity struct {
 	Cluster  string
@@ -44,7 +47,7 @@ func detect(id Identity, root string, hostName func() (string, error)) (Identity
 	if err := CheckName(id.Node); err != nil {
 		return Identity{}, fmt.Errorf("node: %w", err)
 	}
-	if id.Instance = cmp.Or(id.Instance, instance(root, short(name))); id.Instance == "" {
+	if id.Instance = cmp.Or(id.Instance, plain(instance(root, short(name)), MaxInstance)); id.Instance == "" {
 		return Identity{}, errors.New("the machine has no product UUID, machine id or host name: set agent.instance")
 	}
 	if id.Boot = cmp.Or(id.Boot, readLine(root, "proc/sys/kernel/random/boot_id")); id.Boot == "" {

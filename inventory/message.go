@@ -17,7 +17,9 @@ const Version = 2
 // Limits of messages, in bytes.
 const (
 	maxMessage = 64 << 10
-	maxFacts   = 1 << 20 // of a FactsMessage
+	maxBeat    = 768 << 10 // of a Beat; the status of many actions is the largest part
+	maxFacts   = 1 << 20   // of a FactsMessage; no more than the bus takes
+	maxReason  = 1 << 10   // of Beat.NotReady
 )
 
 // Conn is a connection to the bus, as the server's own events name it.
@@ -228,7 +230,7 @@ func decode(node string, data []byte, limit int, message any, v *int) error {
 // decodeBeat decodes a heartbeat, on the subject of node.
 func decodeBeat(node string, data []byte) (*Beat, error) {
 	var b Beat
-	err := decode(node, data, maxMessage, &b, &b.V)
+	err := decode(node, data, maxBeat, &b, &b.V)
 	if err == nil {
 		err = checkSender(node, b.Node, b.Instance, b.Boot)
 	}

@@ -27,6 +27,7 @@ type Check struct {
 	Fall     int           // failures in a row that make it not ready
 
 	text  string
+	port  string
 	probe func(context.Context) error
 }
 
@@ -51,7 +52,7 @@ func ParseCheck(s string) (Check, error) {
 	var err error
 	switch {
 	case kind == "tcp":
-		c.probe, err = parseTCP(rest)
+		c.port, c.probe, err = parseTCP(rest)
 	case kind == "exec":
 		c.probe, err = parseExec(rest)
 	case strings.HasPrefix(s, "http://"), strings.HasPrefix(s, "https://"):
@@ -70,6 +71,13 @@ func ParseCheck(s string) (Check, error) {
 // String is the text that was parsed.
 func (c Check) String() string { return c.text }
 
+// Port is the port that a tcp check connects to, in decimal. It is empty for other checks: the port of a health check
+// need not be the port of the service.
+func (c Check) Port() string { return c.port }
+
+// label is the check's text at the start of a reason. A long one is cut, so that the cause has room after it.
+func (c Check) label() string { return plain(c.text, maxReason/4) + ": " }
+
 // Watch checks until ctx ends. It calls set when the service becomes ready or not ready, and when the reason changes.
 // It calls checking, with the reason, while that is not known yet: until Rise checks in a row have succeeded or Fall
 // have failed.
@@ -82,7 +90,7 @@ func (c Check) Watch(ctx context.Context, set func(ready bool, why string), chec
 	defer tick.Stop()
 	results := streak{rise: c.Rise, fall: c.Fall}
 	reported := "" // the kind of the last failure
-	checking(c.text + ": not checked yet")
+	checking(c.label() + "not checked yet")
 	for {
 		err := c.once(ctx)
 		if ctx.Err() != nil {
@@ -97,10 +105,10 @@ func (c Check) Watch(ctx context.Context, set func(ready bool, why string), chec
 		case before.known == results.known && !before.ready && reported == kindOf(err):
 		case results.known:
 			reported = kindOf(err)
-			set(false, c.text+": "+err.Error())
+			set(false, c.label()+err.Error())
 		default:
 			reported = kindOf(err)
-			checking(c.text + ": " + err.Error())
+			checking(c.label() + err.Error())
 		}
 		select {
 		case <-ctx.Done():
@@ -143,19 +151,21 @@ func (s *streak) count(success bool) {
 	}
 }
 
-func parseTCP(address string) (func(context.Context) error, error) {
+func parseTCP(address string) (port string, probe func(context.Context) error, err error) {
 	if !strings.Contains(address, ":") {
 		address = net.JoinHostPort("localhost", address)
 	}
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-		return nil, fmt.Errorf("port %q: want a number from 1 to 65535", port)
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || n == 0 {
+		return "", nil, fmt.Errorf("port %q: want a number from 1 to 65535", port)
 	}
+	port = strconv.FormatUint(n, 10) // without zeros before it
 	address = net.JoinHostPort(cmp.Or(host, "localhost"), port)
-	return func(ctx context.Context) error {
+	return port, func(ctx context.Context) error {
 		conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
 		if err != nil {
 			return innermost(err)
@@ -240,19 +250,34 @@ func kindOf(err error) string {
 }
 
 // tail keeps the last maxTail bytes that are written to it.
-type tail struct{ kept []byte }
+type tail struct {
+	kept []byte
+	cut  int // bytes of the line at the start of kept that are not kept
+}
 
 const maxTail = 256
 
 func (t *tail) Write(p []byte) (int, error) {
-	t.kept = append(t.kept, p[max(0, len(p)-maxTail):]...)
-	t.kept = append(t.kept[:0], t.kept[max(0, len(t.kept)-maxTail):]...)
+	all := append(t.kept, p...)
+	lost := all[:max(0, len(all)-maxTail)]
+	if i := bytes.LastIndexByte(lost, '\n'); i >= 0 {
+		t.cut = len(lost) - i - 1
+	} else {
+		t.cut += len(lost)
+	}
+	t.kept = append(t.kept[:0], all[len(lost):]...)
 	return len(p), nil
 }
 
+// lastLine returns the last line that is not empty. A long line has its end, and the number of bytes before that.
 func (t *tail) lastLine() string {
 	text := bytes.TrimSpace(t.kept)
-	return strings.ToValidUTF8(string(text[bytes.LastIndexByte(text, '\n')+1:]), "")
+	start := bytes.LastIndexByte(text, '\n') + 1
+	line := strings.ToValidUTF8(string(text[start:]), "")
+	if start == 0 && t.cut > 0 && line != "" {
+		return fmt.Sprintf("(%d bytes left out) …%s", t.cut, line)
+	}
+	return line
 }
 
 // innermost returns the innermost cause. The errors around it name the local address, which changes with each check.

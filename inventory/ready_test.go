@@ -313,7 +313,8 @@ func TestTailKeepsTheEndOfALongOutput(t *testing.T) {
 		fmt.Fprintf(&tail, "line %d\n", i)
 	}
 	fmt.Fprint(&tail, strings.Repeat("x", 10*maxTail))
-	if got, want := tail.lastLine(), strings.Repeat("x", maxTail); got != want {
+	want := fmt.Sprintf("(%d bytes left out) …%s", 9*maxTail, strings.Repeat("x", maxTail))
+	if got := tail.lastLine(); got != want {
 		t.Errorf("last line = %q, want %q", got, want)
 	}
 	fmt.Fprint(&tail, "\nthe end\n\n")
@@ -348,4 +349,39 @@ func once(t *testing.T, text string) error {
 	c := parseCheck(t, text)
 	c.Timeout = 20 * time.Second
 	return c.once(t.Context())
+}
+
+func TestOnlyATCPCheckNamesThePortOfTheService(t *testing.T) {
+	for text, want := range map[string]string{
+		"tcp:80": "80", "tcp:0080": "80", "tcp:[::1]:81": "81", "tcp:web1:82": "82", "tcp::83": "83",
+		"http://web1:8080/healthz": "", "exec:nc -z web1 80": "",
+	} {
+		if got := parseCheck(t, text).Port(); got != want {
+			t.Errorf("the port of %s is %q, want %q", text, got, want)
+		}
+	}
+}
+
+func TestReasonOfALongCheckIsCutAndKeepsItsCause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		check := parseCheck(t, "exec:false "+strings.Repeat("x", 4000))
+		check.Fall = 1
+		check.probe = func(context.Context) error { return errors.New("the \x1b[31mcause") }
+		n := startNode(t, func(a *Announcer) { a.SetChecking("\n" + strings.Repeat("ä", 4000)) })
+		synctest.Wait()
+		first := n.beats(t)[0].beat(t).NotReady
+		ctx, stop := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+		defer stop()
+		if err := check.Watch(ctx, n.SetReady, n.SetChecking); err != nil {
+			t.Fatal(err)
+		}
+		beats := n.beats(t)
+		last := beats[len(beats)-1].beat(t).NotReady
+		if len(first) > maxReason || !strings.HasSuffix(first, "more bytes)") {
+			t.Errorf("the reason has %d bytes: %s", len(first), first)
+		}
+		if want := " more bytes): the  [31mcause"; len(last) > maxReason || !strings.HasSuffix(last, want) {
+			t.Errorf("the reason has %d bytes, want at most %d, and its end to be %q: %s", len(last), maxReason, want, last)
+		}
+	})
 }

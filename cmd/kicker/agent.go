@@ -13,7 +13,7 @@ func agentCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "agent",
 		Short: "Announce this node, and run its actions when it is kicked",
-		Example: `  kicker agent --server kicker.example.com --role web --fact port=8080 --ready tcp:8080
+		Example: `  kicker agent --server kicker.example.com --role web --ready tcp:8080
   kicker agent --server kicker.example.com --role haproxy --depends-on web --action 'reload=/usr/local/bin/reload-lb'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -39,7 +39,7 @@ func agentFlags(cmd *cobra.Command) {
 	f.StringArray("role", nil, "`role` that this node has; repeatable")
 	f.StringArray("depends-on", nil, "`role`, or selector, that the actions of this node depend on; repeatable")
 	f.StringArray("fact", nil, "`NAME=VALUE`, a fact of this node; repeatable")
-	f.String("ready", "", "`CHECK` of this node's service: tcp:PORT, http:URL or exec:COMMAND")
+	f.String("ready", "", "`CHECK` of this node's service: tcp:PORT, which also gives the fact port, http:URL or exec:COMMAND")
 	f.Duration("ready-interval", time.Second, "time between two checks")
 	f.Int("ready-rise", 1, "successes in a row that make it ready")
 	f.Int("ready-fall", 3, "failures in a row that make it not ready")

@@ -72,8 +72,8 @@ func ParseDependency(text string) (Dependency, error) {
 		return d, err
 	}
 	if canonical := d.String(); len(canonical) > kick.MaxNeed {
-		return d, fmt.Errorf("depends_on %.40q…: %d bytes in its canonical form, the limit is %d: "+
-			"declare a role with this selector", text, len(canonical), kick.MaxNeed)
+		return d, fmt.Errorf("%d bytes in its canonical form, at most %d are allowed: "+
+			"declare a role with this selector, and depend on it", len(canonical), kick.MaxNeed)
 	}
 	return d, nil
 }
@@ -117,7 +117,7 @@ func canonicalName(name string) (string, error) {
 	}
 	selector, err := query.Parse(name)
 	if err != nil {
-		return "", fmt.Errorf("role %.40q: %w", name, err)
+		return "", err
 	}
 	if text := selector.String(); text != "" {
 		return text, nil

@@ -40,7 +40,7 @@ func TestDependencyCanBeNarrowedToSharedFacts(t *testing.T) {
 func TestWrongDependencyIsRejected(t *testing.T) {
 	for text, want := range map[string]string{
 		"d b":               `role "d b": ' ' is not allowed`,
-		"a=":                `role "a="`,
+		"a=":                `selector "a=", at its end`,
 		"web same=":         `write names of facts after same=`,
 		"web same=env,":     `write names of facts after same=`,
 		"web same=env=prod": `write names of facts after same=`,

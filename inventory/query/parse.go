@@ -31,6 +31,9 @@ func Parse(s string) (Selector, error) {
 
 // CheckPath reports why path can't be the path of a fact in a selector.
 func CheckPath(path string) error {
+	if !utf8.ValidString(path) {
+		return errors.New("a fact's path is valid UTF-8: write it in UTF-8")
+	}
 	if i := bare(path); i < len(path) {
 		return fmt.Errorf("a fact's path has no spaces and none of %s: remove them at %.20q", reserved, path[i:])
 	}

@@ -82,15 +82,8 @@ func newAnnouncer(cfg config.Config, self inventory.Identity, nc *nats.Conn,
 		return nil, fmt.Errorf("agent.server: %w", err)
 	}
 	facts := inventory.HostFacts(server.Host)
-	facts.SetRoles(cfg.Agent.Roles)
-	for _, text := range cfg.Agent.Facts {
-		path, value, err := inventory.ParseFact(text)
-		if err != nil {
-			return nil, err
-		}
-		if err := facts.Set(path, value); err != nil {
-			return nil, err
-		}
+	if err := addFacts(facts, cfg.Agent); err != nil {
+		return nil, err
 	}
 	a := inventory.NewAnnouncer(nc, self, log)
 	a.LeaveOnStop = func() bool {
@@ -104,6 +97,33 @@ func newAnnouncer(cfg config.Config, self inventory.Identity, nc *nats.Conn,
 		a.SetChecking("not checked yet")
 	}
 	return a, nil
+}
+
+// addFacts adds the facts of an agent's configuration to those of its machine. The check's port is the fact port unless
+// that is set.
+func addFacts(facts inventory.Facts, c config.AgentConfig) error {
+	facts.SetRoles(c.Roles)
+	for _, text := range c.Facts {
+		path, value, err := inventory.ParseFact(text)
+		if err != nil {
+			return err
+		}
+		canonical, err := inventory.MemberFact(path, value)
+		if err != nil {
+			return err
+		}
+		if err := facts.Set(path, canonical); err != nil {
+			return err
+		}
+	}
+	if c.Ready.Check == "" || facts["port"] != nil {
+		return nil
+	}
+	check, err := c.Ready.Parse()
+	if err == nil && check.Port() != "" {
+		facts["port"] = check.Port()
+	}
+	return err
 }
 
 // attend runs the announcer and the runner of a node on its bus, until ctx ends.

@@ -156,7 +156,7 @@ func (s *site) crowd(b *testing.B, nodes int, url string, options ...nats.Option
 		cfg.StateDir = s.path("crowd")
 		cfg.Agent.LeaveOnStop = config.LeaveNever
 		cfg.Agent.Roles = []string{fmt.Sprintf("role%d", i%fleetRoles)}
-		cfg.Agent.Facts = []string{"ipaddress=192.0.2.1", fmt.Sprintf("port=%d", i)}
+		cfg.Agent.Facts = []string{"ipaddress=192.0.2.1", fmt.Sprintf("port=%d", i+1)}
 		dependent := i/fleetRoles%dependentEvery == 0
 		if dependent {
 			cfg.Agent.Actions = []kick.Action{{Name: "reload", Command: []string{"true"},

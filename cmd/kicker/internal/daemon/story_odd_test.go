@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"kicker/controller/api"
+	"kicker/controller/membership"
 	"kicker/inventory"
 	"kicker/kick"
 )
@@ -154,13 +155,16 @@ func TestNothingIsRemovedWhileTheBusStalls(t *testing.T) {
 
 func TestMembershipTooLargeForOneMessageArrives(t *testing.T) {
 	inCluster(t, func(c *cluster) {
+		facts := append([]string{"n0", "n1", "n2", "n3"}, membership.DefaultMemberFacts...)
+		c.cfg.Roles = []membership.RoleConfig{{Name: "web", MemberFacts: facts}}
 		c.startController()
-		big := strings.Repeat("x", 4<<10)
+		big := strings.Repeat("x", inventory.MaxMemberText)
 		const nodes = 150 // 600 KiB of member facts
 		for i := range nodes {
 			n := c.node(fmt.Sprintf("web%03d", i))
 			n.cfg.Agent.Roles = []string{"web"}
-			n.cfg.Agent.Facts = []string{fmt.Sprintf("ipaddress=10.0.0.%d", i), "port=" + big}
+			n.cfg.Agent.Facts = []string{fmt.Sprintf("ipaddress=10.0.0.%d", i), "port=80",
+				"n0=" + big, "n1=" + big, "n2=" + big, "n3=" + big}
 			c.startAgent(n)
 		}
 		c.lb("lb1", nil)
