@@ -158,7 +158,9 @@ func TestLossesAreComparedWithWhatWasNotReplaced(t *testing.T) {
 		g.lost(name, loss{at: noon})
 	}
 	p := left(11, 0)
-	p.is = func(name string) bool { return strings.HasPrefix(name, "new") && !slices.Contains([]string{"new0", "new1", "new2"}, name) }
+	p.is = func(name string) bool {
+		return strings.HasPrefix(name, "new") && !slices.Contains([]string{"new0", "new1", "new2"}, name)
+	}
 	if a, r := g.sets(noon, window, p.is); a != 5 || r != 6 || g.tooMany(noon, p) != nil {
 		t.Errorf("A has %d names, R %d, hold %+v; want 5, 6 and no hold", a, r, g.tooMany(noon, p))
 	}
