@@ -132,7 +132,7 @@ func (w *smallWorld) lives() {
 
 // state is all that a change of configuration may move, to be compared.
 func (w *smallWorld) state() any {
-	return []any{w.cfg, w.viewRoles(), plan.Make(w.situation(), w.now), w.table.Next(true), w.journal.seq, len(w.fleet.flights), len(w.fleet.retries)}
+	return []any{w.cfg, w.viewRoles(), plan.Make(w.situation(w.now), w.now), w.table.Next(true), w.journal.seq, len(w.fleet.flights), len(w.fleet.retries)}
 }
 
 var asOne = cmp.Options{cmpopts.EquateEmpty(), cmp.AllowUnexported(inventory.Snapshot{})}
