@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"kicker/controller/api"
@@ -22,6 +23,7 @@ func (c *Controller) dispatch(ctx context.Context, a *plan.Action, v api.Verdict
 	f.Instance = c.instance(a.Node)
 	if was := c.fleet.flights[a.Node]; was != nil { // its run may be in progress
 		f.Doubt, f.Deadline, f.Gone, f.Overdue = true, was.Deadline, was.Gone, was.Overdue
+		f.Roles = slices.Compact(slices.Sorted(slices.Values(append(f.Roles, was.Roles...))))
 		if was.ID == id {
 			f.Sent = was.Sent
 		}
