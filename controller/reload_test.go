@@ -55,6 +55,7 @@ func (w *smallWorld) config(when string) Config {
 	cfg := DefaultConfig()
 	cfg.Settle = draw(w, when+" settle", 0, time.Second, time.Minute)
 	cfg.InFlight = draw(w, when+" in_flight", 1, 256)
+	cfg.Limits = draw(w, when+" limits", nil, []plan.Limit{{Action: "reload", InFlight: 1}})
 	cfg.Guard = draw(w, when+" guard", GuardOn, GuardOn, GuardShadow)
 	cfg.Mode = draw(w, when+" mode", plan.ModeAct, plan.ModeAct, plan.ModeObserve)
 	cfg.Backoff.Max = draw(w, when+" backoff.max", 10*time.Second, 10*time.Minute)
