@@ -132,6 +132,8 @@ func (r *reader) controller(c Config) {
 	r.oneOf("guard", c.Guard, controller.GuardOn, controller.GuardShadow)
 	r.oneOf("mode", c.Mode, plan.ModeAct, plan.ModeObserve)
 	r.check("in_flight", atLeast(c.InFlight, 1))
+	r.limits(c.Limits)
+	r.check("run_at_most", atLeast(c.RunAtMost, time.Minute))
 	if c.Standby && c.Bus.URL == "" {
 		r.wrong("standby", "the embedded NATS server stops with its controller: set bus.url to another NATS")
 	}
@@ -179,10 +181,7 @@ func (r *reader) roleEntries(roles []membership.RoleConfig) {
 			if len(role.DependsOn) == 0 {
 				r.wrong(at+".action", "action %q has no depends_on: add depends_on, or remove action", role.Action)
 			}
-			for _, err := range kick.ValidateActions([]kick.Action{{Name: role.Action, Command: []string{"true"}}}) {
-				_, text, _ := strings.Cut(err.Error(), ": ")
-				r.wrong(at+".action", "%s", text)
-			}
+			r.actionName(at+".action", role.Action)
 		}
 		r.goneAfter(at+".gone_after", cmp.Or(role.GoneAfter, minGoneAfter))
 	}
@@ -202,6 +201,25 @@ func atMost(most, n int, of, remedy string) error {
 		return fmt.Errorf("%d %s, at most %d are allowed: %s", n, of, most, remedy)
 	}
 	return nil
+}
+
+func (r *reader) limits(limits []plan.Limit) {
+	for i, limit := range limits {
+		at := fmt.Sprintf("limits[%d]", i)
+		r.actionName(at+".action", limit.Action)
+		r.check(at+".in_flight", atLeast(limit.InFlight, 1))
+		same := func(other plan.Limit) bool { return other.Action == limit.Action }
+		if first := slices.IndexFunc(limits, same); first < i {
+			r.wrong(at+".action", "action %q is already limited by limits[%d]: remove one of the two", limit.Action, first)
+		}
+	}
+}
+
+func (r *reader) actionName(path, name string) {
+	for _, err := range kick.ValidateActions([]kick.Action{{Name: name, Command: []string{"true"}}}) {
+		_, text, _ := strings.Cut(err.Error(), ": ") // the error starts with the key
+		r.wrong(path, "%s", text)
+	}
 }
 
 // dependsOn checks roles and selectors that something depends on. A role need not be declared; only a name that looks

@@ -32,7 +32,7 @@ func TestMistakesNamePlaceKeyAndRemedy(t *testing.T) {
 		{"unknown key without a value", "frob:\nlog:\n",
 			`kicker.yaml:1: frob: unknown key: use one of cluster, roles, gone_after, settle, settle_min, ` +
 				`settle_max, ` +
-				`backoff, in_flight, mode, standby, guard, state_dir, token_file, insecure, log, bus, api, agent`},
+				`backoff, in_flight, limits, run_at_most, mode, standby, guard, state_dir, token_file, insecure, log, bus, api, agent`},
 		{"unknown key through an alias", "roles:\n- &w {name: web}\nlog: *w\n",
 			`log.name: unknown key: use one of level, format`},
 		{"unknown key with an anchor", "x: &x\n", `kicker.yaml:1: x: unknown key: use one of cluster, roles`},
@@ -82,6 +82,17 @@ func TestMistakesNamePlaceKeyAndRemedy(t *testing.T) {
 			`kicker.yaml:1: backoff.initial: backoff.initial 1h is more than backoff.max 10m: ` +
 				`lower backoff.initial or raise backoff.max`},
 		{"in_flight too low", "in_flight: 0\n", `kicker.yaml:1: in_flight: 0 is too low: use 1 or more`},
+		{"limit too low", "limits: [{action: puppet, in_flight: 0}]\n",
+			`kicker.yaml:1: limits[0].in_flight: 0 is too low: use 1 or more`},
+		{"limit without in_flight", "limits:\n- action: puppet\n",
+			`kicker.yaml:2: limits[0].in_flight: 0 is too low: use 1 or more`},
+		{"limit of no action", "limits: [{in_flight: 2}]\n", `kicker.yaml:1: limits[0].action: `},
+		{"limit of an invalid action", "limits: [{action: a b, in_flight: 2}]\n", `kicker.yaml:1: limits[0].action: `},
+		{"two limits of an action", "limits:\n- {action: puppet, in_flight: 2}\n- {action: puppet, in_flight: 3}\n",
+			`kicker.yaml:3: limits[1].action: action "puppet" is already limited by limits[0]: remove one of the two`},
+		{"limits as keys", "limits: {puppet: 16}\n",
+			`kicker.yaml:1: limits: want a list of entries with keys, not keys with values`},
+		{"run_at_most too low", "run_at_most: 10s\n", `kicker.yaml:1: run_at_most: 10s is too low: use 1m or more`},
 		{"unknown guard", "guard: off\n", `kicker.yaml:1: guard: "off" is not one of on, shadow`},
 		{"unknown mode", "mode: dry-run\n", `kicker.yaml:1: mode: "dry-run" is not one of act, observe`},
 		{"standby with the embedded bus", "standby: true\n",

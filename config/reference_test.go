@@ -45,12 +45,12 @@ func TestExampleFileHasTheDefaults(t *testing.T) {
 	want.StateDir = defaultStateDir(true)
 	want.API.URL = "http://" + want.API.Listen
 	examples := cmpopts.IgnoreFields(Config{},
-		"Config.Roles", "Agent.Roles", "Agent.DependsOn", "Agent.Facts", "Agent.Actions")
+		"Config.Roles", "Config.Config.Limits", "Agent.Roles", "Agent.DependsOn", "Agent.Facts", "Agent.Actions")
 	if diff := cmp.Diff(want, got, examples); diff != "" {
 		t.Errorf("%s (-default +got):\n%s", examplePath, diff)
 	}
 	a := got.Agent
-	if len(got.Roles) == 0 || len(a.Roles) == 0 || len(a.DependsOn) == 0 || len(a.Facts) == 0 || len(a.Actions) == 0 {
+	if len(got.Roles) == 0 || len(got.Limits) == 0 || len(a.Roles) == 0 || len(a.DependsOn) == 0 || len(a.Facts) == 0 || len(a.Actions) == 0 {
 		t.Errorf("%s: an example is empty", examplePath)
 	}
 }

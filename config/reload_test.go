@@ -16,7 +16,7 @@ func TestNeedRestartListsWhatAReloadCannotChange(t *testing.T) {
 		want []string
 	}{
 		{"", nil},
-		{"roles: [{name: web}]\nsettle: 7s\nsettle_min: 1s\nsettle_max: 2m\ngone_after: 20s\nin_flight: 3", nil},
+		{"roles: [{name: web}]\nsettle: 7s\nsettle_min: 1s\nsettle_max: 2m\ngone_after: 20s\nin_flight: 3\nrun_at_most: 2h\nlimits: [{action: a, in_flight: 2}]", nil},
 		{"guard: shadow\nmode: observe\nbackoff: {initial: 1s, max: 2s}", nil},
 		{"agent: {roles: [web]}\napi: {url: 'http://127.0.0.1:1'}", nil},
 		{"cluster: other", []string{"cluster"}},

@@ -74,7 +74,8 @@ func newBench(b *testing.B) (c *Controller, beat func(i, epoch int) inventory.Re
 // The verdicts of 10 000 nodes that need 50 roles.
 func BenchmarkPlan(b *testing.B) {
 	c, _ := newBench(b)
-	s, now := c.situation(), time.Now()
+	now := time.Now()
+	s := c.situation(now)
 	for b.Loop() {
 		plan.Make(s, now)
 	}

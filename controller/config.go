@@ -34,6 +34,7 @@ func DefaultConfig() Config {
 			SettleMax: time.Minute,
 			Backoff:   plan.BackoffConfig{Initial: 5 * time.Second, Max: 10 * time.Minute},
 			InFlight:  256,
+			RunAtMost: time.Hour,
 			Mode:      plan.ModeAct,
 		},
 		Guard: GuardOn,

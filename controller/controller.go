@@ -22,7 +22,8 @@ const (
 	replyTimeout = 3 * time.Second // for the answer to a kick, or to a question
 	askAgain     = time.Second     // after a kick that got no answer, or met a run
 	tidyEvery    = time.Minute
-	batch        = 1024 // messages that are read before the next turn
+	measureEvery = 10 * time.Second // how long actions usually run
+	batch        = 1024             // messages that are read before the next turn
 )
 
 // Bus is what a controller sends to the nodes. The functions that take a context wait for an answer.
@@ -176,6 +177,7 @@ func (c *Controller) turn(ctx context.Context, changed bool, now time.Time) {
 		c.bus.Ask(node, inventory.DoBeat)
 	}
 	changed = c.expire(now) || changed
+	changed = c.markOverdue(now) || changed
 	changed = c.endReports(now) || changed
 	changed = c.carryOut(c.listening.tick(now), now) || changed
 	if !changed && now.Before(c.due) {
@@ -187,12 +189,12 @@ func (c *Controller) turn(ctx context.Context, changed bool, now time.Time) {
 			c.askRoster(ctx, q)
 		}
 		c.publish(now)
-		c.table.Try(c.triesAgain, c.fleet.dependsOn, now)
+		c.table.Try(func(r *membership.Role) string { return c.triesAgain(r, now) }, c.fleet.dependsOn, now)
 		c.startProbes(ctx, now)
 	}
 	c.track(now)
 	c.tidy(now)
-	s := c.situation()
+	s := c.situation(now)
 	verdicts := plan.Make(s, now)
 	for i, v := range verdicts {
 		if v.State != api.Converged && len(v.Gates) == 0 {
@@ -204,10 +206,11 @@ func (c *Controller) turn(ctx context.Context, changed bool, now time.Time) {
 	c.due = c.nextTurn(verdicts, now)
 }
 
-func (c *Controller) situation() plan.Situation {
+func (c *Controller) situation(now time.Time) plan.Situation {
+	c.fleet.measure(now)
 	return plan.Situation{
 		Config: c.cfg.Config, Sync: c.listening.sync, NotLeading: c.leadership.silent(), Table: c.table,
-		Actions: c.fleet.all(), Strays: c.fleet.strays(c.table), Rollout: c.fleet.rollout,
+		Actions: c.fleet.all(), Runs: c.fleet.runs(), Rollout: c.fleet.rollout, Usual: c.fleet.usual,
 	}
 }
 
@@ -215,7 +218,11 @@ func (c *Controller) situation() plan.Situation {
 func (c *Controller) nextTurn(verdicts []api.Verdict, now time.Time) time.Time {
 	next := api.Soonest(now.Add(sweepEvery), c.leadership.next, c.listening.sync.Until, plan.Next(verdicts))
 	for _, f := range c.fleet.flights {
-		next = api.Soonest(next, f.Deadline)
+		for _, t := range []time.Time{f.Ends(), f.OverdueAt(c.fleet.usual)} {
+			if t.After(now) { // a run that is over the time goes on if its node reports it
+				next = api.Soonest(next, t)
+			}
+		}
 	}
 	if c.listening.sync.Open {
 		next = api.Soonest(next, c.table.Next(c.leadership.leads()))
@@ -258,8 +265,8 @@ func (c *Controller) publish(now time.Time) {
 
 // triesAgain is an action that may try quarantined members of a role again: it is converged and its node is alive. Of
 // several it is the one whose last kick is oldest. Empty: there is none.
-func (c *Controller) triesAgain(r *membership.Role) string {
-	s, nodes := c.situation(), c.inv.Snapshot()
+func (c *Controller) triesAgain(r *membership.Role, now time.Time) string {
+	s, nodes := c.situation(now), c.inv.Snapshot()
 	var chosen *plan.Action
 	for _, a := range c.fleet.all() {
 		n := nodes.Node(a.Node)
@@ -286,6 +293,11 @@ func (c *Controller) shadow() string {
 
 // track follows which actions are stale, and what runs on their nodes.
 func (c *Controller) track(now time.Time) {
+	for node := range c.fleet.running {
+		if c.fleet.flights[node] == nil {
+			c.follow(node, now)
+		}
+	}
 	for _, a := range c.fleet.all() {
 		a.Flight, a.Running = c.fleet.flights[a.Node], c.fleet.running[a.Node]
 		a.Track(c.listening.sync.Open, c.fleet.origins, c.fleet.cycles, c.table, now)

@@ -18,6 +18,7 @@ import (
 
 	"kicker/controller/api"
 	"kicker/controller/membership"
+	"kicker/controller/plan"
 	"kicker/inventory"
 	"kicker/kick"
 )
@@ -167,13 +168,18 @@ func (l *loop) says(name, role string, status kick.Status) {
 
 // reports is a beat of a node with facts.
 func (l *loop) reports(name string, facts inventory.Facts, status kick.Status) {
+	l.reportsFrom(name, "m", "b", facts, status)
+}
+
+// reportsFrom is such a beat of one boot of one machine.
+func (l *loop) reportsFrom(name, instance, boot string, facts inventory.Facts, status kick.Status) {
 	data, err := json.Marshal(status)
 	if err != nil {
 		panic(err)
 	}
-	l.received <- inventory.Received{At: time.Now(), Facts: &inventory.FactsMessage{Node: name, Instance: "m", Boot: "b", Facts: facts}}
+	l.received <- inventory.Received{At: time.Now(), Facts: &inventory.FactsMessage{Node: name, Instance: instance, Boot: boot, Facts: facts}}
 	l.received <- inventory.Received{At: time.Now(), Beat: &inventory.Beat{
-		Node: name, Instance: "m", Boot: "b", Conn: inventory.Conn{Server: name, Client: 1 + l.conns}, Facts: facts.Digest(), Ready: true, NextIn: 1000, Kick: data,
+		Node: name, Instance: instance, Boot: boot, Conn: inventory.Conn{Server: name, Client: 1 + l.conns}, Facts: facts.Digest(), Ready: true, NextIn: 1000, Kick: data,
 	}}
 }
 
@@ -639,8 +645,12 @@ func TestControllerStopsInAnySituation(t *testing.T) {
 			t.Fatalf("%d kicks are on their way, want %d: those to nodes that are gone may have been accepted", n, atOnce)
 		}
 		l.passes(replyTimeout)
+		if n := len(l.kicked()); n != atOnce {
+			t.Fatalf("%d kicks were sent, want %d: the first were not answered, and may run", n, atOnce)
+		}
+		l.passes(plan.GonePlace)
 		if n := len(l.kicked()); n != 2*atOnce {
-			t.Fatalf("%d kicks were sent, want %d: the first were not answered", n, 2*atOnce)
+			t.Fatalf("%d kicks were sent, want %d: the nodes of the first are gone for a minute", n, 2*atOnce)
 		}
 	})
 }
@@ -687,9 +697,10 @@ func (l *loop) returns(name, role string, status kick.Status) {
 	synctest.Wait()
 }
 
-func TestRunOfAGoneNodeKeepsItsPlaceUntilItsDeadline(t *testing.T) {
+func TestRunOfAGoneNodeKeepsItsPlaceForAMinute(t *testing.T) {
 	oneGone(t, func(l *loop, k kick.Kick) {
-		want := api.Gate{Name: api.GateBudget, Why: "runs on 1 of 2 nodes of role lb (gone, perhaps still running: lb1), as many as its budget 1 allows"}
+		want := api.Gate{Name: api.GateBudget, Why: "runs on 1 of 2 nodes of role lb, as many as its budget 1 allows: " +
+			"lb1/reload (since 00:00:03, its node is gone, until 00:01:09 at the latest)"}
 		if v := l.View(); len(v.Verdicts) != 1 || len(v.Verdicts[0].Gates) != 1 || v.Verdicts[0].Gates[0] != want {
 			t.Errorf("the verdicts are %+v, want lb2 to wait for %+v", v.Verdicts, want)
 		}
@@ -763,7 +774,7 @@ func TestFormerControllersRunKeepsItsPlace(t *testing.T) {
 	runs.Running = &kick.Running{Run: "former-1", Action: "reload"}
 	oneAtATime(t, runs, func(l *loop) {
 		l.goes("lb1")
-		time.Sleep(kick.DefaultTimeout)
+		time.Sleep(plan.GonePlace - 5*time.Second)
 		if n := len(l.kicked()); n != 0 {
 			t.Fatalf("%d kicks while a run of a former controller may go on", n)
 		}
@@ -773,9 +784,9 @@ func TestFormerControllersRunKeepsItsPlace(t *testing.T) {
 			t.Fatalf("%d kicks, and the runs are %+v, when its node is back and it goes on", len(l.kicked()), v.Runs)
 		}
 		l.goes("lb1")
-		time.Sleep(kick.DefaultTimeout + kick.DefaultGrace)
+		time.Sleep(plan.GonePlace)
 		if kicks := l.kicked(); len(kicks) != 1 || kicks[0].Node != "lb2" {
-			t.Errorf("the kicks are %+v, want lb2 when it must be over", kicks)
+			t.Errorf("the kicks are %+v, want lb2 when the node was gone for a minute", kicks)
 		}
 	})
 }

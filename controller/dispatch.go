@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"kicker/controller/api"
 	"kicker/controller/plan"
+	"kicker/inventory"
 	"kicker/kick"
 )
 
@@ -18,6 +20,14 @@ func (c *Controller) dispatch(ctx context.Context, a *plan.Action, v api.Verdict
 		id = c.newRunID()
 	}
 	f := a.NewFlight(id, v.Reason, c.table.Of(a.Node), now, now.Add(2*replyTimeout))
+	f.Instance = c.instance(a.Node)
+	if was := c.fleet.flights[a.Node]; was != nil { // its run may be in progress
+		f.Doubt, f.Deadline, f.Gone, f.Overdue = true, was.Deadline, was.Gone, was.Overdue
+		f.Roles = slices.Compact(slices.Sorted(slices.Values(append(f.Roles, was.Roles...))))
+		if was.ID == id {
+			f.Sent = was.Sent
+		}
+	}
 	a.Retry.SendAgain, a.Retry.Tried, a.Retry.Sent = "", f.Tried, now
 	c.fleet.flights[a.Node] = f
 	order := a.Kick(id, v.Reason, c.identity())
@@ -27,17 +37,33 @@ func (c *Controller) dispatch(ctx context.Context, a *plan.Action, v api.Verdict
 	})
 }
 
+// instance is the machine that has a node's name.
+func (c *Controller) instance(node string) string {
+	if n := c.inv.Snapshot().Node(node); n != nil {
+		return n.Instance
+	}
+	return ""
+}
+
 // replied follows how a node answered a kick.
 func (c *Controller) replied(f *plan.Flight, r kick.Reply, err error, now time.Time) {
 	count(c.journal.counts.Kicks, r.Answer)
+	f.Asked = false
 	if c.fleet.flights[f.Node] != f {
 		return // the end of its run was received before the reply
 	}
-	if err == nil && r.Answer == kick.Accepted {
-		c.accepted(f, milliseconds(r.Deadline), now)
+	accepted := err == nil && r.Answer == kick.Accepted
+	if f.Accepted { // a heartbeat showed the run before the reply
+		if accepted {
+			f.Deadline = c.believed(r, now)
+		}
 		return
 	}
-	delete(c.fleet.flights, f.Node)
+	if accepted {
+		c.accepted(f, c.believed(r, now), now)
+		return
+	}
+	c.keepDoubt(f, r, err, now)
 	a := c.fleet.action(f.Key)
 	if a == nil {
 		return
@@ -57,6 +83,9 @@ func (c *Controller) replied(f *plan.Flight, r kick.Reply, err error, now time.T
 		retry.SendAgain = f.ID // it may have been accepted
 		later("the node gave no answer within 3s")
 	case errors.Is(err, kick.ErrNoAgent):
+		if f.Doubt {
+			retry.SendAgain = f.ID
+		}
 		later(kick.ErrNoAgent.Error())
 	case err != nil:
 		later(err.Error())
@@ -71,6 +100,38 @@ func (c *Controller) replied(f *plan.Flight, r kick.Reply, err error, now time.T
 	c.runEvent(now, kind, f.Key, f.ID, text, f.Key, why)
 }
 
+// keepDoubt decides what a kick that was not accepted leaves behind: nothing, another run, or a run that may be in
+// progress.
+func (c *Controller) keepDoubt(f *plan.Flight, r kick.Reply, err error, now time.Time) {
+	switch {
+	case errors.Is(err, kick.ErrNoAgent) && !f.Doubt:
+		delete(c.fleet.flights, f.Node) // the kick reached no agent
+	case err != nil:
+		if !f.Doubt {
+			f.Doubt, f.Deadline = true, f.Sent.Add(c.atMost(kick.DefaultTimeout+kick.DefaultGrace))
+		}
+	case r.Answer == kick.Busy:
+		c.fleet.flights[f.Node] = &plan.Flight{
+			ID: r.Run, Key: plan.Key{Node: f.Node}, Instance: f.Instance, Roles: f.Roles, Sent: now, Accepted: true,
+			Reported: true, Deadline: c.believed(r, now), Gone: f.Gone,
+		}
+	case !f.Doubt:
+		delete(c.fleet.flights, f.Node)
+	case r.Answer == kick.AlreadyApplied, r.Answer == kick.Disabled, r.Answer == kick.Incomplete:
+		if f.Gone.IsZero() { // otherwise the run in doubt is on another machine
+			delete(c.fleet.flights, f.Node) // a node says so only while the action does not run
+		}
+	}
+}
+
+// believed is when a run ends at the latest, by its node's word.
+func (c *Controller) believed(r kick.Reply, now time.Time) time.Time {
+	return now.Add(c.atMost(milliseconds(r.Deadline)) + 2*replyTimeout)
+}
+
+// atMost is a duration that a node says, as far as it is believed.
+func (c *Controller) atMost(d time.Duration) time.Duration { return max(0, min(d, c.cfg.RunAtMost)) }
+
 func rejection(r kick.Reply) string {
 	if r.Detail == "" {
 		return string(r.Answer)
@@ -78,12 +139,15 @@ func rejection(r kick.Reply) string {
 	return fmt.Sprintf("%s (%s)", r.Answer, r.Detail)
 }
 
-func (c *Controller) accepted(f *plan.Flight, atMost time.Duration, now time.Time) {
-	f.Accepted = true
-	f.Deadline = now.Add(atMost + 2*replyTimeout)
+// accepted notes that the node took a kick.
+func (c *Controller) accepted(f *plan.Flight, deadline time.Time, now time.Time) {
+	f.Accepted, f.Doubt, f.Deadline = true, false, deadline
+	if _, there := c.fleet.status[f.Node]; there {
+		f.Gone = time.Time{} // the run in doubt was on another machine
+	}
 	if a := c.fleet.action(f.Key); a != nil {
 		a.Retry.Accepted(f)
-		a.Order = nil
+		a.Order, a.Retry.SendAgain = nil, ""
 	}
 	c.journal.begin(api.Run{ID: f.ID, Node: f.Node, Action: f.Action, Reason: f.Reason, Started: f.Sent})
 	c.runEvent(now, api.EventKicked, f.Key, f.ID, "kicked %s (%s)", f.Key, f.Reason)
@@ -95,13 +159,17 @@ func (c *Controller) result(res kick.Result, now time.Time) (changed bool) {
 	f, status := c.fleet.flights[res.Node], c.fleet.status[res.Node]
 	inFlight := f != nil && f.ID == res.Run
 	a := c.fleet.action(plan.Key{Node: res.Node, Action: res.Action})
+	running := status.Running != nil && status.Running.Run == res.Run
 	if a == nil {
+		if running {
+			status.Running = nil
+			c.fleet.setStatus(res.Node, status)
+		}
 		if inFlight {
 			c.endStray(f, res, now)
 		}
 		return inFlight // otherwise its node is gone, or there is no such action
 	}
-	running := status.Running != nil && status.Running.Run == res.Run
 	if !inFlight && !running && !c.journal.knows(res.Run) {
 		return false // late: the heartbeat has said more since
 	}
@@ -152,14 +220,14 @@ func (c *Controller) end(a *plan.Action, res kick.Result, now time.Time) {
 	succeeded := res.Outcome == kick.Succeeded
 	if f := c.fleet.flights[a.Node]; f != nil && f.ID == res.Run {
 		if !f.Accepted {
-			c.accepted(f, 0, now) // the reply is late, or lost
+			c.accepted(f, now, now) // the reply is late, or lost
 			if c.fleet.flights[a.Node] != f {
 				return
 			}
 		}
 		delete(c.fleet.flights, a.Node)
 		c.fleet.rollout.Ended(f, succeeded, c.table)
-		if res.Outcome != kick.Lost {
+		if res.Outcome != kick.Lost && (succeeded || f.Overdue.IsZero()) { // an overdue run has counted already
 			c.table.Ended(f.Handed, a.Key.String(), succeeded, now)
 		}
 	}
@@ -183,19 +251,53 @@ func (c *Controller) end(a *plan.Action, res kick.Result, now time.Time) {
 		a.Key, outcome, retry.Failures, api.Duration(again))
 }
 
-// expire ends the runs of which no report came by their deadline.
+// expire ends the runs of which no report came while they keep a place.
 func (c *Controller) expire(now time.Time) (changed bool) {
-	for _, f := range c.fleet.flights {
-		if now.Before(f.Deadline) || !f.Accepted {
+	for node, f := range c.fleet.flights {
+		running := c.fleet.running[node]
+		reported := running != nil && running.Run == f.ID
+		if now.Before(f.Ends()) || f.Asked || f.Reported && reported {
 			continue // a kick that has no reply yet has a timeout of its own
 		}
 		changed = true
 		lost := kick.Result{Run: f.ID, Outcome: kick.Lost, Exit: -1, Error: "no report of its end came by its deadline"}
-		if a := c.fleet.action(f.Key); a != nil {
+		a := c.fleet.action(f.Key)
+		switch {
+		case f.Doubt || f.Reported:
+			delete(c.fleet.flights, node)
+		case a != nil:
 			c.end(a, lost, now)
-		} else {
+		default:
 			c.endStray(f, lost, now)
 		}
+		if reported {
+			still := *f
+			still.Reported = true
+			c.fleet.flights[node] = &still
+		}
+	}
+	return changed
+}
+
+// markOverdue notes which runs became overdue.
+func (c *Controller) markOverdue(now time.Time) (changed bool) {
+	c.fleet.measure(now)
+	for _, f := range c.fleet.runs() {
+		if !f.Overdue.IsZero() || f.Asked || now.Before(f.OverdueAt(c.fleet.usual)) {
+			continue
+		}
+		changed = true
+		f.Overdue = now
+		if f.Accepted {
+			c.fleet.rollout.Overdue(f, c.table)
+			c.table.Ended(f.Handed, f.Key.String(), false, now)
+		}
+		usual := "its deadline is over, and its node still reports it"
+		if d, known := c.fleet.usual[f.Action]; known {
+			usual = "it usually takes " + api.Duration(d)
+		}
+		c.runEvent(now, api.EventOverdue, f.Key, f.ID, "%s is overdue after %s: %s",
+			f.Key, api.Duration(now.Sub(f.Sent)), usual)
 	}
 	return changed
 }
@@ -203,36 +305,66 @@ func (c *Controller) expire(now time.Time) (changed bool) {
 // endStray ends a run whose action its node no longer reports.
 func (c *Controller) endStray(f *plan.Flight, res kick.Result, now time.Time) {
 	if !f.Accepted {
-		c.accepted(f, 0, now) // the reply is late, or lost
+		c.accepted(f, now, now) // the reply is late, or lost
 	}
 	delete(c.fleet.flights, f.Node)
 	c.journal.end(f.ID, now, res)
 }
 
-// keepPlace makes a flight of a run that a former controller kicked, when its node goes. The runs of this controller
-// are flights already, or ended at their deadlines.
+// keepPlace notes that a node goes in the middle of its run: the run may go on.
 func (c *Controller) keepPlace(node string, now time.Time) {
-	run := c.fleet.running[node]
-	if run == nil || c.fleet.flights[node] != nil || c.journal.knows(run.Run) {
-		return
+	c.follow(node, now)
+	if f := c.fleet.flights[node]; f != nil {
+		f.Gone = now
 	}
-	c.fleet.flights[node] = &plan.Flight{
-		ID: run.Run, Key: plan.Key{Node: node, Action: run.Action},
-		Roles: plan.RoleNames(c.table.Of(node)), Accepted: true,
-		Deadline: now.Add(kick.DefaultTimeout + kick.DefaultGrace), // the node told only the former controller
+}
+
+// follow makes a flight of the run that a node reports, unless it is the one that is known. A run that only a heartbeat
+// reported is over when the next one does not.
+func (c *Controller) follow(node string, now time.Time) {
+	run, f := c.fleet.running[node], c.fleet.flights[node]
+	if f != nil && f.Reported && (run == nil || run.Run != f.ID) {
+		delete(c.fleet.flights, node)
+		f = nil
+	}
+	switch {
+	case run == nil:
+	case f != nil && f.ID == run.Run:
+		f.Action = run.Action
+		if !f.Accepted {
+			c.accepted(f, now.Add(c.cfg.RunAtMost), now) // the reply is late, or lost
+		}
+	case f == nil:
+		c.fleet.flights[node] = &plan.Flight{
+			ID: run.Run, Key: plan.Key{Node: node, Action: run.Action}, Instance: c.instance(node),
+			Roles: plan.RoleNames(c.table.Of(node)), Sent: c.journal.started(run.Run, now), Accepted: true, Reported: true,
+			Deadline: now.Add(c.cfg.RunAtMost), // the node told only the former controller
+		}
 	}
 }
 
 // rejoined ends the run that was in progress when a node went or rebooted, unless the node reports it: who accepted a
-// kick knows of it.
-func (c *Controller) rejoined(node string, now time.Time) {
-	c.endedBy(node, c.fleet.status[node], now) // its actions are known by now
-	f := c.fleet.flights[node]
-	if f == nil || !f.Accepted {
+// kick knows of it. A run on another machine that had the node's name may go on for a while.
+func (c *Controller) rejoined(n *inventory.Node, now time.Time) {
+	c.endedBy(n.Name, c.fleet.status[n.Name], now) // its actions are known by now
+	f := c.fleet.flights[n.Name]
+	if f == nil {
 		return
 	}
-	if run := c.fleet.running[node]; run != nil && run.Run == f.ID {
-		return
+	run := c.fleet.running[n.Name]
+	switch {
+	case f.Instance != n.Instance:
+		if f.Accepted {
+			lost := kick.Result{Outcome: kick.Lost, Exit: -1, Error: "another machine has the node's name"}
+			c.journal.end(f.ID, now, lost)
+		}
+		if f.Gone.IsZero() {
+			f.Gone = now
+		}
+		f.Accepted, f.Doubt, f.Reported = false, true, false
+	case f.Accepted && (run == nil || run.Run != f.ID):
+		c.endStray(f, kick.Result{Outcome: kick.Lost, Exit: -1, Error: "its node does not know of it"}, now)
+	default:
+		f.Gone = time.Time{}
 	}
-	c.endStray(f, kick.Result{Outcome: kick.Lost, Exit: -1, Error: "its node does not know of it"}, now)
 }

@@ -45,7 +45,7 @@ func (c *Controller) firstTurn(now time.Time) []api.Verdict {
 		c.publish(now)
 	}
 	c.track(now)
-	return plan.Make(c.situation(), now)
+	return plan.Make(c.situation(now), now)
 }
 
 // compare is what differs between a view and the verdicts and roles of a dry run.

@@ -20,8 +20,12 @@ type fleet struct {
 	// status is what each node reported last. running is the runs in progress of those reports.
 	status  map[string]kick.Status
 	running map[string]*kick.Running
-	// flights is the kicks that were sent and the runs that came of them, by node.
+	// flights is the runs that are or may be in progress, by node: the kicks that were sent, and what nodes report.
 	flights map[string]*plan.Flight
+	// usual is how long the actions in asked usually run, as of measured. It is replaced as a whole.
+	usual    map[string]time.Duration
+	asked    map[string]struct{}
+	measured time.Time
 	// retries outlive their actions for a while.
 	retries map[plan.Key]*plan.Retry
 	rollout plan.Rollout
@@ -163,37 +167,29 @@ func (f *fleet) tidy(table *membership.Table, keep time.Duration, now time.Time)
 	maps.DeleteFunc(f.origins, func(role string, _ plan.Origin) bool { return table.Role(role) == nil })
 }
 
-// strays is the runs in progress on nodes that report no action, by node.
-func (f *fleet) strays(table *membership.Table) []plan.Stray {
-	var strays []plan.Stray
-	for node, flight := range f.flights {
-		if len(f.actions[node]) > 0 {
-			continue
-		}
-		_, there := f.status[node]
-		s := plan.Stray{Key: flight.Key, Roles: table.Of(node), Gone: !there}
-		if !there {
-			s.Roles = nil
-			for _, name := range flight.Roles {
-				if r := table.Role(name); r != nil {
-					s.Roles = append(s.Roles, r)
-				}
-			}
-		}
-		for name, hash := range flight.Handed {
-			if r := table.Role(name); r != nil && r.Current().Revision.Hash == hash {
-				s.Tries = append(s.Tries, r)
-			}
-		}
-		strays = append(strays, s)
+// runs is all runs that are or may be in progress, by node.
+func (f *fleet) runs() []*plan.Flight {
+	runs := slices.Collect(maps.Values(f.flights))
+	slices.SortFunc(runs, func(a, b *plan.Flight) int { return strings.Compare(a.Node, b.Node) })
+	return runs
+}
+
+// measure keeps the usual durations of the actions that run. It looks at all actions, so it does that now and then.
+func (f *fleet) measure(now time.Time) {
+	asked := map[string]struct{}{}
+	fresh := now.Before(f.measured.Add(measureEvery))
+	for _, flight := range f.flights {
+		asked[flight.Action] = struct{}{}
+		_, known := f.asked[flight.Action]
+		fresh = fresh && known
 	}
-	for node, run := range f.running {
-		if len(f.actions[node]) == 0 && f.flights[node] == nil {
-			strays = append(strays, plan.Stray{Key: plan.Key{Node: node, Action: run.Action}, Roles: table.Of(node)})
-		}
+	if len(asked) == 0 || fresh {
+		return
 	}
-	slices.SortFunc(strays, func(a, b plan.Stray) int { return strings.Compare(a.Node, b.Node) })
-	return strays
+	if now.Before(f.measured.Add(measureEvery)) {
+		maps.Copy(asked, f.asked) // several actions that take turns are not measured each time
+	}
+	f.usual, f.asked, f.measured = plan.Usual(f.all(), asked), asked, now
 }
 
 // ranLately reports whether a run is in progress on a node, or ended a moment ago.
@@ -206,6 +202,7 @@ func (f *fleet) ranLately(node string, now time.Time) bool {
 func (f *fleet) clone(backoff plan.BackoffConfig, now time.Time) *fleet {
 	c := newFleet()
 	c.status, c.running, c.flights = maps.Clone(f.status), maps.Clone(f.running), maps.Clone(f.flights)
+	c.usual, c.asked, c.measured = f.usual, f.asked, f.measured
 	c.rollout, c.origins, c.cycles, c.tidied = f.rollout.Clone(), maps.Clone(f.origins), f.cycles, f.tidied
 	for k, r := range f.retries {
 		c.retries[k] = r.With(backoff, now)

@@ -97,8 +97,9 @@ func (c *Controller) ingestChange(change inventory.Change, now time.Time) {
 	c.fleet.setStatus(after.Name, status)
 	c.setActions(after, status, now)
 	if err == nil && (before == nil || before.Boot != after.Boot) {
-		c.rejoined(after.Name, now)
+		c.rejoined(after, now)
 	}
+	c.follow(after.Name, now)
 	c.reportApplied(c.table, after.Name, now)
 	if status.Controller != c.leadership.id {
 		c.leadership.reported(status.Epoch, now)

@@ -112,6 +112,14 @@ func (j *journal) knows(id string) bool {
 	return slices.ContainsFunc(j.runs, func(r api.Run) bool { return r.ID == id })
 }
 
+// started is when a run began, as far as the journal knows; otherwise now.
+func (j *journal) started(id string, now time.Time) time.Time {
+	if i := slices.IndexFunc(j.runs, func(r api.Run) bool { return r.ID == id }); i >= 0 {
+		return j.runs[i].Started
+	}
+	return now
+}
+
 // end notes how a run ended. It reports false if that was known; then it only adds what was not.
 func (j *journal) end(id string, now time.Time, res kick.Result) bool {
 	i := slices.IndexFunc(j.runs, func(r api.Run) bool { return r.ID == id })

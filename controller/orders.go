@@ -58,7 +58,7 @@ func (c *Controller) kick(order *api.KickOrder, now time.Time) (api.Kicked, erro
 		return kicked, fmt.Errorf("kick %s: an action: %w: no agent there has one (kicker agent --action NAME=COMMAND)",
 			order.Object, api.ErrNotFound)
 	}
-	s := c.situation()
+	s := c.situation(now)
 	for _, a := range chosen {
 		was, notBefore := a.Order, a.Retry.NotBefore
 		a.Order, a.Retry.NotBefore = order, time.Time{}

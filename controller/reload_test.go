@@ -55,6 +55,7 @@ func (w *smallWorld) config(when string) Config {
 	cfg := DefaultConfig()
 	cfg.Settle = draw(w, when+" settle", 0, time.Second, time.Minute)
 	cfg.InFlight = draw(w, when+" in_flight", 1, 256)
+	cfg.Limits = draw(w, when+" limits", nil, []plan.Limit{{Action: "reload", InFlight: 1}})
 	cfg.Guard = draw(w, when+" guard", GuardOn, GuardOn, GuardShadow)
 	cfg.Mode = draw(w, when+" mode", plan.ModeAct, plan.ModeAct, plan.ModeObserve)
 	cfg.Backoff.Max = draw(w, when+" backoff.max", 10*time.Second, 10*time.Minute)
@@ -132,7 +133,7 @@ func (w *smallWorld) lives() {
 
 // state is all that a change of configuration may move, to be compared.
 func (w *smallWorld) state() any {
-	return []any{w.cfg, w.viewRoles(), plan.Make(w.situation(), w.now), w.table.Next(true), w.journal.seq, len(w.fleet.flights), len(w.fleet.retries)}
+	return []any{w.cfg, w.viewRoles(), plan.Make(w.situation(w.now), w.now), w.table.Next(true), w.journal.seq, len(w.fleet.flights), len(w.fleet.retries)}
 }
 
 var asOne = cmp.Options{cmpopts.EquateEmpty(), cmp.AllowUnexported(inventory.Snapshot{})}

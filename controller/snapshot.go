@@ -21,7 +21,8 @@ func (c *Controller) publishView(verdicts []api.Verdict, now time.Time) {
 		At: now, Identity: c.identity(), Leader: c.leadership.rival.id, Sync: c.listening.sync,
 		DisconnectsLost: c.listening.disconnects, Nodes: c.inv.Snapshot(), Roles: c.viewRoles(), Verdicts: verdicts,
 		Conflicts: c.viewConflicts(), WrongVersion: c.viewVersions(), Cycles: c.fleet.cycles.Found,
-		Runs: last(c.journal.runs, keepRuns), Events: last(c.journal.events, keepEvents),
+		Overdue: c.situation(now).Overdue(),
+		Runs:    last(c.journal.runs, keepRuns), Events: last(c.journal.events, keepEvents),
 		Counts: cloneCounts(c.journal.counts), Loaded: c.journal.loaded, Next: c.views.next,
 	})
 	if outdated != nil {

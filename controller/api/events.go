@@ -70,6 +70,7 @@ var (
 	EventKicked         = info("kicked", "A node accepted a kick.")
 	EventKickRejected   = warn("kick rejected", "A node rejected a kick: the controller tries again with backoff.")
 	EventKickUnanswered = warn("kick unanswered", "A node did not answer a kick: it is sent again.")
+	EventOverdue        = warn("run overdue", "A run takes much longer than usual: it no longer takes a place from others.")
 	EventSucceeded      = info("succeeded", "A run succeeded.")
 	EventFailed         = warn("failed", "A run failed: the controller tries again with backoff.")
 	EventDampingBegan   = warn("damping began", "An action runs more often than changes explain: kicks are delayed.")

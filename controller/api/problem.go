@@ -41,11 +41,12 @@ const (
 	ProblemWrongVersion    = "wrong_version"
 	ProblemNodeNotReady    = "node_not_ready"
 	ProblemActionFailing   = "action_failing"
+	ProblemOverdueRun      = "overdue_run"
 )
 
 // ProblemCodes is all codes, in the order cluster, roles, nodes, actions. docs/reference/api.md says what each means.
 var ProblemCodes = []string{
 	ProblemBusLost, ProblemNotSynced, ProblemReloadRejected, ProblemDisconnectsLost,
 	ProblemRoleNotSynced, ProblemRemovalHeld, ProblemUnknownRole,
-	ProblemNameConflict, ProblemWrongVersion, ProblemNodeNotReady, ProblemActionFailing,
+	ProblemNameConflict, ProblemWrongVersion, ProblemNodeNotReady, ProblemActionFailing, ProblemOverdueRun,
 }

@@ -24,6 +24,7 @@ type View struct {
 	Conflicts       []Conflict          `json:"conflicts,omitempty"`        // by node
 	WrongVersion    []VersionMismatch   `json:"wrong_version,omitempty"`    // by node
 	Cycles          []Cycle             `json:"cycles,omitempty"`           // by their first roles
+	Overdue         []Overdue           `json:"overdue,omitempty"`          // by node
 	Runs            []Run               `json:"runs"`                       // oldest first, the last 1000
 	Events          []Event             `json:"events"`                     // oldest first, the last 4096
 	Nodes           *inventory.Snapshot `json:"-"`
@@ -228,4 +229,17 @@ type Run struct {
 	Duration time.Duration `json:"duration_ns"`       // of the command
 	Error    string        `json:"error,omitempty"`
 	Output   string        `json:"output,omitempty"` // the last 4 KiB
+}
+
+// Overdue is a run that takes much longer than runs of its action usually do. It no longer takes a place from others.
+type Overdue struct {
+	Node    string        `json:"node"`
+	Action  string        `json:"action"`
+	Run     string        `json:"run"`
+	Started time.Time     `json:"started"`            // when the kick was sent, or the run was first reported
+	Since   time.Time     `json:"since"`              // when it became overdue
+	Until   time.Time     `json:"until"`              // when it ends at the latest; past: its node still reports it
+	Usual   time.Duration `json:"usual_ns,omitempty"` // the median of the action; 0: not known
+	NoReply bool          `json:"no_reply,omitempty"` // the node did not answer the kick, so it may run or not
+	Blocks  []string      `json:"blocks,omitempty"`   // what starts nothing new because too many are overdue: "role lb"
 }

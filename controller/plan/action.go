@@ -28,8 +28,8 @@ type Action struct {
 	// Status is what the node reported last, or what follows from a result that came since.
 	Status kick.ActionStatus
 
-	// Running is the run that the node reports. Flight is the kick whose run is not known to have ended. Both are nil
-	// while there is none. They are the node's: its other actions have the same ones.
+	// Running is the run that the node reports. Flight is the run that is or may be in progress, whoever kicked it. Both
+	// are nil while there is none. They are the node's: its other actions have the same ones.
 	Running *kick.Running
 	Flight  *Flight
 	// Order is an operator's order that the node has not accepted yet, or nil.
@@ -50,27 +50,6 @@ type Action struct {
 	// set exactly if cause is causeOwnCycle.
 	cause cause
 	fact  string
-}
-
-// Flight is a kick, from the moment that it is sent until its run is known to have ended. It outlives the node's
-// presence: a node that is gone may go on running.
-type Flight struct {
-	ID string // of the run
-	Key
-	// Reason is the verdict's, for people. It is empty for the kick of a former controller, and so is what it handed
-	// over.
-	Reason string
-	cause  cause // of the action when the kick was sent
-	// Tried is the Fingerprint that the action had, Handed is the same by the names of the roles.
-	Tried  string
-	Handed map[string]string
-	// Roles is the names of the roles that the node had.
-	Roles []string
-	Sent  time.Time
-	// Accepted is false until a reply, or a report of the run's end, shows that the node took the kick.
-	Accepted bool
-	// Deadline is when the run counts as lost. The reply to the kick comes, or is given up, before it.
-	Deadline time.Time
 }
 
 // DependsOn reports whether the action depends on a role.
@@ -158,18 +137,6 @@ func (a *Action) MayUse(node string) bool {
 		}
 	}
 	return false
-}
-
-// NewFlight is the flight of a kick that carries out a verdict on the action. roles is those of its node.
-func (a *Action) NewFlight(id, reason string, roles []*membership.Role, now, deadline time.Time) *Flight {
-	f := &Flight{
-		ID: id, Key: a.Key, Reason: reason, cause: a.cause, Tried: a.Fingerprint(), Handed: map[string]string{},
-		Roles: RoleNames(roles), Sent: now, Deadline: deadline,
-	}
-	for _, need := range a.Needs {
-		f.Handed[need.Role.Name] = need.Role.Handed(a.Key.String()).Revision.Hash
-	}
-	return f
 }
 
 // RoleNames is the names of roles, in their order.

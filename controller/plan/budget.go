@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"kicker/controller/api"
 	"kicker/controller/membership"
@@ -14,10 +15,19 @@ import (
 // come after it.
 type places struct {
 	Situation
-	busy   map[string]struct{}           // nodes with a run
-	runs   map[*membership.Role]int      // how many of them have a role
-	gone   map[*membership.Role][]string // those of them that are gone
-	trying map[*membership.Role]string   // for a broken revision, an action that tries it now
+	busy    map[string]*Flight // the run of a node
+	all     tally
+	roles   map[*membership.Role]*tally
+	actions map[string]*tally            // of those that have a limit
+	trying  map[*membership.Role]*Flight // for a broken revision, the run that tries it now
+}
+
+// tally is the runs that count for one budget. A run that is overdue takes no place, but there may be only as many of
+// them as there are places.
+type tally struct {
+	runs, overdue []*Flight
+	gone          int    // how many of both are on nodes that are gone
+	holders       string // of the places, for people; empty: it is not made yet
 }
 
 // admit adds the gates of the actions that wait for nothing else: one run a node, the budgets, and a broken revision.
@@ -44,54 +54,94 @@ func (s Situation) admit(verdicts []api.Verdict) {
 // inProgress is the places of the runs that are in progress.
 func (s Situation) inProgress() *places {
 	p := &places{
-		s, map[string]struct{}{}, map[*membership.Role]int{}, map[*membership.Role][]string{}, map[*membership.Role]string{},
+		Situation: s, busy: map[string]*Flight{}, roles: map[*membership.Role]*tally{}, actions: map[string]*tally{},
+		trying: map[*membership.Role]*Flight{},
 	}
-	for _, stray := range s.Strays {
-		for _, r := range stray.Tries {
-			p.try(r, stray.Key)
-		}
-		p.occupy(stray.Node, stray.Roles)
-		if stray.Gone {
-			for _, r := range stray.Roles {
-				p.gone[r] = append(p.gone[r], stray.Node)
-			}
-		}
+	for _, limit := range s.Limits {
+		p.actions[limit.Action] = &tally{}
 	}
-	for _, a := range s.Actions {
-		if a.Running != nil || a.Flight != nil {
-			p.take(a)
+	for _, f := range s.Runs {
+		p.occupy(f, p.rolesOf(f))
+		if f.Overdue.IsZero() {
+			p.try(f)
 		}
 	}
 	return p
 }
 
-// take gives an action its place.
-func (p *places) take(a *Action) {
-	runs := a.Running == nil || a.Running.Action == a.Action // this action, of all that the node has
-	if a.Flight != nil {
-		runs = a.Flight.Action == a.Action
-	}
-	if runs {
-		for _, need := range a.Needs {
-			p.try(need.Role, a.Key)
+// rolesOf is the roles that a run's node had when it was kicked, and those that it has now.
+func (p *places) rolesOf(f *Flight) []*membership.Role {
+	roles := p.Table.Of(f.Node)
+	for _, name := range f.Roles {
+		if r := p.Table.Role(name); r != nil && !slices.Contains(roles, r) {
+			roles = append(slices.Clone(roles), r)
 		}
 	}
-	p.occupy(a.Node, p.Table.Of(a.Node))
+	return roles
 }
 
-func (p *places) try(r *membership.Role, by Key) {
-	if trial := r.Trial(); p.Rollout.failures(r) >= brokenFrom || trial != nil && !trial.Again {
-		p.trying[r] = by.String()
+// take gives an action that is to be kicked its place.
+func (p *places) take(a *Action) {
+	f := &Flight{Key: a.Key}
+	p.occupy(f, p.Table.Of(a.Node))
+	for _, need := range a.Needs {
+		p.tryRole(need.Role, f)
 	}
 }
 
-func (p *places) occupy(node string, roles []*membership.Role) {
-	if _, counted := p.busy[node]; counted {
+// try notes which current revisions a run was handed. Of a run that another controller kicked that is not known: then
+// it is those that its action depends on.
+func (p *places) try(f *Flight) {
+	for name, hash := range f.Handed {
+		if r := p.Table.Role(name); r != nil && r.Handed(f.Key.String()).Revision.Hash == hash {
+			p.tryRole(r, f)
+		}
+	}
+	if f.Handed != nil {
 		return
 	}
-	p.busy[node] = struct{}{}
+	byNode := func(a *Action, node string) int { return strings.Compare(a.Node, node) }
+	i, _ := slices.BinarySearchFunc(p.Actions, f.Node, byNode)
+	for ; i < len(p.Actions) && p.Actions[i].Node == f.Node; i++ {
+		if p.Actions[i].Action == f.Action {
+			for _, need := range p.Actions[i].Needs {
+				p.tryRole(need.Role, f)
+			}
+		}
+	}
+}
+
+func (p *places) tryRole(r *membership.Role, f *Flight) {
+	if trial := r.Trial(); p.Rollout.failures(r) >= brokenFrom || trial != nil && !trial.Again {
+		p.trying[r] = f
+	}
+}
+
+func (p *places) occupy(f *Flight, roles []*membership.Role) {
+	if _, counted := p.busy[f.Node]; counted {
+		return
+	}
+	p.busy[f.Node] = f
+	p.all.add(f)
 	for _, r := range roles {
-		p.runs[r]++
+		if p.roles[r] == nil {
+			p.roles[r] = &tally{}
+		}
+		p.roles[r].add(f)
+	}
+	if t := p.actions[f.Action]; t != nil {
+		t.add(f)
+	}
+}
+
+func (t *tally) add(f *Flight) {
+	if t.holders = ""; f.Overdue.IsZero() {
+		t.runs = append(t.runs, f)
+	} else {
+		t.overdue = append(t.overdue, f)
+	}
+	if !f.Gone.IsZero() {
+		t.gone++
 	}
 }
 
@@ -101,34 +151,102 @@ func (p *places) full(a *Action) []api.Gate {
 	wait := func(name, why string, args ...any) {
 		gates = append(gates, api.Gate{Name: name, Why: fmt.Sprintf(why, args...)})
 	}
-	if _, busy := p.busy[a.Node]; busy {
-		wait(api.GateRunning, "another action of this node goes first")
+	if f := p.busy[a.Node]; f != nil && f.again(a.Key) {
+		return nil // it is kicked again in the place that it has
+	} else if f != nil {
+		wait(api.GateRunning, "another action of this node goes first: %s", f)
 	}
-	if n := len(p.busy); n >= p.InFlight {
-		wait(api.GateBudget, "%s in progress in the cluster, as many as in_flight allows", api.Count(n, "run"))
+	switch t := &p.all; {
+	case len(t.overdue) > p.InFlight:
+		wait(api.GateBudget, "%s in the cluster, more than in_flight %d tolerates: %s",
+			overdueRuns(len(t.overdue)), p.InFlight, t.who())
+	case len(t.runs) >= p.InFlight:
+		wait(api.GateBudget, "%s in progress in the cluster, as many as in_flight allows: %s",
+			api.Count(len(t.runs), "run"), t.who())
+	}
+	for _, limit := range p.Limits {
+		switch t := p.actions[limit.Action]; {
+		case limit.Action != a.Action:
+		case len(t.overdue) > limit.InFlight:
+			wait(api.GateBudget, "%s of action %s in the cluster, more than its limit %d tolerates: %s",
+				overdueRuns(len(t.overdue)), a.Action, limit.InFlight, t.who())
+		case len(t.runs) >= limit.InFlight:
+			wait(api.GateBudget, "%s of action %s in progress in the cluster, as many as its limit allows: %s",
+				api.Count(len(t.runs), "run"), a.Action, t.who())
+		}
 	}
 	for _, r := range p.Table.Of(a.Node) {
-		nodes, gone := len(r.Nodes()), p.gone[r]
-		most, err := r.Budget.Of(nodes)
-		if err != nil {
-			most = 1 // config rejects it
+		t := p.roles[r]
+		if t == nil {
+			continue
 		}
-		if n := p.runs[r]; n >= most {
-			doubt := ""
-			if len(gone) > 0 {
-				doubt = fmt.Sprintf(" (gone, perhaps still running: %s)", api.List(gone, 5))
-			}
-			wait(api.GateBudget, "runs on %d of %s of role %s%s, as many as its budget %s allows",
-				n, api.Count(nodes+len(gone), "node"), r.Name, doubt, r.Budget)
+		switch most := placesOf(r); {
+		case len(t.overdue) > most:
+			wait(api.GateBudget, "%s on nodes of role %s, more than its budget %s tolerates: %s",
+				overdueRuns(len(t.overdue)), r.Name, r.Budget, t.who())
+		case len(t.runs) >= most:
+			wait(api.GateBudget, "runs on %d of %s of role %s, as many as its budget %s allows: %s",
+				len(t.runs), api.Count(len(r.Nodes())+t.gone, "node"), r.Name, r.Budget, t.who())
 		}
 	}
 	for _, need := range a.Needs {
-		if other := p.trying[need.Role]; other != "" {
+		if other := p.trying[need.Role]; other != nil {
 			wait(api.GateRollout, "role %s: runs with revision %s failed and none succeeded: one node at a time tries it, now %s",
 				need.As, need.Role.Current().Revision.Hash, other)
 		}
 	}
 	return gates
+}
+
+// who names the runs that keep others waiting: those that are overdue first, then by their starts.
+func (t *tally) who() string {
+	if t.holders != "" {
+		return t.holders
+	}
+	var names []string
+	for _, runs := range [][]*Flight{t.overdue, t.runs} {
+		oldest := slices.SortedStableFunc(slices.Values(runs), func(a, b *Flight) int { return a.Sent.Compare(b.Sent) })
+		for _, f := range oldest {
+			names = append(names, f.String())
+		}
+	}
+	t.holders = api.List(names, 3)
+	return t.holders
+}
+
+// blockedBy is what starts nothing new because too many runs are overdue, of what an overdue run counts for.
+func (p *places) blockedBy(f *Flight) (blocked []string) {
+	if len(p.all.overdue) > p.InFlight {
+		blocked = append(blocked, "the cluster")
+	}
+	for _, limit := range p.Limits {
+		if limit.Action == f.Action && len(p.actions[f.Action].overdue) > limit.InFlight {
+			blocked = append(blocked, "action "+f.Action)
+		}
+	}
+	for _, r := range p.rolesOf(f) {
+		if len(p.roles[r].overdue) > placesOf(r) {
+			blocked = append(blocked, "role "+r.Name)
+		}
+	}
+	return blocked
+}
+
+// placesOf is how many runs the budget of a role allows.
+func placesOf(r *membership.Role) int {
+	most, err := r.Budget.Of(len(r.Nodes()))
+	if err != nil {
+		return 1 // config rejects it
+	}
+	return most
+}
+
+// overdueRuns is the begin of a sentence: "1 run is overdue", "3 runs are overdue".
+func overdueRuns(n int) string {
+	if n == 1 {
+		return "1 run is overdue"
+	}
+	return fmt.Sprintf("%d runs are overdue", n)
 }
 
 // brokenFrom is on how many nodes a revision has to fail, and succeed on none, until one node at a time tries it.
@@ -143,6 +261,9 @@ type Failures struct {
 	n     int64
 	nodes map[string]struct{}
 }
+
+// Overdue notes that a run is overdue. That counts as a failure, until a run succeeds.
+func (ro Rollout) Overdue(f *Flight, table *membership.Table) { ro.Ended(f, false, table) }
 
 // Ended notes how a run ended. Only a run with the current revision counts. One success clears the failures.
 func (ro Rollout) Ended(f *Flight, succeeded bool, table *membership.Table) {

@@ -18,8 +18,16 @@ type Config struct {
 	SettleMin time.Duration `mapstructure:"settle_min"` // least time between two kicks of an action
 	SettleMax time.Duration `mapstructure:"settle_max"` // most time that an action settles between two kicks
 	Backoff   BackoffConfig `mapstructure:"backoff"`
-	InFlight  int           `mapstructure:"in_flight"` // most runs at once in the cluster
-	Mode      string        `mapstructure:"mode"`      // one of the Mode constants
+	InFlight  int           `mapstructure:"in_flight"`   // most runs at once in the cluster
+	Limits    []Limit       `mapstructure:"limits"`      // of single actions; each is there once
+	RunAtMost time.Duration `mapstructure:"run_at_most"` // a node's word on how long its run takes is believed up to this
+	Mode      string        `mapstructure:"mode"`        // one of the Mode constants
+}
+
+// Limit is how many runs of actions of one name are in progress at once in the cluster.
+type Limit struct {
+	Action   string `mapstructure:"action"`
+	InFlight int    `mapstructure:"in_flight"`
 }
 
 // What happens to a verdict that waits for nothing else.
@@ -35,16 +43,9 @@ type Situation struct {
 	NotLeading string // why this controller must not kick, empty if it leads
 	Table      *membership.Table
 	Actions    []*Action // by node, then in the node's order
-	Strays     []Stray   // by node
+	Runs       []*Flight // all that are or may be in progress, by node
 	Rollout    Rollout
-}
-
-// Stray is a run on a node that reports no action: the node is gone, or was configured anew.
-type Stray struct {
-	Key
-	Roles []*membership.Role // that the node has or had
-	Tries []*membership.Role // whose current membership the run was given
-	Gone  bool
+	Usual      map[string]time.Duration // of the actions in Runs, see Usual
 }
 
 // Make is the verdict on every action, in their order.
@@ -143,11 +144,16 @@ func (s Situation) gates(a *Action, now time.Time) []api.Gate {
 	if a.Unresolved != "" {
 		wait(api.GateUnknown, a.Unresolved, time.Time{})
 	}
-	switch {
+	switch f := a.Flight; {
+	case f != nil && f.again(a.Key):
+	case f != nil:
+		until := f.Ends()
+		if !now.Before(until) {
+			until = time.Time{} // its node still reports it
+		}
+		wait(api.GateRunning, fmt.Sprintf("run %s of %s", f.ID, f), until)
 	case a.Running != nil:
-		wait(api.GateRunning, fmt.Sprintf("run %s of action %s", a.Running.Run, a.Running.Action), time.Time{})
-	case a.Flight != nil:
-		wait(api.GateRunning, fmt.Sprintf("run %s of action %s", a.Flight.ID, a.Flight.Action), a.Flight.Deadline)
+		wait(api.GateRunning, fmt.Sprintf("run %s of %s/%s", a.Running.Run, a.Node, a.Running.Action), time.Time{})
 	}
 	if until := s.settled(a); a.Order == nil && now.Before(until) {
 		wait(api.GateSettle, "more changes may follow", until)

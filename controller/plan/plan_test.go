@@ -68,13 +68,38 @@ func TestGates(t *testing.T) {
 		}, gates{gate(api.GateSettle, "more changes may follow", 58*time.Second)}},
 		{"an action waits for its run to end", nil, func(_ *Cluster, _ *Situation, a *Action) {
 			a.Running = &kick.Running{Run: "r1", Action: "reload"}
-		}, gates{gate(api.GateRunning, "run r1 of action reload")}},
-		{"and for the run of another action of its node", nil, func(_ *Cluster, _ *Situation, a *Action) {
-			a.Running = &kick.Running{Run: "r1", Action: "other"}
-		}, gates{gate(api.GateRunning, "run r1 of action other")}},
-		{"and for a kick on its way, until its deadline", nil, func(_ *Cluster, _ *Situation, a *Action) {
-			a.Flight = &Flight{ID: "r1", Key: a.Key, Deadline: in(time.Minute)}
-		}, gates{gate(api.GateRunning, "run r1 of action reload", time.Minute)}},
+		}, gates{gate(api.GateRunning, "run r1 of lb1/reload")}},
+		{"and for the run of another action of its node", nil, func(_ *Cluster, s *Situation, a *Action) {
+			flies(s, a, Flight{Key: Key{"lb1", "other"}})
+		}, gates{gate(api.GateRunning, "run r of lb1/other (since 11:59:50, until 12:01:00 at the latest)", time.Minute)}},
+		{"and for a kick on its way, until its deadline", nil, func(_ *Cluster, s *Situation, a *Action) {
+			flies(s, a, Flight{Asked: true})
+		}, gates{gate(api.GateRunning, "run r of lb1/reload (since 11:59:50, until 12:01:00 at the latest)", time.Minute)}},
+		{"and for a run that is overdue", nil, func(_ *Cluster, s *Situation, a *Action) {
+			flies(s, a, Flight{Overdue: ago(time.Second)})
+		}, gates{gate(api.GateRunning,
+			"run r of lb1/reload (since 11:59:50, overdue since 11:59:59, until 12:01:00 at the latest)", time.Minute)}},
+		{"also beyond its deadline, if its node reports it", nil, func(_ *Cluster, s *Situation, a *Action) {
+			flies(s, a, Flight{Overdue: ago(time.Second), Deadline: noon})
+		}, gates{gate(api.GateRunning,
+			"run r of lb1/reload (since 11:59:50, overdue since 11:59:59, until 12:00:00 at the latest)")}},
+		{"a kick without a reply is sent again", nil, func(_ *Cluster, s *Situation, a *Action) {
+			flies(s, a, Flight{Doubt: true})
+		}, nil},
+		{"in the place that it has", []role{{Name: "lb", Budget: "1"}}, func(c *Cluster, s *Situation, a *Action) {
+			c.Has("lb", "lb1", "lb2")
+			s.InFlight, s.Limits = 1, []Limit{{"reload", 1}}
+			c.Fail(s.Rollout, "web", 3)
+			flies(s, a, Flight{Doubt: true, Handed: map[string]string{"web": twoWebs}})
+		}, nil},
+		{"but not while the reply may come", nil, func(_ *Cluster, s *Situation, a *Action) {
+			flies(s, a, Flight{Doubt: true, Asked: true})
+		}, gates{gate(api.GateRunning,
+			"run r of lb1/reload (no reply since 11:59:50, until 12:01:00 at the latest)", time.Minute)}},
+		{"nor by another action of the node", nil, func(_ *Cluster, s *Situation, a *Action) {
+			flies(s, a, Flight{Key: Key{"lb1", "other"}, Doubt: true})
+		}, gates{gate(api.GateRunning,
+			"run r of lb1/other (no reply since 11:59:50, until 12:01:00 at the latest)", time.Minute)}},
 		{"a failed run delays the next", nil, func(_ *Cluster, _ *Situation, a *Action) {
 			*a.Retry = Retry{Failures: 1, NotBefore: in(5 * time.Second), Why: "it failed", Tried: a.Fingerprint()}
 		}, gates{gate(api.GateBackoff, "it failed", 5*time.Second)}},
@@ -140,15 +165,52 @@ func TestGates(t *testing.T) {
 		{"no more runs than in_flight are in progress", nil, func(c *Cluster, s *Situation, _ *Action) {
 			s.InFlight = 2
 			runs(c, s, "other1", "other2")
-		}, gates{gate(api.GateBudget, "2 runs in progress in the cluster, as many as in_flight allows")}},
+		}, gates{gate(api.GateBudget, "2 runs in progress in the cluster, as many as in_flight allows: "+
+			"other1/run "+usually+", other2/run "+usually)}},
 		{"even if in_flight is one", nil, func(c *Cluster, s *Situation, _ *Action) {
 			s.InFlight = 1
 			runs(c, s, "other1")
-		}, gates{gate(api.GateBudget, "1 run in progress in the cluster, as many as in_flight allows")}},
+		}, gates{gate(api.GateBudget, "1 run in progress in the cluster, as many as in_flight allows: other1/run "+usually)}},
+		{"more overdue runs than in_flight stop the cluster", nil, func(c *Cluster, s *Situation, _ *Action) {
+			s.InFlight = 1
+			overdue(c, s, "other1", "other2")
+		}, gates{gate(api.GateBudget, "2 runs are overdue in the cluster, more than in_flight 1 tolerates: "+
+			"other1/run "+overdueSince+", other2/run "+overdueSince)}},
+		{"no more runs of an action are in progress than its limit", nil, func(c *Cluster, s *Situation, _ *Action) {
+			s.Limits = []Limit{{"run", 9}, {"reload", 2}}
+			runs(c, s, "lb7", "lb8", "lb9")
+			s.Runs[0].Action, s.Runs[1].Action = "reload", "reload"
+		}, gates{gate(api.GateBudget, "2 runs of action reload in progress in the cluster, as many as its limit allows: "+
+			"lb7/reload "+usually+", lb8/reload "+usually)}},
+		{"runs of other actions do not count for it", nil, func(c *Cluster, s *Situation, _ *Action) {
+			s.Limits = []Limit{{"run", 1}, {"reload", 1}}
+			runs(c, s, "lb8", "lb9")
+		}, nil},
+		{"more overdue runs of an action than its limit stop it", nil, func(c *Cluster, s *Situation, _ *Action) {
+			s.Limits = []Limit{{"reload", 1}}
+			overdue(c, s, "lb8", "lb9")
+			s.Runs[0].Action, s.Runs[1].Action = "reload", "reload"
+		}, gates{gate(api.GateBudget, "2 runs are overdue of action reload in the cluster, more than its limit 1 tolerates: "+
+			"lb8/reload "+overdueSince+", lb9/reload "+overdueSince)}},
 		{"no more nodes of a role run than its budget", nil, func(c *Cluster, s *Situation, _ *Action) {
 			c.Has("lb", "lb1", "lb2", "lb3")
 			runs(c, s, "lb3")
-		}, gates{gate(api.GateBudget, "runs on 1 of 3 nodes of role lb, as many as its budget 10% allows")}},
+		}, gates{gate(api.GateBudget, "runs on 1 of 3 nodes of role lb, as many as its budget 10% allows: lb3/run "+usually)}},
+		{"an overdue run gives its place back", nil, func(c *Cluster, s *Situation, _ *Action) {
+			c.Has("lb", "lb1", "lb2", "lb3")
+			overdue(c, s, "lb3")
+		}, nil},
+		{"more of them than the budget stop the role", nil, func(c *Cluster, s *Situation, _ *Action) {
+			c.Has("lb", "lb1", "lb2", "lb3")
+			runs(c, s, "lb9")
+			overdue(c, s, "lb2", "lb3")
+		}, gates{gate(api.GateBudget, "2 runs are overdue on nodes of role lb, more than its budget 10% tolerates: "+
+			"lb2/run "+overdueSince+", lb3/run "+overdueSince)}},
+		{"a run counts for the role that its node had before", nil, func(c *Cluster, s *Situation, _ *Action) {
+			c.Has("lb", "lb1", "lb2")
+			runs(c, s, "lb9")
+			s.Runs[0].Roles = []string{"lb"}
+		}, gates{gate(api.GateBudget, "runs on 1 of 2 nodes of role lb, as many as its budget 10% allows: lb9/run "+usually)}},
 		{"runs of other roles do not count", nil, func(c *Cluster, s *Situation, _ *Action) {
 			c.Has("lb", "lb1")
 			c.Has("db", "db1")
@@ -159,17 +221,40 @@ func TestGates(t *testing.T) {
 				c.Has("lb", "lb1", "lb2")
 				c.Has("edge", "lb1", "e1")
 				runs(c, s, "lb2", "e1")
-			}, gates{gate(api.GateBudget, "runs on 1 of 2 nodes of role edge, as many as its budget 10% allows")}},
+			}, gates{gate(api.GateBudget, "runs on 1 of 2 nodes of role edge, as many as its budget 10% allows: e1/run "+usually)}},
 		{"runs on nodes that are gone count, and are named", nil, func(c *Cluster, s *Situation, _ *Action) {
 			c.Has("lb", "lb1", "lb2")
-			s.Strays = []Stray{{Key: Key{"lb3", "reload"}, Roles: c.Of("lb1"), Gone: true}}
-		}, gates{gate(api.GateBudget,
-			"runs on 1 of 3 nodes of role lb (gone, perhaps still running: lb3), as many as its budget 10% allows")}},
+			runs(c, s, "lb3")
+			s.Runs[0].Roles, s.Runs[0].Gone = []string{"lb"}, ago(20*time.Second)
+		}, gates{gate(api.GateBudget, "runs on 1 of 3 nodes of role lb, as many as its budget 10% allows: "+
+			"lb3/run (since 11:59:50, its node is gone, until 12:00:40 at the latest)")}},
+		{"three of many are named, the oldest first", []role{{Name: "lb", Budget: "4"}},
+			func(c *Cluster, s *Situation, _ *Action) {
+				c.Has("lb", "lb1", "lb2", "lb3", "lb4", "lb5")
+				runs(c, s, "lb2", "lb3", "lb4", "lb5")
+				s.Runs[3].Sent = ago(time.Minute)
+			}, gates{gate(api.GateBudget, "runs on 4 of 5 nodes of role lb, as many as its budget 4 allows: "+
+				"lb5/run (since 11:59:00, until 12:01:00 at the latest), lb2/run "+usually+", lb3/run "+usually+" and 1 more")}},
 		{"one node at a time tries a revision that failed on three", nil, func(c *Cluster, s *Situation, _ *Action) {
 			c.Fail(s.Rollout, "web", 3)
 			runs(c, s, "lb9")
 		}, gates{gate(api.GateRollout, "role web: revision "+twoWebs+" failed on 3 nodes and succeeded on none: "+
-			"one node at a time tries it, now lb9/run")}},
+			"one node at a time tries it, now lb9/run "+usually)}},
+		{"a run that is overdue no longer tries it", nil, func(c *Cluster, s *Situation, _ *Action) {
+			c.Fail(s.Rollout, "web", 3)
+			overdue(c, s, "lb9")
+		}, nil},
+		{"nor does one that was handed another revision", nil, func(c *Cluster, s *Situation, _ *Action) {
+			c.Fail(s.Rollout, "web", 3)
+			runs(c, s, "lb9")
+			s.Runs[0].Handed = map[string]string{"web": "1-older"}
+		}, nil},
+		{"what a former controller handed over is not known", nil, func(c *Cluster, s *Situation, _ *Action) {
+			c.Fail(s.Rollout, "web", 3)
+			runs(c, s, "lb9")
+			s.Runs[0].Handed = nil
+		}, gates{gate(api.GateRollout, "role web: revision "+twoWebs+" failed on 3 nodes and succeeded on none: "+
+			"one node at a time tries it, now lb9/run "+usually)}},
 		{"but one node does", nil, func(c *Cluster, s *Situation, _ *Action) {
 			c.Fail(s.Rollout, "web", 3)
 		}, nil},
@@ -185,7 +270,7 @@ func TestGates(t *testing.T) {
 			s.Sync = api.Sync{Why: "waiting for nodes to report"}
 			a.Retry.NotBefore, a.Retry.Why = in(time.Second), "rejected"
 		}, gates{
-			gate(api.GateSynced, "waiting for nodes to report"), gate(api.GateRunning, "run r1 of action reload"),
+			gate(api.GateSynced, "waiting for nodes to report"), gate(api.GateRunning, "run r1 of lb1/reload"),
 			gate(api.GateBackoff, "rejected", time.Second),
 		}},
 		{"all gates of its own are shown, and none of others", []role{{Name: "web", MinMembers: 3}},
@@ -228,11 +313,37 @@ var twoWebs = kick.Hash([]kick.Member{{Node: "web1", Facts: map[string]any{}}, {
 // runs has an action run on each of these nodes. It depends on web, and waits for nothing but its run.
 func runs(c *Cluster, s *Situation, nodes ...string) {
 	for _, name := range nodes {
-		s.Actions = append(s.Actions, &Action{
-			Key: Key{name, "run"}, Needs: c.Needs("web"), Retry: &Retry{}, Running: &kick.Running{Run: "r", Action: "run"},
-		})
+		a := &Action{Key: Key{name, "run"}, Needs: c.Needs("web"), Retry: &Retry{}}
+		s.Actions = append(s.Actions, a)
+		flies(s, a, Flight{Handed: map[string]string{"web": a.Needs[0].Role.Current().Revision.Hash}})
 	}
 }
+
+// overdue has such runs that are overdue.
+func overdue(c *Cluster, s *Situation, nodes ...string) {
+	first := len(s.Runs)
+	runs(c, s, nodes...)
+	for _, f := range s.Runs[first:] {
+		f.Overdue = ago(time.Second)
+	}
+}
+
+// flies gives the node of an action a run. What is not set of it is usual.
+func flies(s *Situation, a *Action, f Flight) {
+	if f.ID, f.Sent = "r", ago(10*time.Second); f.Node == "" {
+		f.Key = a.Key
+	}
+	if f.Deadline.IsZero() {
+		f.Deadline = in(time.Minute)
+	}
+	a.Flight, s.Runs = &f, append(s.Runs, &f)
+}
+
+// What gates say of runs like those.
+const (
+	usually      = "(since 11:59:50, until 12:01:00 at the latest)"
+	overdueSince = "(since 11:59:50, overdue since 11:59:59, until 12:01:00 at the latest)"
+)
 
 func TestStates(t *testing.T) {
 	type revisions = map[string]kick.Revision
@@ -369,7 +480,7 @@ func TestPlanKeepsItsPromises(t *testing.T) {
 				continue
 			case !stale && a.Order == nil:
 				t.Fatalf("kicked, and neither stale nor ordered: %+v", v)
-			case kicked[v.Node] || a.Flight != nil || a.Running != nil:
+			case kicked[v.Node] || a.Flight != nil && !a.Flight.again(a.Key) || a.Flight == nil && a.Running != nil:
 				t.Fatalf("two runs on %s", v.Node)
 			case !s.Sync.Open || s.NotLeading != "" || a.Unresolved != "":
 				t.Fatalf("kicked with sync %+v, not leading because %q, unresolved %q", s.Sync, s.NotLeading, a.Unresolved)
@@ -383,13 +494,24 @@ func TestPlanKeepsItsPromises(t *testing.T) {
 				}
 			}
 		}
-		if all.nodes > max(s.InFlight, ran.nodes) {
-			t.Fatalf("%d runs at once, %d before, and in_flight is %d", all.nodes, ran.nodes, s.InFlight)
-		}
-		for r, n := range all.roles {
-			if n > max(budget(r), ran.roles[r]) {
-				t.Fatalf("%d runs on nodes of %s, %d before, and its budget is %d", n, r.Name, ran.roles[r], budget(r))
+		check := func(what string, is, was, late, most int) {
+			switch {
+			case is > max(most, was):
+				t.Fatalf("%d runs of %s, %d before, and at most %d are allowed", is, what, was, most)
+			case is > was && late > most:
+				t.Fatalf("%d runs of %s, %d before, and %d are overdue: at most %d are tolerated", is, what, was, late, most)
 			}
+			if late > most {
+				seen["too many are overdue"]++
+			}
+		}
+		check("the cluster", all.nodes, ran.nodes, ran.overdue.nodes, s.InFlight)
+		for r, n := range all.roles {
+			check("role "+r.Name, n, ran.roles[r], ran.overdue.roles[r], budget(r))
+		}
+		for _, limit := range s.Limits {
+			name := limit.Action
+			check("action "+name, all.actions[name], ran.actions[name], ran.overdue.actions[name], limit.InFlight)
 		}
 		for r, n := range all.tries {
 			if failed := s.Rollout.failures(r); failed >= brokenFrom && n > max(1, ran.tries[r]) {
@@ -407,7 +529,7 @@ func TestPlanKeepsItsPromises(t *testing.T) {
 		}
 	})
 	for _, what := range []string{
-		"kicked", api.GateLeader, api.GateSynced, api.GateUnknown, api.GateMinMembers, api.GateSettle, api.GateRunning,
+		"kicked", "too many are overdue", api.GateLeader, api.GateSynced, api.GateUnknown, api.GateMinMembers, api.GateSettle, api.GateRunning,
 		api.GateBudget, api.GateRollout, api.GateBackoff,
 	} {
 		if seen[what] == 0 {
@@ -424,40 +546,54 @@ func gateNames(v api.Verdict) string {
 	return strings.Join(names, " ")
 }
 
+// tallies is how many runs there are, that are overdue or that are not.
+type tallies struct {
+	nodes   int
+	roles   map[*membership.Role]int // by the roles that their nodes have or had
+	actions map[string]int
+}
+
 // counts is how many runs there are: those in progress, and those that a plan begins.
 type counts struct {
-	nodes int
-	roles map[*membership.Role]int // by the roles that their nodes have
-	tries map[*membership.Role]int // by the roles that their actions depend on
+	tallies // not overdue
+	overdue tallies
+	tries   map[*membership.Role]int // by the roles that they were handed
 }
 
 func countRuns(s Situation, verdicts []api.Verdict) counts {
-	n := counts{roles: map[*membership.Role]int{}, tries: map[*membership.Role]int{}}
-	busy := map[string]bool{}
+	empty := func() tallies { return tallies{roles: map[*membership.Role]int{}, actions: map[string]int{}} }
+	n := counts{empty(), empty(), map[*membership.Role]int{}}
+	count := func(t *tallies, k Key, had ...string) {
+		roles := map[*membership.Role]bool{}
+		for _, r := range s.Table.Of(k.Node) {
+			roles[r] = true
+		}
+		for _, name := range had {
+			roles[s.Table.Role(name)] = true
+		}
+		for r := range roles {
+			t.roles[r]++
+		}
+		t.nodes++
+		t.actions[k.Action]++
+	}
+	for _, f := range s.Runs {
+		if !f.Overdue.IsZero() {
+			count(&n.overdue, f.Key, f.Roles...)
+			continue
+		}
+		count(&n.tallies, f.Key, f.Roles...)
+		for name := range f.Handed { // the current revisions
+			n.tries[s.Table.Role(name)]++
+		}
+	}
 	for i, a := range s.Actions {
-		begins := verdicts != nil && verdicts[i].State != api.Converged && len(verdicts[i].Gates) == 0
-		runs := a.Running != nil && a.Running.Action == a.Action || a.Flight != nil && a.Flight.Action == a.Action
-		if begins || runs {
-			for _, need := range a.Needs {
-				n.tries[need.Role]++
-			}
+		if verdicts == nil || verdicts[i].State == api.Converged || len(verdicts[i].Gates) > 0 || a.Flight != nil {
+			continue
 		}
-		if begins || a.Running != nil || a.Flight != nil {
-			busy[a.Node] = true
-		}
-	}
-	for _, stray := range s.Strays {
-		for _, r := range stray.Tries {
-			n.tries[r]++
-		}
-		for _, r := range stray.Roles {
-			n.roles[r]++
-		}
-	}
-	n.nodes = len(busy) + len(s.Strays)
-	for node := range busy {
-		for _, r := range s.Table.Of(node) {
-			n.roles[r]++
+		count(&n.tallies, a.Key)
+		for _, need := range a.Needs {
+			n.tries[need.Role]++
 		}
 	}
 	return n
@@ -465,8 +601,16 @@ func countRuns(s Situation, verdicts []api.Verdict) counts {
 
 // full reports whether one more run, of that action, would be too many.
 func (n counts) full(s Situation, a *Action) bool {
-	return n.nodes >= s.InFlight ||
-		slices.ContainsFunc(s.Table.Of(a.Node), func(r *membership.Role) bool { return n.roles[r] >= budget(r) })
+	no := func(runs, overdue, most int) bool { return runs >= most || overdue > most }
+	for _, limit := range s.Limits {
+		if limit.Action == a.Action && no(n.actions[a.Action], n.overdue.actions[a.Action], limit.InFlight) {
+			return true
+		}
+	}
+	return no(n.nodes, n.overdue.nodes, s.InFlight) ||
+		slices.ContainsFunc(s.Table.Of(a.Node), func(r *membership.Role) bool {
+			return no(n.roles[r], n.overdue.roles[r], budget(r))
+		})
 }
 
 func budget(r *membership.Role) int {
@@ -518,6 +662,9 @@ func drawSituation(t *rapid.T) Situation {
 		s.NotLeading = "controller ctl2 leads"
 	}
 	s.InFlight = rapid.IntRange(1, 5).Draw(t, "in flight")
+	if rapid.Bool().Draw(t, "limited") {
+		s.Limits = []Limit{{"a1", rapid.IntRange(1, 2).Draw(t, "limit")}}
+	}
 	for i := range rapid.IntRange(0, 8).Draw(t, "nodes") {
 		node := fmt.Sprint("n", i)
 		for _, role := range []string{"lb", "edge"} {
@@ -525,16 +672,13 @@ func drawSituation(t *rapid.T) Situation {
 				c.Has(role, node)
 			}
 		}
-		var running *kick.Running
 		var flying *Flight
-		switch first := fmt.Sprint("a", rapid.IntRange(0, 2).Draw(t, "which")); rapid.IntRange(0, 7).Draw(t, "busy") {
-		case 0:
-			running = &kick.Running{Run: "r", Action: first}
-		case 1:
-			flying = &Flight{ID: "f", Key: Key{node, first}, Deadline: in(time.Minute)}
+		if rapid.IntRange(0, 3).Draw(t, "busy") == 0 {
+			flying = drawFlight(t, c, node)
+			s.Runs = append(s.Runs, flying)
 		}
 		for j := range rapid.IntRange(1, 3).Draw(t, "actions") {
-			a := &Action{Key: Key{node, fmt.Sprint("a", j)}, Retry: &Retry{}, Running: running, Flight: flying}
+			a := &Action{Key: Key{node, fmt.Sprint("a", j)}, Retry: &Retry{}, Flight: flying}
 			needs := rapid.SampledFrom([][]string{nil, {"web"}, {"db"}, {"web", "db"}}).Draw(t, "needs")
 			a.Needs = c.Needs(needs...)
 			a.Status.Dirty = rapid.Bool().Draw(t, "dirty")
@@ -564,19 +708,38 @@ func drawSituation(t *rapid.T) Situation {
 			s.Actions = append(s.Actions, a)
 		}
 	}
-	for i := range rapid.IntRange(0, 2).Draw(t, "strays") {
-		stray := Stray{Key: Key{fmt.Sprint("gone", i), "a0"}, Gone: rapid.Bool().Draw(t, "gone")}
-		for _, name := range []string{"lb", "edge"} {
-			if rapid.Bool().Draw(t, "had "+name) {
-				stray.Roles = append(stray.Roles, c.Role(name))
-			}
-		}
-		if rapid.Bool().Draw(t, "handed web") {
-			stray.Tries = []*membership.Role{c.Role("web")}
-		}
-		s.Strays = append(s.Strays, stray)
+	for i := range rapid.IntRange(0, 2).Draw(t, "gone") {
+		f := drawFlight(t, c, fmt.Sprint("gone", i))
+		f.Gone = ago(10 * time.Second)
+		s.Runs = append([]*Flight{f}, s.Runs...)
 	}
+	slices.SortFunc(s.Runs, func(a, b *Flight) int { return strings.Compare(a.Node, b.Node) })
 	return s
+}
+
+// drawFlight is a run on a node.
+func drawFlight(t *rapid.T, c *Cluster, node string) *Flight {
+	f := &Flight{
+		ID: "f", Key: Key{node, fmt.Sprint("a", rapid.IntRange(0, 2).Draw(t, "which"))}, Sent: ago(90 * time.Second),
+		Deadline: in(time.Minute), Handed: map[string]string{},
+	}
+	for _, name := range []string{"lb", "edge"} {
+		if rapid.Bool().Draw(t, "had "+name) {
+			f.Roles = append(f.Roles, name)
+		}
+	}
+	if rapid.Bool().Draw(t, "handed web") {
+		f.Handed["web"] = c.Role("web").Current().Revision.Hash
+	}
+	switch rapid.IntRange(0, 5).Draw(t, "how") {
+	case 0:
+		f.Asked = true
+	case 1:
+		f.Doubt = true
+	case 2, 3, 4:
+		f.Overdue = ago(30 * time.Second)
+	}
+	return f
 }
 
 func TestActionThatWaitsLongestIsFirst(t *testing.T) {
@@ -681,6 +844,9 @@ func shown(s Situation) []string {
 				all = append(all, fmt.Sprintf("%s: %s: %+v", r.Name, name, fields.Field(i)))
 			}
 		}
+	}
+	for _, f := range s.Runs {
+		all = append(all, fmt.Sprintf("%+v", *f))
 	}
 	return append(all, fmt.Sprintf("%+v %s %+v %+v", s.Sync, s.NotLeading, s.Config, s.Rollout))
 }

@@ -29,6 +29,9 @@ func problems(v *api.View) []api.Problem {
 			found = append(found, actionFailing(v, verdict))
 		}
 	}
+	for _, run := range v.Overdue {
+		found = append(found, overdueRun(run, v.At))
+	}
 	slices.SortStableFunc(found, func(a, b api.Problem) int {
 		return cmp.Or(
 			cmp.Compare(slices.Index(api.Severities, a.Severity), slices.Index(api.Severities, b.Severity)),
@@ -219,6 +222,38 @@ func actionFailing(v *api.View, verdict api.Verdict) api.Problem {
 	if run := lastRun(v, verdict); run != nil && run.ID == last.Run {
 		output := strings.TrimSpace(run.Output)
 		p.Why = cmp.Or(run.Error, output[strings.LastIndex(output, "\n")+1:])
+	}
+	return p
+}
+
+func overdueRun(run api.Overdue, at time.Time) api.Problem {
+	node := shellquote.Join("node/" + run.Node)
+	usual := "no usual duration is known"
+	if run.Usual > 0 {
+		usual = "it usually takes " + api.Duration(run.Usual)
+	}
+	end := "its node stops it within " + api.Duration(run.Until.Sub(at))
+	if !run.Until.After(at) {
+		end = "its deadline is over, and its node still reports it"
+	}
+	p := api.Problem{
+		Code: api.ProblemOverdueRun, Severity: api.Warning, Object: "node/" + run.Node + "/" + run.Action, Since: run.Since,
+		Text: fmt.Sprintf("run %s is overdue, started %s ago", run.Run, api.Duration(at.Sub(run.Started))),
+		Why:  usual,
+		Next: end + "; the node runs nothing else until it ends, and other nodes go on",
+		Do: fmt.Sprintf("find out on %s what the command waits for, or stop it there; kicker explain %s shows what waits",
+			run.Node, node),
+	}
+	if run.NoReply {
+		p.Text = fmt.Sprintf("run %s may be in progress: its kick was sent %s ago and has no reply",
+			run.Run, api.Duration(at.Sub(run.Started)))
+		p.Next = "kicker sends the kick again; the place of the run is free within " + api.Duration(run.Until.Sub(at))
+		p.Do = fmt.Sprintf("check the agent on %s, and its connection to the bus", run.Node)
+	}
+	if len(run.Blocks) > 0 {
+		p.Severity = api.Critical
+		p.Why += "; more runs are overdue than the budget tolerates"
+		p.Next = end + "; nothing new starts in " + api.List(run.Blocks, 3) + " while too many are overdue"
 	}
 	return p
 }

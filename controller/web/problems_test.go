@@ -20,6 +20,10 @@ func everything(t *testing.T) *api.View {
 	v.DisconnectsLost = "no permission to subscribe"
 	v.Loaded.Failed = "kicker.yaml:3: settle: 7 has no unit"
 	v.Conflicts = []api.Conflict{{Node: "web1.example.org", Accepted: "i-1", Rejected: "i-2", Since: ago(time.Minute)}}
+	v.Overdue = []api.Overdue{{
+		Node: "lb1.example.org", Action: "reload", Run: "r9", Started: ago(5 * time.Minute), Since: ago(4 * time.Minute),
+		Until: noon.Add(5 * time.Minute), Usual: time.Second,
+	}}
 	v.WrongVersion = []api.VersionMismatch{{Node: "old1.example.org", Version: 1, Since: ago(time.Minute)}}
 	return v
 }
@@ -55,6 +59,7 @@ func TestProblemsAreSortedWithConsequencesUnderTheirCause(t *testing.T) {
 			"warning role_not_synced role/lb not_synced",
 			"warning disconnects_lost  ",
 			"warning reload_rejected  ",
+			"warning overdue_run node/lb1.example.org/reload ",
 			"warning name_conflict node/web1.example.org ",
 			"warning node_not_ready node/web2.example.org ",
 		}},
@@ -66,6 +71,7 @@ func TestProblemsAreSortedWithConsequencesUnderTheirCause(t *testing.T) {
 			"critical wrong_version node/old1.example.org ",
 			"critical removal_held role/web ",
 			"warning reload_rejected  ",
+			"warning overdue_run node/lb1.example.org/reload ",
 			"warning name_conflict node/web1.example.org ",
 			"warning node_not_ready node/web2.example.org ",
 		}},
@@ -251,5 +257,45 @@ func TestProblemsAreCountedByCodeAndSeverity(t *testing.T) {
 		if !strings.Contains(w.Body.String(), "\n"+want+"\n") {
 			t.Errorf("the metrics do not have %s", want)
 		}
+	}
+}
+
+func TestOverdueRunSaysWhatItBlocksAndWhenItEnds(t *testing.T) {
+	run := api.Overdue{
+		Node: "lb2", Action: "reload", Run: "r9", Started: ago(5 * time.Minute), Since: ago(4 * time.Minute),
+		Until: noon.Add(5 * time.Minute), Usual: 12 * time.Second,
+	}
+	for _, test := range []struct {
+		name            string
+		change          func(*api.Overdue)
+		severity        api.Severity
+		text, why, next string
+	}{
+		{"tolerated", func(*api.Overdue) {}, api.Warning, "run r9 is overdue, started 5m ago", "it usually takes 12s",
+			"its node stops it within 5m; the node runs nothing else until it ends, and other nodes go on"},
+		{"too many", func(r *api.Overdue) { r.Blocks = []string{"action reload", "role lb"} }, api.Critical,
+			"run r9 is overdue, started 5m ago",
+			"it usually takes 12s; more runs are overdue than the budget tolerates",
+			"its node stops it within 5m; nothing new starts in action reload, role lb while too many are overdue"},
+		{"beyond its deadline", func(r *api.Overdue) { r.Until, r.Usual = ago(time.Minute), 0 }, api.Warning,
+			"run r9 is overdue, started 5m ago", "no usual duration is known",
+			"its deadline is over, and its node still reports it; the node runs nothing else until it ends, and other nodes go on"},
+		{"without a reply", func(r *api.Overdue) { r.NoReply = true }, api.Warning,
+			"run r9 may be in progress: its kick was sent 5m ago and has no reply", "it usually takes 12s",
+			"kicker sends the kick again; the place of the run is free within 5m"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			v, r := cluster(t), run
+			test.change(&r)
+			v.Overdue = []api.Overdue{r}
+			p := only(t, v, api.ProblemOverdueRun)
+			if p.Severity != test.severity || p.Text != test.text || p.Why != test.why || p.Next != test.next {
+				t.Errorf("%s: %s: %s: %s\nwant %s: %s: %s: %s",
+					p.Severity, p.Text, p.Why, p.Next, test.severity, test.text, test.why, test.next)
+			}
+			if p.Object != "node/lb2/reload" || !p.Since.Equal(r.Since) || !strings.Contains(p.Do, "lb2") {
+				t.Errorf("%+v", p)
+			}
+		})
 	}
 }
