@@ -168,7 +168,8 @@ func TestDecisionsFollowTheModel(t *testing.T) {
 					{}, {Exit: 1}, {Exit: 2}, {TimedOut: true},
 					{Exit: -1, Signal: "SIGKILL"}, {Exit: -1, Lost: true}, {Exit: -1, Error: "no such file"},
 				}).Draw(t, "ending")
-				succeeds := e == Ending{} || e == Ending{Exit: 2} && running.Action == "b"
+				noCode := e.TimedOut || e.Exit < 0
+				succeeds := !noCode && (e.Exit == 0 || e.Exit == 2 && running.Action == "b")
 				next, result := s.afterRun(e)
 				m := model[running.Action]
 				if succeeds {

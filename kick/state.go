@@ -162,6 +162,11 @@ func replaceFile(path string, v any, perm os.FileMode) error {
 	if err := renameio.WriteFile(path, append(data, '\n'), perm, renameio.WithTempDir(dir)); err != nil {
 		return err
 	}
+	return syncDir(dir)
+}
+
+// syncDir returns when the names in a directory are on disk.
+func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
