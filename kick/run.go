@@ -50,6 +50,9 @@ type Ending struct {
 	LeftBehind []string `json:"left_behind,omitempty"`
 }
 
+// maxLeftBehind is how many processes are named. The rest is a count.
+const maxLeftBehind = 10
+
 func (e Ending) outcome(success []int) Outcome {
 	switch {
 	case e.Lost:

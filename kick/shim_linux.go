@@ -307,9 +307,6 @@ func (f *family) ending(l Launch, left []process, timedOut bool, alive error) En
 	return e
 }
 
-// maxLeftBehind is how many processes are named. The rest is a count.
-const maxLeftBehind = 10
-
 func names(list []process) []string {
 	var all []string
 	for i, p := range list {

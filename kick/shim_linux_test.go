@@ -340,7 +340,9 @@ func TestEndingIsWrittenToAFullDisk(t *testing.T) {
 	for i := range 99 {
 		left = append(left, process{Pid: 4 << 20, name: fmt.Sprintf("%015d", i)})
 	}
-	want := Ending{Exit: 3, Error: strings.Repeat("x", maxText), Output: strings.Repeat("\x01", tailOutput), LeftBehind: names(left)}
+	want := Ending{
+		Exit: 3, Error: strings.Repeat("<", maxText), Output: strings.Repeat("\x01", tailOutput), LeftBehind: names(left),
+	}
 	if err := writeEnding(l, want); err != nil {
 		t.Fatal(err)
 	}
