@@ -30,13 +30,13 @@ const minGoneAfter = 3500 * time.Millisecond
 const (
 	maxNeeds       = 64  // of one action, and of all roles together, because all of them can add to one action
 	maxNodeNeeds   = 512 // of all actions of a node
-	maxActions     = 32  // of a node
+	maxActions     = 24  // of a node
 	maxMemberFacts = 32  // of a role
 	maxPath        = 128 // bytes of a fact's path
 	maxSelector    = 1024
 )
 
-// A heartbeat has at most 768 KiB: 384 KiB for what the node's actions depend on by its own configuration, 32 times
+// A heartbeat has at most 960 KiB: 384 KiB for what the node's actions depend on by its own configuration, 24 times
 // 11 KiB for what the controller's configuration adds to its actions, and the rest for everything else.
 const (
 	maxNodeNeedBytes = 384 << 10

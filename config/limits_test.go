@@ -70,8 +70,8 @@ func TestLimitsOfMessagesHoldInTheConfiguration(t *testing.T) {
 					items(n-7*64-10, "r") + "}"
 			}, 512,
 			"agent.actions", "they depend on 513 roles and selectors together, at most 512 are allowed"},
-		{"many actions", func(n int) string { return agent + actions(n, 1) }, 32,
-			"agent.actions", "33 actions, at most 32 are allowed"},
+		{"many actions", func(n int) string { return agent + actions(n, 1) }, 24,
+			"agent.actions", "25 actions, at most 24 are allowed"},
 		{"many depends_on of all roles",
 			func(n int) string {
 				return "roles:\n- {name: lb, depends_on: " + items(40, "r") + "}\n- {name: cache, depends_on: " +

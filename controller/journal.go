@@ -140,7 +140,8 @@ func (j *journal) end(id string, now time.Time, res kick.Result) bool {
 		known = false // its node did not report for a while, and now says how it ended
 		j.counts.Runs[kick.Lost]--
 	}
-	if known && (r.Error+r.Output != "" || res.Error+res.Output == "") {
+	says := len(res.Error)+len(res.Output)+len(res.LeftBehind) > 0
+	if known && (r.Error+r.Output != "" || !says) {
 		return false
 	}
 	if !known {
@@ -148,7 +149,7 @@ func (j *journal) end(id string, now time.Time, res kick.Result) bool {
 		r.Duration = milliseconds(res.Duration)
 		count(j.counts.Runs, res.Outcome)
 	}
-	r.Error, r.Output = res.Error, res.Output
+	r.Error, r.Output, r.LeftBehind = res.Error, res.Output, res.LeftBehind
 	j.runs = slices.Clone(j.runs) // views hold the old ones
 	j.runs[i] = r
 	return !known

@@ -158,3 +158,15 @@ func TestEventsUseTheSingularForOne(t *testing.T) {
 		}
 	})
 }
+
+func TestJournalNotesWhatARunLeftBehind(t *testing.T) {
+	j := newJournal()
+	j.begin(api.Run{ID: "r1"})
+	j.end("r1", noon, kick.Result{Outcome: kick.Succeeded})
+	left := []string{"sleep (pid 123)"}
+	j.end("r1", noon, kick.Result{Outcome: kick.Succeeded, LeftBehind: left})
+	j.end("r1", noon, kick.Result{Outcome: kick.Succeeded})
+	if got := j.runs[0].LeftBehind; len(got) != 1 || got[0] != left[0] {
+		t.Errorf("the run left behind %q, want %q", got, left)
+	}
+}

@@ -17,7 +17,7 @@ const Version = 2
 // Limits of messages, in bytes.
 const (
 	maxMessage = 64 << 10
-	maxBeat    = 768 << 10 // of a Beat; the status of many actions is the largest part
+	maxBeat    = 960 << 10 // of a Beat; the status of many actions is the largest part
 	maxFacts   = 1 << 20   // of a FactsMessage; no more than the bus takes
 	maxReason  = 1 << 10   // of Beat.NotReady
 )

@@ -15,8 +15,8 @@ import (
 type Action struct {
 	Name      string        `mapstructure:"name"`
 	Command   []string      `mapstructure:"command"`    // a program and its arguments; no shell
-	DependsOn []string      `mapstructure:"depends_on"` // roles, or selectors; the node's unless set
-	Timeout   time.Duration `mapstructure:"timeout"`    // then TERM to the process group; 0: DefaultTimeout
+	DependsOn []string      `mapstructure:"depends_on"` // needs by their canonical text; the node's unless set
+	Timeout   time.Duration `mapstructure:"timeout"`    // then TERM to every process; 0: DefaultTimeout
 	Grace     time.Duration `mapstructure:"grace"`      // after TERM, then KILL to every process; 0: DefaultGrace
 	Success   []int         `mapstructure:"success"`    // the exit codes that mean success; none: 0 alone
 	Env       []string      `mapstructure:"env"`        // NAME=VALUE, beside the agent's own environment
@@ -24,16 +24,18 @@ type Action struct {
 
 // Defaults of an Action.
 const (
-	DefaultTimeout = 10 * time.Minute
+	DefaultTimeout = 5 * time.Minute
 	DefaultGrace   = 10 * time.Second
 )
 
 // Limits of a node's actions.
 const (
-	maxActions = 64
+	maxActions = 24
 	maxTimeout = 24 * time.Hour
 	maxGrace   = time.Hour
 	slack      = 5 * time.Second // beyond timeout and grace, to start, to be killed and to be written down
+
+	maxLimit = int64((maxTimeout + maxGrace + slack) / time.Millisecond) // of a run
 )
 
 func (a Action) withDefaults() Action {
@@ -50,6 +52,14 @@ func ValidateActions(actions []Action) []error {
 	var errs []error
 	if len(actions) > maxActions {
 		errs = append(errs, fmt.Errorf("actions: %d of them, the limit is %d", len(actions), maxActions))
+	}
+	all := 0
+	for _, a := range actions {
+		all += len(a.DependsOn)
+	}
+	if all > maxDependsAll {
+		errs = append(errs, fmt.Errorf("actions: %d entries of depends_on in all, the limit is %d: "+
+			"let a selector name several roles", all, maxDependsAll))
 	}
 	for i, a := range actions {
 		check := func(key string, err error) {
@@ -75,11 +85,12 @@ func ValidateActions(actions []Action) []error {
 		for _, code := range a.Success {
 			check("success", ensure(code >= 0 && code <= 255, "%d is not an exit code, want 0 to 255", code))
 		}
-		check("depends_on", ensure(len(a.DependsOn) <= maxNeeds, "%d roles, the limit is %d", len(a.DependsOn), maxNeeds))
+		check("depends_on", ensure(len(a.DependsOn) <= maxDepends,
+			"%d needs, the limit is %d", len(a.DependsOn), maxDepends))
 		for j, role := range a.DependsOn {
 			twice := slices.Contains(a.DependsOn[:j], role)
 			check(fmt.Sprintf("depends_on[%d]", j), cmp.Or(
-				checkRole(role),
+				CheckNeed(role),
 				ensure(!twice, "%q is there twice: remove one", role),
 			))
 		}

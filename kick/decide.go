@@ -11,7 +11,7 @@ import (
 // is to be started. disabled is why no run may start, or empty.
 func (s state) decide(now time.Time, actions []Action, disabled string, k Kick) (state, Reply) {
 	answer := func(a Answer, detail string, args ...any) Reply {
-		return Reply{V: Version, Answer: a, Detail: fmt.Sprintf(detail, args...)}
+		return Reply{V: Version, Answer: a, Detail: bounded(printable(fmt.Sprintf(detail, args...)), maxText)}
 	}
 
 	if k.Epoch <= 0 || k.Epoch > MaxEpoch {
@@ -38,7 +38,7 @@ func (s state) decide(now time.Time, actions []Action, disabled string, k Kick) 
 	if newer := known.newer(k.Needs); newer != "" {
 		return s, answer(Older, "%s", newer)
 	}
-	if !k.Force && known.upToDate(k.Needs) {
+	if !k.Ordered && known.upToDate(k.Needs) {
 		return s.withAction(k.Action, known.withLater(k.Needs)), answer(AlreadyApplied, "")
 	}
 	if s.Run != nil {
@@ -84,7 +84,8 @@ func (s state) afterRun(e Ending) (state, Result) {
 	a.Last = last
 	result := Result{
 		V: Version, Action: s.Run.Action, Run: s.Run.ID, Outcome: outcome, Exit: e.Exit, Duration: e.Duration,
-		Error: e.Error, Output: e.Output, Applied: a.Applied, Dirty: a.Dirty,
+		Error: bounded(printable(e.Error), maxText), Output: e.Output, Applied: a.Applied, Dirty: a.Dirty,
+		LeftBehind: e.LeftBehind,
 	}
 	s = s.withAction(s.Run.Action, a)
 	s.Run = nil

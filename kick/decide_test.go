@@ -37,7 +37,7 @@ func TestKickIsAnsweredFromStateAndActions(t *testing.T) {
 		{name: "already applied", state: applied(actionState{Applied: at(web8)}), want: AlreadyApplied},
 		{
 			name: "already applied, forced", state: applied(actionState{Applied: at(web8)}),
-			kick: func(k *Kick) { k.Force = true }, want: Accepted,
+			kick: func(k *Kick) { k.Ordered = true }, want: Accepted,
 		},
 		{name: "already applied, dirty", state: applied(actionState{Applied: at(web8), Dirty: true}), want: Accepted},
 		{name: "another run in progress", state: running, want: Busy},
@@ -122,9 +122,9 @@ func TestDecisionsFollowTheModel(t *testing.T) {
 				}
 				k := Kick{
 					V: Version, ID: fmt.Sprint("r", ids), Controller: "c", Node: "n",
-					Epoch:  rapid.Int64Range(1, 4).Draw(t, "epoch"),
-					Action: rapid.SampledFrom([]string{"a", "b", "none"}).Draw(t, "action"),
-					Force:  rapid.Bool().Draw(t, "force"),
+					Epoch:   rapid.Int64Range(1, 4).Draw(t, "epoch"),
+					Action:  rapid.SampledFrom([]string{"a", "b", "none"}).Draw(t, "action"),
+					Ordered: rapid.Bool().Draw(t, "force"),
 				}
 				for _, role := range []string{"web", "db"}[:rapid.IntRange(1, 2).Draw(t, "roles")] {
 					n := rapid.Int64Range(1, 4).Draw(t, "n")
@@ -145,9 +145,9 @@ func TestDecisionsFollowTheModel(t *testing.T) {
 					t.Fatalf("epoch %d is stale, the highest is %d", k.Epoch, highest)
 				case reply.Answer == Busy && running == nil:
 					t.Fatal("busy without a run in progress")
-				case reply.Answer == AlreadyApplied && (m.dirty || k.Force || !m.upToDate(k)):
+				case reply.Answer == AlreadyApplied && (m.dirty || k.Ordered || !m.upToDate(k)):
 					t.Fatalf("already applied, the model has %+v", m)
-				case started && !k.Force && !m.dirty && m.upToDate(k):
+				case started && !k.Ordered && !m.dirty && m.upToDate(k):
 					t.Fatalf("a run starts for what is applied: %+v", m)
 				}
 				if k.Epoch > highest {
@@ -168,7 +168,8 @@ func TestDecisionsFollowTheModel(t *testing.T) {
 					{}, {Exit: 1}, {Exit: 2}, {TimedOut: true},
 					{Exit: -1, Signal: "SIGKILL"}, {Exit: -1, Lost: true}, {Exit: -1, Error: "no such file"},
 				}).Draw(t, "ending")
-				succeeds := e == Ending{} || e == Ending{Exit: 2} && running.Action == "b"
+				noCode := e.TimedOut || e.Exit < 0
+				succeeds := !noCode && (e.Exit == 0 || e.Exit == 2 && running.Action == "b")
 				next, result := s.afterRun(e)
 				m := model[running.Action]
 				if succeeds {

@@ -8,14 +8,25 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 )
 
 // Limits of messages.
 const (
-	maxMessage = 1 << 20  // bytes of a kick, a part or a roster page
-	maxAnswer  = 64 << 10 // bytes of a reply, a result, a status or a roster request
-	maxNeeds   = 64       // roles that an action depends on
+	maxMessage = 1 << 20   // bytes of a kick, a part or a roster page; as much as the bus takes
+	maxAnswer  = 64 << 10  // bytes of a reply or a roster request
+	maxResult  = 128 << 10 // bytes of a result
+	maxStatus  = 928 << 10 // bytes of a status; a heartbeat has one
+	maxReason  = 4 << 10   // bytes of a kick's reason
+
+	maxDepends    = 64              // needs of an action, in the node's configuration
+	maxDependsAll = 512             // needs of all actions of a node, in its configuration
+	maxNeeds      = maxDepends + 64 // needs of an action, with those that the controller's configuration adds
+	maxDeparted   = 1000            // nodes in a kick that are no longer members
 )
+
+// MaxNeed is how many bytes of JSON a need takes, without its quotes. See CheckNeed.
+const MaxNeed = 256
 
 // MaxEpoch is the year 2200 in Unix milliseconds. Nodes reject a higher epoch, because it would lock out every later
 // controller.
@@ -52,32 +63,36 @@ func decodeKick(node string, data []byte) (Kick, error) {
 		ensure(k.Node == node, "it is for node %q", k.Node),
 		ensure(k.Epoch > 0 && k.Epoch <= MaxEpoch, "epoch %d: out of range", k.Epoch),
 		checkText("controller", k.Controller, 1, 253),
-		checkText("reason", k.Reason, 0, 4096),
+		checkText("reason", k.Reason, 0, maxReason),
 		ensure(len(k.Needs) <= maxNeeds, "%d needs, the limit is %d", len(k.Needs), maxNeeds),
 		checkRunID(k.ID),
 		checkWord("action", k.Action),
 	)
-	seen := map[string]bool{}
+	seen, departed := map[string]bool{}, 0
 	for _, need := range k.Needs {
 		epoch := need.Revision.Epoch
+		departed += len(need.Departed)
 		err = cmp.Or(err,
 			checkRevision(need.Role, need.Revision),
 			ensure(epoch <= k.Epoch, "role %q: revision of the later epoch %d", need.Role, epoch),
 			ensure(!seen[need.Role], "role %q: it is there twice", need.Role),
 		)
 		seen[need.Role] = true
+		for node := range need.Departed {
+			err = cmp.Or(err, checkName(node))
+		}
 	}
-	return k, err
+	return k, cmp.Or(err, ensure(departed <= maxDeparted, "%d departed nodes, the limit is %d", departed, maxDeparted))
 }
 
 func decodeReply(data []byte) (Reply, error) {
 	var r Reply
 	err := decode(data, maxAnswer, &r, &r.V)
-	longest := (maxTimeout + maxGrace + slack).Milliseconds()
 	err = cmp.Or(err,
 		ensure(r.Answer != "", "no answer"),
-		ensure(r.Deadline >= 0 && r.Deadline <= longest, "deadline_ms %d: out of range", r.Deadline),
+		ensure(r.Deadline >= 0 && r.Deadline <= maxLimit, "deadline_ms %d: out of range", r.Deadline),
 	)
+	r.Detail = bounded(printable(r.Detail), maxText)
 	if r.Answer == Accepted {
 		err = cmp.Or(err, checkRunID(r.Run))
 	}
@@ -87,8 +102,14 @@ func decodeReply(data []byte) (Reply, error) {
 // decodeResult reads a result that a node sent.
 func decodeResult(node string, data []byte) (Result, error) {
 	var r Result
-	err := decode(data, maxAnswer, &r, &r.V)
+	err := decode(data, maxResult, &r, &r.V)
+	for _, name := range r.LeftBehind {
+		err = cmp.Or(err, checkText("left_behind", name, 1, 64))
+	}
+	r.Error = bounded(printable(r.Error), maxText)
 	return r, cmp.Or(err,
+		ensure(len(r.LeftBehind) <= maxLeftBehind+1,
+			"left_behind: %d names, the limit is %d", len(r.LeftBehind), maxLeftBehind+1),
 		ensure(r.Node == node, "it names node %q", r.Node),
 		checkName(r.Node),
 		checkWord("action", r.Action),
@@ -103,7 +124,7 @@ func ParseStatus(data json.RawMessage) (Status, error) {
 	if len(data) == 0 {
 		return s, nil
 	}
-	err := unmarshal(data, maxAnswer, &s)
+	err := unmarshal(data, maxStatus, &s)
 	if err = cmp.Or(err, s.check()); err != nil {
 		return Status{}, fmt.Errorf("status: %w", err)
 	}
@@ -114,6 +135,7 @@ func (s Status) check() error {
 	err := cmp.Or(
 		ensure(s.Epoch >= 0 && s.Epoch <= MaxEpoch, "epoch %d: out of range", s.Epoch),
 		checkText("controller", s.Controller, 0, 253),
+		checkText("disabled", s.Disabled, 0, maxText),
 		ensure(len(s.Actions) <= maxActions, "%d actions, the limit is %d", len(s.Actions), maxActions),
 	)
 	seen := map[string]bool{}
@@ -122,7 +144,9 @@ func (s Status) check() error {
 		seen[a.Name] = true
 	}
 	if s.Running != nil {
-		err = cmp.Or(err, checkRunID(s.Running.Run), checkWord("action", s.Running.Action))
+		limit := s.Running.Limit
+		err = cmp.Or(err, checkRunID(s.Running.Run), checkWord("action", s.Running.Action),
+			ensure(limit >= 0 && limit <= maxLimit, "limit_ms %d: out of range", limit))
 	}
 	return err
 }
@@ -130,11 +154,11 @@ func (s Status) check() error {
 func (a ActionStatus) check() error {
 	err := cmp.Or(
 		checkWord("name", a.Name),
-		ensure(len(a.DependsOn) <= maxNeeds, "it depends on %d roles, the limit is %d", len(a.DependsOn), maxNeeds),
+		ensure(len(a.DependsOn) <= maxDepends, "it has %d needs, the limit is %d", len(a.DependsOn), maxDepends),
 		checkApplied(a.Applied),
 	)
 	for _, role := range a.DependsOn {
-		err = cmp.Or(err, checkRole(role))
+		err = cmp.Or(err, CheckNeed(role))
 	}
 	if a.Last != nil {
 		err = cmp.Or(err, checkLast(*a.Last))
@@ -155,7 +179,7 @@ func checkLast(l LastRun) error {
 }
 
 func checkApplied(applied map[string]Revision) error {
-	err := ensure(len(applied) <= maxNeeds, "%d roles applied, the limit is %d", len(applied), maxNeeds)
+	err := ensure(len(applied) <= maxNeeds, "%d needs applied, the limit is %d", len(applied), maxNeeds)
 	for role, rev := range applied {
 		err = cmp.Or(err, checkRevision(role, rev))
 	}
@@ -165,7 +189,7 @@ func checkApplied(applied map[string]Revision) error {
 func checkRevision(role string, r Revision) error {
 	valid := r.Epoch >= 0 && r.Epoch <= MaxEpoch && r.N >= 0 && isWord(wordChars, r.Hash)
 	return cmp.Or(
-		checkRole(role),
+		CheckNeed(role),
 		ensure(valid, "role %q: invalid revision: epoch %d, n %d, hash %.20q", role, r.Epoch, r.N, r.Hash),
 	)
 }
@@ -193,13 +217,29 @@ func checkRunID(id string) error {
 	return ensure(isWord(runChars, id), "run %.20q: must be 1 to 64 characters of a-z A-Z 0-9 _ -", id)
 }
 
-// checkRole accepts the name of a role, or a selector.
-func checkRole(role string) error { return checkText("role", role, 1, 256) }
+// CheckNeed accepts the canonical text of a need, such as "web", "web same=site" or "role=web,color=blue": printable,
+// and at most MaxNeed bytes. Of the characters that JSON escapes, " and \\ count as two bytes, and < > & as six: a
+// message that is full of needs fits whatever characters they have.
+func CheckNeed(text string) error {
+	size := len(text)
+	for _, r := range text {
+		switch r {
+		case '"', '\\':
+			size++
+		case '<', '>', '&':
+			size += 5
+		}
+	}
+	return cmp.Or(
+		checkText("need", text, 1, MaxNeed),
+		ensure(size <= MaxNeed, `need %.20q: too long by %d bytes; < > & count as six, " and \ as two`, text, size-MaxNeed),
+	)
+}
 
 func checkText(what, s string, least, most int) error {
-	printable := !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
-	return ensure(printable && len(s) >= least && len(s) <= most,
-		"%s %.20q: must be %d to %d printable characters", what, s, least, most)
+	valid := utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
+	return ensure(valid && len(s) >= least && len(s) <= most,
+		"%s %.20q: must be %d to %d bytes of printable characters", what, s, least, most)
 }
 
 // only reports whether s has no other characters than chars.

@@ -3,6 +3,7 @@ package kick
 import (
 	"maps"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -13,8 +14,8 @@ type MembersFile struct {
 	V         int                 `json:"v"`
 	Node      string              `json:"node"`
 	Action    string              `json:"action"`
-	Revisions map[string]string   `json:"revisions"` // hashes, by role
-	Roles     map[string][]Member `json:"roles"`     // sorted by name
+	Revisions map[string]string   `json:"revisions"` // hashes, by need
+	Roles     map[string][]Member `json:"roles"`     // by need, sorted by name; never null
 }
 
 func membersOf(k Kick) MembersFile {
@@ -45,21 +46,31 @@ func loadApplied(dir, action string, applied map[string]Revision) MembersFile {
 // runEnv is the environment of a run, beside the agent's own and the action's.
 var runEnv = []string{
 	"KICKER_NODE", "KICKER_ACTION", "KICKER_RUN", "KICKER_MEMBERS_FILE",
-	"KICKER_REASON", "KICKER_REVISION", "KICKER_ADDED", "KICKER_REMOVED",
+	"KICKER_REASON", "KICKER_REVISION", "KICKER_ADDED", "KICKER_REMOVED", "KICKER_REMOVED_WHY", "KICKER_FORCE",
 }
 
 // environment returns runEnv with its values. before is what the action applied last, after is what the kick brings.
 func environment(k Kick, membersFile string, before, after MembersFile) []string {
-	var revisions, added, removed []string
+	var revisions, added, removed, why []string
 	for _, need := range k.Needs {
-		revisions = append(revisions, need.Role+"="+need.Revision.Hash)
+		name := oneWord(need.Role)
+		revisions = append(revisions, name+"="+need.Revision.Hash)
 		prefix := ""
 		if len(k.Needs) > 1 {
-			prefix = need.Role + ":"
+			prefix = name + ":"
 		}
 		old, new := before.Roles[need.Role], after.Roles[need.Role]
-		added = append(added, missing(new, old, prefix)...)
-		removed = append(removed, missing(old, new, prefix)...)
+		for _, node := range missing(new, old) {
+			added = append(added, prefix+node)
+		}
+		for _, node := range missing(old, new) {
+			removed = append(removed, prefix+node)
+			why = append(why, prefix+node+"="+reasonWord(need.Departed[node]))
+		}
+	}
+	force := ""
+	if k.Force {
+		force = "1"
 	}
 	return []string{
 		"KICKER_NODE=" + k.Node,
@@ -70,11 +81,24 @@ func environment(k Kick, membersFile string, before, after MembersFile) []string
 		"KICKER_REVISION=" + joinBounded(revisions),
 		"KICKER_ADDED=" + joinBounded(added),
 		"KICKER_REMOVED=" + joinBounded(removed),
+		"KICKER_REMOVED_WHY=" + joinBounded(why),
+		"KICKER_FORCE=" + force,
 	}
 }
 
+// oneWord makes a text one word of a list that blanks separate.
+func oneWord(s string) string { return strings.ReplaceAll(s, " ", "_") }
+
+// reasonWord is a departure as one word, "unknown" if it is none that this version knows.
+func reasonWord(d Departure) string {
+	if !slices.Contains(Departures, d) {
+		return "unknown"
+	}
+	return oneWord(string(d))
+}
+
 // missing returns the names of the members of list that are not in other.
-func missing(list, other []Member, prefix string) []string {
+func missing(list, other []Member) []string {
 	known := map[string]bool{}
 	for _, m := range other {
 		known[m.Node] = true
@@ -82,7 +106,7 @@ func missing(list, other []Member, prefix string) []string {
 	var names []string
 	for _, m := range list {
 		if !known[m.Node] {
-			names = append(names, prefix+m.Node)
+			names = append(names, m.Node)
 		}
 	}
 	return names

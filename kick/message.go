@@ -41,13 +41,34 @@ type Member struct {
 	Facts map[string]any `json:"facts"`
 }
 
-// Membership is the members of one role, or selector, at a revision, sorted by name.
+// Membership is the members that a need selects, at a revision, sorted by name.
 type Membership struct {
-	Role     string   `json:"role"`
+	Role     string   `json:"role"` // the need's canonical text, see CheckNeed
 	Revision Revision `json:"revision"`
 	Members  []Member `json:"members"`
-	// Departed is why nodes are no longer members that an action may have applied. It is not part of the hash.
+	// Departed is why nodes are no longer members, as far as the controller remembers: of each node the newest reason.
+	// It is not part of the hash.
 	Departed map[string]Departure `json:"departed,omitempty"`
+}
+
+// Departure is why a node is no longer a member.
+type Departure string
+
+// The reasons of a departure.
+const (
+	DepartedLeft        Departure = "left"         // on purpose
+	DepartedGone        Departure = "gone"         // it did not report for too long
+	DepartedNotReady    Departure = "not ready"    // its service is not
+	DepartedDeselected  Departure = "deselected"   // its facts or the configuration changed
+	DepartedFactMissing Departure = "fact missing" // it lacks a member fact that the need requires
+	DepartedReplaced    Departure = "replaced"     // another machine has its name
+	DepartedQuarantined Departure = "quarantined"  // with it every run failed
+)
+
+// Departures is every reason of a departure.
+var Departures = []Departure{
+	DepartedLeft, DepartedGone, DepartedNotReady, DepartedDeselected,
+	DepartedFactMissing, DepartedReplaced, DepartedQuarantined,
 }
 
 // Hash identifies a list of members, in any order. The number before the dash is the algorithm's version.
@@ -63,7 +84,10 @@ func Hash(members []Member) string {
 }
 
 func sorted(members []Member) []Member {
-	return slices.SortedFunc(slices.Values(members), func(a, b Member) int { return strings.Compare(a.Node, b.Node) })
+	byName := func(a, b Member) int { return strings.Compare(a.Node, b.Node) }
+	all := append([]Member{}, members...) // never nil, which JSON writes as null
+	slices.SortFunc(all, byName)
+	return all
 }
 
 // Kick orders one action of one node to run, on kicker.CLUSTER.kick.NODE. It never carries a command.
@@ -74,9 +98,10 @@ type Kick struct {
 	Epoch      int64        `json:"epoch"`      // of that controller
 	Node       string       `json:"node"`
 	Action     string       `json:"action"`
-	Reason     string       `json:"reason"`          // for people: "web: +web4 -web2"
-	Force      bool         `json:"force,omitempty"` // run even if everything is applied
-	Needs      []Membership `json:"needs"`           // of each role that the action depends on
+	Reason     string       `json:"reason"`            // for people: "web: +web4 -web2"
+	Ordered    bool         `json:"ordered,omitempty"` // run even if everything is applied: a person wants it
+	Force      bool         `json:"force,omitempty"`   // do the whole work, even if no file changes: KICKER_FORCE=1
+	Needs      []Membership `json:"needs"`             // of each need of the action
 }
 
 // Answer is how a node answers a kick.
@@ -88,7 +113,8 @@ const (
 	AlreadyApplied Answer = "already applied"
 	Busy           Answer = "busy" // another run is in progress
 	NoSuchAction   Answer = "no such action"
-	Disabled       Answer = "disabled"
+	Disabled       Answer = "disabled"         // by a person, on the node
+	CannotRun      Answer = "cannot run"       // the node's state cannot be written
 	Stale          Answer = "stale controller" // the node has seen a higher epoch
 	Older          Answer = "older revision"   // the node has a newer revision
 	Incomplete     Answer = "incomplete"       // the members do not match the revision
@@ -129,6 +155,9 @@ type Result struct {
 	Output   string              `json:"output,omitempty"` // the last 4 KiB
 	Applied  map[string]Revision `json:"applied"`          // as in ActionStatus, after the run
 	Dirty    bool                `json:"dirty"`            // likewise
+	// LeftBehind is the processes that still ran when the command had ended, as "sleep (pid 123)". Of more than ten the
+	// last entry is a count. The run ended with them.
+	LeftBehind []string `json:"left_behind,omitempty"`
 }
 
 // Status is what a heartbeat reports of a node's actions.
@@ -137,13 +166,14 @@ type Status struct {
 	Controller string         `json:"controller,omitempty"` // whose epoch it is
 	Actions    []ActionStatus `json:"actions,omitempty"`    // in the order of the configuration
 	Running    *Running       `json:"running,omitempty"`
+	Disabled   string         `json:"disabled,omitempty"` // why a person allows no runs on this node; empty: they may run
 }
 
 // ActionStatus is one action of a node.
 type ActionStatus struct {
 	Name      string   `json:"name"`
-	DependsOn []string `json:"depends_on,omitempty"` // roles, or selectors
-	// Applied is the revision of each role that the last successful run was given.
+	DependsOn []string `json:"depends_on,omitempty"` // needs by their canonical text
+	// Applied is the revision of each need that the last successful run was given.
 	Applied map[string]Revision `json:"applied,omitempty"`
 	Dirty   bool                `json:"dirty,omitempty"` // from the start of a run until a run succeeds
 	Last    *LastRun            `json:"last,omitempty"`
@@ -162,6 +192,7 @@ type LastRun struct {
 type Running struct {
 	Run    string `json:"run"`
 	Action string `json:"action"`
+	Limit  int64  `json:"limit_ms,omitempty"` // it has ended within this time from its start
 }
 
 // Subjects of this package in a cluster.

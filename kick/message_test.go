@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -51,7 +52,8 @@ func kickOf(id string, needs ...Membership) Kick {
 func exampleMessages() map[string]any {
 	web := membership("web", 1000, 7, "web1", "web2")
 	k := kickOf("r1", web)
-	k.Force = true
+	k.Ordered, k.Force = true, true
+	k.Needs[0].Departed = map[string]Departure{"web3": DepartedNotReady}
 	list, _ := json.Marshal(web.Members)
 	applied := map[string]Revision{"web": web.Revision}
 	return map[string]any{
@@ -61,6 +63,7 @@ func exampleMessages() map[string]any {
 		"result": Result{
 			V: Version, Node: lb1, Action: "reload", Run: "r1", Outcome: Failed, Exit: 3, Duration: 1234,
 			Error: "why", Output: "the last line\n", Applied: applied, Dirty: true,
+			LeftBehind: []string{"sleep (pid 123)"},
 		},
 		"status": Status{
 			Epoch: 1000, Controller: "ctl1-a",
@@ -68,7 +71,7 @@ func exampleMessages() map[string]any {
 				Name: "reload", DependsOn: []string{"web"}, Applied: applied, Dirty: true,
 				Last: &LastRun{Run: "r1", Outcome: TimedOut, Exit: -1, Duration: 10, Failures: 2},
 			}},
-			Running: &Running{Run: "r2", Action: "reload"},
+			Running: &Running{Run: "r2", Action: "reload", Limit: 615000}, Disabled: "why",
 		},
 		"roster-request": RosterRequest{V: Version, Roster: "reload", Role: "web", From: 2},
 		"roster":         RosterPage{V: Version, Hash: web.Revision.Hash, Members: web.Members, Next: 4},
@@ -84,7 +87,7 @@ func exampleMessages() map[string]any {
 		},
 		"ending": Ending{
 			Exit: -1, Signal: "SIGKILL", TimedOut: true, Lost: true,
-			Error: "why", Duration: 10, Output: "the last line\n",
+			Error: "why", Duration: 10, Output: "the last line\n", LeftBehind: []string{"sleep (pid 123)"},
 		},
 	}
 }
@@ -184,6 +187,7 @@ func TestInvalidKickIsRejected(t *testing.T) {
 		},
 		"too large":                           func(k *Kick) { k.Needs[0].Role = strings.Repeat("x", maxMessage) },
 		"control character in the controller": func(k *Kick) { k.Controller = "ctl\n1" },
+		"node of an odd name that departed":   func(k *Kick) { k.Needs[0].Departed = map[string]Departure{"a b": DepartedLeft} },
 		"long reason":                         func(k *Kick) { k.Reason = strings.Repeat("x", 4097) },
 	} {
 		k := kickOf("r1", web)
@@ -231,7 +235,9 @@ func TestInvalidResultOrReplyIsRejected(t *testing.T) {
 		"hash is a path": func(r *Result) {
 			r.Applied = map[string]Revision{"web": {Epoch: 1, N: 1, Hash: "../x"}}
 		},
-		"too large": func(r *Result) { r.Output = strings.Repeat("x", maxAnswer) },
+		"too large":      func(r *Result) { r.Output = strings.Repeat("x", maxResult) },
+		"12 left behind": func(r *Result) { r.LeftBehind = slices.Repeat([]string{"sleep"}, maxLeftBehind+2) },
+		"odd name":       func(r *Result) { r.LeftBehind = []string{"a\nb"} },
 	} {
 		r := result
 		spoil(&r)
@@ -284,7 +290,7 @@ func TestStatusIsParsedOrRejected(t *testing.T) {
 			t.Errorf("ParseStatus(%q) = %+v, %v, want no actions", empty, s, err)
 		}
 	}
-	roles := `"` + strings.Join(strings.Fields(strings.Repeat("r ", maxNeeds)), `","`) + `"`
+	roles := `"` + strings.Join(strings.Fields(strings.Repeat("r ", maxDepends)), `","`) + `"`
 	many := `{"actions":[{"name":"a0","depends_on":[` + roles + `]}`
 	for i := range maxActions - 1 {
 		many += fmt.Sprintf(`,{"name":"a%d"}`, i+1)
@@ -301,7 +307,7 @@ func TestStatusIsParsedOrRejected(t *testing.T) {
 		`{"actions":[{"name":"A b"}]}`,
 		`{"actions":[{"name":"a"},{"name":"a"}]}`,
 		`{"actions":[{"name":"a","depends_on":[""]}]}`,
-		`{"actions":[{"name":"a","depends_on":[` + strings.Repeat(`"r",`, maxNeeds) + `"r"]}]}`,
+		`{"actions":[{"name":"a","depends_on":[` + strings.Repeat(`"r",`, maxDepends) + `"r"]}]}`,
 		`{"actions":[{"name":"a","applied":{"web":{"epoch":-1,"n":1,"hash":"1-a"}}}]}`,
 		`{"actions":[{"name":"a","applied":{"web":{"epoch":1,"n":-1,"hash":"1-a"}}}]}`,
 		`{"actions":[{"name":"a","applied":{"web":{"epoch":1,"n":1,"hash":"../"}}}]}`,
@@ -310,7 +316,10 @@ func TestStatusIsParsedOrRejected(t *testing.T) {
 		`{"actions":[{"name":"a","last":{"run":"r","outcome":"failed","failures":-1}}]}`,
 		`{"running":{"run":"","action":"a"}}`,
 		`{"running":{"run":"r","action":""}}`,
-		`{"controller":"` + strings.Repeat("x", maxAnswer) + `"}`,
+		`{"running":{"run":"r","action":"a","limit_ms":-1}}`,
+		`{"disabled":"a\nb"}`,
+		`{"disabled":"` + strings.Repeat("x", maxText+1) + `"}`,
+		`{"controller":"` + strings.Repeat("x", maxStatus) + `"}`,
 	} {
 		if s, err := ParseStatus(json.RawMessage(invalid)); err == nil {
 			t.Errorf("ParseStatus(%.80s) = %+v, want an error", invalid, s)
@@ -339,7 +348,7 @@ func FuzzDecode(f *testing.F) {
 			t.Errorf("a result of %q was accepted from %q", r.Node, node)
 		}
 		if s, err := ParseStatus(data); err == nil {
-			if enc := mustMarshal(t, s); len(enc) <= maxAnswer {
+			if enc := mustMarshal(t, s); len(enc) <= maxStatus {
 				if _, err := ParseStatus(enc); err != nil {
 					t.Errorf("status cannot be decoded again: %v", err)
 				}

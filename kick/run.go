@@ -31,7 +31,9 @@ func (l Launch) lockFile() string    { return filepath.Join(l.Dir, "run.lock") }
 func (l Launch) runDir() string      { return filepath.Join(l.Dir, "runs", l.Run) }
 func (l Launch) membersFile() string { return filepath.Join(l.runDir(), "members.json") }
 func (l Launch) shimFile() string    { return filepath.Join(l.runDir(), "shim.json") }
+func (l Launch) commandFile() string { return filepath.Join(l.runDir(), "command.json") }
 func (l Launch) endingFile() string  { return filepath.Join(l.runDir(), "ending.json") }
+func (l Launch) reserveFile() string { return filepath.Join(l.runDir(), "ending.reserve") }
 func (l Launch) outputFile() string  { return filepath.Join(l.runDir(), "output") }
 
 // Ending is how a run ended, as its shim saw it.
@@ -43,7 +45,13 @@ type Ending struct {
 	Error    string `json:"error,omitempty"`  // for people: why it could not start, or what ended it
 	Duration int64  `json:"duration_ms"`      // by the monotonic clock
 	Output   string `json:"output,omitempty"` // the last 4 KiB
+	// LeftBehind is the processes that still ran when the command had ended, as "sleep (pid 123)". Of more than ten the
+	// last entry is a count.
+	LeftBehind []string `json:"left_behind,omitempty"`
 }
+
+// maxLeftBehind is how many processes are named. The rest is a count.
+const maxLeftBehind = 10
 
 func (e Ending) outcome(success []int) Outcome {
 	switch {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -36,6 +37,7 @@ type RunnerConfig struct {
 type Runner struct {
 	cfg     RunnerConfig
 	state   state
+	off     string // why a person allows no runs here, as read last; empty: they may run
 	parts   assembly
 	changes chan func(state) state // from other goroutines, for Run
 }
@@ -115,9 +117,12 @@ func (r *Runner) Run(ctx context.Context, nc *nats.Conn, status func(Status)) er
 	if r.state.Run != nil {
 		start(r.adopt())
 	}
+	r.off = r.disabled()
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
 	var reported *Status
 	for {
-		if now := r.state.status(r.cfg.Actions); reported == nil || !reflect.DeepEqual(now, *reported) {
+		if now := r.status(); reported == nil || !reflect.DeepEqual(now, *reported) {
 			reported = &now
 			status(now)
 		}
@@ -137,6 +142,8 @@ func (r *Runner) Run(ctx context.Context, nc *nats.Conn, status func(Status)) er
 				}
 				r.publish(nc, m.Reply, reply)
 			}
+		case <-look.C:
+			r.off = r.disabled()
 		case change := <-r.changes:
 			r.setState(change(r.state))
 		case ending := <-endings:
@@ -144,6 +151,9 @@ func (r *Runner) Run(ctx context.Context, nc *nats.Conn, status func(Status)) er
 		}
 	}
 }
+
+// lookEvery is how often the file disabled is looked for.
+const lookEvery = time.Second
 
 const (
 	lockTimeout = 2 * time.Second       // for which an agent waits for the lock of the node's directory
@@ -184,11 +194,12 @@ func (r *Runner) handleKick(data []byte) (Reply, *Launch) {
 	k, err := decodeKick(r.cfg.Node, data)
 	if err != nil {
 		r.cfg.Log.Warn("invalid kick", "err", err)
-		return Reply{V: Version, Answer: Invalid, Detail: err.Error()}, nil
+		return Reply{V: Version, Answer: Invalid, Detail: bounded(printable(err.Error()), maxText)}, nil
 	}
 	log := r.cfg.Log.With("action", k.Action, "run", k.ID)
 	k = r.parts.complete(k)
-	next, reply := r.state.decide(time.Now(), r.cfg.Actions, r.disabled(), k)
+	r.off = r.disabled()
+	next, reply := r.state.decide(time.Now(), r.cfg.Actions, r.off, k)
 	if starts := next.Run != nil && r.state.Run == nil; !starts {
 		r.setState(next)
 		if reply.Answer != AlreadyApplied && reply.Answer != Accepted {
@@ -204,7 +215,8 @@ func (r *Runner) handleKick(data []byte) (Reply, *Launch) {
 	if err != nil {
 		log.Error("kick rejected, cannot write the node's state", "err", err)
 		r.state = r.state.withController(k.Epoch, k.Controller)
-		return Reply{V: Version, Answer: Disabled, Detail: "cannot write the node's state: " + err.Error()}, nil
+		detail := bounded(printable("cannot write the node's state: "+err.Error()), maxText)
+		return Reply{V: Version, Answer: CannotRun, Detail: detail}, nil
 	}
 	r.state = next
 	log.Info("run started", "reason", k.Reason)
@@ -225,15 +237,36 @@ func (r *Runner) setState(next state) {
 // disabled returns why the operator allows no runs, from the file disabled in the node's directory, or "".
 func (r *Runner) disabled() string {
 	path := filepath.Join(r.cfg.Dir, "disabled")
-	content, err := os.ReadFile(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
 		return ""
-	case err != nil:
-		return "cannot " + err.Error()
 	}
-	reason := strings.TrimSpace(strings.ToValidUTF8(string(content[:min(len(content), 1024)]), ""))
-	return path + ": " + cmp.Or(reason, "no reason given")
+	var content []byte
+	if err == nil && info.Mode()&fs.ModeNamedPipe == 0 { // reading a pipe would wait for its writer
+		content, err = readStart(path, maxText)
+	}
+	if err != nil {
+		return bounded(printable("cannot "+err.Error()), maxText)
+	}
+	reason := cmp.Or(strings.TrimSpace(printable(string(content))), "no reason given")
+	return bounded(printable(path)+": "+reason, maxText)
+}
+
+// readStart reads so many bytes of a file, if it has them.
+func readStart(path string, most int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, most))
+}
+
+// status is what the next heartbeat reports.
+func (r *Runner) status() Status {
+	s := r.state.status(r.cfg.Actions)
+	s.Disabled = r.off
+	return s
 }
 
 // prepare writes the directory of a run, and removes the directories of old runs.

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -168,7 +169,7 @@ func TestSuccessfulRunIsApplied(t *testing.T) {
 		}
 		want.Epoch, want.Controller = 1000, "ctl1-a"
 		want.Actions[0].Dirty = true
-		want.Running = &Running{Run: "r1", Action: "reload"}
+		want.Running = &Running{Run: "r1", Action: "reload", Limit: 75000}
 		if diff := cmp.Diff(want, n.status()); diff != "" {
 			t.Errorf("during the run (-want +got):\n%s", diff)
 		}
@@ -206,7 +207,7 @@ func TestRunReceivesTheMembersAndWhatChanged(t *testing.T) {
 		want := []string{
 			"KICKER_NODE=lb1.example.org", "KICKER_ACTION=reload", "KICKER_RUN=r2", "KICKER_MEMBERS_FILE=" + file,
 			"KICKER_REASON=web: +web2", "KICKER_REVISION=web=" + web.Revision.Hash,
-			"KICKER_ADDED=web3", "KICKER_REMOVED=web1",
+			"KICKER_ADDED=web3", "KICKER_REMOVED=web1", "KICKER_REMOVED_WHY=web1=unknown", "KICKER_FORCE=",
 		}
 		if diff := cmp.Diff(want, n.runs.launched[1].Env); diff != "" {
 			t.Errorf("environment (-want +got):\n%s", diff)
@@ -352,7 +353,7 @@ func TestRestartedAgentKeepsTheStateAndAdoptsTheRun(t *testing.T) {
 
 		n = startNode(t, nc, cfg)
 		want := Status{
-			Epoch: 2000, Controller: "ctl1-b", Running: &Running{Run: "r1", Action: "reload"},
+			Epoch: 2000, Controller: "ctl1-b", Running: &Running{Run: "r1", Action: "reload", Limit: 75000},
 			Actions: []ActionStatus{{Name: "reload", DependsOn: []string{"web"}, Dirty: true}},
 		}
 		if diff := cmp.Diff(want, n.statuses[0]); diff != "" {
@@ -431,6 +432,115 @@ func TestDisabledNodeAnswersWithTheReason(t *testing.T) {
 			t.Errorf("after the file was removed: got %+v, want %s", reply, Accepted)
 		}
 		n.end(Ending{})
+	})
+}
+
+func TestStatusSaysThatTheNodeIsDisabled(t *testing.T) {
+	withNode(t, func(t *testing.T, n *node) {
+		file := filepath.Join(n.cfg.Dir, "disabled")
+		for _, c := range []struct{ content, want string }{
+			{"disk is being\nswapped\n", file + ": disk is being swapped"},
+			{"\xff\x00" + strings.Repeat("ü", 4000), ""},
+			{"", file + ": no reason given"},
+		} {
+			if err := os.WriteFile(file, []byte(c.content), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(lookEvery)
+			got := n.status().Disabled
+			if c.want != "" && got != c.want || got == "" || len(got) > maxText {
+				t.Errorf("the status has the reason %q, want %q", got, c.want)
+			}
+			if _, err := ParseStatus(mustMarshal(t, n.status())); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(lookEvery)
+		if got := n.status().Disabled; got != "" {
+			t.Errorf("after the file was removed the status has the reason %q", got)
+		}
+		seen := len(n.statuses)
+		time.Sleep(10 * lookEvery)
+		if len(n.statuses) != seen {
+			t.Errorf("%d statuses without a change", len(n.statuses)-seen)
+		}
+		if err := os.WriteFile(file, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		n.kick(t, webKick("r1", 1, "web1"))
+		if n.status().Disabled == "" {
+			t.Error("the status does not follow at once when a kick is rejected")
+		}
+	})
+}
+
+func TestPipeOfTheNameDisabledIsNotReadFrom(t *testing.T) {
+	withNode(t, func(t *testing.T, n *node) {
+		file := filepath.Join(n.cfg.Dir, "disabled")
+		if err := syscall.Mkfifo(file, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if reply := n.kick(t, webKick("r1", 1, "web1")); reply.Answer != Disabled {
+			t.Errorf("got %+v, want %s", reply, Disabled)
+		}
+	})
+}
+
+func TestRunReceivesWhyMembersWereRemoved(t *testing.T) {
+	withNode(t, func(t *testing.T, n *node) {
+		const need = "web same=site"
+		n.kick(t, kickOf("r1", membership(need, 1000, 1, "web1", "web2", "web3", "web4")))
+		n.end(Ending{})
+		web := membership(need, 1000, 2, "web4")
+		web.Departed = map[string]Departure{"web1": DepartedNotReady, "web2": "of a later version\n", "web9": DepartedLeft}
+		k := kickOf("r2", web)
+		k.Force = true
+		n.kick(t, k)
+		env := n.runs.launched[1].Env
+		for _, want := range []string{
+			"KICKER_REMOVED=web1 web2 web3", "KICKER_REMOVED_WHY=web1=not_ready web2=unknown web3=unknown",
+			"KICKER_REVISION=web_same=site=" + web.Revision.Hash, "KICKER_FORCE=1",
+		} {
+			if !slices.Contains(env, want) {
+				t.Errorf("environment %q, want %s", env, want)
+			}
+		}
+		n.end(Ending{Exit: 1})
+		k = kickOf("r3", web, membership("db", 1000, 2, "db1"))
+		n.kick(t, k)
+		want := "KICKER_REMOVED_WHY=web_same=site:web1=not_ready web_same=site:web2=unknown web_same=site:web3=unknown"
+		if env := n.runs.launched[2].Env; !slices.Contains(env, want) {
+			t.Errorf("environment %q, want %s", env, want)
+		}
+		n.end(Ending{})
+	})
+}
+
+func TestMembersOfAnEmptyRoleAreAnEmptyList(t *testing.T) {
+	withNode(t, func(t *testing.T, n *node) {
+		for i, k := range []Kick{
+			kickOf("r1", Membership{Role: "web", Revision: Revision{Epoch: 1000, N: 1, Hash: Hash(nil)}}), kickOf("r2"),
+		} {
+			k.Ordered = true
+			messages, err := encodeKick(k)
+			if err != nil || strings.Contains(string(messages[0]), "null") {
+				t.Errorf("the kick is %s, error %v", messages, err)
+			}
+			n.kick(t, k)
+			data, err := os.ReadFile(n.runs.launched[i].membersFile())
+			if err != nil || strings.Contains(string(data), "null") {
+				t.Errorf("the members file is %s, error %v", data, err)
+			}
+			n.end(Ending{})
+		}
+		n.kick(t, kickOf("r3", membership("web", 1000, 2)))
+		n.end(Ending{})
+		if page := mustMarshal(t, n.pageFor(RosterRequest{V: Version, Roster: "reload", Role: "web"})); strings.Contains(string(page), "null") {
+			t.Errorf("the roster page is %s", page)
+		}
 	})
 }
 
@@ -554,8 +664,8 @@ func TestNodeThatCannotWriteItsStateRunsNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		reply := n.kick(t, webKick("r1", 1, "web1"))
-		if reply.Answer != Disabled || !strings.HasPrefix(reply.Detail, "cannot write the node's state: ") {
-			t.Errorf("got %+v, want %s because of the state", reply, Disabled)
+		if reply.Answer != CannotRun || !strings.HasPrefix(reply.Detail, "cannot write the node's state: ") {
+			t.Errorf("got %+v, want %s because of the state", reply, CannotRun)
 		}
 		if len(n.runs.launched) > 0 {
 			t.Errorf("launched %+v, want no run", n.runs.launched)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -55,22 +56,47 @@ func request(ctx context.Context, nc *nats.Conn, subject string, data []byte) (*
 // encodeKick returns the messages of a kick in the order to send them: the parts, if any, and the kick.
 func encodeKick(k Kick) ([][]byte, error) {
 	k.V = Version
+	k = fitting(k)
 	data, err := json.Marshal(k)
 	if err != nil || len(data) <= maxInline {
 		return [][]byte{data}, err
 	}
 	var messages [][]byte
-	k.Needs = slices.Clone(k.Needs)
 	for i, need := range k.Needs {
 		parts, err := encodeParts(need)
 		if err != nil {
 			return nil, err
 		}
 		messages = append(messages, parts...)
-		k.Needs[i].Members = nil
+		k.Needs[i].Members = []Member{}
+	}
+	if len(messages) > maxParts {
+		return nil, fmt.Errorf("its members take %d messages, the limit is %d", len(messages), maxParts)
 	}
 	data, err = json.Marshal(k)
 	return append(messages, data), err
+}
+
+// fitting returns the kick with texts and lists that a node takes: what is too long is cut, and never rejected.
+func fitting(k Kick) Kick {
+	k.Reason = bounded(printable(k.Reason), maxReason)
+	k.Needs = append([]Membership{}, k.Needs...)
+	room := maxDeparted
+	for i := range k.Needs {
+		need := &k.Needs[i]
+		if need.Members == nil {
+			need.Members = []Member{}
+		}
+		if len(need.Departed) > room {
+			kept := map[string]Departure{}
+			for _, node := range slices.Sorted(maps.Keys(need.Departed))[:room] {
+				kept[node] = need.Departed[node]
+			}
+			need.Departed = kept
+		}
+		room -= len(need.Departed)
+	}
+	return k
 }
 
 // ListenResults calls each with the result of every run in the cluster, one after the other. It calls invalid with the

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -114,6 +115,10 @@ func alive(pid int) bool {
 
 func TestEndingIsThatOfTheCommand(t *testing.T) {
 	dir := t.TempDir()
+	windows := filepath.Join(dir, "reload.sh")
+	if err := os.WriteFile(windows, []byte("#!/bin/sh\r\nexit 0\r\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	for i, c := range []struct {
 		command []string
 		outcome Outcome
@@ -127,6 +132,10 @@ func TestEndingIsThatOfTheCommand(t *testing.T) {
 		{[]string{"/nonexistent/lb"}, Failed, -1, "could not start /nonexistent/lb: no such file or directory"},
 		{[]string{"/etc/passwd"}, Failed, -1, "could not start /etc/passwd: permission denied"},
 		{[]string{"no-such-lb"}, Failed, -1, "could not start no-such-lb: executable file not found in $PATH"},
+		{
+			[]string{windows}, Failed, -1,
+			"could not start " + windows + `: its first line names "/bin/sh\r", and there is no such program`,
+		},
 	} {
 		l := launchOf(t, dir, fmt.Sprint("r", i), "")
 		l.Command = c.command
@@ -181,32 +190,199 @@ func TestDeadlineReachesGrandchildren(t *testing.T) {
 	}
 }
 
-func TestDaemonNeitherDelaysTheEndNorHoldsTheLock(t *testing.T) {
+// leaveBehind is a script that starts a process in a session of its own, and ends when that one runs. body is what the
+// process does.
+func leaveBehind(dir, body string) string {
+	pid := filepath.Join(dir, "pid")
+	return fmt.Sprintf(`setsid sh -c 'echo $$ >%[1]s.tmp; mv %[1]s.tmp %[1]s; %[2]s' &
+		while ! [ -e %[1]s ]; do sleep 0.01; done`, pid, body)
+}
+
+func TestRunIsOverWhenWhatItLeftBehindHasEnded(t *testing.T) {
+	for name, script := range map[string]string{
+		"session":     `LEAVE; exit 3`,
+		"double fork": `(LEAVE) & wait; exit 3`,
+		"group":       `set -m; (LEAVE) & while ! [ -e DIR/pid ]; do sleep 0.01; done; exit 3`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			script = strings.ReplaceAll(script, "LEAVE", leaveBehind(dir, waitForGo(dir)+"; echo the last words"))
+			l := launchOf(t, dir, "r1", strings.ReplaceAll(script, "DIR", dir))
+			run := start(t, l)
+			pid := readPid(t, filepath.Join(dir, "pid"))
+			select {
+			case e := <-run:
+				t.Fatalf("the run is over while a process of it runs: %+v", e)
+			case <-time.After(300 * time.Millisecond):
+			}
+			touch(t, dir, "go")
+			e := next(t, run)
+			if e.outcome([]int{3}) != Succeeded || e.Exit != 3 || !strings.HasSuffix(e.Output, "the last words\n") {
+				t.Errorf("got %+v, want the command's exit code 3, and what the other process printed", e)
+			}
+			if want := fmt.Sprintf("sh (pid %d)", pid); !slices.Contains(e.LeftBehind, want) {
+				t.Errorf("left behind: %q, want %s", e.LeftBehind, want)
+			}
+		})
+	}
+}
+
+func TestDeadlineEndsWhatWasLeftBehind(t *testing.T) {
+	for _, c := range []struct{ name, body, end, output string }{
+		{"by TERM", `trap "echo bye; exit" TERM; while :; do sleep 0.01; done`, "exit 0", "bye\n"},
+		{"by KILL", `trap "" TERM; while :; do sleep 0.01; done`, "exit 0", ""},
+		{"of a killed command", `exec sleep 1000`, "kill -KILL $$", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel() // it mostly waits
+			dir := t.TempDir()
+			l := launchOf(t, dir, "r1", leaveBehind(dir, c.body)+"\n"+c.end)
+			l.Timeout, l.Grace = time.Second, time.Second
+			e := runToEnd(t, l)
+			pid := readPid(t, filepath.Join(dir, "pid"))
+			if alive(pid) {
+				t.Error("the process that was left behind is alive")
+				unix.Kill(pid, unix.SIGKILL)
+			}
+			how, exit := "the command ended with exit code 0", 0
+			if strings.HasPrefix(c.end, "kill") {
+				how, exit = "the command received SIGKILL", -1
+			}
+			if e.outcome([]int{0}) != TimedOut || e.Exit != exit || !strings.HasSuffix(e.Output, c.output) || e.Duration < 1000 {
+				t.Errorf("got %+v, want it timed out with the exit code %d and the output %q", e, exit, c.output)
+			}
+			want := fmt.Sprintf("(pid %d)", pid)
+			named := len(e.LeftBehind) > 0 && strings.Contains(strings.Join(e.LeftBehind, " "), want)
+			begins, ends := strings.HasPrefix(e.Error, how+", and left "), strings.HasSuffix(e.Error, "stopped at the deadline")
+			if !named || !begins || !ends || !strings.Contains(e.Error, want) {
+				t.Errorf("left behind %q, error %q, want %s in both", e.LeftBehind, e.Error, want)
+			}
+		})
+	}
+}
+
+func TestTermReachesEveryProcessOnce(t *testing.T) {
 	dir := t.TempDir()
-	pidFile := filepath.Join(dir, "pid")
-	daemon := fmt.Sprintf("echo $$ >%[1]s; while [ -e %[1]s ] && echo still here; do sleep 0.05; done", pidFile)
-	script := fmt.Sprintf("setsid sh -c '%s' & while ! [ -s %s ]; do sleep 0.01; done", daemon, pidFile)
+	trap := `trap "echo term >>` + dir + `/terms" TERM; n=0; while [ $n -lt 50 ]; do sleep 0.02; n=$((n+1)); done`
+	// A child in the command's group, one in a session of its own, and the command.
+	script := fmt.Sprintf("(%[1]s) & setsid sh -c '%[1]s' & %[1]s; wait", trap)
 	l := launchOf(t, dir, "r1", script)
-	began := time.Now()
-	e := runToEnd(t, l)
-	if e.outcome([]int{0}) != Succeeded || time.Since(began) > 10*time.Second {
-		t.Errorf("got %+v after %v, want success at once", e, time.Since(began))
+	l.Timeout, l.Grace = 300*time.Millisecond, 10*time.Second
+	runToEnd(t, l)
+	terms, err := os.ReadFile(filepath.Join(dir, "terms"))
+	if n := strings.Count(string(terms), "term"); err != nil || n != 3 {
+		t.Errorf("three processes received TERM %d times, error %v", n, err)
 	}
-	pid := readPid(t, pidFile)
-	defer unix.Kill(pid, unix.SIGKILL)
-	if e := runToEnd(t, launchOf(t, dir, "r2", "exit 0")); e.outcome([]int{0}) != Succeeded {
-		t.Errorf("the next run: got %+v, want success", e)
+}
+
+func TestManyProcessesAreReaped(t *testing.T) {
+	dir := t.TempDir()
+	// Each subshell ends before its child, which the shim inherits.
+	script := `i=0; while [ $i -lt 300 ]; do (setsid true &); i=$((i+1)); done; echo $PPID >DIR/shim; GO`
+	script = strings.NewReplacer("DIR", dir, "GO", waitForGo(dir)).Replace(script)
+	run := start(t, launchOf(t, dir, "r1", script))
+	shim := readPid(t, filepath.Join(dir, "shim"))
+	eventually(t, "the shim has no zombies", func() bool {
+		for _, p := range processes() {
+			if p.parent == shim && p.ended {
+				return false
+			}
+		}
+		return true
+	})
+	touch(t, dir, "go")
+	if e := next(t, run); e.outcome([]int{0}) != Succeeded {
+		t.Errorf("got %+v, want success", e)
 	}
-	info, err := os.Stat(l.outputFile())
+}
+
+func TestProcessesAreNamedUpToTen(t *testing.T) {
+	var list []process
+	for i := range 47 {
+		list = append(list, process{Pid: i + 1, name: "a\nb"})
+	}
+	got := names(list)
+	if len(got) != maxLeftBehind+1 || got[0] != "a b (pid 1)" || got[maxLeftBehind] != "and 37 more" {
+		t.Errorf("got %q, want ten in one line each, and 37 more", got)
+	}
+	if got := names(list[:10]); len(got) != 10 {
+		t.Errorf("got %q for ten processes", got)
+	}
+}
+
+// A process that is none of the run's has the pipe, as one that systemd-run --pipe starts.
+func TestRunEndsWhenAStrangerKeepsItsOutput(t *testing.T) {
+	dir := t.TempDir()
+	l := launchOf(t, dir, "r1", fmt.Sprintf("echo $$ >%s/pid; echo words; %s", dir, waitForGo(dir)))
+	run := start(t, l)
+	pid := readPid(t, filepath.Join(dir, "pid"))
+	pipe, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/1", pid), os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the daemon writes more", func() bool {
-		now, err := os.Stat(l.outputFile())
-		return err == nil && now.Size() > info.Size()
-	})
-	if !alive(pid) {
-		t.Error("the daemon was killed")
+	defer pipe.Close()
+	touch(t, dir, "go")
+	if e := next(t, run); e.outcome([]int{0}) != Succeeded || e.Output != "words\n" {
+		t.Errorf("got %+v, want success", e)
+	}
+}
+
+func TestEndingIsWrittenToAFullDisk(t *testing.T) {
+	l := launchOf(t, t.TempDir(), "r1", "")
+	if err := reserveEnding(l); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.Stat(l.reserveFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var left []process
+	for i := range 99 {
+		left = append(left, process{Pid: 4 << 20, name: fmt.Sprintf("%015d", i)})
+	}
+	want := Ending{
+		Exit: 3, Error: strings.Repeat("<", maxText), Output: strings.Repeat("\x01", tailOutput), LeftBehind: names(left),
+	}
+	if err := writeEnding(l, want); err != nil {
+		t.Fatal(err)
+	}
+	after, err := os.Stat(l.endingFile())
+	if err != nil || after.Size() != before.Size() || !os.SameFile(before, after) {
+		t.Errorf("the ending took new room on the disk: %v, %v, error %v", before.Size(), after, err)
+	}
+	var got Ending
+	if err := readFile(l.endingFile(), &got); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the ending (-want +got):\n%s", diff)
+	}
+}
+
+func TestOutputNeverExceedsItsBound(t *testing.T) {
+	dir := t.TempDir()
+	l := launchOf(t, dir, "r1", "yes 'a line of yes' & sleep 1; kill $!; wait; echo; echo 'the end'")
+	run := start(t, l)
+	var largest int64
+	for {
+		select {
+		case e := <-run:
+			if largest < keptOutput || largest > maxOutput {
+				t.Errorf("the file had %d bytes, want at most %d, and yes to exceed %d", largest, maxOutput, keptOutput)
+			}
+			if !strings.HasSuffix(e.Output, "\nthe end\n") || len(e.Output) > tailOutput {
+				t.Errorf("got %d bytes of output, %.60q…", len(e.Output), e.Output)
+			}
+			data, err := os.ReadFile(l.outputFile())
+			if err != nil || !strings.HasPrefix(string(data), droppedNote) || len(data) < keptOutput {
+				t.Errorf("the file has %d bytes, %.60q…, error %v; want the note first", len(data), data, err)
+			}
+			return
+		default:
+			if info, err := os.Stat(l.outputFile()); err == nil {
+				largest = max(largest, info.Size())
+			}
+		}
 	}
 }
 
@@ -264,11 +440,12 @@ func TestSessionOfAReusedPidIsNotKilled(t *testing.T) {
 	}
 	earlier := leader
 	earlier.Start -= 100
-	killSession(earlier)
+	l := Launch{Dir: dir, Run: "r1"}
+	l.killRemains(earlier, process{})
 	if !alive(child) {
 		t.Fatal("a process of the other session was killed")
 	}
-	killSession(leader)
+	l.killRemains(leader, process{})
 	if alive(child) {
 		t.Error("a process of the session is still alive")
 	}
@@ -331,6 +508,49 @@ func TestRunOfADeadShimIsLostAndItsRestIsKilled(t *testing.T) {
 			}
 			if e := runToEnd(t, launchOf(t, dir, "r2", "exit 0")); e.outcome([]int{0}) != Succeeded {
 				t.Errorf("the next run: got %+v, want success", e)
+			}
+		})
+	}
+}
+
+// The shim's zombie is gone, and its pid may be another process's.
+func TestRemainsOfADeadShimAreFoundInAnySession(t *testing.T) {
+	for _, c := range []struct{ name, script string }{
+		{"a session of its own", "setsid sh -c 'WRITE; exec sleep 1000' & wait"},
+		{"an emptied environment", "WRITE; exec env -i sleep 1000"},
+		{"a child of that", "env -i setsid sh -c 'WRITE; exec sleep 1000' & wait"},
+		{"started by what was found", "(setsid env -i sh -c 'WRITE; exec sleep 1000'; :) & wait"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			write := fmt.Sprintf("echo $PPID >%[1]s/shim; echo $$ >%[1]s/pid.tmp; mv %[1]s/pid.tmp %[1]s/pid", dir)
+			l := launchOf(t, dir, "r1", strings.ReplaceAll(c.script, "WRITE", write))
+			ctx, cancel := context.WithCancel(t.Context())
+			agent := make(chan error)
+			go func() {
+				_, err := shimExecute(t)(ctx, l)
+				agent <- err
+			}()
+			pid := readPid(t, filepath.Join(dir, "pid"))
+			defer unix.Kill(pid, unix.SIGKILL)
+			var shim process
+			eventually(t, "the command's identity is on disk", func() bool {
+				var command process
+				return readFile(l.commandFile(), &command) == nil && readFile(l.shimFile(), &shim) == nil
+			})
+			cancel()
+			<-agent
+			other := exec.Command("sleep", "1000")
+			other.Env = []string{Launch{Dir: dir, Run: "r2"}.mark()}
+			startSession(t, other)
+			unix.Kill(shim.Pid, unix.SIGKILL)
+			unix.Wait4(shim.Pid, nil, 0, nil) // this process is its parent
+			l.Adopt = true
+			if e := runToEnd(t, l); e.outcome([]int{0}) != Lost || alive(pid) {
+				t.Errorf("got %+v, and the process is alive: %v", e, alive(pid))
+			}
+			if !alive(other.Process.Pid) {
+				t.Error("a process of another run was killed")
 			}
 		})
 	}

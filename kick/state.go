@@ -33,12 +33,12 @@ type state struct {
 
 // actionState is what a Runner remembers of one action.
 type actionState struct {
-	// Applied: by role, the revisions that the last successful run was given. Only a success changes them, or a later
+	// Applied: by need, the revisions that the last successful run was given. Only a success changes them, or a later
 	// revision of the same members.
 	Applied map[string]Revision `json:"applied,omitempty"`
 	// Dirty: true from before the command starts until a run succeeds.
 	Dirty bool `json:"dirty,omitempty"`
-	// Attempted: by role, the revisions that the last run was given, however it ended.
+	// Attempted: by need, the revisions that the last run was given, however it ended.
 	Attempted map[string]Revision `json:"attempted,omitempty"`
 	// Last: how the last run ended; nil until one has ended.
 	Last *LastRun `json:"last,omitempty"`
@@ -87,7 +87,7 @@ func (s state) status(actions []Action) Status {
 		})
 	}
 	if s.Run != nil {
-		st.Running = &Running{Run: s.Run.ID, Action: s.Run.Action}
+		st.Running = &Running{Run: s.Run.ID, Action: s.Run.Action, Limit: s.Run.Limit}
 	}
 	return st
 }
@@ -162,6 +162,11 @@ func replaceFile(path string, v any, perm os.FileMode) error {
 	if err := renameio.WriteFile(path, append(data, '\n'), perm, renameio.WithTempDir(dir)); err != nil {
 		return err
 	}
+	return syncDir(dir)
+}
+
+// syncDir returns when the names in a directory are on disk.
+func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err

@@ -32,6 +32,7 @@ and with 5 if the runs have not ended in time.`,
 	}
 	action := cmd.Flags().String("action", "", "only this `action` (default: all)")
 	dryRun := cmd.Flags().Bool("dry-run", false, "only show what would be kicked")
+	force := cmd.Flags().Bool("force", false, "reload even if no file changes: the runs get KICKER_FORCE=1")
 	wait := cmd.Flags().Bool("wait", false, "wait for the outcome")
 	timeout := cmd.Flags().Duration("timeout", 5*time.Minute, "how long to wait")
 	cmd.MarkFlagsMutuallyExclusive("dry-run", "wait")
@@ -44,7 +45,7 @@ and with 5 if the runs have not ended in time.`,
 			return err
 		}
 		var kicked api.Kicked
-		order := api.KickOrder{Object: args[0], Action: *action, DryRun: *dryRun, By: caller()}
+		order := api.KickOrder{Object: args[0], Action: *action, DryRun: *dryRun, Force: *force, By: caller()}
 		raw, err := c.Post(cmd.Context(), "/v1/kicks", order, &kicked)
 		if err != nil {
 			return err

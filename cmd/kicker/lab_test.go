@@ -222,7 +222,8 @@ func trouble(v *api.View) {
 		api.Run{ID: "r5", Node: "lb2", Action: "reload", Reason: "web: +web2 -web3", Started: ago(40 * time.Second),
 			Ended:   ago(38 * time.Second),
 			Outcome: kick.Failed, Exit: 3, Duration: 1200 * time.Millisecond, Error: "haproxy.cfg is wrong",
-			Output: "[ALERT] line 3\nno such \x1b[31mbackend\n"},
+			LeftBehind: []string{"sleep (pid 4711)"},
+			Output:     "[ALERT] line 3\nno such \x1b[31mbackend\n"},
 		api.Run{ID: "r6", Node: "lb3", Action: "reload", Reason: "web: +web2 -web3", Started: ago(5 * time.Second)})
 	v.Events = append(v.Events,
 		api.Event{Seq: 2, Time: ago(90 * time.Second), Kind: api.EventNotReady, Node: "web3",
@@ -298,6 +299,9 @@ func (l *lab) kick(_ context.Context, o api.KickOrder) (api.Kicked, error) {
 		event := func(kind, run, text string) api.Event {
 			return api.Event{Kind: kind, Node: verdict.Node, Action: verdict.Action, Run: run,
 				Text: verdict.Node + "/reload " + text}
+		}
+		if o.Force {
+			l.tell(nil, event(api.EventKicked, "r0", "was kicked with force"))
 		}
 		run := api.Run{Node: verdict.Node, Action: verdict.Action, Started: noon, Ended: noon,
 			Duration: 800 * time.Millisecond}

@@ -25,7 +25,8 @@ and index is as strict:
 
 CMD is split into words as a shell does, but no shell runs it. {} in --check stands for
 the new file before it replaces FILE. --reload runs if FILE changed, and again at the next
-render until it has succeeded: .FILE.kicker-pending beside FILE remembers that.`
+render until it has succeeded: .FILE.kicker-pending beside FILE remembers that. If $KICKER_FORCE
+is 1, as in a run that 'kicker kick --force' orders, both run even if FILE does not change.`
 
 func renderCommand() *cobra.Command {
 	var job render.Job
@@ -39,6 +40,7 @@ func renderCommand() *cobra.Command {
 			if job.Members == "" {
 				job.Members = os.Getenv("KICKER_MEMBERS_FILE")
 			}
+			job.Force = os.Getenv("KICKER_FORCE") == "1"
 			if err := job.Validate(); err != nil {
 				return usageError("render: %w", err)
 			}

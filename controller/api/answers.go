@@ -119,7 +119,8 @@ type KickOrder struct {
 	Object string `json:"object"`           // node/N, or role/R for every node that has the role
 	Action string `json:"action,omitempty"` // empty: all actions
 	DryRun bool   `json:"dry_run,omitempty"`
-	By     string `json:"by,omitempty"` // who gives the order, for the events
+	Force  bool   `json:"force,omitempty"` // the runs do their whole work, even if no file changes: KICKER_FORCE=1
+	By     string `json:"by,omitempty"`    // who gives the order, for the events
 }
 
 // LossOrder accepts the loss that the guard of a role holds: Accept is how many removals are held. With Expect it

@@ -229,6 +229,8 @@ type Run struct {
 	Duration time.Duration `json:"duration_ns"`       // of the command
 	Error    string        `json:"error,omitempty"`
 	Output   string        `json:"output,omitempty"` // the last 4 KiB
+	// LeftBehind is the processes that still ran when the command had ended, as "sleep (pid 123)".
+	LeftBehind []string `json:"left_behind,omitempty"`
 }
 
 // Overdue is a run that takes much longer than runs of its action usually do. It no longer takes a place from others.

@@ -152,7 +152,7 @@ func RoleNames(roles []*membership.Role) []string {
 func (a *Action) Kick(id, reason string, by api.Identity) kick.Kick {
 	k := kick.Kick{
 		V: kick.Version, ID: id, Controller: by.ID, Epoch: by.Epoch, Node: a.Node, Action: a.Action, Reason: reason,
-		Force: a.Order != nil, Needs: make([]kick.Membership, 0, len(a.Needs)),
+		Ordered: a.Order != nil, Force: a.Order != nil && a.Order.Force, Needs: make([]kick.Membership, 0, len(a.Needs)),
 	}
 	for _, need := range a.Needs {
 		m := need.Role.Handed(a.Key.String())

@@ -34,11 +34,17 @@ func TestKickCarriesTheCurrentMemberships(t *testing.T) {
 		t.Errorf("the hash of the members is %s, and their revision has %s", got, k.Needs[0].Revision.Hash)
 	}
 	a.Needs[0].As = "frontends"
-	if k := a.Kick("r2", "", api.Identity{}); k.Needs[0].Role != "frontends" || k.Force {
-		t.Errorf("%+v calls the role %q, want frontends, and no force", k, k.Needs[0].Role)
+	if k := a.Kick("r2", "", api.Identity{}); k.Needs[0].Role != "frontends" || k.Ordered {
+		t.Errorf("%+v calls the role %q, want frontends, and not ordered", k, k.Needs[0].Role)
 	}
-	if a.Order = (&api.KickOrder{}); !a.Kick("r3", "", api.Identity{}).Force {
-		t.Error("the kick of an order has no force")
+	if a.Order = (&api.KickOrder{}); !a.Kick("r3", "", api.Identity{}).Ordered {
+		t.Error("the kick of an order is not ordered")
+	}
+	for _, force := range []bool{false, true} {
+		a.Order = &api.KickOrder{Force: force}
+		if k := a.Kick("r4", "", api.Identity{}); k.Force != force {
+			t.Errorf("the kick of an order with force %v has force %v", force, k.Force)
+		}
 	}
 }
 

@@ -78,7 +78,7 @@ func TestStrangerOnTheBusCanNotKick(t *testing.T) {
 		t.Fatal(err)
 	}
 	order := kick.Kick{V: kick.Version, ID: "evil", Controller: status.Controller, Epoch: status.Epoch, Node: "lb",
-		Action: "configure", Reason: "evil", Force: true}
+		Action: "configure", Reason: "evil", Ordered: true}
 	order.Needs = []kick.Membership{{Role: "web",
 		Revision: kick.Revision{Epoch: status.Epoch, N: math.MaxInt32, Hash: kick.Hash(nil)}}}
 	data, err := json.Marshal(order)

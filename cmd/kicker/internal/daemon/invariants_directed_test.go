@@ -335,7 +335,7 @@ func TestInvariant12NodeRunsOneActionAtATime(t *testing.T) {
 			epoch := c.control.View().Identity.Epoch + 10
 			ctx, cancel := context.WithTimeout(c.t.Context(), time.Second)
 			reply, err := kick.Send(ctx, nc, "main", kick.Kick{
-				ID: "other-1", Controller: "other", Epoch: epoch, Node: "lb1", Action: "reload", Force: true,
+				ID: "other-1", Controller: "other", Epoch: epoch, Node: "lb1", Action: "reload", Ordered: true,
 				Needs: []kick.Membership{{Role: "web",
 					Revision: kick.Revision{Epoch: epoch, N: 1, Hash: kick.Hash(nil)}}},
 			})

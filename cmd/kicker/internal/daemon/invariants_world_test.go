@@ -530,7 +530,7 @@ func (w *world) forge() bool {
 	defer nc.Close()
 	members := []kick.Member{{Node: "forged", Facts: map[string]any{}}}
 	k := kick.Kick{ID: fmt.Sprintf("forged-%d", time.Now().UnixNano()), Controller: "old", Epoch: 1000,
-		Node: m.self.Node, Action: m.cfg.Agent.Actions[0].Name, Reason: "forged", Force: w.dice.IntN(2) == 0}
+		Node: m.self.Node, Action: m.cfg.Agent.Actions[0].Name, Reason: "forged", Ordered: w.dice.IntN(2) == 0}
 	k.Needs = []kick.Membership{{Role: "forged",
 		Revision: kick.Revision{Epoch: k.Epoch, N: 1, Hash: kick.Hash(members)}, Members: members}}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)

@@ -109,6 +109,9 @@ func action(line func(string, ...any), a api.Action, now time.Time) {
 		last = fmt.Sprintf("%s, took %s", lastRun(a.Last), api.Duration(took))
 	}
 	line("  last run: %s", last)
+	if a.LastRun != nil && len(a.LastRun.LeftBehind) > 0 {
+		line("    its command left behind: %s", strings.Join(a.LastRun.LeftBehind, ", "))
+	}
 	if a.LastRun != nil && a.LastRun.Outcome != kick.Succeeded {
 		for output := range strings.Lines(a.LastRun.Output) {
 			line("    | %s", strings.TrimRight(output, "\n"))

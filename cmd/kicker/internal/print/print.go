@@ -101,14 +101,15 @@ func members(r api.Role) string {
 
 // Runs is a table of runs in a format: table or wide.
 func Runs(runs []api.Run, format string, now time.Time) string {
-	head := []string{"NODE", "ACTION", "AGE", "OUTCOME", "TOOK", "REASON", "RUN", "ERROR"}
+	head := []string{"NODE", "ACTION", "AGE", "OUTCOME", "TOOK", "REASON", "RUN", "LEFT BEHIND", "ERROR"}
 	return list(rows(head, runs, func(r api.Run) []string {
 		took := "-"
 		if !r.Ended.IsZero() {
 			took = api.Duration(r.Duration)
 		}
 		return []string{
-			"node/" + r.Node, r.Action, age(r.Started, now), outcome(r), took, dash(r.Reason), r.ID, dash(r.Error),
+			"node/" + r.Node, r.Action, age(r.Started, now), outcome(r), took, dash(r.Reason), r.ID,
+			dash(strings.Join(r.LeftBehind, ", ")), dash(r.Error),
 		}
 	}), 6, format)
 }

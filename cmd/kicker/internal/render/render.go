@@ -27,6 +27,7 @@ type Job struct {
 	File           string // to write; empty: Stdout
 	Check          string // command that must succeed before File is replaced; {} in it stands for the new file
 	Reload         string // command to run after File was replaced
+	Force          bool   // check and reload even if File does not change
 	Stdout, Stderr io.Writer
 }
 
@@ -86,11 +87,16 @@ func (j *Job) put(ctx context.Context, content []byte) (done string, err error) 
 		return "", err
 	}
 	done = "unchanged"
-	if err != nil || !bytes.Equal(old, content) {
+	switch {
+	case err != nil || !bytes.Equal(old, content):
 		if err := j.replace(ctx, path, mark, content); err != nil {
 			return "", err
 		}
 		done = "written"
+	case j.Force:
+		if err := j.recheck(ctx, path, mark); err != nil {
+			return "", err
+		}
 	}
 	if _, err := os.Lstat(mark); j.Reload == "" || errors.Is(err, fs.ErrNotExist) {
 		return done, nil
@@ -143,6 +149,19 @@ func (j *Job) replace(ctx context.Context, path, mark string, content []byte) er
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close()) // renameio does not sync the new name
+}
+
+// recheck runs the check on a file that stays as it is, and sets the mark.
+func (j *Job) recheck(ctx context.Context, path, mark string) error {
+	if j.Check != "" {
+		if err := j.command(ctx, j.Check, path); err != nil {
+			return fmt.Errorf("check failed: %w. The file is unchanged", err)
+		}
+	}
+	if j.Reload == "" {
+		return nil
+	}
+	return os.WriteFile(mark, nil, 0o644)
 }
 
 // command runs a command line, with file in the place of {}. What it prints is not data, so it goes to Stderr.

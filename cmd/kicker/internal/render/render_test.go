@@ -107,3 +107,47 @@ func TestCheckSeesTheNewFileBesideTheOld(t *testing.T) {
 	}
 	wantFile(t, file, "web1")
 }
+
+func TestForcedRenderReloadsAnUnchangedFile(t *testing.T) {
+	dir := t.TempDir()
+	file, log := filepath.Join(dir, "out.cfg"), filepath.Join(dir, "log")
+	mark := filepath.Join(dir, ".out.cfg.kicker-pending")
+	note := func(word string) string { return `sh -c 'echo ` + word + ` "$0" >>` + log + `' ` }
+	force := func(j *Job) { j.Force, j.Check, j.Reload = true, note("check")+"{}", note("reload")+"x" }
+	write(t, file, "web1")
+	before, err := os.Stat(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := renderInto(t, dir, file, "web1", func(j *Job) { force(j); j.Force = false }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(log); err == nil {
+		t.Error("an unchanged file was reloaded without force")
+	}
+	if err := renderInto(t, dir, file, "web1", force); err != nil {
+		t.Fatal(err)
+	}
+	wantFile(t, log, "check "+file+"\nreload x\n")
+	if after, err := os.Stat(file); err != nil || !os.SameFile(before, after) {
+		t.Errorf("the unchanged file was replaced: %v", err)
+	}
+	if err := renderInto(t, dir, file, "web1", func(j *Job) { force(j); j.Check = "false {}" }); err == nil {
+		t.Error("the check failed, and render did not")
+	}
+	wantFile(t, log, "check "+file+"\nreload x\n")
+
+	// A forced reload that failed is done by the next render.
+	if err := renderInto(t, dir, file, "web1", func(j *Job) { force(j); j.Reload = "false" }); err == nil {
+		t.Error("the reload failed, and render did not")
+	}
+	if _, err := os.Stat(mark); err != nil {
+		t.Errorf("a reload that failed is not remembered: %v", err)
+	}
+	if err := renderInto(t, dir, file, "web1", func(j *Job) { j.Reload = note("again") }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(mark); err == nil {
+		t.Error("the mark is still there after the reload")
+	}
+}
