@@ -2,7 +2,6 @@ package config
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -34,13 +33,6 @@ const (
 	maxMemberFacts = 32  // of a role
 	maxPath        = 128 // bytes of a fact's path
 	maxSelector    = 1024
-)
-
-// A heartbeat has at most 960 KiB: 384 KiB for what the node's actions depend on by its own configuration, 24 times
-// 11 KiB for what the controller's configuration adds to its actions, and the rest for everything else.
-const (
-	maxNodeNeedBytes = 384 << 10
-	maxRoleNeedBytes = 11 << 10
 )
 
 // checkAll finds everything wrong with settings that could be read.
@@ -189,10 +181,6 @@ func (r *reader) roleEntries(roles []membership.RoleConfig) {
 		r.wrong("roles", "the depends_on of all roles have %d items together, at most %d are allowed, "+
 			"because all of them can add to one action: remove some", len(needs), maxNeeds)
 	}
-	if n := heartbeatBytes(needs); n > maxRoleNeedBytes {
-		r.wrong("roles", "the depends_on of all roles take %d bytes of the heartbeat for each action, "+
-			"at most %d are allowed: declare roles for long selectors, and depend on them", n, maxRoleNeedBytes)
-	}
 }
 
 // atMost reports that n is more than most, with what to do.
@@ -258,27 +246,6 @@ func (r *reader) dependsOn(path string, needs []string) {
 			r.wrong(at, "role %q is unknown (did you mean %q?): correct it, or declare it under roles", d.Name, meant)
 		}
 	}
-}
-
-// canonical is the canonical form of a dependency. One that cannot be read stays as it is.
-func canonical(text string) string {
-	d, err := membership.ParseDependency(text)
-	if err != nil {
-		return text
-	}
-	return d.String()
-}
-
-// heartbeatBytes is how many bytes of a heartbeat an action with these needs takes at most: it lists each need, and the
-// revision of each that it applied.
-func heartbeatBytes(needs []string) (n int) {
-	const revision = 128 // bytes, with punctuation
-	for _, text := range needs {
-		written, _ := json.Marshal(text) // of a text, never fails
-		form, _ := json.Marshal(canonical(text))
-		n += 2*max(len(written), len(form)) + revision
-	}
-	return n
 }
 
 func (r *reader) selector(path, text string) {
@@ -350,15 +317,13 @@ func (r *reader) agent(a AgentConfig) {
 	}
 	for _, err := range kick.ValidateActions(a.Actions) {
 		path, text, _ := strings.Cut(err.Error(), ": ") // the error starts with the key
-		r.wrong("agent."+path, "%s", text)
+		if path != "actions" {                          // their number is checked here, with what they inherit
+			r.wrong("agent."+path, "%s", text)
+		}
 	}
 	if len(needs) > maxNodeNeeds {
 		r.wrong("agent.actions", "they depend on %d roles and selectors together, at most %d are allowed: remove some",
 			len(needs), maxNodeNeeds)
-	}
-	if n := heartbeatBytes(needs); n > maxNodeNeedBytes {
-		r.wrong("agent.actions", "what they depend on takes %d bytes of the heartbeat, at most %d are allowed: "+
-			"declare roles for long selectors, and depend on them", n, maxNodeNeedBytes)
 	}
 	r.oneOf("agent.leave_on_stop", a.LeaveOnStop, LeaveAuto, LeaveAlways, LeaveNever)
 }

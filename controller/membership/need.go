@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -71,9 +70,8 @@ func ParseDependency(text string) (Dependency, error) {
 	if d.Name, err = canonicalName(name); err != nil {
 		return d, err
 	}
-	if canonical := d.String(); len(canonical) > kick.MaxNeed {
-		return d, fmt.Errorf("%d bytes in its canonical form, at most %d are allowed: "+
-			"declare a role with this selector, and depend on it", len(canonical), kick.MaxNeed)
+	if err := kick.CheckNeed(d.String()); err != nil {
+		return d, fmt.Errorf("%w: declare a role with this selector, and depend on it", err)
 	}
 	return d, nil
 }
@@ -190,17 +188,13 @@ func (r *Role) isNeeded(nodes *inventory.Snapshot, now time.Time) {
 // and values.
 func (t *Table) narrow(base *Role, text string, same []string, facts inventory.Facts) (
 	r *Role, shared string, err error) {
-	var terms []string
+	var selector query.Selector
 	for _, path := range same {
 		value, ok := query.Lookup(facts, path)
 		if !ok {
 			return nil, "", fmt.Errorf("depends_on %q: the node itself has no fact %s", text, path)
 		}
-		terms = append(terms, path+"="+strconv.Quote(fmt.Sprint(value)))
-	}
-	selector, err := query.Parse(strings.Join(terms, ","))
-	if err != nil {
-		return nil, "", fmt.Errorf("depends_on %q: %w", text, err)
+		selector = selector.And(query.Equal(path, fmt.Sprint(value)))
 	}
 	shared = selector.String()
 	r, err = t.part(base, base.Name+" where "+shared, selector, base.MemberFacts)

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"maps"
 	"time"
 
 	"kicker/controller/membership"
@@ -42,9 +43,12 @@ func NewCluster(t failer, roles ...membership.RoleConfig) *Cluster {
 	return &Cluster{table, t, map[string]*inventory.Node{}, inventory.New().Snapshot()}
 }
 
-// Member has a node that is alive and ready join or change.
+// Member has a node that is alive and ready join or change. It has the usual member facts, unless facts says otherwise.
 func (c *Cluster) Member(name string, facts inventory.Facts, from time.Time) {
 	c.t.Helper()
+	all := inventory.Facts{"ipaddress": "10.0.0.1", "port": "80"}
+	maps.Copy(all, facts)
+	facts = all
 	c.set(name, &inventory.Node{Name: name, Life: inventory.Alive, Ready: true, Facts: facts}, from)
 }
 

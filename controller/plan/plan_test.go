@@ -39,12 +39,12 @@ func TestGates(t *testing.T) {
 			a.Needs = c.Needs("wbe")
 			c.Publish()
 		}, gates{gate(api.GateUnknown, "no node has role wbe and no configuration names it")}},
-		{"a role that a node had once may be empty", nil, func(c *Cluster, _ *Situation, _ *Action) {
+		{"a role whose last member left is too small", nil, func(c *Cluster, _ *Situation, _ *Action) {
 			c.Leave("web1", ago(time.Minute))
 			c.Leave("web2", ago(time.Minute))
 			c.Publish()
-		}, nil},
-		{"a role that is configured may be empty", []role{{Name: "db"}}, func(c *Cluster, _ *Situation, a *Action) {
+		}, gates{gate(api.GateMinMembers, "role web has 0 members, fewer than its min_members 1")}},
+		{"a role may be empty if min_members is 0", []role{{Name: "db"}}, func(c *Cluster, _ *Situation, a *Action) {
 			a.Needs = c.Needs("db")
 			c.Publish()
 		}, nil},
@@ -238,7 +238,7 @@ func TestGates(t *testing.T) {
 		{"one node at a time tries a revision that failed on three", nil, func(c *Cluster, s *Situation, _ *Action) {
 			c.Fail(s.Rollout, "web", 3)
 			runs(c, s, "lb9")
-		}, gates{gate(api.GateRollout, "role web: revision "+twoWebs+" failed on 3 nodes and succeeded on none: "+
+		}, gates{gate(api.GateRollout, "role web: runs with revision "+twoWebs+" failed and none succeeded: "+
 			"one node at a time tries it, now lb9/run "+usually)}},
 		{"a run that is overdue no longer tries it", nil, func(c *Cluster, s *Situation, _ *Action) {
 			c.Fail(s.Rollout, "web", 3)
@@ -253,7 +253,7 @@ func TestGates(t *testing.T) {
 			c.Fail(s.Rollout, "web", 3)
 			runs(c, s, "lb9")
 			s.Runs[0].Handed = nil
-		}, gates{gate(api.GateRollout, "role web: revision "+twoWebs+" failed on 3 nodes and succeeded on none: "+
+		}, gates{gate(api.GateRollout, "role web: runs with revision "+twoWebs+" failed and none succeeded: "+
 			"one node at a time tries it, now lb9/run "+usually)}},
 		{"but one node does", nil, func(c *Cluster, s *Situation, _ *Action) {
 			c.Fail(s.Rollout, "web", 3)

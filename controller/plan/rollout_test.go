@@ -51,7 +51,7 @@ func (r *rollout) fail(nodes ...string) {
 
 // port gives web another revision, one for each port.
 func (r *rollout) port(n int) {
-	r.Member("web1", inventory.Facts{"role": "web", "port": float64(n)}, noon)
+	r.Member("web1", inventory.Facts{"role": "web", "port": float64(n + 1)}, noon)
 	r.Publish()
 }
 

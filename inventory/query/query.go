@@ -44,6 +44,9 @@ func (s Selector) Matches(facts map[string]any) bool {
 	return true
 }
 
+// Equal returns the selector of the one term path=value.
+func Equal(path, value string) Selector { return Selector{[]term{newTerm(path, "=", value)}} }
+
 // And returns the selector that matches what both s and o match.
 func (s Selector) And(o Selector) Selector { return newSelector(slices.Concat(s.terms, o.terms)) }
 
