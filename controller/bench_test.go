@@ -36,7 +36,7 @@ func newBench(b *testing.B) (c *Controller, beat func(i, epoch int) inventory.Re
 	for i := range facts {
 		facts[i] = inventory.FactsMessage{
 			Node: fmt.Sprintf("node%d", i), Instance: "bench", Boot: "bench",
-			Facts: inventory.Facts{"role": role(i), "ipaddress": "192.0.2.1", "port": float64(i)},
+			Facts: inventory.Facts{"role": role(i), "ipaddress": "192.0.2.1", "port": float64(i%65535 + 1)},
 		}
 	}
 	applied := map[string]kick.Revision{}

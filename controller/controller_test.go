@@ -163,7 +163,12 @@ func (l *loop) closes(node string) {
 
 // says is a beat, and the facts that it announces, of a node with a status.
 func (l *loop) says(name, role string, status kick.Status) {
-	l.reports(name, inventory.Facts{"role": role}, status)
+	l.reports(name, usualFacts(role), status)
+}
+
+// usualFacts is the facts of a node that can be a member of its role.
+func usualFacts(role string) inventory.Facts {
+	return inventory.Facts{"role": role, "ipaddress": "10.0.0.1", "port": "80"}
 }
 
 // reports is a beat of a node with facts.
@@ -274,7 +279,7 @@ func TestRetryKeepsItsBackoffWhenOthersIntervene(t *testing.T) {
 		fails()
 		before := len(l.kicked())
 		web2 := func(ready bool) {
-			facts := inventory.Facts{"role": "web"}
+			facts := usualFacts("web")
 			l.received <- inventory.Received{At: time.Now(), Facts: &inventory.FactsMessage{Node: "web2", Instance: "m", Boot: "b", Facts: facts}}
 			l.received <- inventory.Received{At: time.Now(), Beat: &inventory.Beat{
 				Node: "web2", Instance: "m", Boot: "b", Conn: inventory.Conn{Server: "web2", Client: 1}, Facts: facts.Digest(), Ready: ready, Leaving: !ready, NextIn: 1000,
@@ -344,7 +349,7 @@ func TestPartlyInvalidHeartbeatKeepsWhatWasKnown(t *testing.T) {
 		before := len(l.kicked())
 		l.received <- inventory.Received{At: time.Now(), Beat: &inventory.Beat{
 			Node: "lb1", Instance: "m", Boot: "b", Conn: inventory.Conn{Server: "lb1", Client: 1 + l.conns},
-			Facts: inventory.Facts{"role": "lb"}.Digest(), Ready: true, NextIn: 1000, Kick: json.RawMessage(`{"actions": 7}`),
+			Facts: usualFacts("lb").Digest(), Ready: true, NextIn: 1000, Kick: json.RawMessage(`{"actions": 7}`),
 		}}
 		synctest.Wait()
 		v := l.View()
@@ -579,7 +584,7 @@ func TestLeavingNodeIsAnsweredWhenItsStateChanges(t *testing.T) {
 		}
 		succeeds()
 		l.received <- inventory.Received{At: time.Now(), Reply: "inbox", Beat: &inventory.Beat{
-			Node: "web2", Instance: "m", Boot: "b", Conn: inventory.Conn{Server: "web2", Client: 1}, Facts: inventory.Facts{"role": "web"}.Digest(),
+			Node: "web2", Instance: "m", Boot: "b", Conn: inventory.Conn{Server: "web2", Client: 1}, Facts: usualFacts("web").Digest(),
 			Ready: true, NextIn: 1000, Leaving: true,
 		}}
 		for range 10 {

@@ -11,7 +11,6 @@ import (
 	"kicker/controller/api"
 	"kicker/controller/membership"
 	"kicker/controller/plan"
-	"kicker/inventory"
 	"kicker/kick"
 )
 
@@ -60,7 +59,7 @@ func runs(k kick.Kick) kick.Status {
 // boots is a heartbeat of a node from another boot, or another machine.
 func (l *loop) boots(name, role, instance, boot string, status kick.Status) {
 	l.conns++
-	l.reportsFrom(name, instance, boot, inventory.Facts{"role": role}, status)
+	l.reportsFrom(name, instance, boot, usualFacts(role), status)
 	synctest.Wait()
 }
 

@@ -396,7 +396,8 @@ func appliedBefore(members []kick.Member) func(*kick.ActionStatus) {
 func webs(n int) []kick.Member {
 	var members []kick.Member
 	for i := range n {
-		members = append(members, kick.Member{Node: fmt.Sprint("web", i+1), Facts: map[string]any{}})
+		facts := map[string]any{"ipaddress": "10.0.0.1", "port": "80"}
+		members = append(members, kick.Member{Node: fmt.Sprint("web", i+1), Facts: facts})
 	}
 	return members
 }

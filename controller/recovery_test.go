@@ -54,7 +54,7 @@ func TestOnlyHolderIsWaitedForWhileItRestarts(t *testing.T) {
 			t.Fatal(err)
 		}
 		l.received <- inventory.Received{At: time.Now(), Beat: &inventory.Beat{
-			Node: "lb1", Instance: "m", Boot: "b", Conn: inventory.Conn{Server: "lb1", Client: 1}, Facts: inventory.Facts{"role": "lb"}.Digest(),
+			Node: "lb1", Instance: "m", Boot: "b", Conn: inventory.Conn{Server: "lb1", Client: 1}, Facts: usualFacts("lb").Digest(),
 			Ready: true, NextIn: 1000, Kick: data, RestartWithin: inventory.MaxRestart.Milliseconds(),
 		}}
 		for range 55 {

@@ -66,7 +66,7 @@ func (w *smallWorld) config(when string) Config {
 		cfg.Roles = append(cfg.Roles, membership.RoleConfig{
 			Name:        name,
 			Selector:    draw(w, name+" selector", "", "", "role="+name, "role=wbe", "env=prod"),
-			MemberFacts: draw(w, name+" member_facts", nil, []string{"port"}, []string{"port", "env"}),
+			MemberFacts: draw(w, name+" member_facts", nil, []string{"port"}, []string{"port", "env?"}),
 			DependsOn:   draw(w, name+" depends_on", nil, []string{"web"}, []string{"db", "env=prod"}, []string{"web same=env"}, []string{"none"}),
 			MinMembers:  draw(w, name+" min_members", 0, 0, 2),
 			Budget:      draw[membership.Budget](w, name+" budget", "", "1", "100%"),
@@ -78,7 +78,7 @@ func (w *smallWorld) config(when string) Config {
 
 // says is a heartbeat of a node, and its facts.
 func (w *smallWorld) says(name string) {
-	facts := inventory.Facts{"role": draw(w, name+" role", "web", "web", "db", "lb"), "env": draw(w, name+" env", "prod", "test"), "port": draw(w, name+" port", "1", "2")}
+	facts := inventory.Facts{"role": draw(w, name+" role", "web", "web", "db", "lb"), "env": draw(w, name+" env", "prod", "test"), "port": draw(w, name+" port", "1", "2"), "ipaddress": "10.0.0.1"}
 	a := kick.ActionStatus{Name: "reload", Applied: map[string]kick.Revision{}, Dirty: draw(w, name+" dirty", false, false, true)}
 	a.DependsOn = draw(w, name+" depends_on", nil, []string{"web"}, []string{"web same=env"}, []string{"web", "db"})
 	for _, as := range []string{"web", "db", "env=prod"} {
