@@ -34,9 +34,10 @@ type loop struct {
 	*Controller
 	received chan inventory.Received
 	results  chan kick.Result
-	mute     atomic.Bool  // no canary comes back
-	sending  atomic.Int64 // kicks under way
-	conns    uint64       // a node that was gone is back over another connection
+	mute     atomic.Bool   // no canary comes back
+	sending  atomic.Int64  // kicks under way
+	conns    uint64        // a node that was gone is back over another connection
+	pace     time.Duration // between two heartbeats of a node
 
 	mu      sync.Mutex
 	kicks   []kick.Kick
@@ -53,7 +54,7 @@ type loop struct {
 func inLoop(t *testing.T, cfg Config, story func(*loop)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		l := &loop{received: make(chan inventory.Received, 1024), results: make(chan kick.Result)}
+		l := &loop{received: make(chan inventory.Received, 1024), results: make(chan kick.Result), pace: time.Second}
 		c, err := New(cfg, "me", inventory.New(), Bus{
 			Send: l.send, Roster: l.roster, Probe: l.reach, Ask: func(node, do string) { l.asked = append(l.asked, do+" "+node) },
 			Beacon:         func(_ string, epoch int64, _ time.Duration) { l.beacons = append(l.beacons, epoch) },
@@ -173,7 +174,8 @@ func (l *loop) reports(name string, facts inventory.Facts, status kick.Status) {
 	}
 	l.received <- inventory.Received{At: time.Now(), Facts: &inventory.FactsMessage{Node: name, Instance: "m", Boot: "b", Facts: facts}}
 	l.received <- inventory.Received{At: time.Now(), Beat: &inventory.Beat{
-		Node: name, Instance: "m", Boot: "b", Conn: inventory.Conn{Server: name, Client: 1 + l.conns}, Facts: facts.Digest(), Ready: true, NextIn: 1000, Kick: data,
+		Node: name, Instance: "m", Boot: "b", Conn: inventory.Conn{Server: name, Client: 1 + l.conns}, Facts: facts.Digest(), Ready: true,
+		NextIn: l.pace.Milliseconds(), Kick: data,
 	}}
 }
 
