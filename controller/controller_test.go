@@ -18,6 +18,7 @@ import (
 
 	"kicker/controller/api"
 	"kicker/controller/membership"
+	"kicker/controller/plan"
 	"kicker/inventory"
 	"kicker/kick"
 )
@@ -168,11 +169,21 @@ func (l *loop) says(name, role string, status kick.Status) {
 
 // reports is a beat of a node with facts.
 func (l *loop) reports(name string, facts inventory.Facts, status kick.Status) {
+	l.tells(name, facts)
+	l.beats(name, facts, status)
+}
+
+// tells is the facts of a node.
+func (l *loop) tells(name string, facts inventory.Facts) {
+	l.received <- inventory.Received{At: time.Now(), Facts: &inventory.FactsMessage{Node: name, Instance: "m", Boot: "b", Facts: facts}}
+}
+
+// beats is a beat of a node that announces facts.
+func (l *loop) beats(name string, facts inventory.Facts, status kick.Status) {
 	data, err := json.Marshal(status)
 	if err != nil {
 		panic(err)
 	}
-	l.received <- inventory.Received{At: time.Now(), Facts: &inventory.FactsMessage{Node: name, Instance: "m", Boot: "b", Facts: facts}}
 	l.received <- inventory.Received{At: time.Now(), Beat: &inventory.Beat{
 		Node: name, Instance: "m", Boot: "b", Conn: inventory.Conn{Server: name, Client: 1 + l.conns}, Facts: facts.Digest(), Ready: true,
 		NextIn: l.pace.Milliseconds(), Kick: data,
@@ -704,6 +715,66 @@ func TestRunOfAGoneNodeKeepsItsPlaceUntilItsDeadline(t *testing.T) {
 			t.Errorf("after the deadline there are %d kicks, and the run is %+v; want it lost, and lb2 kicked", len(l.kicked()), v.Runs[0])
 		}
 	})
+}
+
+// An agent sends its facts once. Back after a partition it reports its actions and its run, and the controller has to
+// request the facts that it has forgotten.
+func TestNodeIsNotKickedBeforeItsFactsAreReceived(t *testing.T) {
+	lb := inventory.Facts{"role": "lb"}
+	t.Run("for its role may have no place", func(t *testing.T) {
+		oneAtATime(t, reload(), func(l *loop) {
+			l.beats("lb3", lb, reload())
+			synctest.Wait()
+			if v := l.View().Verdicts[2]; v.Node != "lb3" || gateNames(v) != api.GateSynced || !strings.Contains(v.Gates[0].Why, "facts of node lb3") {
+				t.Errorf("%d kicks, and the verdict is %+v; want it to wait for the facts", len(l.kicked()), v)
+			}
+			l.tells("lb3", lb)
+			if kicks := l.kicked(); len(kicks) != 1 {
+				t.Errorf("the kicks are %+v, want that of lb1: its run is in progress", kicks)
+			}
+			synctest.Wait()
+			if v := l.View().Verdicts[2]; gateNames(v) != api.GateBudget {
+				t.Errorf("the verdict is %+v, want it to wait for a place", v)
+			}
+		})
+	})
+	t.Run("for its role may be observed", func(t *testing.T) {
+		cfg := patient()
+		cfg.Roles = []membership.RoleConfig{{Name: "lb", Mode: plan.ModeObserve}}
+		inLoop(t, cfg, func(l *loop) {
+			l.says("web1", "web", kick.Status{})
+			l.sync(t)
+			l.beats("lb1", lb, reload())
+			if n := len(l.kicked()); n != 0 {
+				t.Errorf("%d kicks of a node whose role is observed", n)
+			}
+			l.tells("lb1", lb)
+			synctest.Wait()
+			if v := l.View().Verdicts[0]; gateNames(v) != api.GateObserve {
+				t.Errorf("the verdict is %+v, want it to be observed", v)
+			}
+		})
+	})
+}
+
+func TestRunKeepsItsPlaceWhenItsNodeIsBackWithoutFacts(t *testing.T) {
+	lb := inventory.Facts{"role": "lb"}
+	for claim, status := range map[string]kick.Status{"with its action": reload(), "without an action": {}} {
+		t.Run(claim, func(t *testing.T) {
+			oneGone(t, func(l *loop, k kick.Kick) {
+				status.Running = &kick.Running{Run: k.ID, Action: "reload"}
+				l.conns++
+				l.beats("lb1", lb, status)
+				if kicks := l.kicked(); len(kicks) != 1 {
+					t.Errorf("the kicks are %+v, want lb2 to wait: the run on lb1 goes on", kicks)
+				}
+				l.tells("lb1", lb)
+				if kicks := l.kicked(); len(kicks) != 1 {
+					t.Errorf("the kicks are %+v, want lb2 to wait: the run on lb1 goes on", kicks)
+				}
+			})
+		})
+	}
 }
 
 func TestReturningNodeReportsItsRun(t *testing.T) {

@@ -167,13 +167,8 @@ func (f *fleet) strays(table *membership.Table) []plan.Stray {
 		}
 		_, there := f.status[node]
 		s := plan.Stray{Key: flight.Key, Roles: table.Of(node), Gone: !there}
-		if !there {
-			s.Roles = nil
-			for _, name := range flight.Roles {
-				if r := table.Role(name); r != nil {
-					s.Roles = append(s.Roles, r)
-				}
-			}
+		if len(s.Roles) == 0 { // gone, or its facts have not been received yet
+			s.Roles = flight.RolesIn(table)
 		}
 		for name, hash := range flight.Handed {
 			if r := table.Role(name); r != nil && r.Current().Revision.Hash == hash {

@@ -25,6 +25,8 @@ type Action struct {
 	// if all is.
 	Needs      []membership.Need
 	Unresolved string
+	// NoFacts is true until the facts of the node were received. Its roles, and so its budget and mode, are unknown.
+	NoFacts bool
 	// Status is what the node reported last, or what follows from a result that came since.
 	Status kick.ActionStatus
 
@@ -163,6 +165,27 @@ func (a *Action) NewFlight(id, reason string, roles []*membership.Role, now, dea
 		f.Handed[need.Role.Name] = need.Role.Current().Revision.Hash
 	}
 	return f
+}
+
+// roles is the roles that a run on the action's node counts for. A node that is back reports its run before its facts:
+// until they come, the roles count that it had when it was kicked.
+func (a *Action) roles(table *membership.Table) []*membership.Role {
+	roles := table.Of(a.Node)
+	if len(roles) == 0 && a.Flight != nil {
+		roles = a.Flight.RolesIn(table)
+	}
+	return roles
+}
+
+// RolesIn is the roles that the node had, as far as they are still there.
+func (f *Flight) RolesIn(table *membership.Table) []*membership.Role {
+	var roles []*membership.Role
+	for _, name := range f.Roles {
+		if r := table.Role(name); r != nil {
+			roles = append(roles, r)
+		}
+	}
+	return roles
 }
 
 // RoleNames is the names of roles, in their order.

@@ -76,7 +76,7 @@ func (p *places) take(a *Action) {
 			p.try(need.Role, a.Key)
 		}
 	}
-	p.occupy(a.Node, p.Table.Of(a.Node))
+	p.occupy(a.Node, a.roles(p.Table))
 }
 
 func (p *places) try(r *membership.Role, by Key) {

@@ -128,6 +128,9 @@ func (s Situation) gates(a *Action, now time.Time) []api.Gate {
 	if !s.Sync.Open {
 		wait(api.GateSynced, s.Sync.Why, s.Sync.Until)
 	}
+	if a.NoFacts && s.Sync.Open {
+		wait(api.GateSynced, fmt.Sprintf("the facts of node %s have not been received yet", a.Node), time.Time{})
+	}
 	for _, need := range a.Needs {
 		if role := need.Role.Sync(); s.Sync.Open && !role.Open {
 			wait(api.GateSynced, fmt.Sprintf("role %s: %s", need.As, role.Why), role.Until)

@@ -96,6 +96,9 @@ func TestGates(t *testing.T) {
 			c.Close("web", in(time.Second))
 		}, gates{gate(api.GateSynced,
 			"role web: waiting for lb9/reload to report the members it last applied", time.Second)}},
+		{"and for the facts of its node", nil, func(_ *Cluster, _ *Situation, a *Action) {
+			a.NoFacts = true
+		}, gates{gate(api.GateSynced, "the facts of node lb1 have not been received yet")}},
 		{"and not for a role that only others depend on", nil, func(c *Cluster, _ *Situation, _ *Action) {
 			c.Needs("db")
 		}, nil},
