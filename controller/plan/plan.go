@@ -194,10 +194,11 @@ func (c Config) settled(a *Action) time.Time {
 		return time.Time{}
 	}
 	first := a.from.Add(c.Settle)
-	if a.Retry.kicked.IsZero() {
+	kicked := a.Retry.lastKick(a.Fingerprint())
+	if kicked.IsZero() {
 		return first
 	}
-	again := a.Retry.kicked.Add(min(max(4*a.Retry.Took, c.SettleMin), c.SettleMax))
+	again := kicked.Add(min(max(4*a.Retry.Took, c.SettleMin), c.SettleMax))
 	if again.After(first) {
 		return again
 	}

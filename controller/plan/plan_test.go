@@ -66,6 +66,12 @@ func TestGates(t *testing.T) {
 		{"or settle_max", nil, func(_ *Cluster, _ *Situation, a *Action) {
 			a.Retry.kicked, a.Retry.Took = ago(2*time.Second), time.Hour
 		}, gates{gate(api.GateSettle, "more changes may follow", 58*time.Second)}},
+		{"a kick without a reply counts too: it may have run", nil, func(_ *Cluster, _ *Situation, a *Action) {
+			*a.Retry = Retry{SendAgain: "r1", Tried: "1-other", Sent: ago(2 * time.Second), kicked: ago(time.Hour)}
+		}, gates{gate(api.GateSettle, "more changes may follow", 3*time.Second)}},
+		{"unless it is sent again", nil, func(_ *Cluster, _ *Situation, a *Action) {
+			*a.Retry = Retry{SendAgain: "r1", Tried: a.Fingerprint(), Sent: ago(2 * time.Second), kicked: ago(time.Hour)}
+		}, nil},
 		{"an action waits for its run to end", nil, func(_ *Cluster, _ *Situation, a *Action) {
 			a.Running = &kick.Running{Run: "r1", Action: "reload"}
 		}, gates{gate(api.GateRunning, "run r1 of action reload")}},
