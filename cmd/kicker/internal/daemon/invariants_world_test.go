@@ -412,7 +412,7 @@ func (w *world) spell(lost, doubled, reordered int) bool {
 	d := w.between(2*time.Second, 30*time.Second)
 	w.record.note("weather for %s: %d %% lost, %d %% doubled, %d %% reordered", d, lost, doubled, reordered)
 	if lost > 0 {
-		w.record.quake(time.Now(), d)
+		w.record.quake(time.Now(), d, false)
 	}
 	w.in(d, "the weather is fine again", func() { w.storm.set(0, 0, 0) })
 	return true
@@ -439,7 +439,7 @@ func (w *world) suspend() bool {
 	}
 	d := w.between(time.Second, 30*time.Second)
 	w.record.note("the controller is disconnected for %s", d)
-	w.record.quake(time.Now(), d)
+	w.record.quake(time.Now(), d, false)
 	w.record.cutOff(d)
 	wires := w.wiresOf("controller")
 	for _, wire := range wires {
@@ -460,7 +460,7 @@ func (w *world) restartController(away time.Duration) bool {
 	began := time.Now()
 	w.stopController()
 	w.record.reconnected()
-	w.record.quake(began, away)
+	w.record.quake(began, away, true)
 	w.in(away, "the controller starts", func() {
 		if w.control == nil {
 			w.startControl()
@@ -480,7 +480,7 @@ func (w *world) restartBroker(away time.Duration) bool {
 		w.record.reconnected()
 	}
 	w.closeBroker()
-	w.record.quake(began, away)
+	w.record.quake(began, away, !w.external)
 	w.record.brokerDown(began, away)
 	if !w.external {
 		w.in(away, "controller and broker start", func() {
@@ -592,7 +592,7 @@ type record struct {
 	kicks   []sentKick
 	reigns  []reign // of controllers, in order
 	hurt    map[string][]hurt
-	quakes  []span // times in which slight faults may add up
+	quakes  []quake
 	brokers []span // down
 	cuts    []span // of the controller
 	leaves  map[string][]time.Time
@@ -603,6 +603,12 @@ type record struct {
 type span struct{ from, to time.Time }
 
 func (s span) meets(from, to time.Time) bool { return s.from.Before(to) && from.Before(s.to) }
+
+// quake is a time in which slight faults of all nodes may add up. restart says that it is the restart of a controller.
+type quake struct {
+	span
+	restart bool
+}
 
 // hurt is a time in which a node may have been silent. A slight one removes no node.
 type hurt struct {
@@ -675,8 +681,8 @@ func (r *record) recover(node string, whats ...string) {
 
 // quake notes a time in which all nodes were affected. It may have begun before: stopping takes longer on a stalled
 // wire.
-func (r *record) quake(began time.Time, d time.Duration) {
-	r.locked(func() { r.quakes = append(r.quakes, span{began, time.Now().Add(d)}) })
+func (r *record) quake(began time.Time, d time.Duration, restart bool) {
+	r.locked(func() { r.quakes = append(r.quakes, quake{span{began, time.Now().Add(d)}, restart}) })
 }
 
 func (r *record) cutOff(d time.Duration) {
