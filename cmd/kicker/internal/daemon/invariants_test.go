@@ -8,7 +8,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 )
@@ -72,11 +71,6 @@ func playSchedule(t *testing.T, seed uint64, counts map[string]int) {
 	inCluster(t, func(c *cluster) {
 		dice := rand.New(rand.NewPCG(seed, 0))
 		w := newWorld(c, dice, counts)
-		defer func() {
-			if t.Failed() {
-				t.Logf("seed %d:\n%s", seed, strings.Join(w.record.notes, "\n"))
-			}
-		}()
 		w.in(w.between(0, 15*time.Second), "the faults begin", func() {})
 		w.play()
 		kinds := faults()

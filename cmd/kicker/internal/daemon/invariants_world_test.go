@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -102,9 +103,15 @@ type step struct {
 
 // newWorld is a healthy cluster of random size. Its record has begun.
 func newWorld(c *cluster, dice *rand.Rand, counts map[string]int) *world {
-	w := &world{cluster: c, dice: dice, counts: counts, record: newRecord()}
+	w := &world{cluster: c, dice: dice, counts: counts, record: newRecord(c.log.With("daemon", "schedule"))}
 	w.storm.dice = rand.New(rand.NewPCG(dice.Uint64(), 0))
-	c.weather = w.storm.strike
+	c.weather = func(from, subject string) fate {
+		what := w.storm.strike(from, subject)
+		if what != arrives {
+			w.record.note("message %s: %s from %s", what, subject, from)
+		}
+		return what
+	}
 	c.sent = w.record.keepKicks
 	c.cfg.Roles = []membership.RoleConfig{{Name: "haproxy", Budget: pick[membership.Budget](dice, "10%", "2", "50%")},
 		{Name: "web", MinMembers: pick(dice, 0, 0, 0, 1)}}
@@ -216,7 +223,9 @@ func (w *world) play() {
 		next := w.plan[0]
 		w.plan = w.plan[1:]
 		time.Sleep(time.Until(next.at))
-		w.record.note("%s", next.what)
+		if next.what != "" {
+			w.record.note("%s", next.what)
+		}
 		next.do()
 	}
 }
@@ -585,9 +594,9 @@ func (w *world) truth(role string) map[string]string {
 
 // record is what was seen from outside.
 type record struct {
+	log     *slog.Logger // what happens, in one order with the events of the controllers
 	mu      sync.Mutex
 	began   time.Time
-	notes   []string
 	views   []*api.View
 	kicks   []sentKick
 	reigns  []reign // of controllers, in order
@@ -632,8 +641,8 @@ type reign struct {
 // stunned is how long a machine may be frozen without being removed.
 const stunned = 8 * time.Second
 
-func newRecord() *record {
-	return &record{began: time.Now(), hurt: map[string][]hurt{}, leaves: map[string][]time.Time{},
+func newRecord(log *slog.Logger) *record {
+	return &record{log: log, began: time.Now(), hurt: map[string][]hurt{}, leaves: map[string][]time.Time{},
 		rebirth: map[string][]time.Time{}}
 }
 
@@ -655,11 +664,7 @@ func (r *record) locked(do func()) {
 	do()
 }
 
-func (r *record) note(format string, args ...any) {
-	r.locked(func() {
-		r.notes = append(r.notes, fmt.Sprintf("%8.3f  ", time.Since(r.began).Seconds())+fmt.Sprintf(format, args...))
-	})
-}
+func (r *record) note(format string, args ...any) { r.log.Info(fmt.Sprintf(format, args...)) }
 
 // impair notes that a node may be silent from now on.
 func (r *record) impair(node, what string, grave bool) {
@@ -760,6 +765,7 @@ func (r *record) keepKicks(from, subject string, payload []byte) {
 	}
 	var k kick.Kick
 	if json.Unmarshal(payload, &k) == nil && k.ID != "" {
+		r.note("kick %s of %s/%s is sent", k.ID, k.Node, k.Action)
 		r.locked(func() { r.kicks = append(r.kicks, sentKick{time.Now(), k}) })
 	}
 }
