@@ -35,9 +35,10 @@ type loop struct {
 	*Controller
 	received chan inventory.Received
 	results  chan kick.Result
-	mute     atomic.Bool  // no canary comes back
-	sending  atomic.Int64 // kicks under way
-	conns    uint64       // a node that was gone is back over another connection
+	mute     atomic.Bool   // no canary comes back
+	sending  atomic.Int64  // kicks under way
+	conns    uint64        // a node that was gone is back over another connection
+	pace     time.Duration // between two heartbeats of a node
 
 	mu      sync.Mutex
 	kicks   []kick.Kick
@@ -54,7 +55,7 @@ type loop struct {
 func inLoop(t *testing.T, cfg Config, story func(*loop)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		l := &loop{received: make(chan inventory.Received, 1024), results: make(chan kick.Result)}
+		l := &loop{received: make(chan inventory.Received, 1024), results: make(chan kick.Result), pace: time.Second}
 		c, err := New(cfg, "me", inventory.New(), Bus{
 			Send: l.send, Roster: l.roster, Probe: l.reach, Ask: func(node, do string) { l.asked = append(l.asked, do+" "+node) },
 			Beacon:         func(_ string, epoch int64, _ time.Duration) { l.beacons = append(l.beacons, epoch) },
@@ -178,13 +179,30 @@ func (l *loop) reports(name string, facts inventory.Facts, status kick.Status) {
 
 // reportsFrom is such a beat of one boot of one machine.
 func (l *loop) reportsFrom(name, instance, boot string, facts inventory.Facts, status kick.Status) {
+	l.tellsFrom(name, instance, boot, facts)
+	l.beatsFrom(name, instance, boot, facts, status)
+}
+
+// tells is the facts of a node.
+func (l *loop) tells(name string, facts inventory.Facts) { l.tellsFrom(name, "m", "b", facts) }
+
+func (l *loop) tellsFrom(name, instance, boot string, facts inventory.Facts) {
+	l.received <- inventory.Received{At: time.Now(), Facts: &inventory.FactsMessage{Node: name, Instance: instance, Boot: boot, Facts: facts}}
+}
+
+// beats is a beat of a node that announces facts.
+func (l *loop) beats(name string, facts inventory.Facts, status kick.Status) {
+	l.beatsFrom(name, "m", "b", facts, status)
+}
+
+func (l *loop) beatsFrom(name, instance, boot string, facts inventory.Facts, status kick.Status) {
 	data, err := json.Marshal(status)
 	if err != nil {
 		panic(err)
 	}
-	l.received <- inventory.Received{At: time.Now(), Facts: &inventory.FactsMessage{Node: name, Instance: instance, Boot: boot, Facts: facts}}
 	l.received <- inventory.Received{At: time.Now(), Beat: &inventory.Beat{
-		Node: name, Instance: instance, Boot: boot, Conn: inventory.Conn{Server: name, Client: 1 + l.conns}, Facts: facts.Digest(), Ready: true, NextIn: 1000, Kick: data,
+		Node: name, Instance: instance, Boot: boot, Conn: inventory.Conn{Server: name, Client: 1 + l.conns}, Facts: facts.Digest(), Ready: true,
+		NextIn: l.pace.Milliseconds(), Kick: data,
 	}}
 }
 
@@ -718,6 +736,66 @@ func TestRunOfAGoneNodeKeepsItsPlaceForAMinute(t *testing.T) {
 			t.Errorf("after the deadline there are %d kicks, and the run is %+v; want it lost, and lb2 kicked", len(l.kicked()), v.Runs[0])
 		}
 	})
+}
+
+// An agent sends its facts once. Back after a partition it reports its actions and its run, and the controller has to
+// request the facts that it has forgotten.
+func TestNodeIsNotKickedBeforeItsFactsAreReceived(t *testing.T) {
+	lb := inventory.Facts{"role": "lb"}
+	t.Run("for its role may have no place", func(t *testing.T) {
+		oneAtATime(t, reload(), func(l *loop) {
+			l.beats("lb3", lb, reload())
+			synctest.Wait()
+			if v := l.View().Verdicts[2]; v.Node != "lb3" || gateNames(v) != api.GateSynced || !strings.Contains(v.Gates[0].Why, "facts of node lb3") {
+				t.Errorf("%d kicks, and the verdict is %+v; want it to wait for the facts", len(l.kicked()), v)
+			}
+			l.tells("lb3", lb)
+			if kicks := l.kicked(); len(kicks) != 1 {
+				t.Errorf("the kicks are %+v, want that of lb1: its run is in progress", kicks)
+			}
+			synctest.Wait()
+			if v := l.View().Verdicts[2]; gateNames(v) != api.GateBudget {
+				t.Errorf("the verdict is %+v, want it to wait for a place", v)
+			}
+		})
+	})
+	t.Run("for its role may be observed", func(t *testing.T) {
+		cfg := patient()
+		cfg.Roles = []membership.RoleConfig{{Name: "lb", Mode: plan.ModeObserve}}
+		inLoop(t, cfg, func(l *loop) {
+			l.says("web1", "web", kick.Status{})
+			l.sync(t)
+			l.beats("lb1", lb, reload())
+			if n := len(l.kicked()); n != 0 {
+				t.Errorf("%d kicks of a node whose role is observed", n)
+			}
+			l.tells("lb1", lb)
+			synctest.Wait()
+			if v := l.View().Verdicts[0]; gateNames(v) != api.GateObserve {
+				t.Errorf("the verdict is %+v, want it to be observed", v)
+			}
+		})
+	})
+}
+
+func TestRunKeepsItsPlaceWhenItsNodeIsBackWithoutFacts(t *testing.T) {
+	lb := inventory.Facts{"role": "lb"}
+	for claim, status := range map[string]kick.Status{"with its action": reload(), "without an action": {}} {
+		t.Run(claim, func(t *testing.T) {
+			oneGone(t, func(l *loop, k kick.Kick) {
+				status.Running = &kick.Running{Run: k.ID, Action: "reload"}
+				l.conns++
+				l.beats("lb1", lb, status)
+				if kicks := l.kicked(); len(kicks) != 1 {
+					t.Errorf("the kicks are %+v, want lb2 to wait: the run on lb1 goes on", kicks)
+				}
+				l.tells("lb1", lb)
+				if kicks := l.kicked(); len(kicks) != 1 {
+					t.Errorf("the kicks are %+v, want lb2 to wait: the run on lb1 goes on", kicks)
+				}
+			})
+		})
+	}
 }
 
 func TestReturningNodeReportsItsRun(t *testing.T) {

@@ -74,6 +74,38 @@ func TestHeartbeatReportsAFailedRunWithoutReply(t *testing.T) {
 	})
 }
 
+func TestKickAfterALostReplySettles(t *testing.T) {
+	inLoop(t, patient(), func(l *loop) {
+		l.says("web1", "web", kick.Status{})
+		l.says("lb1", "lb", reload())
+		l.sync(t)
+		l.ends(success(l.kicked()[0]))
+		time.Sleep(time.Minute)
+		l.answer = func(context.Context, kick.Kick) (kick.Reply, error) {
+			time.Sleep(replyTimeout)
+			return kick.Reply{}, context.DeadlineExceeded
+		}
+		sent := time.Now()
+		l.says("web2", "web", kick.Status{})
+		time.Sleep(time.Second)
+		k := l.kicked()[1]
+		status := reload()
+		status.Running = &kick.Running{Run: k.ID, Action: "reload"}
+		l.says("lb1", "lb", status)
+		l.says("web3", "web", kick.Status{})
+		time.Sleep(replyTimeout)
+		l.ends(success(k)) // 3 s after it was sent
+		time.Sleep(time.Until(sent.Add(5 * time.Second)))
+		if n := len(l.kicked()); n != 2 {
+			t.Errorf("%d kicks, want no third one within the settle time of the second", n)
+		}
+		time.Sleep(time.Minute)
+		if kicks := l.kicked(); len(kicks) < 3 || len(kicks[2].Needs[0].Members) != 3 {
+			t.Errorf("the kicks are %+v, want one with three members after it", kicks)
+		}
+	})
+}
+
 func TestFormerControllersRunEndsByHeartbeat(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		status := reload()

@@ -118,6 +118,9 @@ func (c *Controller) setActions(n *inventory.Node, status kick.Status, now time.
 		}
 		return needs, err.Error()
 	})
+	for _, a := range c.fleet.actions[n.Name] {
+		a.NoFacts = n.Facts == nil
+	}
 }
 
 // reportApplied tells the table which revisions a node's actions have applied.

@@ -3,6 +3,7 @@ package controller
 import (
 	"encoding/json"
 	"kicker/controller/api"
+	"kicker/controller/membership"
 	"kicker/inventory"
 	"kicker/kick"
 	"strings"
@@ -34,6 +35,31 @@ func TestAnotherHolderIsAskedIfTheFirstIsSilent(t *testing.T) {
 		}
 		if r := l.View().Roles[1]; r.Name != "web" || r.Held == nil || len(r.Members) != 10 {
 			t.Errorf("web is %+v, want six of ten held", r)
+		}
+	})
+}
+
+// Two dependents remember the only member, each from another controller, and the one that was kicked last reports again
+// and dies before it is asked. The other one must be asked, or the role is emptied though its member never left.
+func TestRoleIsNotEmptiedWhenOneOfTwoHoldersDies(t *testing.T) {
+	cfg := patient()
+	cfg.Roles = []membership.RoleConfig{{Name: "web", GoneAfter: inventory.DefaultGoneAfter}}
+	inLoop(t, cfg, func(l *loop) {
+		l.rosters = map[string][]kick.Member{"lb1/reload": webs(1)}
+		newer := reload(func(a *kick.ActionStatus) {
+			a.Applied = map[string]kick.Revision{"web": {Epoch: 2000, N: 1, Hash: kick.Hash(webs(1))}}
+		})
+		l.pace = time.Minute // only what has changed is reported again
+		l.says("lb1", "lb", reload(appliedBefore(webs(1))))
+		l.says("lb2", "lb", newer)
+		l.says("lb2", "lb", newer)
+		l.closes("lb2")
+		time.Sleep(30 * time.Second)
+		if kicks := l.kicked(); len(kicks) > 0 {
+			t.Errorf("%d kicks, the first with %+v", len(kicks), kicks[0].Needs)
+		}
+		if r := l.View().Roles[1]; r.Name != "web" || r.Held == nil || len(r.Members) != 1 {
+			t.Errorf("web is %+v, want its only member held", r)
 		}
 	})
 }

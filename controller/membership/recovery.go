@@ -32,8 +32,8 @@ type recovery struct {
 	why   string    // not done: what it waits for
 	until time.Time // not done: when it ends at the latest
 
-	// newest is a holder of the newest revision that was reported; others hold the same one. Its hash is empty while
-	// none was.
+	// newest is a holder of the newest revision that was reported, and that revision; others hold the same members,
+	// perhaps at an older one. Its hash is empty while none was reported.
 	newest Holder
 	others []Holder
 	// known is the members of that revision, nil until a holder has answered.
@@ -84,18 +84,20 @@ func (t *Table) Report(need Need, h Holder, reports Reports, now time.Time) {
 }
 
 // report keeps the holders of the newest revision. Older ones led to it: an action that has failed for weeks must not
-// bring back members of then.
+// bring back members of then. Revisions with the same members count as one, and each of their holders can be asked.
 func (g *recovery) report(h Holder) {
-	same := g.newest.Revision.Hash == h.Revision.Hash
-	is := func(o Holder) bool { return o.Node == h.Node && o.Action == h.Action && o.As == h.As }
-	switch {
-	case same && !is(g.newest) && len(g.others) < maxHolders && !slices.ContainsFunc(g.others, is):
-		g.others = append(g.others, h)
-	case g.newest.Revision.Hash == "" || g.newest.Revision.Before(h.Revision):
-		if !same {
-			g.known, g.others, g.have, g.asked = nil, nil, 0, time.Time{}
+	if g.newest.Revision.Hash != h.Revision.Hash {
+		if g.newest.Revision.Hash == "" || g.newest.Revision.Before(h.Revision) {
+			g.newest, g.others, g.known, g.have, g.asked = h, nil, nil, 0, time.Time{}
 		}
-		g.newest = h
+		return
+	}
+	is := func(o Holder) bool { return o.Node == h.Node && o.Action == h.Action && o.As == h.As }
+	if !is(g.newest) && len(g.others) < maxHolders && !slices.ContainsFunc(g.others, is) {
+		g.others = append(g.others, h)
+	}
+	if g.newest.Revision.Before(h.Revision) {
+		g.newest.Revision = h.Revision
 	}
 }
 
@@ -105,7 +107,9 @@ func (g *recovery) question(now time.Time) (Holder, bool) {
 		return Holder{}, false
 	}
 	if !g.asked.IsZero() && len(g.others) > 0 {
-		g.newest, g.others = g.others[0], append(slices.Clone(g.others[1:]), g.newest)
+		silent, revision := g.newest, g.newest.Revision
+		g.newest, g.others = g.others[0], append(slices.Clone(g.others[1:]), silent)
+		g.newest.Revision = revision // of the same members it is the newest
 	}
 	g.asked = now
 	return g.newest, true

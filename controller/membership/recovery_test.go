@@ -149,6 +149,31 @@ func TestNewestReportedRevisionCounts(t *testing.T) {
 	}
 }
 
+// A holder that reports the same members at a newer revision, and reports again, must not be the only one to be asked:
+// if it dies then, the role would be recovered without the members that the other one remembers.
+func TestSameMembersAtANewerRevisionHaveTwoHolders(t *testing.T) {
+	older := Holder{kick.Revision{Epoch: 5, N: 1, Hash: "1-a"}, "lb1", "reload", "web"}
+	newer := Holder{kick.Revision{Epoch: 6, N: 1, Hash: "1-a"}, "lb2", "reload", "web"}
+	for _, reported := range [][]Holder{{older, newer, newer}, {newer, older, newer}, {older, newer, newer, older}} {
+		var g recovery
+		asked := map[string]bool{}
+		for _, h := range reported {
+			g.report(h)
+		}
+		for second := range 4 {
+			if h, ask := g.question(in(time.Duration(second) * time.Second)); ask {
+				asked[h.Node] = true
+			}
+			if g.newest.Revision != newer.Revision {
+				t.Errorf("after %v the newest revision is %+v, want %+v", reported, g.newest.Revision, newer.Revision)
+			}
+		}
+		if !asked["lb1"] || !asked["lb2"] {
+			t.Errorf("after %v only %v are asked, want both holders", reported, asked)
+		}
+	}
+}
+
 func TestHoldersAreAskedInTurnOnceASecond(t *testing.T) {
 	var g recovery
 	for _, node := range []string{"lb1", "lb2", "lb3"} {

@@ -25,6 +25,8 @@ type Action struct {
 	// if all is.
 	Needs      []membership.Need
 	Unresolved string
+	// NoFacts is true until the facts of the node were received. Its roles, and so its budget and mode, are unknown.
+	NoFacts bool
 	// Status is what the node reported last, or what follows from a result that came since.
 	Status kick.ActionStatus
 

@@ -136,6 +136,9 @@ func (s Situation) gates(a *Action, now time.Time) []api.Gate {
 	if !s.Sync.Open {
 		wait(api.GateSynced, s.Sync.Why, s.Sync.Until)
 	}
+	if a.NoFacts && s.Sync.Open {
+		wait(api.GateSynced, fmt.Sprintf("the facts of node %s have not been received yet", a.Node), time.Time{})
+	}
 	for _, need := range a.Needs {
 		if refusal := need.Role.Refusal(); refusal != nil && (s.Sync.Open || refusal.Code != api.RefusedNotSynced) {
 			wait(refusalGates[refusal.Code], refusal.Why, refusal.Until)
@@ -204,10 +207,11 @@ func (c Config) settled(a *Action) time.Time {
 		return time.Time{}
 	}
 	first := a.from.Add(c.Settle)
-	if a.Retry.kicked.IsZero() {
+	kicked := a.Retry.lastKick(a.Fingerprint())
+	if kicked.IsZero() {
 		return first
 	}
-	again := a.Retry.kicked.Add(min(max(4*a.Retry.Took, c.SettleMin), c.SettleMax))
+	again := kicked.Add(min(max(4*a.Retry.Took, c.SettleMin), c.SettleMax))
 	if again.After(first) {
 		return again
 	}

@@ -66,6 +66,12 @@ func TestGates(t *testing.T) {
 		{"or settle_max", nil, func(_ *Cluster, _ *Situation, a *Action) {
 			a.Retry.kicked, a.Retry.Took = ago(2*time.Second), time.Hour
 		}, gates{gate(api.GateSettle, "more changes may follow", 58*time.Second)}},
+		{"a kick without a reply counts too: it may have run", nil, func(_ *Cluster, _ *Situation, a *Action) {
+			*a.Retry = Retry{SendAgain: "r1", Tried: "1-other", Sent: ago(2 * time.Second), kicked: ago(time.Hour)}
+		}, gates{gate(api.GateSettle, "more changes may follow", 3*time.Second)}},
+		{"unless it is sent again", nil, func(_ *Cluster, _ *Situation, a *Action) {
+			*a.Retry = Retry{SendAgain: "r1", Tried: a.Fingerprint(), Sent: ago(2 * time.Second), kicked: ago(time.Hour)}
+		}, nil},
 		{"an action waits for its run to end", nil, func(_ *Cluster, _ *Situation, a *Action) {
 			a.Running = &kick.Running{Run: "r1", Action: "reload"}
 		}, gates{gate(api.GateRunning, "run r1 of lb1/reload")}},
@@ -121,6 +127,9 @@ func TestGates(t *testing.T) {
 			c.Close("web", in(time.Second))
 		}, gates{gate(api.GateSynced,
 			"role web: waiting for lb9/reload to report the members it last applied", time.Second)}},
+		{"and for the facts of its node", nil, func(_ *Cluster, _ *Situation, a *Action) {
+			a.NoFacts = true
+		}, gates{gate(api.GateSynced, "the facts of node lb1 have not been received yet")}},
 		{"and not for a role that only others depend on", nil, func(c *Cluster, _ *Situation, _ *Action) {
 			c.Needs("db")
 		}, nil},

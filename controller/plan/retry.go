@@ -24,7 +24,8 @@ type Retry struct {
 	// SendAgain is the ID of the last kick if it got no reply, or empty. The same kick is sent again with the same ID,
 	// and so makes one run.
 	SendAgain string
-	// kicked is Sent of the last kick that the node accepted. The settle time between two kicks counts from here.
+	// kicked is Sent of the last kick that the node accepted. The settle time between two kicks counts from here, see
+	// lastKick.
 	kicked time.Time
 	// Ended is when the last run ended. Took is how long its command took.
 	Ended time.Time
@@ -70,6 +71,15 @@ func (r *Retry) Accepted(f *Flight) {
 	case causeOutside:
 		r.ownCycle = 0
 	}
+}
+
+// lastKick is when the kick was sent from which the settle time of a kick with these memberships counts; zero: none was.
+// One without a reply may have run. Sent again with the same memberships it is the same kick, so that it does not count.
+func (r *Retry) lastKick(fingerprint string) time.Time {
+	if r.SendAgain != "" && r.Tried != fingerprint {
+		return r.Sent
+	}
+	return r.kicked
 }
 
 // Kept reports whether a Retry holds more than the node itself reports again.

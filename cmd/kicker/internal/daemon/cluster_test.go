@@ -99,7 +99,14 @@ func inCluster(t *testing.T, story func(*cluster)) {
 	synctest.Test(t, func(t *testing.T) {
 		lines := &testLog{t: t}
 		defer lines.end()
-		log := slog.New(slog.NewTextHandler(lines, &slog.HandlerOptions{Level: slog.LevelInfo}))
+		began := time.Now()
+		log := slog.New(slog.NewTextHandler(lines, &slog.HandlerOptions{Level: slog.LevelInfo,
+			ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+				if a.Key == slog.TimeKey { // in seconds, as violations of invariants are reported
+					a.Value = slog.StringValue(fmt.Sprintf("%.3f", a.Value.Time().Sub(began).Seconds()))
+				}
+				return a
+			}}))
 		c := &cluster{t: t, cfg: controller.DefaultConfig(), log: log, agents: map[string]*node{}}
 		c.startBus()
 		defer func() {
@@ -784,6 +791,8 @@ const (
 	doubled
 	overtaken // by the next one, if that has another subject
 )
+
+func (f fate) String() string { return [...]string{"arrives", "lost", "doubled", "overtaken"}[f] }
 
 // pass is client protocol after what happens to it on the wire.
 func (l *line) pass(p []byte, silent bool) []byte {

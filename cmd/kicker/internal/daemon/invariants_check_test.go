@@ -234,9 +234,16 @@ func cutOffDoesNothing(s seen) (wrong []string) {
 	return wrong
 }
 
-// budgetHolds counts the processes that run at once, without those on nodes that the controller may not have seen.
+// budgetHolds counts the processes that run at once when one begins, without those on nodes that the controller may not
+// have seen since they began. A kick that reached its node late says nothing: its place was given back.
 func budgetHolds(s seen) (wrong []string) {
+	sent := s.sent()
 	for i, r := range s.runs {
+		if !slices.ContainsFunc(sent[r.env["KICKER_RUN"]], func(at time.Time) bool {
+			return !at.After(r.started) && r.started.Sub(at) < replyTime
+		}) {
+			continue
+		}
 		role := strings.TrimRight(r.node, "0123456789")
 		most := 1
 		for _, cfg := range s.cfg.Roles {
@@ -250,8 +257,7 @@ func budgetHolds(s seen) (wrong []string) {
 		for _, other := range s.runs[:i] {
 			inProgress := other.ended.IsZero() || other.ended.After(r.started)
 			if strings.HasPrefix(other.node, role) && other.node != r.node && inProgress &&
-				!s.unseen(other.node, other.started, r.started) &&
-				!s.unseen(r.node, r.started.Add(-5*time.Second), r.started) {
+				!s.unseen(other.node, other.started, r.started) {
 				at = append(at, other.node)
 			}
 		}
@@ -260,6 +266,18 @@ func budgetHolds(s seen) (wrong []string) {
 		}
 	}
 	return wrong
+}
+
+// replyTime is how long a controller waits for the reply to a kick.
+const replyTime = 3 * time.Second
+
+// sent is when each kick was sent, by its run.
+func (s seen) sent() map[string][]time.Time {
+	at := map[string][]time.Time{}
+	for _, k := range s.kicks {
+		at[k.ID] = append(at[k.ID], k.at)
+	}
+	return at
 }
 
 // most is the most nodes that a role had before a moment.
@@ -275,20 +293,16 @@ func (s seen) most(role string, at time.Time) int {
 	return n
 }
 
-// unseen reports whether the controller may not have seen a node in a time.
+// unseen reports whether the controller may not have seen a node in a time. The restart of a controller hides none: it
+// waits until all have reported.
 func (s seen) unseen(node string, from, to time.Time) bool {
 	from = from.Add(-10 * time.Second)
 	meets := func(q span) bool { return q.meets(from, to) }
 	if slices.ContainsFunc(s.hurt[node], func(h hurt) bool { return h.meets(from, to) }) {
 		return true
 	}
-	return slices.ContainsFunc(s.quakes, func(q span) bool { return q.meets(from, to) && !s.isRestart(q) }) ||
+	return slices.ContainsFunc(s.quakes, func(q quake) bool { return q.meets(from, to) && !q.restart }) ||
 		slices.ContainsFunc(s.brokers, meets) || slices.ContainsFunc(s.cuts, meets)
-}
-
-// isRestart reports whether a quake is the restart of a controller: the budget holds across that.
-func (s seen) isRestart(q span) bool {
-	return slices.ContainsFunc(s.reigns, func(r reign) bool { return r.from.Sub(q.to).Abs() < time.Second })
 }
 
 func oneRunAtATime(s seen) (wrong []string) {
@@ -324,8 +338,8 @@ func oneRunAtATime(s seen) (wrong []string) {
 	return wrong
 }
 
-// rateIsBounded: under one controller two runs of an action are at least settle_min apart, and after a failure at least
-// the backoff.
+// rateIsBounded: under one controller the kicks of two runs of an action are at least settle_min apart, whatever was
+// lost. After a failure that the controller could see they are at least the backoff apart.
 func rateIsBounded(s seen) (wrong []string) {
 	sent := map[string]sentKick{}
 	for _, k := range s.kicks {
@@ -339,8 +353,7 @@ func rateIsBounded(s seen) (wrong []string) {
 		before, ran := last[key]
 		last[key] = r
 		this, that := sent[r.env["KICKER_RUN"]], sent[before.env["KICKER_RUN"]]
-		if !ran || this.Controller != that.Controller || s.unseen(r.node, before.started, r.started) ||
-			before.ended.IsZero() {
+		if !ran || this.Controller != that.Controller {
 			continue
 		}
 		least := s.cfg.SettleMin
@@ -349,6 +362,9 @@ func rateIsBounded(s seen) (wrong []string) {
 		}
 		if gap := this.at.Sub(that.at); gap < least {
 			wrong = append(wrong, fmt.Sprintf("%s: %s was kicked %s after its last kick", s.when(r.started), key, gap))
+		}
+		if s.unseen(r.node, before.started, r.started) || before.ended.IsZero() {
+			continue
 		}
 		if gap := this.at.Sub(before.ended); before.ending.Exit != 0 &&
 			maps.Equal(before.file.Revisions, r.file.Revisions) && gap < s.cfg.Backoff.Initial*8/10-time.Second {
@@ -370,7 +386,7 @@ func leavesAreNotHeld(s seen) (wrong []string) {
 					func(t time.Time) bool { return t.Before(v.At.Add(-time.Second)) })
 				grave := slices.ContainsFunc(s.hurt[node], func(h hurt) bool { return h.what != "leave" })
 				if left && !grave && !slices.ContainsFunc(s.quakes,
-					func(q span) bool { return q.meets(v.At.Add(-20*time.Second), v.At) }) {
+					func(q quake) bool { return q.meets(v.At.Add(-20*time.Second), v.At) }) {
 					wrong = append(wrong, fmt.Sprintf("%s: %s left and is held", s.when(v.At), node))
 				}
 			}
@@ -424,7 +440,7 @@ func (s seen) cannotSend(at time.Time) bool {
 	down := slices.ContainsFunc(s.brokers, func(b span) bool {
 		return b.meets(at.Add(-time.Millisecond), at.Add(time.Millisecond)) || b.meets(at.Add(-5*time.Second), at)
 	})
-	return down || slices.ContainsFunc(s.quakes, func(q span) bool { return q.from.Equal(at) })
+	return down || slices.ContainsFunc(s.quakes, func(q quake) bool { return q.from.Equal(at) })
 }
 
 // shownRunning reports whether a view of that moment shows a kick of the node in progress, or the node gone. Then the
@@ -449,7 +465,7 @@ func noFalseRemoval(s seen) (wrong []string) {
 		}
 		for _, node := range p.removed {
 			shaken := slices.ContainsFunc(s.quakes,
-				func(q span) bool { return q.meets(p.at.Add(-20*time.Second), p.at) })
+				func(q quake) bool { return q.meets(p.at.Add(-20*time.Second), p.at) })
 			justified := slices.ContainsFunc(s.hurt[node], func(h hurt) bool {
 				return (h.grave || shaken || s.cannotReceive(h.from) || h.what == "stopped" &&
 					s.reigned(h.from, p.at)) && h.from.Before(p.at.Add(time.Millisecond)) &&
@@ -474,7 +490,7 @@ func (s seen) reigned(from, to time.Time) bool {
 func (s seen) cannotReceive(at time.Time) bool {
 	recent := func(b span) bool { return b.meets(at.Add(-3*time.Second), at) }
 	return slices.ContainsFunc(slices.Concat(s.cuts, s.brokers), recent) ||
-		slices.ContainsFunc(s.quakes, func(q span) bool { return recent(q) && s.isRestart(q) })
+		slices.ContainsFunc(s.quakes, func(q quake) bool { return recent(q.span) && q.restart })
 }
 
 // patience is how much later than its reason a removal may come.

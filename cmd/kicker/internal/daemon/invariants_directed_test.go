@@ -44,7 +44,7 @@ func TestInvariant02NoKickBeforeItsRolesAreSynced(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.closeBroker()
 		c.openBroker()
-		record := newRecord()
+		record := newRecord(c.log)
 		c.sent = record.keepKicks
 		webs := c.fleet(4)
 		before := len(record.copy().kicks)
@@ -66,7 +66,7 @@ func TestInvariant02NoKickBeforeItsRolesAreSynced(t *testing.T) {
 
 func TestInvariant03RestartWhenConvergedKicksNothing(t *testing.T) {
 	often(t, 4, func(c *cluster, dice *rand.Rand) {
-		record := newRecord()
+		record := newRecord(c.log)
 		c.sent = record.keepKicks
 		c.cfg.Roles = []membership.RoleConfig{{Name: "haproxy", Budget: "100%"}}
 		webs := c.fleet(2 + dice.IntN(6))
@@ -195,7 +195,7 @@ func TestInvariant07MassLossIsHeldAndAdditionsAreNot(t *testing.T) {
 
 func TestInvariant08CutOffControllerRemovesAndKicksNothing(t *testing.T) {
 	often(t, 6, func(c *cluster, dice *rand.Rand) {
-		record := newRecord()
+		record := newRecord(c.log)
 		c.sent = record.keepKicks
 		webs := c.fleet(5)
 		c.agents["lb1"].do = failsFirst(2) // so that a kick is due during the cut

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -102,9 +103,15 @@ type step struct {
 
 // newWorld is a healthy cluster of random size. Its record has begun.
 func newWorld(c *cluster, dice *rand.Rand, counts map[string]int) *world {
-	w := &world{cluster: c, dice: dice, counts: counts, record: newRecord()}
+	w := &world{cluster: c, dice: dice, counts: counts, record: newRecord(c.log.With("daemon", "schedule"))}
 	w.storm.dice = rand.New(rand.NewPCG(dice.Uint64(), 0))
-	c.weather = w.storm.strike
+	c.weather = func(from, subject string) fate {
+		what := w.storm.strike(from, subject)
+		if what != arrives {
+			w.record.note("message %s: %s from %s", what, subject, from)
+		}
+		return what
+	}
 	c.sent = w.record.keepKicks
 	c.cfg.Roles = []membership.RoleConfig{{Name: "haproxy", Budget: pick[membership.Budget](dice, "10%", "2", "50%")},
 		{Name: "web", MinMembers: pick(dice, 0, 0, 0, 1)}}
@@ -216,7 +223,9 @@ func (w *world) play() {
 		next := w.plan[0]
 		w.plan = w.plan[1:]
 		time.Sleep(time.Until(next.at))
-		w.record.note("%s", next.what)
+		if next.what != "" {
+			w.record.note("%s", next.what)
+		}
 		next.do()
 	}
 }
@@ -412,7 +421,7 @@ func (w *world) spell(lost, doubled, reordered int) bool {
 	d := w.between(2*time.Second, 30*time.Second)
 	w.record.note("weather for %s: %d %% lost, %d %% doubled, %d %% reordered", d, lost, doubled, reordered)
 	if lost > 0 {
-		w.record.quake(time.Now(), d)
+		w.record.quake(time.Now(), d, false)
 	}
 	w.in(d, "the weather is fine again", func() { w.storm.set(0, 0, 0) })
 	return true
@@ -439,7 +448,7 @@ func (w *world) suspend() bool {
 	}
 	d := w.between(time.Second, 30*time.Second)
 	w.record.note("the controller is disconnected for %s", d)
-	w.record.quake(time.Now(), d)
+	w.record.quake(time.Now(), d, false)
 	w.record.cutOff(d)
 	wires := w.wiresOf("controller")
 	for _, wire := range wires {
@@ -460,7 +469,7 @@ func (w *world) restartController(away time.Duration) bool {
 	began := time.Now()
 	w.stopController()
 	w.record.reconnected()
-	w.record.quake(began, away)
+	w.record.quake(began, away, true)
 	w.in(away, "the controller starts", func() {
 		if w.control == nil {
 			w.startControl()
@@ -480,7 +489,7 @@ func (w *world) restartBroker(away time.Duration) bool {
 		w.record.reconnected()
 	}
 	w.closeBroker()
-	w.record.quake(began, away)
+	w.record.quake(began, away, !w.external)
 	w.record.brokerDown(began, away)
 	if !w.external {
 		w.in(away, "controller and broker start", func() {
@@ -585,14 +594,14 @@ func (w *world) truth(role string) map[string]string {
 
 // record is what was seen from outside.
 type record struct {
+	log     *slog.Logger // what happens, in one order with the events of the controllers
 	mu      sync.Mutex
 	began   time.Time
-	notes   []string
 	views   []*api.View
 	kicks   []sentKick
 	reigns  []reign // of controllers, in order
 	hurt    map[string][]hurt
-	quakes  []span // times in which slight faults may add up
+	quakes  []quake
 	brokers []span // down
 	cuts    []span // of the controller
 	leaves  map[string][]time.Time
@@ -603,6 +612,12 @@ type record struct {
 type span struct{ from, to time.Time }
 
 func (s span) meets(from, to time.Time) bool { return s.from.Before(to) && from.Before(s.to) }
+
+// quake is a time in which slight faults of all nodes may add up. restart says that it is the restart of a controller.
+type quake struct {
+	span
+	restart bool
+}
 
 // hurt is a time in which a node may have been silent. A slight one removes no node.
 type hurt struct {
@@ -626,8 +641,8 @@ type reign struct {
 // stunned is how long a machine may be frozen without being removed.
 const stunned = 8 * time.Second
 
-func newRecord() *record {
-	return &record{began: time.Now(), hurt: map[string][]hurt{}, leaves: map[string][]time.Time{},
+func newRecord(log *slog.Logger) *record {
+	return &record{log: log, began: time.Now(), hurt: map[string][]hurt{}, leaves: map[string][]time.Time{},
 		rebirth: map[string][]time.Time{}}
 }
 
@@ -649,11 +664,7 @@ func (r *record) locked(do func()) {
 	do()
 }
 
-func (r *record) note(format string, args ...any) {
-	r.locked(func() {
-		r.notes = append(r.notes, fmt.Sprintf("%8.3f  ", time.Since(r.began).Seconds())+fmt.Sprintf(format, args...))
-	})
-}
+func (r *record) note(format string, args ...any) { r.log.Info(fmt.Sprintf(format, args...)) }
 
 // impair notes that a node may be silent from now on.
 func (r *record) impair(node, what string, grave bool) {
@@ -675,8 +686,8 @@ func (r *record) recover(node string, whats ...string) {
 
 // quake notes a time in which all nodes were affected. It may have begun before: stopping takes longer on a stalled
 // wire.
-func (r *record) quake(began time.Time, d time.Duration) {
-	r.locked(func() { r.quakes = append(r.quakes, span{began, time.Now().Add(d)}) })
+func (r *record) quake(began time.Time, d time.Duration, restart bool) {
+	r.locked(func() { r.quakes = append(r.quakes, quake{span{began, time.Now().Add(d)}, restart}) })
 }
 
 func (r *record) cutOff(d time.Duration) {
@@ -754,6 +765,7 @@ func (r *record) keepKicks(from, subject string, payload []byte) {
 	}
 	var k kick.Kick
 	if json.Unmarshal(payload, &k) == nil && k.ID != "" {
+		r.note("kick %s of %s/%s is sent", k.ID, k.Node, k.Action)
 		r.locked(func() { r.kicks = append(r.kicks, sentKick{time.Now(), k}) })
 	}
 }
