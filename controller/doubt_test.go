@@ -79,10 +79,10 @@ func TestRunInDoubtKeepsItsPlace(t *testing.T) {
 		},
 		"when its node has another role": func(l *loop, _ kick.Kick) { l.says("lb1", "edge", reload()) },
 		"when other members are needed":  func(l *loop, _ kick.Kick) { l.says("web2", "web", kick.Status{}) },
-		"when its agent does not listen any more": func(l *loop, _ kick.Kick) {
+		"when its agent no longer listens": func(l *loop, _ kick.Kick) {
 			l.answer = func(context.Context, kick.Kick) (kick.Reply, error) { return kick.Reply{}, kick.ErrNoAgent }
 		},
-		"when its action is not known any more": answers(kick.NoSuchAction),
+		"when its action is no longer known": answers(kick.NoSuchAction),
 		"when its node obeys another one":       answers(kick.Stale),
 		"when its reply is unknown":             answers("made up"),
 		"when its heartbeat shows the run":      func(l *loop, k kick.Kick) { l.says("lb1", "lb", runs(k)) },
