@@ -83,9 +83,9 @@ func TestRunInDoubtKeepsItsPlace(t *testing.T) {
 			l.answer = func(context.Context, kick.Kick) (kick.Reply, error) { return kick.Reply{}, kick.ErrNoAgent }
 		},
 		"when its action is no longer known": answers(kick.NoSuchAction),
-		"when its node obeys another one":       answers(kick.Stale),
-		"when its reply is unknown":             answers("made up"),
-		"when its heartbeat shows the run":      func(l *loop, k kick.Kick) { l.says("lb1", "lb", runs(k)) },
+		"when its node obeys another one":    answers(kick.Stale),
+		"when its reply is unknown":          answers("made up"),
+		"when its heartbeat shows the run":   func(l *loop, k kick.Kick) { l.says("lb1", "lb", runs(k)) },
 		"when it shows the run and the node goes": func(l *loop, k kick.Kick) {
 			l.says("lb1", "lb", runs(k))
 			synctest.Wait()
@@ -207,6 +207,25 @@ func TestBusyNodeKeepsThePlaceOfItsOtherRun(t *testing.T) {
 		synctest.Wait()
 		if nodes := l.others(); len(nodes) != 1 {
 			t.Errorf("lb2 is not kicked when it is over: %+v", l.View().Verdicts)
+		}
+	})
+}
+
+func TestBusyReplyAfterTheEndKeepsNoPlace(t *testing.T) {
+	oneUnanswered(t, func(l *loop, k kick.Kick) {
+		l.answer = func(_ context.Context, k kick.Kick) (kick.Reply, error) {
+			if k.Node == "lb2" {
+				return accept(k), nil
+			}
+			l.says("lb1", "lb", reload(func(a *kick.ActionStatus) {
+				a.Last = &kick.LastRun{Run: "other", Outcome: kick.Failed, Exit: 1, Failures: 1}
+			}))
+			time.Sleep(time.Second)
+			return kick.Reply{V: kick.Version, Answer: kick.Busy, Run: "other", Deadline: time.Hour.Milliseconds()}, nil
+		}
+		time.Sleep(10 * time.Second)
+		if nodes := l.others(); len(nodes) != 1 {
+			t.Errorf("lb2 is not kicked: %+v", l.View().Verdicts)
 		}
 	})
 }

@@ -237,10 +237,11 @@ func overdueRun(run api.Overdue, at time.Time) api.Problem {
 		end = "its deadline is over, and its node still reports it"
 	}
 	p := api.Problem{
-		Code: api.ProblemOverdueRun, Severity: api.Warning, Object: "node/" + run.Node + "/" + run.Action, Since: run.Since,
-		Text: fmt.Sprintf("run %s is overdue, started %s ago", run.Run, api.Duration(at.Sub(run.Started))),
-		Why:  usual,
-		Next: end + "; the node runs nothing else until it ends, and other nodes go on",
+		Code: api.ProblemOverdueRun, Severity: api.Warning, Since: run.Since,
+		Object: strings.TrimSuffix("node/"+run.Node+"/"+run.Action, "/"), // a node that is busy does not say with what
+		Text:   fmt.Sprintf("run %s is overdue, started %s ago", run.Run, api.Duration(at.Sub(run.Started))),
+		Why:    usual,
+		Next:   end + "; the node runs nothing else until it ends, and other nodes go on",
 		Do: fmt.Sprintf("find out on %s what the command waits for, or stop it there; kicker explain %s shows what waits",
 			run.Node, node),
 	}
