@@ -96,6 +96,11 @@ func TestRunInDoubtKeepsItsPlace(t *testing.T) {
 			time.Sleep(5 * time.Second)
 			l.goes("lb1")
 		},
+		"when another machine has the name and runs nothing": func(l *loop, k kick.Kick) {
+			l.goes("lb1")
+			l.boots("lb1", "lb", "m2", "b2", reload())
+			l.answer = replying(kick.Disabled)
+		},
 		"when another machine has the name": func(l *loop, k kick.Kick) {
 			l.goes("lb1")
 			l.boots("lb1", "lb", "m2", "b2", reload())
@@ -131,6 +136,33 @@ func TestKickInDoubtIsSentAgain(t *testing.T) {
 			if v.Node == "lb2" && (len(v.Gates) != 1 || v.Gates[0].Name != api.GateBudget) {
 				t.Errorf("lb2 waits for %+v, want the place of lb1", v.Gates)
 			}
+		}
+	})
+}
+
+func TestRunInDoubtIsOverdueAMinuteAfterItsFirstKick(t *testing.T) {
+	cfg := patient()
+	cfg.Roles = []membership.RoleConfig{{Name: "lb", Budget: "1"}}
+	inLoop(t, cfg, func(l *loop) {
+		l.answer = noReply
+		l.says("web1", "web", kick.Status{})
+		l.says("lb1", "lb", succeededIn(time.Second))
+		l.says("lb2", "lb", succeededIn(time.Second))
+		l.sync(t)
+		time.Sleep(53 * time.Second) // the first kick was sent 6.3 s before
+		if nodes := l.others(); len(nodes) > 0 {
+			t.Fatalf("%s is kicked within a minute", nodes)
+		}
+		time.Sleep(2 * time.Second)
+		v := l.View()
+		if nodes := l.others(); len(nodes) != 1 || len(v.Overdue) != 1 || !v.Overdue[0].NoReply || v.Overdue[0].Node != "lb1" {
+			t.Fatalf("%s is kicked, and overdue is %+v; want lb2, and that lb1 has not replied", nodes, v.Overdue)
+		}
+		before := len(l.kicked())
+		time.Sleep(10 * time.Second)
+		again := slices.DeleteFunc(slices.Clone(l.kicked()[before:]), func(k kick.Kick) bool { return k.Node != "lb1" })
+		if len(again) == 0 || again[0].ID != l.kicked()[0].ID {
+			t.Errorf("%+v is sent to lb1, want its first kick again", again)
 		}
 	})
 }
