@@ -110,6 +110,8 @@ func (c *Controller) keepDoubt(f *plan.Flight, r kick.Reply, err error, now time
 		if !f.Doubt {
 			f.Doubt, f.Deadline = true, f.Sent.Add(c.atMost(kick.DefaultTimeout+kick.DefaultGrace))
 		}
+	case r.Answer == kick.Busy && c.fleet.ended(f.Node, r.Run):
+		delete(c.fleet.flights, f.Node) // its heartbeat was received before the reply
 	case r.Answer == kick.Busy:
 		c.fleet.flights[f.Node] = &plan.Flight{
 			ID: r.Run, Key: plan.Key{Node: f.Node}, Instance: f.Instance, Roles: f.Roles, Sent: now, Accepted: true,

@@ -78,13 +78,13 @@ func TestRunInDoubtKeepsItsPlace(t *testing.T) {
 		},
 		"when its node has another role": func(l *loop, _ kick.Kick) { l.says("lb1", "edge", reload()) },
 		"when other members are needed":  func(l *loop, _ kick.Kick) { l.says("web2", "web", kick.Status{}) },
-		"when its agent does not listen any more": func(l *loop, _ kick.Kick) {
+		"when its agent no longer listens": func(l *loop, _ kick.Kick) {
 			l.answer = func(context.Context, kick.Kick) (kick.Reply, error) { return kick.Reply{}, kick.ErrNoAgent }
 		},
-		"when its action is not known any more": answers(kick.NoSuchAction),
-		"when its node obeys another one":       answers(kick.Stale),
-		"when its reply is unknown":             answers("made up"),
-		"when its heartbeat shows the run":      func(l *loop, k kick.Kick) { l.says("lb1", "lb", runs(k)) },
+		"when its action is no longer known": answers(kick.NoSuchAction),
+		"when its node obeys another one":    answers(kick.Stale),
+		"when its reply is unknown":          answers("made up"),
+		"when its heartbeat shows the run":   func(l *loop, k kick.Kick) { l.says("lb1", "lb", runs(k)) },
 		"when it shows the run and the node goes": func(l *loop, k kick.Kick) {
 			l.says("lb1", "lb", runs(k))
 			synctest.Wait()
@@ -94,6 +94,11 @@ func TestRunInDoubtKeepsItsPlace(t *testing.T) {
 			l.answer = func(_ context.Context, k kick.Kick) (kick.Reply, error) { return accept(k), nil }
 			time.Sleep(5 * time.Second)
 			l.goes("lb1")
+		},
+		"when another machine has the name and runs nothing": func(l *loop, k kick.Kick) {
+			l.goes("lb1")
+			l.boots("lb1", "lb", "m2", "b2", reload())
+			l.answer = replying(kick.Disabled)
 		},
 		"when another machine has the name": func(l *loop, k kick.Kick) {
 			l.goes("lb1")
@@ -130,6 +135,33 @@ func TestKickInDoubtIsSentAgain(t *testing.T) {
 			if v.Node == "lb2" && (len(v.Gates) != 1 || v.Gates[0].Name != api.GateBudget) {
 				t.Errorf("lb2 waits for %+v, want the place of lb1", v.Gates)
 			}
+		}
+	})
+}
+
+func TestRunInDoubtIsOverdueAMinuteAfterItsFirstKick(t *testing.T) {
+	cfg := patient()
+	cfg.Roles = []membership.RoleConfig{{Name: "lb", Budget: "1"}}
+	inLoop(t, cfg, func(l *loop) {
+		l.answer = noReply
+		l.says("web1", "web", kick.Status{})
+		l.says("lb1", "lb", succeededIn(time.Second))
+		l.says("lb2", "lb", succeededIn(time.Second))
+		l.sync(t)
+		time.Sleep(53 * time.Second) // the first kick was sent 6.3 s before
+		if nodes := l.others(); len(nodes) > 0 {
+			t.Fatalf("%s is kicked within a minute", nodes)
+		}
+		time.Sleep(2 * time.Second)
+		v := l.View()
+		if nodes := l.others(); len(nodes) != 1 || len(v.Overdue) != 1 || !v.Overdue[0].NoReply || v.Overdue[0].Node != "lb1" {
+			t.Fatalf("%s is kicked, and overdue is %+v; want lb2, and that lb1 has not replied", nodes, v.Overdue)
+		}
+		before := len(l.kicked())
+		time.Sleep(10 * time.Second)
+		again := slices.DeleteFunc(slices.Clone(l.kicked()[before:]), func(k kick.Kick) bool { return k.Node != "lb1" })
+		if len(again) == 0 || again[0].ID != l.kicked()[0].ID {
+			t.Errorf("%+v is sent to lb1, want its first kick again", again)
 		}
 	})
 }
@@ -206,6 +238,25 @@ func TestBusyNodeKeepsThePlaceOfItsOtherRun(t *testing.T) {
 		synctest.Wait()
 		if nodes := l.others(); len(nodes) != 1 {
 			t.Errorf("lb2 is not kicked when it is over: %+v", l.View().Verdicts)
+		}
+	})
+}
+
+func TestBusyReplyAfterTheEndKeepsNoPlace(t *testing.T) {
+	oneUnanswered(t, func(l *loop, k kick.Kick) {
+		l.answer = func(_ context.Context, k kick.Kick) (kick.Reply, error) {
+			if k.Node == "lb2" {
+				return accept(k), nil
+			}
+			l.says("lb1", "lb", reload(func(a *kick.ActionStatus) {
+				a.Last = &kick.LastRun{Run: "other", Outcome: kick.Failed, Exit: 1, Failures: 1}
+			}))
+			time.Sleep(time.Second)
+			return kick.Reply{V: kick.Version, Answer: kick.Busy, Run: "other", Deadline: time.Hour.Milliseconds()}, nil
+		}
+		time.Sleep(3500 * time.Millisecond) // lb1 is not suspect yet: that would show its status again
+		if nodes := l.others(); len(nodes) != 1 {
+			t.Errorf("lb2 is not kicked: %+v", l.View().Verdicts)
 		}
 	})
 }

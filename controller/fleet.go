@@ -192,6 +192,13 @@ func (f *fleet) measure(now time.Time) {
 	f.usual, f.asked, f.measured = plan.Usual(f.all(), asked), asked, now
 }
 
+// ended reports whether a node said how a run ended, as its last run of an action.
+func (f *fleet) ended(node, run string) bool {
+	return slices.ContainsFunc(f.actions[node], func(a *plan.Action) bool {
+		return a.Status.Last != nil && a.Status.Last.Run == run
+	})
+}
+
 // ranLately reports whether a run is in progress on a node, or ended a moment ago.
 func (f *fleet) ranLately(node string, now time.Time) bool {
 	endedLately := func(a *plan.Action) bool { return now.Sub(a.Retry.Ended) <= plan.OwnRunTime }

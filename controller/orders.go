@@ -3,11 +3,13 @@ package controller
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	"kicker/controller/api"
+	"kicker/controller/membership"
 	"kicker/controller/plan"
 )
 
@@ -102,6 +104,9 @@ func (c *Controller) lose(o api.LossOrder, now time.Time) error {
 		return nil
 	}
 	n, err := c.table.AcceptLoss(r, o.Accept, now)
+	if other, ok := errors.AsType[*membership.OtherLossError](err); ok {
+		return fmt.Errorf("loss of %s: %w: %w", o.Object, api.ErrOtherLoss, other)
+	}
 	if err != nil {
 		return fmt.Errorf("loss of %s: %w: %w", o.Object, api.ErrNotFound, err)
 	}

@@ -14,16 +14,21 @@ import (
 
 func acceptLossCommand() *cobra.Command {
 	return asks(&cobra.Command{
-		Use:   "accept-loss role/R",
+		Use:   "accept-loss role/R=N",
 		Short: "Accept a held loss: remove these members now and kick their dependents",
 		Long: `Accept a held loss: remove these members now and kick their dependents.
 
-` + "`kicker roles role/R`" + ` lists the members whose removal is held. Use this when they are lost for good.`,
-		Example: "  kicker accept-loss role/web",
+N is how many they are. ` + "`kicker roles role/R`" + ` lists them. If it is another number by now, nothing is accepted, and the command
+exits with 1 and the list. Use this when they are lost for good. Doing nothing is safe: dependents keep them.`,
+		Example: "  kicker accept-loss role/web=3",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			done := fmt.Sprintf("%s: the loss is accepted\n", args[0])
-			return orderLoss(cmd, api.LossOrder{Object: args[0]}, done)
+			role, n, err := roleAndNumber(args[0])
+			if err != nil || n < 1 {
+				return usageError("%q: write role/R=N, with the number of removals that are held, as in role/web=3", args[0])
+			}
+			done := fmt.Sprintf("%s: the loss of %s is accepted\n", role, api.Count(n, "member"))
+			return orderLoss(cmd, api.LossOrder{Object: role, Accept: n}, done)
 		},
 	})
 }
@@ -41,12 +46,10 @@ leave need no announcement.`,
 	}
 	within := cmd.Flags().Duration("for", 15*time.Minute, "how long the announcement is valid")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		i := strings.LastIndexByte(args[0], '=') // a role that is a selector has one of its own
-		percent, err := strconv.Atoi(strings.TrimSuffix(args[0][i+1:], "%"))
-		if i < 0 || err != nil || percent < 1 || percent > 100 {
+		role, percent, err := roleAndNumber(strings.TrimSuffix(args[0], "%"))
+		if err != nil || percent < 1 || percent > 100 {
 			return usageError("%q: write role/R=PERCENT, from 1 to 100, as in role/web=50", args[0])
 		}
-		role := args[0][:i]
 		if *within <= 0 {
 			return usageError("--for %s: want more than 0, as in --for 15m", *within)
 		}
@@ -54,6 +57,13 @@ leave need no announcement.`,
 		return orderLoss(cmd, api.LossOrder{Object: role, Expect: percent, For: *within}, done)
 	}
 	return asks(cmd)
+}
+
+// roleAndNumber splits role/R=N. A role that is a selector has an equals sign of its own.
+func roleAndNumber(arg string) (role string, n int, err error) {
+	i := strings.LastIndexByte(arg, '=')
+	n, err = strconv.Atoi(arg[i+1:])
+	return arg[:max(i, 0)], n, err
 }
 
 // orderLoss sends what a person says of a loss, and prints done.

@@ -26,7 +26,11 @@ func rolesCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			_, err = get(cmd, "/v1/roles/"+url.PathEscape(name), nil, func(role api.Role, now time.Time) string {
+			query := url.Values{}
+			if output(cmd) != "json" { // a person may look at a role that is too small; a script gets an error
+				query.Set("min", "0")
+			}
+			_, err = get(cmd, "/v1/roles/"+url.PathEscape(name), query, func(role api.Role, now time.Time) string {
 				if output(cmd) == "name" {
 					return list([]api.Role{role}, now)
 				}

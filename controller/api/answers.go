@@ -47,14 +47,21 @@ type RoleStatus struct {
 // Node is a node with its roles.
 type Node struct {
 	*inventory.Node
-	Member bool     `json:"member"` // of its roles
-	Roles  []string `json:"roles"`
+	Member    bool        `json:"member"` // of all its roles
+	Roles     []string    `json:"roles"`
+	NotMember []NotMember `json:"not_member,omitempty"` // roles of which it is no member though it is ready
+}
+
+// NotMember is a role of which a ready node is no member.
+type NotMember struct {
+	Role string `json:"role"`
+	Why  string `json:"why"` // "has no fact port"
 }
 
 // Explanation says why a node and its actions are as they are.
 type Explanation struct {
 	Node
-	Why     string     `json:"why,omitempty"`  // why it is not a member
+	Why     string     `json:"why,omitempty"`  // why it is not a member of any role
 	Held    []HeldRole `json:"held,omitempty"` // roles that it has, or its actions depend on
 	Actions []Action   `json:"actions"`
 }
@@ -143,4 +150,5 @@ type Kicked struct {
 var (
 	ErrNotFound  = errors.New("not found") // no such node, role or action
 	ErrNotSynced = errors.New("not synced")
+	ErrOtherLoss = errors.New("another loss is held by now")
 )

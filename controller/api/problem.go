@@ -30,23 +30,27 @@ var Severities = []Severity{Critical, Warning, Note}
 
 // The codes of problems.
 const (
-	ProblemBusLost         = "bus_lost"
-	ProblemNotSynced       = "not_synced"
-	ProblemReloadRejected  = "reload_rejected"
-	ProblemDisconnectsLost = "disconnects_lost"
-	ProblemRoleNotSynced   = "role_not_synced"
-	ProblemRemovalHeld     = "removal_held"
-	ProblemUnknownRole     = "unknown_role"
-	ProblemNameConflict    = "name_conflict"
-	ProblemWrongVersion    = "wrong_version"
-	ProblemNodeNotReady    = "node_not_ready"
-	ProblemActionFailing   = "action_failing"
-	ProblemOverdueRun      = "overdue_run"
+	ProblemBusLost           = "bus_lost"
+	ProblemNotSynced         = "not_synced"
+	ProblemReloadRejected    = "reload_rejected"
+	ProblemDisconnectsLost   = "disconnects_lost"
+	ProblemRoleNotSynced     = "role_not_synced"
+	ProblemRemovalHeld       = "removal_held"
+	ProblemUnknownRole       = "unknown_role"
+	ProblemTooFewMembers     = "too_few_members"
+	ProblemMemberIncomplete  = "member_incomplete"
+	ProblemMemberQuarantined = "member_quarantined"
+	ProblemNameConflict      = "name_conflict"
+	ProblemWrongVersion      = "wrong_version"
+	ProblemNodeNotReady      = "node_not_ready"
+	ProblemActionFailing     = "action_failing"
+	ProblemOverdueRun        = "overdue_run"
 )
 
 // ProblemCodes is all codes, in the order cluster, roles, nodes, actions. docs/reference/api.md says what each means.
 var ProblemCodes = []string{
 	ProblemBusLost, ProblemNotSynced, ProblemReloadRejected, ProblemDisconnectsLost,
-	ProblemRoleNotSynced, ProblemRemovalHeld, ProblemUnknownRole,
+	ProblemRoleNotSynced, ProblemRemovalHeld, ProblemUnknownRole, ProblemTooFewMembers,
+	ProblemMemberIncomplete, ProblemMemberQuarantined,
 	ProblemNameConflict, ProblemWrongVersion, ProblemNodeNotReady, ProblemActionFailing, ProblemOverdueRun,
 }

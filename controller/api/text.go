@@ -55,8 +55,10 @@ func Outcome(outcome kick.Outcome, exit int) string {
 	return string(outcome)
 }
 
-// AcceptLoss is the command that accepts the loss which the guard of a role holds, quoted for a shell.
-func AcceptLoss(role string) string { return "kicker accept-loss " + shellquote.Join("role/"+role) }
+// AcceptLoss is the command that accepts the loss of n members which the guard of a role holds, quoted for a shell.
+func AcceptLoss(role string, n int) string {
+	return "kicker accept-loss " + shellquote.Join(fmt.Sprintf("role/%s=%d", role, n))
+}
 
 // Soonest is the earliest of times that is not zero; zero if all are.
 func Soonest(times ...time.Time) time.Time {

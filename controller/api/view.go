@@ -109,6 +109,7 @@ type Held struct {
 	Nodes  []string  `json:"nodes"`
 	Since  time.Time `json:"since"`
 	Why    string    `json:"why"`
+	Undo   string    `json:"undo,omitempty"`   // the change of the configuration that is the cause, and the remedy
 	Probe  string    `json:"probe,omitempty"`  // whether dependents reach the nodes, as they reported
 	Shadow bool      `json:"shadow,omitempty"` // guard: shadow, not enforced
 }

@@ -151,7 +151,8 @@ func (r *Role) Held(shadow bool) *api.Held {
 		return nil
 	}
 	return &api.Held{
-		Nodes: slices.Sorted(maps.Keys(r.guard.missing)), Since: h.since, Why: h.why, Probe: h.probe, Shadow: shadow,
+		Nodes: slices.Sorted(maps.Keys(r.guard.missing)), Since: h.since, Why: h.why, Undo: r.undo(), Probe: h.probe,
+		Shadow: shadow,
 	}
 }
 
@@ -357,6 +358,19 @@ func (r *Role) purposely(name string) bool {
 	return why == kick.DepartedLeft || why == kick.DepartedQuarantined
 }
 
+// undo is the remedy if a reload deselected all missing members; empty if it did not.
+func (r *Role) undo() string {
+	if r.reselected.at.IsZero() || len(r.guard.missing) == 0 {
+		return ""
+	}
+	for _, l := range r.guard.missing {
+		if l.why != kick.DepartedDeselected {
+			return ""
+		}
+	}
+	return "undo the change of the selector, which is now " + r.reselected.selector
+}
+
 // lossWords is why members are missing, for people. all is what to say if they are all gone or suspect.
 func (r *Role) lossWords(all string) string {
 	count := map[kick.Departure]int{}
@@ -364,9 +378,9 @@ func (r *Role) lossWords(all string) string {
 		count[l.why]++
 	}
 	n := len(r.guard.missing)
-	if count[kick.DepartedDeselected] == n && !r.reselected.at.IsZero() {
-		return fmt.Sprintf("%d alive members are no longer selected since the reload at %s, which changed the selector to %s: "+
-			"undo that", n, r.reselected.at.UTC().Format("15:04:05 UTC"), r.reselected.selector)
+	if r.undo() != "" {
+		return fmt.Sprintf("%d alive members are no longer selected since the reload at %s, which changed the selector to %s",
+			n, r.reselected.at.UTC().Format("15:04:05 UTC"), r.reselected.selector)
 	}
 	if count[kick.DepartedGone] == n {
 		return all

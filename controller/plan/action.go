@@ -10,10 +10,10 @@ import (
 	"kicker/kick"
 )
 
-// Key names an action of a node.
+// Key names an action of a node. The action may be unknown.
 type Key struct{ Node, Action string }
 
-func (k Key) String() string { return k.Node + "/" + k.Action }
+func (k Key) String() string { return strings.TrimSuffix(k.Node+"/"+k.Action, "/") }
 
 // Action is one action of a node: what the node reports of it, and what the controller remembers. It has one owner.
 //

@@ -104,11 +104,7 @@ func (f *Flight) String() string {
 	if !f.Overdue.IsZero() {
 		text += ", overdue since " + clock(f.Overdue)
 	}
-	name := f.Key.String()
-	if f.Action == "" {
-		name = f.Node
-	}
-	return fmt.Sprintf("%s (%s, until %s at the latest)", name, text, clock(f.Ends()))
+	return fmt.Sprintf("%s (%s, until %s at the latest)", f.Key, text, clock(f.Ends()))
 }
 
 // Usual is the median duration of the successful runs that nodes report, of each of these actions. An action without

@@ -20,7 +20,7 @@ type Config struct {
 	Backoff   BackoffConfig `mapstructure:"backoff"`
 	InFlight  int           `mapstructure:"in_flight"`   // most runs at once in the cluster
 	Limits    []Limit       `mapstructure:"limits"`      // of single actions; each is there once
-	RunAtMost time.Duration `mapstructure:"run_at_most"` // a node's word on how long its run takes is believed up to this
+	RunAtMost time.Duration `mapstructure:"run_at_most"` // a deadline that a node reports counts up to this
 	Mode      string        `mapstructure:"mode"`        // one of the Mode constants
 }
 

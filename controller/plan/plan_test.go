@@ -317,7 +317,10 @@ func gate(name, why string, after ...time.Duration) api.Gate {
 }
 
 // twoWebs is the hash of web as it is in HourOld.
-var twoWebs = kick.Hash([]kick.Member{{Node: "web1", Facts: map[string]any{}}, {Node: "web2", Facts: map[string]any{}}})
+var twoWebs = kick.Hash([]kick.Member{{Node: "web1", Facts: usual}, {Node: "web2", Facts: usual}})
+
+// usual is the facts of a member that nothing else is said of.
+var usual = map[string]any{"ipaddress": "10.0.0.1", "port": "80"}
 
 // runs has an action run on each of these nodes. It depends on web, and waits for nothing but its run.
 func runs(c *Cluster, s *Situation, nodes ...string) {

@@ -2,6 +2,7 @@ package web
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"kicker/controller/api"
 )
@@ -31,7 +34,7 @@ func (s *server) kick(_ *api.View, r *http.Request) (any, error) {
 
 func (s *server) lose(_ *api.View, r *http.Request) (any, error) {
 	order, err := readOrder(r, "loss order", decodeLoss,
-		`{"object": "role/R", "by": "who"}, or with "expect_percent": 50, "for_ns": 900000000000 too`)
+		`{"object": "role/R", "accept": 3, "by": "who"}, or "expect_percent": 50, "for_ns": 900000000000 in place of accept`)
 	if err != nil {
 		return nil, err
 	}
@@ -66,6 +69,8 @@ func (s *server) orderFailed(object string, err error) error {
 		return notSynced("the nodes", v.Sync, v.At)
 	case errors.Is(err, api.ErrNotFound):
 		return notFound(v, object, err.Error())
+	case errors.Is(err, api.ErrOtherLoss):
+		return fail(http.StatusConflict, "look at them, and name their number if all of them are lost", "%v", err)
 	}
 	s.Log.Error("order failed", "object", object, "err", err)
 	return fail(http.StatusInternalServerError, "", "%v", err)
@@ -118,7 +123,7 @@ func decodeKick(body []byte) (api.KickOrder, error) {
 	if kind, name, _ := strings.Cut(o.Object, "/"); err == nil && (kind != "node" && kind != "role" || name == "") {
 		err = fmt.Errorf("object %.100q: want node/N or role/R", o.Object)
 	}
-	return o, err
+	return o, cmp.Or(err, checkBy(o.By))
 }
 
 func decodeLoss(body []byte) (api.LossOrder, error) {
@@ -131,8 +136,22 @@ func decodeLoss(body []byte) (api.LossOrder, error) {
 		err = fmt.Errorf("expect_percent %d: want 1 to 100", o.Expect)
 	case o.For < 0 || (o.Expect > 0) != (o.For > 0):
 		err = errors.New("expect_percent and for_ns go together: so many percent in that time")
+	case o.Accept < 0 || (o.Accept > 0) == (o.Expect > 0):
+		err = errors.New("want accept, the number of removals that are held, or expect_percent")
 	}
-	return o, err
+	return o, cmp.Or(err, checkBy(o.By))
+}
+
+// maxBy is how many bytes the name of the person has who gives an order.
+const maxBy = 256
+
+// checkBy reports why a name cannot be in events and kicks.
+func checkBy(by string) error {
+	odd := func(r rune) bool { return !unicode.IsPrint(r) }
+	if len(by) > maxBy || !utf8.ValidString(by) || strings.ContainsFunc(by, odd) {
+		return fmt.Errorf("by %.40q: want at most %d bytes of printable characters", by, maxBy)
+	}
+	return nil
 }
 
 // decode reads one JSON object. It rejects unknown keys: a misspelled order must not do more than was meant.

@@ -107,6 +107,7 @@ func roleProblems(v *api.View, notSynced string) (found []api.Problem) {
 		if role.Held != nil && v.Leader == "" { // the controller that leads may have ended the hold
 			found = append(found, removalHeld(role))
 		}
+		found = append(found, memberProblems(role)...)
 		if role.Unknown && v.Sync.Open { // until then a node that has it may not have reported
 			p := api.Problem{
 				Code: api.ProblemUnknownRole, Severity: api.Warning, Object: object,
@@ -124,13 +125,48 @@ func roleProblems(v *api.View, notSynced string) (found []api.Problem) {
 	return found
 }
 
+// memberProblems is what is wrong with the members that dependents of a role need.
+func memberProblems(role api.Role) (found []api.Problem) {
+	object := "role/" + role.Name
+	dependents := api.List(role.Dependents, 3)
+	if role.Refused != nil && role.Refused.Code == api.RefusedTooFew && len(role.Dependents) > 0 {
+		found = append(found, api.Problem{
+			Code: api.ProblemTooFewMembers, Severity: api.Critical, Object: object,
+			Text: fmt.Sprintf("it has %s, and dependents", api.Count(len(role.Members), "member")),
+			Why:  role.Refused.Why,
+			Next: "kicker does not kick " + dependents + " until the role has enough members",
+			Do:   "dependents keep the members that they have: check the nodes of the role, or lower its min_members",
+		})
+	}
+	for _, i := range role.Incomplete {
+		found = append(found, api.Problem{
+			Code: api.ProblemMemberIncomplete, Severity: api.Warning, Object: "node/" + i.Node,
+			Text: "it is not a member of role " + role.Name, Why: i.Why,
+			Next: "it is a member as soon as its facts are right",
+			Do:   "give its agent the fact, or mark the fact as optional where " + dependents + " depends on it (NAME?)",
+		})
+	}
+	for _, q := range role.Quarantined {
+		found = append(found, api.Problem{
+			Code: api.ProblemMemberQuarantined, Severity: api.Warning, Object: "node/" + q.Node, Since: q.Since,
+			Text: "it is quarantined: not a member of role " + role.Name, Why: q.Why,
+			Next: "one dependent tries it again at " + q.Retry.Format(time.TimeOnly) + "; at once if its facts change",
+			Do:   "compare its facts with those of the other members, and look at the output of the runs that failed",
+		})
+	}
+	return found
+}
+
 func removalHeld(role api.Role) api.Problem {
 	h, nodes := role.Held, api.List(role.Held.Nodes, 3)
 	p := api.Problem{
 		Code: api.ProblemRemovalHeld, Severity: api.Critical, Object: "role/" + role.Name, Since: h.Since,
 		Text: "the removal of " + nodes + " is held", Why: strings.TrimSuffix(h.Why+"; "+h.Probe, "; "),
 		Next: "they stay members until they are back, enough members are ready, or dependents cannot reach them",
-		Do:   "doing nothing is safe: dependents keep them; if they are lost: " + api.AcceptLoss(role.Name),
+		Do:   "doing nothing is safe: dependents keep them; if they are lost: " + api.AcceptLoss(role.Name, len(h.Nodes)),
+	}
+	if h.Undo != "" {
+		p.Do = "doing nothing is safe: dependents keep them; " + h.Undo
 	}
 	if h.Shadow {
 		p.Severity, p.Text = api.Note, "the removal of "+nodes+" would be held"
@@ -237,10 +273,11 @@ func overdueRun(run api.Overdue, at time.Time) api.Problem {
 		end = "its deadline is over, and its node still reports it"
 	}
 	p := api.Problem{
-		Code: api.ProblemOverdueRun, Severity: api.Warning, Object: "node/" + run.Node + "/" + run.Action, Since: run.Since,
-		Text: fmt.Sprintf("run %s is overdue, started %s ago", run.Run, api.Duration(at.Sub(run.Started))),
-		Why:  usual,
-		Next: end + "; the node runs nothing else until it ends, and other nodes go on",
+		Code: api.ProblemOverdueRun, Severity: api.Warning, Since: run.Since,
+		Object: strings.TrimSuffix("node/"+run.Node+"/"+run.Action, "/"), // a node that is busy does not say with what
+		Text:   fmt.Sprintf("run %s is overdue, started %s ago", run.Run, api.Duration(at.Sub(run.Started))),
+		Why:    usual,
+		Next:   end + "; the node runs nothing else until it ends, and other nodes go on",
 		Do: fmt.Sprintf("find out on %s what the command waits for, or stop it there; kicker explain %s shows what waits",
 			run.Node, node),
 	}

@@ -79,13 +79,30 @@ func findNodes(v *api.View, wanted func(*inventory.Node) bool) []api.Node {
 			roles[node] = append(roles[node], role.Name)
 		}
 	}
+	not := notMembers(v)
 	found := []api.Node{}
 	for n := range v.Nodes.All() {
 		if wanted(n) {
-			found = append(found, api.Node{Node: n, Member: n.Eligible(), Roles: list(roles[n.Name])})
+			found = append(found, api.Node{
+				Node: n, Member: n.Eligible() && len(not[n.Name]) == 0, Roles: list(roles[n.Name]), NotMember: not[n.Name],
+			})
 		}
 	}
 	return found
+}
+
+// notMembers is the roles of which ready nodes are no members, by node.
+func notMembers(v *api.View) map[string][]api.NotMember {
+	not := map[string][]api.NotMember{}
+	for _, r := range v.Roles {
+		for _, i := range r.Incomplete {
+			not[i.Node] = append(not[i.Node], api.NotMember{Role: r.Name, Why: i.Why})
+		}
+		for _, q := range r.Quarantined {
+			not[q.Node] = append(not[q.Node], api.NotMember{Role: r.Name, Why: "quarantined: " + q.Why})
+		}
+	}
+	return not
 }
 
 // list is a copy that JSON never has as null.
@@ -156,9 +173,19 @@ func (s *server) roles(v *api.View, _ *http.Request) (any, error) {
 }
 
 func (s *server) role(v *api.View, r *http.Request) (any, error) {
+	few := r.URL.Query().Get("min") == "0"
+	if min := r.URL.Query().Get("min"); min != "" && !few {
+		return nil, fmt.Errorf("min=%.40s: only min=0 is possible: it allows fewer members than min_members", min)
+	}
 	role, err := findRole(v, r.PathValue("role"))
-	if err == nil && !role.Sync.Open {
+	switch refused := role.Refused; {
+	case err != nil || refused == nil:
+	case refused.Code == api.RefusedNotSynced:
 		err = notSynced("the members of role "+role.Name, role.Sync, v.At)
+	case refused.Code == api.RefusedUnknown:
+		err = unknownRole(v, role.Name)
+	case !few:
+		err = fail(http.StatusConflict, "ask with min=0 to get them all the same", "%s", refused.Why)
 	}
 	return withLists(role), err
 }
@@ -176,7 +203,11 @@ func findRole(v *api.View, name string) (api.Role, error) {
 			return role, nil
 		}
 	}
-	return api.Role{}, notFound(v, "role/"+name,
+	return api.Role{}, unknownRole(v, name)
+}
+
+func unknownRole(v *api.View, name string) error {
+	return notFound(v, "role/"+name,
 		fmt.Sprintf("role %.100s is unknown: no node has it and no configuration names it. Typo?", name))
 }
 

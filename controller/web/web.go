@@ -70,7 +70,7 @@ func (s *server) routes() map[string]http.Handler {
 		"GET /v1/nodes/{node}":         s.answer(synced, s.node),
 		"GET /v1/nodes/{node}/explain": s.answer(synced, s.explain),
 		"GET /v1/roles":                s.answer(synced, s.roles),
-		"GET /v1/roles/{role}":         s.answer(synced, s.role),
+		"GET /v1/roles/{role}":         s.answer(synced, s.role, "min"),
 		"GET /v1/runs":                 s.answer(always, s.runs, "node", "action", "role", "limit"),
 		"GET /v1/events":               http.HandlerFunc(s.events),
 		"POST /v1/kicks":               http.MaxBytesHandler(s.answer(leads, s.kick), maxOrder),

@@ -311,8 +311,12 @@ func TestInvariant11BrokenNodeDoesNotBlockTheOthers(t *testing.T) {
 					return up["lb1"] && up["lb2"] && up["lb3"] && up["lb4"]
 				}
 				took := c.until("the others have three members", 5*time.Minute, done)
-				if most := runTimeout + runGrace + 5*time.Second + 20*time.Second; took > most {
-					t.Errorf("a node that is %s delayed the others by %s, want its deadline and their own runs at most: %s", name, took, most)
+				most := runTimeout + runGrace + 5*time.Second + 20*time.Second
+				if name == "dead" || name == "suspended" { // its kick has no reply, so it may run for a minute after it went
+					most = 10*time.Second + time.Minute + 20*time.Second
+				}
+				if took > most {
+					t.Errorf("a node that is %s delayed the others by %s, want its run and their own at most: %s", name, took, most)
 				}
 			})
 		})

@@ -23,6 +23,8 @@ func Explanation(e api.Explanation, now time.Time) string {
 		line("It has no role.")
 	case e.Member:
 		line("It is a member of %s.", roles(e.Roles))
+	case len(e.NotMember) > 0:
+		incomplete(line, e.Node)
 	default:
 		line("It has %s and is %s: %s.", roles(e.Roles), notMember(e), e.Why)
 	}
@@ -38,6 +40,19 @@ func Explanation(e api.Explanation, now time.Time) string {
 		action(line, a, now)
 	}
 	return b.String()
+}
+
+// incomplete says of which of its roles a ready node is a member, and why not of the others.
+func incomplete(line func(string, ...any), n api.Node) {
+	isNot := func(role string) bool {
+		return slices.ContainsFunc(n.NotMember, func(not api.NotMember) bool { return not.Role == role })
+	}
+	if of := slices.DeleteFunc(slices.Clone(n.Roles), isNot); len(of) > 0 {
+		line("It is a member of %s.", roles(of))
+	}
+	for _, not := range n.NotMember {
+		line("It is not a member of role/%s: %s.", not.Role, not.Why)
+	}
 }
 
 // life is the life of a node, and since when.
@@ -76,8 +91,12 @@ func held(line func(string, ...any), role string, h api.Held, now time.Time) {
 	if h.Probe != "" {
 		line("  probes: %s", h.Probe)
 	}
-	if !h.Shadow {
-		line("  do: if they are lost for good, %s", api.AcceptLoss(role))
+	switch {
+	case h.Shadow:
+	case h.Undo != "":
+		line("  do: %s", h.Undo)
+	default:
+		line("  do: if they are lost for good, %s", api.AcceptLoss(role, len(h.Nodes)))
 	}
 }
 

@@ -62,6 +62,15 @@ func Role(r api.Role, now time.Time) string {
 		line("depends on: %s", strings.Join(r.DependsOn, ", "))
 	}
 	line("dependents: %s", dash(strings.Join(r.Dependents, ", ")))
+	if r.Refused != nil && r.Refused.Code == api.RefusedTooFew {
+		line("too few members: %s", r.Refused.Why)
+	}
+	for _, i := range r.Incomplete {
+		line("node/%s is not a member: %s", i.Node, i.Why)
+	}
+	for _, q := range r.Quarantined {
+		line("node/%s is quarantined: %s; tried again in %s", q.Node, q.Why, age(now, q.Retry))
+	}
 	if r.Held != nil {
 		held(line, r.Name, *r.Held, now)
 	}
@@ -81,7 +90,7 @@ func members(r api.Role) string {
 	slices.Sort(nodes)
 	head := []string{"NODE", "MEMBER"}
 	for _, f := range r.MemberFacts {
-		head = append(head, strings.ToUpper(f))
+		head = append(head, strings.ToUpper(strings.TrimSuffix(f, "?")))
 	}
 	return table(rows(head, slices.Compact(nodes), func(node string) []string {
 		i := slices.IndexFunc(r.Members, func(m kick.Member) bool { return m.Node == node })
@@ -93,7 +102,7 @@ func members(r api.Role) string {
 			row[1] = "held"
 		}
 		for _, f := range r.MemberFacts {
-			row = append(row, cell(facts[f]))
+			row = append(row, cell(facts[strings.TrimSuffix(f, "?")]))
 		}
 		return row
 	}))
