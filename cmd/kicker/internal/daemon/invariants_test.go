@@ -233,10 +233,11 @@ func (w *world) unlifted(r api.Role) string {
 func (w *world) finale() {
 	w.t.Helper()
 	// A hold is not stored: a controller that restarts forgets the losses that were published before it began, and may
-	// find that the held ones alone are too few for a hold. Then it removes these, and nothing else.
+	// find that the held ones alone are too few for a hold. Then it removes these, and no others.
 	held := map[string][]string{}
 	heldOnly := func(p publication) bool {
-		return len(p.removed) > 0 && len(p.added) == 0 && len(less(p.removed, held[p.role])) == 0
+		few := len(p.removed) < 3 || len(p.is)*100 > 70*len(p.was)
+		return few && len(p.is) > 0 && len(p.removed) > 0 && len(p.added) == 0 && len(less(p.removed, held[p.role])) == 0
 	}
 	quiet := func(what string) (lifted []string) {
 		time.Sleep(time.Second) // the last change may be from this moment
