@@ -18,11 +18,12 @@ import (
 )
 
 const (
-	sweepEvery   = 5 * time.Second // a turn, however quiet it is
-	replyTimeout = 3 * time.Second // for the answer to a kick, or to a question
-	askAgain     = time.Second     // after a kick that got no answer, or met a run
-	tidyEvery    = time.Minute
-	batch        = 1024 // messages that are read before the next turn
+	sweepEvery    = 5 * time.Second // a turn, however quiet it is
+	replyTimeout  = 3 * time.Second // for the answer to a kick, or to a question
+	askAgain      = time.Second     // after a kick that got no answer, or met a run
+	disabledAgain = 5 * time.Second // after a node rejected a kick because it is disabled
+	tidyEvery     = time.Minute
+	batch         = 1024 // messages that are read before the next turn
 )
 
 // Bus is what a controller sends to the nodes. The functions that take a context wait for an answer.
@@ -33,7 +34,9 @@ type Bus struct {
 	Ask            func(node, do string)                            // do is one of the inventory's Do constants
 	RequestReports func(splay time.Duration)                        // of every node, within splay
 	Beacon         func(id string, epoch int64, pace time.Duration) // to every node and controller
-	TellLeaving    func(reply string, status inventory.LeaveStatus) // to a node that leaves
+	// TellLeaving tells a leaving node how far it is. OrderLeave makes a node leave. Both are for one run of its agent.
+	TellLeaving func(node, agent string, status inventory.LeaveStatus)
+	OrderLeave  func(node, agent string, last bool)
 }
 
 // Controller is one run of the daemon. Everything in it belongs to the goroutine in Run, but for view, requests and
@@ -189,6 +192,7 @@ func (c *Controller) turn(ctx context.Context, changed bool, now time.Time) {
 		c.publish(now)
 		c.startProbes(ctx, now)
 	}
+	c.orderLeaving(now)
 	c.track(now)
 	c.tidy(now)
 	s := c.situation()
@@ -198,7 +202,7 @@ func (c *Controller) turn(ctx context.Context, changed bool, now time.Time) {
 			c.dispatch(ctx, s.Actions[i], v, now)
 		}
 	}
-	c.answerLeaving()
+	c.answerLeaving(ctx, s, verdicts, now)
 	c.publishView(verdicts, now)
 	c.due = c.nextTurn(verdicts, now)
 }
@@ -216,6 +220,7 @@ func (c *Controller) nextTurn(verdicts []api.Verdict, now time.Time) time.Time {
 	for _, f := range c.fleet.flights {
 		next = api.Soonest(next, f.Deadline)
 	}
+	next = api.Soonest(next, c.nextLeaving(now))
 	if c.listening.sync.Open {
 		next = api.Soonest(next, c.table.Next(c.leadership.leads()))
 	}

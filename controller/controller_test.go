@@ -58,7 +58,10 @@ func inLoop(t *testing.T, cfg Config, story func(*loop)) {
 			Send: l.send, Roster: l.roster, Probe: l.reach, Ask: func(node, do string) { l.asked = append(l.asked, do+" "+node) },
 			Beacon:         func(_ string, epoch int64, _ time.Duration) { l.beacons = append(l.beacons, epoch) },
 			RequestReports: func(time.Duration) { l.rolls++ },
-			TellLeaving:    func(_ string, f inventory.LeaveStatus) { l.leavers = append(l.leavers, f) },
+			TellLeaving:    func(_, _ string, f inventory.LeaveStatus) { l.leavers = append(l.leavers, f) },
+			OrderLeave: func(node, agent string, last bool) {
+				l.asked = append(l.asked, fmt.Sprintf("leave %s %s %t", node, agent, last))
+			},
 		}, silent)
 		if err != nil {
 			t.Fatal(err)

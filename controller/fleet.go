@@ -101,7 +101,7 @@ func (f *fleet) setActions(
 			a = &plan.Action{Key: k, Retry: f.retry(k, s)}
 		}
 		a.Retry.Used = now
-		a.Status = s
+		a.Status, a.Disabled = s, status.Disabled
 		needs, unresolved := resolve(s)
 		if !slices.Equal(a.Needs, needs) {
 			f.dependents = nil

@@ -135,6 +135,7 @@ type Status struct {
 	Controller string         `json:"controller,omitempty"` // whose epoch it is
 	Actions    []ActionStatus `json:"actions,omitempty"`    // in the order of the configuration
 	Running    *Running       `json:"running,omitempty"`
+	Disabled   string         `json:"disabled,omitempty"` // why the node runs no action: its file disabled
 }
 
 // ActionStatus is one action of a node.

@@ -41,6 +41,7 @@ const (
 	ProblemWrongVersion    = "wrong_version"
 	ProblemNodeNotReady    = "node_not_ready"
 	ProblemActionFailing   = "action_failing"
+	ProblemActionDisabled  = "action_disabled"
 )
 
 // ProblemCodes is all codes, in the order cluster, roles, nodes, actions. docs/reference/api.md says what each means.
@@ -48,4 +49,5 @@ var ProblemCodes = []string{
 	ProblemBusLost, ProblemNotSynced, ProblemReloadRejected, ProblemDisconnectsLost,
 	ProblemRoleNotSynced, ProblemRemovalHeld, ProblemUnknownRole,
 	ProblemNameConflict, ProblemWrongVersion, ProblemNodeNotReady, ProblemActionFailing,
+	ProblemActionDisabled,
 }

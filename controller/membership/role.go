@@ -46,6 +46,9 @@ type Role struct {
 	// some of them.
 	past  map[string][]kick.Member
 	diffs map[string]Diff
+
+	// few is true from AllowFew until the role has min_members members again.
+	few bool
 }
 
 func newRole() *Role {
@@ -90,7 +93,9 @@ func (r *Role) Nodes() []string {
 func (r *Role) Unknown() bool { return !r.configured && !r.known }
 
 // TooFew reports whether the role has fewer members than its dependents may be kicked with.
-func (r *Role) TooFew() bool { return len(r.current.Members) < r.MinMembers }
+func (r *Role) TooFew() bool { return r.tooFew() && !r.few }
+
+func (r *Role) tooFew() bool { return len(r.current.Members) < r.MinMembers }
 
 // Sync says whether the members of the role are recovered, and what it waits for if not.
 func (r *Role) Sync() api.Sync {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"kicker/controller/api"
 	"kicker/controller/membership"
@@ -99,7 +100,7 @@ func (p *places) occupy(node string, roles []*membership.Role) {
 func (p *places) full(a *Action) []api.Gate {
 	var gates []api.Gate
 	wait := func(name, why string, args ...any) {
-		gates = append(gates, api.Gate{Name: name, Why: fmt.Sprintf(why, args...)})
+		gates = append(gates, api.NewGate(name, fmt.Sprintf(why, args...), time.Time{}))
 	}
 	if _, busy := p.busy[a.Node]; busy {
 		wait(api.GateRunning, "another action of this node goes first")
