@@ -53,7 +53,7 @@ func (c *Controller) replied(f *plan.Flight, r kick.Reply, err error, now time.T
 	case err == nil && r.Answer == kick.Busy:
 		later("run " + r.Run + " was in progress")
 		return
-	case err == nil && r.Answer == kick.Disabled: // no failure: its heartbeat will say so, too
+	case err == nil && r.Answer == kick.Disabled: // no failure; its next heartbeat says so, too
 		later("kick rejected: " + rejection(r))
 		kind, text = api.EventKickRejected, "kick of %s rejected: %s"
 		retry.NotBefore = now.Add(disabledAgain)

@@ -101,6 +101,9 @@ func (f *fleet) setActions(
 			a = &plan.Action{Key: k, Retry: f.retry(k, s)}
 		}
 		a.Retry.Used = now
+		if a.Disabled == "" && status.Disabled != "" {
+			a.Retry.NotBefore = time.Time{} // when it is no longer disabled, it is kicked at once
+		}
 		a.Status, a.Disabled = s, status.Disabled
 		needs, unresolved := resolve(s)
 		if !slices.Equal(a.Needs, needs) {

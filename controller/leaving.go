@@ -106,8 +106,8 @@ func (c *Controller) orderLeaving(now time.Time) {
 
 // nextLeaving is when orderLeaving or answerLeaving has something to do though nothing changes.
 func (c *Controller) nextLeaving(now time.Time) (next time.Time) {
-	for _, l := range c.leaving {
-		if !l.ordered.IsZero() && !l.told {
+	for node, l := range c.leaving {
+		if !l.ordered.IsZero() && !l.told && c.inv.Snapshot().Node(node) != nil {
 			next = api.Soonest(next, l.sent.Add(orderAgain))
 		}
 	}
