@@ -7,7 +7,6 @@ import (
 
 	"kicker/cmd/kicker/internal/print"
 	"kicker/controller/api"
-	"kicker/inventory"
 )
 
 const (
@@ -87,7 +86,7 @@ type leaveNotes struct {
 }
 
 // follow prints how far it is. It is an error if only a person can end the wait.
-func (l *leaveNotes) follow(s inventory.LeaveStatus) error {
+func (l *leaveNotes) follow(s api.LeaveStatus) error {
 	now := time.Now()
 	var actions []blocked
 	for _, w := range s.Waiting {

@@ -139,11 +139,14 @@ type LeaveOrder struct {
 	By     string `json:"by,omitempty"`   // who gives the order, for the events
 }
 
+// LeaveStatus says how far leaving is, on the bus and in an answer.
+type LeaveStatus = inventory.LeaveStatus
+
 // Leaving says how far a node's leaving is. It answers a LeaveOrder, and the questions after it.
 type Leaving struct {
 	Node string `json:"node"`
-	Gone bool   `json:"gone,omitempty"` // it does not report any more
-	inventory.LeaveStatus
+	Gone bool   `json:"gone,omitempty"` // it no longer reports
+	LeaveStatus
 }
 
 // Kicked answers a KickOrder.
