@@ -21,6 +21,9 @@ const (
 	sweepEvery   = 5 * time.Second // a turn, however quiet it is
 	replyTimeout = 3 * time.Second // for the answer to a kick, or to a question
 	askAgain     = time.Second     // after a kick that got no answer, or met a run
+
+	disabledAgain = 90 * time.Second // after a node rejected a kick because it is disabled, and does not report that
+
 	tidyEvery    = time.Minute
 	measureEvery = 10 * time.Second // how long actions usually run
 	batch        = 1024             // messages that are read before the next turn
@@ -34,7 +37,9 @@ type Bus struct {
 	Ask            func(node, do string)                            // do is one of the inventory's Do constants
 	RequestReports func(splay time.Duration)                        // of every node, within splay
 	Beacon         func(id string, epoch int64, pace time.Duration) // to every node and controller
-	TellLeaving    func(reply string, status inventory.LeaveStatus) // to a node that leaves
+	// TellLeaving tells a leaving node how far it is. OrderLeave makes a node leave. Both are for one run of its agent.
+	TellLeaving func(node, agent string, status inventory.LeaveStatus)
+	OrderLeave  func(node, agent string, last bool)
 }
 
 // Controller is one run of the daemon. Everything in it belongs to the goroutine in Run, but for view, requests and
@@ -192,6 +197,7 @@ func (c *Controller) turn(ctx context.Context, changed bool, now time.Time) {
 		c.table.Try(func(r *membership.Role) string { return c.triesAgain(r, now) }, c.fleet.dependsOn, now)
 		c.startProbes(ctx, now)
 	}
+	c.orderLeaving(now)
 	c.track(now)
 	c.tidy(now)
 	s := c.situation(now)
@@ -201,7 +207,7 @@ func (c *Controller) turn(ctx context.Context, changed bool, now time.Time) {
 			c.dispatch(ctx, s.Actions[i], v, now)
 		}
 	}
-	c.answerLeaving()
+	c.answerLeaving(ctx, s, verdicts, now)
 	c.publishView(verdicts, now)
 	c.due = c.nextTurn(verdicts, now)
 }
@@ -224,6 +230,7 @@ func (c *Controller) nextTurn(verdicts []api.Verdict, now time.Time) time.Time {
 			}
 		}
 	}
+	next = api.Soonest(next, c.nextLeaving(now))
 	if c.listening.sync.Open {
 		next = api.Soonest(next, c.table.Next(c.leadership.leads()))
 	}

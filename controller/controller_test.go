@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -60,7 +59,10 @@ func inLoop(t *testing.T, cfg Config, story func(*loop)) {
 			Send: l.send, Roster: l.roster, Probe: l.reach, Ask: func(node, do string) { l.asked = append(l.asked, do+" "+node) },
 			Beacon:         func(_ string, epoch int64, _ time.Duration) { l.beacons = append(l.beacons, epoch) },
 			RequestReports: func(time.Duration) { l.rolls++ },
-			TellLeaving:    func(_ string, f inventory.LeaveStatus) { l.leavers = append(l.leavers, f) },
+			TellLeaving:    func(_, _ string, f inventory.LeaveStatus) { l.leavers = append(l.leavers, f) },
+			OrderLeave: func(node, agent string, last bool) {
+				l.asked = append(l.asked, fmt.Sprintf("leave %s %s %t", node, agent, last))
+			},
 		}, silent)
 		if err != nil {
 			t.Fatal(err)
@@ -581,39 +583,6 @@ func TestLateLeaveIsNeitherAnsweredNorKept(t *testing.T) {
 		synctest.Wait()
 		if len(l.leaving) != 0 || len(l.leavers) != 0 {
 			t.Errorf("%d nodes are leaving, %d were answered", len(l.leaving), len(l.leavers))
-		}
-	})
-}
-
-func TestLeavingNodeIsAnsweredWhenItsStateChanges(t *testing.T) {
-	inLoop(t, patient(), func(l *loop) {
-		l.says("web1", "web", kick.Status{})
-		l.says("web2", "web", kick.Status{})
-		l.says("lb1", "lb", reload())
-		l.sync(t)
-		l.kicked()
-		revision := func() kick.Revision {
-			i := slices.IndexFunc(l.View().Roles, func(r api.Role) bool { return r.Name == "web" })
-			return l.View().Roles[i].Revision
-		}
-		succeeds := func() {
-			k := l.kicked()[len(l.kicked())-1]
-			l.ends(kick.Result{Node: "lb1", Action: "reload", Run: k.ID, Outcome: kick.Succeeded, Applied: map[string]kick.Revision{"web": revision()}})
-		}
-		succeeds()
-		l.received <- inventory.Received{At: time.Now(), Reply: "inbox", Beat: &inventory.Beat{
-			Node: "web2", Instance: "m", Boot: "b", Conn: inventory.Conn{Server: "web2", Client: 1}, Facts: usualFacts("web").Digest(),
-			Ready: true, NextIn: 1000, Leaving: true,
-		}}
-		for range 10 {
-			l.passes(time.Second)
-		}
-		succeeds()
-		for range 10 {
-			l.passes(time.Second)
-		}
-		if len(l.leavers) != 2 || l.leavers[0].Released || fmt.Sprint(l.leavers[0].Waiting) != "[lb1/reload]" || !l.leavers[1].Released || len(l.leavers[1].Waiting) != 0 {
-			t.Errorf("web2 was answered %+v, want once what it waits for, and once that it is released", l.leavers)
 		}
 	})
 }

@@ -110,7 +110,10 @@ func (f *fleet) setActions(
 			a = &plan.Action{Key: k, Retry: f.retry(k, s)}
 		}
 		a.Retry.Used = now
-		a.Status = s
+		if a.Disabled == "" && status.Disabled != "" {
+			a.Retry.NotBefore = time.Time{} // when it is no longer disabled, it is kicked at once
+		}
+		a.Status, a.Disabled = s, status.Disabled
 		needs, unresolved := resolve(s)
 		if !slices.Equal(a.Needs, needs) {
 			f.dependents = nil

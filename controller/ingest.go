@@ -30,11 +30,14 @@ func (c *Controller) ingest(m inventory.Received) (changed bool) {
 	}
 	changes, err := c.inv.Apply(m)
 	changed = c.ingestError(err, m.At) || changed
+	if err != nil && m.Beat != nil && m.Beat.Leaving && m.Reply != "" && c.leadership.leads() {
+		c.bus.TellLeaving(m.Beat.Node, m.Beat.Agent, inventory.LeaveStatus{Rejected: err.Error()})
+	}
 	for _, change := range changes {
 		c.ingestChange(change, m.At)
 	}
 	if n := len(changes); m.Reply != "" && n > 0 && changes[n-1].After != nil && m.Beat.Leaving { // not a late one
-		c.leaving[m.Beat.Node] = &leaving{reply: m.Reply}
+		c.leaves(m.Beat)
 	}
 	return changed || len(changes) > 0
 }
@@ -79,11 +82,13 @@ func (c *Controller) ingestChange(change inventory.Change, now time.Time) {
 	}
 	if after == nil {
 		c.fleet.forget(before.Name)
-		delete(c.leaving, before.Name)
+		if l := c.leaving[before.Name]; l != nil && l.ordered.IsZero() {
+			delete(c.leaving, before.Name)
+		}
 		return
 	}
 	if after.Life != inventory.Left {
-		delete(c.leaving, after.Name)
+		delete(c.leaving, after.Name) // it is back
 	}
 	if before != nil && before.Instance != after.Instance {
 		c.conflictEnded(after.Name, "instance "+after.Instance+" replaced the other one", now)

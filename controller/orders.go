@@ -5,12 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"kicker/controller/api"
 	"kicker/controller/membership"
 	"kicker/controller/plan"
+	"kicker/inventory"
 )
 
 // Kick carries out an operator's order. The error wraps api.ErrNotFound or api.ErrNotSynced. Any goroutine may call it
@@ -34,6 +36,98 @@ func (c *Controller) Lose(ctx context.Context, o api.LossOrder) (err error) {
 		return err == nil
 	})
 	return cmp.Or(gone, err)
+}
+
+// Leave carries out an operator's order that a node leaves. The error wraps api.ErrNotFound or api.ErrNotSynced. Any
+// goroutine may call it while Run runs.
+func (c *Controller) Leave(ctx context.Context, o api.LeaveOrder) (api.Leaving, error) {
+	var err error
+	gone := c.inLoop(ctx, func(_ context.Context, now time.Time) (changed bool) {
+		err = c.leave(o, now)
+		return err == nil
+	})
+	if err = cmp.Or(gone, err); err != nil {
+		return api.Leaving{}, err
+	}
+	return c.Leaving(ctx, strings.TrimPrefix(o.Object, "node/"))
+}
+
+// Leaving says how far the leaving of a node is. The error wraps api.ErrNotFound. Any goroutine may call it while Run
+// runs.
+func (c *Controller) Leaving(ctx context.Context, node string) (answer api.Leaving, err error) {
+	gone := c.inLoop(ctx, func(_ context.Context, now time.Time) (changed bool) {
+		answer, err = c.howFar(node, now)
+		return false
+	})
+	return answer, cmp.Or(gone, err)
+}
+
+func (c *Controller) leave(o api.LeaveOrder, now time.Time) error {
+	node, isNode := strings.CutPrefix(o.Object, "node/")
+	switch {
+	case !isNode:
+		return fmt.Errorf("leave %s: %w: want node/NAME", o.Object, api.ErrNotFound)
+	case !c.listening.sync.Open:
+		return fmt.Errorf("leave %s: %w: %s", o.Object, api.ErrNotSynced, c.listening.sync.Why)
+	case !c.knows(node):
+		return fmt.Errorf("leave %s: no node is called %s: %w", o.Object, node, api.ErrNotFound)
+	}
+	last := ""
+	if o.Last {
+		last = "; its roles may become empty"
+	}
+	c.nodeEvent(now, api.EventLeaveOrdered, node, "%s orders node %s to leave%s",
+		cmp.Or(o.By, "an operator"), node, last)
+	change, there := c.inv.Leave(node, now)
+	if there {
+		c.ingestChange(change, now)
+	} else if err := c.table.Apply(leftFor(node), now); err != nil { // its removal may be held
+		c.invalid(err, now)
+	}
+	l := c.leaving[node]
+	if l == nil {
+		l = newLeaving("")
+		c.leaving[node] = l
+	}
+	if there && l.agent != change.After.Agent() {
+		l.agent, l.told = change.After.Agent(), false
+	}
+	l.ordered, l.sent, l.last = now, time.Time{}, l.last || o.Last
+	return nil
+}
+
+// leftFor is the change of a node that is gone, and that a person ordered to leave.
+func leftFor(node string) inventory.Change {
+	return inventory.Change{After: &inventory.Node{Name: node, Life: inventory.Left}}
+}
+
+// knows reports whether there is, or was, a node of that name.
+func (c *Controller) knows(node string) bool {
+	return c.inv.Snapshot().Node(node) != nil || c.inv.Left(node) || c.leaving[node] != nil ||
+		slices.ContainsFunc(c.table.Roles(), func(r *membership.Role) bool { return r.Related(node) })
+}
+
+// howFar says how far the leaving of a node is.
+func (c *Controller) howFar(node string, now time.Time) (api.Leaving, error) {
+	n := c.inv.Snapshot().Node(node)
+	answer := api.Leaving{Node: node, Gone: n == nil, LeaveStatus: inventory.LeaveStatus{V: inventory.Version}}
+	switch {
+	case !c.listening.sync.Open:
+		answer.Received, answer.Why = c.leaving[node] != nil, c.listening.sync.Why
+		return answer, nil
+	case !c.knows(node):
+		return answer, fmt.Errorf("no node is called %s: %w", node, api.ErrNotFound)
+	case n != nil && n.Life != inventory.Left:
+		answer.Why = "the node does not leave: it is " + string(n.Life)
+		return answer, nil
+	}
+	l := c.leaving[node]
+	if l == nil {
+		l = newLeaving("")
+	}
+	s := c.situation(now)
+	answer.LeaveStatus = c.leaveStatus(node, l, s, plan.Make(s, now), now, func(*plan.Action, membership.Need) {})
+	return answer, nil
 }
 
 func (c *Controller) kick(order *api.KickOrder, now time.Time) (api.Kicked, error) {

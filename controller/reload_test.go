@@ -38,7 +38,7 @@ func newSmallWorld(t *rapid.T) *smallWorld {
 		},
 		Probe: func(context.Context, string, []string) ([]string, error) { return nil, context.Canceled },
 		Ask:   func(string, string) {}, RequestReports: func(time.Duration) {}, Beacon: func(string, int64, time.Duration) {},
-		TellLeaving: func(string, inventory.LeaveStatus) {},
+		TellLeaving: func(string, string, inventory.LeaveStatus) {}, OrderLeave: func(string, string, bool) {},
 	}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)

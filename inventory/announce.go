@@ -3,6 +3,7 @@ package inventory
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -54,7 +55,9 @@ type content struct {
 // heartbeat must not arrive late.
 func NewAnnouncer(nc *nats.Conn, identity Identity, log *slog.Logger) *Announcer {
 	a := &Announcer{Probe: accepts, nc: nc, identity: identity, log: log, wake: make(chan struct{}, 1)}
-	a.next.Beat = Beat{V: Version, Node: identity.Node, Instance: identity.Instance, Boot: identity.Boot, Ready: true}
+	a.next.Beat = Beat{
+		V: Version, Node: identity.Node, Instance: identity.Instance, Boot: identity.Boot, Agent: rand.Text()[:12], Ready: true,
+	}
 	if err := a.SetFacts(nil); err != nil {
 		panic(err) // no facts are not too many
 	}
@@ -98,7 +101,18 @@ func (a *Announcer) SetChecking(why string) {
 func (a *Announcer) SetKick(status json.RawMessage) { a.change(func(c *content) { c.Kick = status }) }
 
 // Leave makes the node leave. Only a new Announcer joins again.
-func (a *Announcer) Leave() { a.change(func(c *content) { c.Leaving = true }) }
+func (a *Announcer) Leave() { a.leave(false) }
+
+// leave makes the node leave. last says that its roles may become empty.
+func (a *Announcer) leave(last bool) {
+	a.change(func(c *content) { c.Leaving, c.LeavingLast = true, c.LeavingLast || last })
+}
+
+// StandIn makes the Announcer one that only leaves, in place of an agent that does not run. It says nothing of the
+// node's facts: the controller keeps those that it knows.
+func (a *Announcer) StandIn(last bool) {
+	a.change(func(c *content) { c.facts, c.Facts, c.Leaving, c.LeavingLast = nil, "", true, last })
+}
 
 // Reconnected tells the Announcer that nc has a new connection. Otherwise it finds out at the next heartbeat.
 func (a *Announcer) Reconnected() { a.change(func(*content) {}) }
@@ -117,12 +131,12 @@ func (a *Announcer) change(set func(*content)) {
 // Run announces the node until ctx ends, and then that it leaves or its agent restarts. It fails if nc closes before.
 func (a *Announcer) Run(ctx context.Context) error {
 	s := session{
-		Announcer: a, schedule: newSchedule(time.Now(), defaultPace), pace: defaultPace, inbox: a.nc.NewInbox(),
+		Announcer: a, schedule: newSchedule(time.Now(), defaultPace), pace: defaultPace,
 	}
 	defer s.probes.Wait()
 	in := make(chan *nats.Msg, 64) // in the order of the wire; more are dropped, and are sent again
 	cluster, node := a.identity.Cluster, a.identity.Node
-	own := []string{nodeSubject(cluster, node), leaveSubject(cluster, node), s.inbox}
+	own := []string{nodeSubject(cluster, node), leaveSubject(cluster, node)}
 	for _, subject := range append(own, reportSubject(cluster), beaconSubject(cluster)) {
 		sub, err := a.nc.ChanSubscribe(subject, in)
 		if err != nil {
@@ -138,7 +152,7 @@ func (a *Announcer) Run(ctx context.Context) error {
 		if !now.Before(s.schedule.due()) {
 			reply := ""
 			if s.current.Leaving && !s.leaveStatus.Released {
-				reply = s.inbox
+				reply = nodeSubject(cluster, node)
 			}
 			if a.nc.IsConnected() {
 				s.send(s.beat, reply)
@@ -176,8 +190,7 @@ type session struct {
 	sentFacts      string // digest of the facts that were sent last
 	factsRequested bool
 
-	inbox       string      // where the controller answers a leaving node
-	leaveStatus LeaveStatus // its newest answer
+	leaveStatus LeaveStatus // the controller's newest one
 }
 
 // refresh encodes the heartbeat again if it changed, and requests that it be sent at once.
@@ -209,7 +222,7 @@ func (s *session) refresh(now time.Time) {
 
 // send sends a heartbeat, and before it the facts if they changed or were requested.
 func (s *session) send(beat []byte, reply string) {
-	if s.factsRequested || s.sentFacts != s.current.Facts {
+	if s.current.facts != nil && (s.factsRequested || s.sentFacts != s.current.Facts) {
 		s.publish(factsSubject(s.identity.Cluster, s.identity.Node), "", s.current.facts)
 		s.sentFacts, s.factsRequested = s.current.Facts, false
 	}
@@ -250,8 +263,6 @@ func (s *session) receive(m *nats.Msg) error {
 		return s.receiveBeacon(m.Data)
 	case reportSubject(s.identity.Cluster):
 		return s.receiveReportRequest(m.Data)
-	case s.inbox:
-		return s.receiveLeaveStatus(m.Data)
 	}
 	return s.receiveOrder(m)
 }
@@ -290,16 +301,15 @@ func (s *session) receiveReportRequest(data []byte) error {
 	return nil
 }
 
-func (s *session) receiveLeaveStatus(data []byte) error {
-	if len(data) == 0 {
-		return errors.New("no controller receives the heartbeat") // the server says so
-	}
-	var status LeaveStatus
-	if err := decode("", data, maxMessage, &status, &status.V); err != nil {
-		return err
-	}
-	if !s.leaveStatus.Released { // a release is final
-		s.leaveStatus = status
+// receiveLeaveStatus notes how far leaving is. A release is final.
+func (s *session) receiveLeaveStatus(status *LeaveStatus) error {
+	switch {
+	case status == nil || status.V != Version:
+		return errors.New("leave status: it is missing, or has another version")
+	case !s.current.Leaving:
+		return errors.New("leave status: the node does not leave")
+	case !s.leaveStatus.Released:
+		s.leaveStatus = *status
 	}
 	return nil
 }
@@ -309,6 +319,10 @@ func (s *session) receiveOrder(m *nats.Msg) error {
 	err := decode("", m.Data, maxMessage, &o, &o.V)
 	switch {
 	case err != nil:
+	case o.Agent != "" && o.Agent != s.current.Agent:
+		return fmt.Errorf("order %q: it is for another run of the agent", o.Do)
+	case o.Do == DoStatus && m.Subject == nodeSubject(s.identity.Cluster, s.identity.Node):
+		return s.receiveLeaveStatus(o.Status) // only controllers may publish there
 	case o.Do == DoBeat:
 		s.schedule.request(time.Now())
 	case o.Do == DoFacts:
@@ -319,7 +333,7 @@ func (s *session) receiveOrder(m *nats.Msg) error {
 	case o.Do == DoProbe:
 		s.probes.Go(func() { s.reply(m, ProbeReply{V: Version, Reached: s.probe(o.Targets)}) })
 	case o.Do == DoLeave:
-		s.Leave()
+		s.leave(o.Last)
 		status := s.leaveStatus
 		status.V = Version
 		s.reply(m, status)

@@ -416,7 +416,7 @@ func TestLeavingNodeAsksUntilItIsReleased(t *testing.T) {
 			t.Helper()
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
-			f, err := RequestLeave(ctx, n.spy.nc, "main", n.identity.Node)
+			f, err := RequestLeave(ctx, n.spy.nc, "main", n.identity.Node, false)
 			n.do(t, err)
 			return f
 		}
@@ -428,10 +428,16 @@ func TestLeavingNodeAsksUntilItIsReleased(t *testing.T) {
 		if b := leaving.beat(t); !b.Leaving || b.NextIn != leavingPace.Milliseconds() || leaving.reply == "" {
 			t.Fatalf("the heartbeat is %s, reply to %q, want leaving and a reply", leaving.data, leaving.reply)
 		}
-		waiting := LeaveStatus{V: Version, Received: true, Waiting: []string{"lb1/reload"}}
-		n.do(t, n.spy.nc.Publish(leaving.reply, encode(waiting)))
+		node, agent := n.identity.Node, leaving.beat(t).Agent
+		tell := func(agent string, status LeaveStatus) { n.do(t, TellLeaving(n.spy.nc, "main", node, agent, status)) }
+		waiting := LeaveStatus{V: Version, Received: true, Waiting: []Blocker{{Node: "lb1", Action: "reload", Gates: []Wait{}}}}
+		tell(agent, waiting)
+		tell("another run", LeaveStatus{Received: true, Released: true})
+		forged := encode(Order{V: Version, Do: DoStatus, Status: &LeaveStatus{V: Version, Received: true, Released: true}})
+		n.do(t, n.spy.nc.Publish(leaveSubject("main", node), forged)) // where every node may publish
 		n.do(t, n.spy.nc.Publish(leaving.reply, []byte("garbage")))
 		synctest.Wait()
+		waiting.Waiting[0].Gates = nil // an empty list is left out
 		if diff := cmp.Diff(waiting, ask()); diff != "" {
 			t.Errorf("answer (-want +got):\n%s", diff)
 		}
@@ -441,8 +447,8 @@ func TestLeavingNodeAsksUntilItIsReleased(t *testing.T) {
 			t.Errorf("%d heartbeats in 10 s of leaving, want 40", got)
 		}
 		released := LeaveStatus{V: Version, Received: true, Released: true}
-		n.do(t, n.spy.nc.Publish(leaving.reply, encode(released)))
-		n.do(t, n.spy.nc.Publish(leaving.reply, encode(waiting))) // late
+		tell(agent, released)
+		tell(agent, waiting) // late
 		time.Sleep(2 * time.Second)
 		if diff := cmp.Diff(released, ask()); diff != "" {
 			t.Errorf("answer (-want +got):\n%s", diff)
@@ -465,7 +471,7 @@ func TestRequestLeaveErrorsSayWhy(t *testing.T) {
 		synctest.Wait()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if _, err := RequestLeave(ctx, n.spy.nc, "main", "web9"); !errors.Is(err, ErrNoAgent) ||
+		if _, err := RequestLeave(ctx, n.spy.nc, "main", "web9", false); !errors.Is(err, ErrNoAgent) ||
 			err.Error() != "leave web9: no agent of that name is on the bus" {
 			t.Errorf("RequestLeave of an unknown node = %v", err)
 		}
@@ -498,6 +504,7 @@ func TestMessagesAreAsDocumented(t *testing.T) {
 	setFacts(t, a, facts)
 	a.SetKick(json.RawMessage(`{"epoch":1700000000000}`))
 	beat := a.next.Beat
+	beat.Agent = "6KQ2M7X4T7RA"
 	beat.Conn, beat.NextIn = Conn{"NSERVER", 42}, defaultPace.Milliseconds()
 	notReady := beat
 	notReady.Ready, notReady.NotReady = false, "tcp:8080: connection refused"
@@ -509,16 +516,18 @@ func TestMessagesAreAsDocumented(t *testing.T) {
 	restarting.RestartWithin = MaxRestart.Milliseconds()
 	beacon := Beacon{V: Version, ID: "c0ffee", Epoch: 1_700_000_000_000, Pace: 1000, API: "http://127.0.0.1:7423"}
 	for name, message := range map[string]any{
-		"heartbeat":             beat,
-		"heartbeat-not-ready":   notReady,
-		"heartbeat-checking":    checking,
-		"heartbeat-leaving":     leaving,
-		"heartbeat-restarting":  restarting,
-		"facts":                 json.RawMessage(a.next.facts),
-		"beacon":                beacon,
-		"report-request":        ReportRequest{V: Version, Splay: 2000},
-		"order":                 Order{V: Version, Do: DoLeave},
-		"leave-status":          LeaveStatus{V: Version, Received: true, Waiting: []string{"lb1/reload"}},
+		"heartbeat":            beat,
+		"heartbeat-not-ready":  notReady,
+		"heartbeat-checking":   checking,
+		"heartbeat-leaving":    leaving,
+		"heartbeat-restarting": restarting,
+		"facts":                json.RawMessage(a.next.facts),
+		"beacon":               beacon,
+		"report-request":       ReportRequest{V: Version, Splay: 2000},
+		"order":                Order{V: Version, Do: DoLeave},
+		"leave-status": LeaveStatus{V: Version, Received: true, More: 1, Waiting: []Blocker{{
+			Node: "lb1", Action: "reload", Gates: []Wait{{Name: "min_members", Why: "role web has 0 members", Person: true}},
+		}}},
 		"leave-status-rejected": LeaveStatus{V: Version, Rejected: "message version 1, this program speaks version 2"},
 	} {
 		golden(t, name+".json", append(encode(message), '\n'))
@@ -527,16 +536,16 @@ func TestMessagesAreAsDocumented(t *testing.T) {
 
 func FuzzReceive(f *testing.F) {
 	for _, text := range []string{
-		"", "{", `{"v":2,"do":"leave"}`, `{"v":2,"splay_ms":9e18}`, `{"v":2,"released":true}`,
+		"", "{", `{"v":2,"do":"leave"}`, `{"v":2,"splay_ms":9e18}`, `{"v":2,"do":"leave status","status":{"v":2,"released":true}}`,
 		`{"v":2,"id":"c","epoch":1,"pace_ms":9223372036854775807}`,
 	} {
 		f.Add([]byte(text))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		s := session{Announcer: NewAnnouncer(nil, web1Identity, slog.New(slog.DiscardHandler)), inbox: "_INBOX.web1"}
+		s := session{Announcer: NewAnnouncer(nil, web1Identity, slog.New(slog.DiscardHandler))}
 		s.schedule, s.pace = newSchedule(time.Now(), defaultPace), defaultPace
 		for _, subject := range []string{beaconSubject("main"), reportSubject("main"),
-			nodeSubject("main", s.identity.Node), s.inbox} {
+			nodeSubject("main", s.identity.Node), leaveSubject("main", s.identity.Node)} {
 			_ = s.receive(&nats.Msg{Subject: subject, Data: data}) // may be rejected
 		}
 		if s.pace < minPace || s.pace > maxPace || s.epoch > maxEpoch {

@@ -50,6 +50,7 @@ type Node struct {
 	Facts    Facts           `json:"facts"`               // nil: not known yet
 	Kick     json.RawMessage `json:"kick,omitempty"`      // see Beat.Kick
 
+	agent    string // which run of its agent reported it
 	conn     Conn
 	digest   string   // of the facts that it announces; Facts may be older
 	oldBoots []string // boots of this instance before Boot, newest last
@@ -83,6 +84,8 @@ type Inventory struct {
 	earlyFacts   map[string]Received  // by node: facts that arrived before the heartbeat that announces them
 	missingFacts map[string]time.Time // by node: when facts that are not known were last requested
 	newSuspects  []string             // by silence; to be asked for a heartbeat
+	ordered      map[string]string    // by node: the run of its agent that was ordered to leave
+	former       map[string]string    // by node that is gone: the run of its agent
 
 	// GoneAfter is the silence after which a node is gone. Set it before the first Apply.
 	GoneAfter func(*Node) time.Duration
@@ -105,6 +108,8 @@ func New() *Inventory {
 		disconnected: map[Conn]time.Time{},
 		earlyFacts:   map[string]Received{},
 		missingFacts: map[string]time.Time{},
+		ordered:      map[string]string{},
+		former:       map[string]string{},
 		GoneAfter:    func(*Node) time.Duration { return DefaultGoneAfter },
 	}
 }
@@ -151,7 +156,7 @@ func (inv *Inventory) applyBeat(r Received) ([]Change, error) {
 		inv.releaseConn(before)
 		inv.leases.noteReport(inv.leases.byNode[b.Node])
 	}
-	after, why := successor(before, b, r.At)
+	after, why := successor(before, b, inv.staysAway(b), r.At)
 	inv.attachFacts(after, before)
 	held := &lease{beat: r.raw, received: r.At, next: time.Duration(b.NextIn) * time.Millisecond}
 	if after.Life == Restarting {
@@ -179,6 +184,8 @@ func announcesStop(b *Beat, n *Node) bool {
 func (inv *Inventory) conflict(n *Node, b *Beat, at time.Time) error {
 	_, late := inv.leases.silence(inv.leases.byNode[n.Name])
 	switch {
+	case n.Instance != b.Instance && b.standsIn():
+		return &Conflict{n.Name, n.Instance, b.Instance}
 	case n.Instance != b.Instance && (n.Life != Alive || late):
 	case n.Instance != b.Instance:
 		return &Conflict{n.Name, n.Instance, b.Instance}
@@ -189,10 +196,11 @@ func (inv *Inventory) conflict(n *Node, b *Beat, at time.Time) error {
 }
 
 // successor returns the node after a heartbeat, without new facts, and why it changed.
-func successor(before *Node, b *Beat, at time.Time) (n *Node, why string) {
+func successor(before *Node, b *Beat, staysAway bool, at time.Time) (n *Node, why string) {
 	n = &Node{
 		Name: b.Node, Instance: b.Instance, Boot: b.Boot, Life: Alive, Since: at, Joined: at,
-		Ready: b.Ready, NotReady: b.NotReady, Checking: b.Checking, Kick: b.Kick, conn: b.Conn, digest: b.Facts,
+		Ready: b.Ready, NotReady: b.NotReady, Checking: b.Checking, Kick: b.Kick,
+		agent: b.Agent, conn: b.Conn, digest: b.Facts,
 	}
 	switch {
 	case before == nil:
@@ -209,7 +217,7 @@ func successor(before *Node, b *Beat, at time.Time) (n *Node, why string) {
 		}
 	}
 	switch {
-	case b.Leaving:
+	case b.Leaving || staysAway:
 		n.Life, why = Left, "left"
 	case b.RestartWithin > 0:
 		n.Life = Restarting
@@ -224,6 +232,13 @@ func successor(before *Node, b *Beat, at time.Time) (n *Node, why string) {
 func (inv *Inventory) attachFacts(n, before *Node) {
 	early := inv.earlyFacts[n.Name].Facts
 	switch {
+	case n.Life == Left && n.digest == "": // its agent does not run
+		n.Facts = Facts{}
+		if before != nil && before.Instance == n.Instance && before.Facts != nil {
+			n.Facts = before.Facts
+		}
+		n.digest = n.Facts.Digest()
+		delete(inv.missingFacts, n.Name)
 	case before != nil && before.Facts != nil && before.Instance == n.Instance && before.Facts.Digest() == n.digest:
 		n.Facts = before.Facts
 		delete(inv.missingFacts, n.Name)
@@ -393,6 +408,7 @@ func (inv *Inventory) remove(n *Node, why string) Change {
 	delete(inv.leases.byNode, n.Name)
 	delete(inv.missingFacts, n.Name)
 	inv.releaseConn(n)
+	bounded(inv.former, n.Name, n.agent)
 	return Change{Before: n, Why: why}
 }
 

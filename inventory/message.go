@@ -34,12 +34,14 @@ type Beat struct {
 	Node          string `json:"node"`
 	Instance      string `json:"instance"` // which machine has the name
 	Boot          string `json:"boot"`     // which boot of that machine
+	Agent         string `json:"agent"`    // which run of its agent
 	Conn          Conn   `json:"conn"`
-	Facts         string `json:"facts"` // digest of the node's facts, see Facts.Digest
+	Facts         string `json:"facts"` // digest of the node's facts, see Facts.Digest; "": unchanged, and it leaves
 	Ready         bool   `json:"ready"`
 	NotReady      string `json:"not_ready,omitempty"`         // why not
 	Checking      bool   `json:"checking,omitempty"`          // not known yet; a ready node stays ready in its boot
 	Leaving       bool   `json:"leaving,omitempty"`           // alive, but not a member any more
+	LeavingLast   bool   `json:"leaving_last,omitempty"`      // its roles may become empty
 	RestartWithin int64  `json:"restart_within_ms,omitempty"` // the agent stops; milliseconds until it is back
 	NextIn        int64  `json:"next_in_ms"`                  // milliseconds until the next heartbeat
 
@@ -70,32 +72,28 @@ type ReportRequest struct {
 	Splay int64 `json:"splay_ms"` // each node waits for a random part of this first
 }
 
-// Order asks one node for something, on kicker.CLUSTER.node.NODE or, DoLeave, on kicker.CLUSTER.leave.NODE.
+// Order asks one node for something, on kicker.CLUSTER.node.NODE or, DoLeave of the node itself, on
+// kicker.CLUSTER.leave.NODE.
 type Order struct {
-	V       int      `json:"v"`
-	Do      string   `json:"do"`                // one of the Do constants
-	Targets []string `json:"targets,omitempty"` // of DoProbe: HOST:PORT, at most MaxTargets
+	V       int          `json:"v"`
+	Do      string       `json:"do"`                // one of the Do constants
+	Agent   string       `json:"agent,omitempty"`   // only for this run of the agent
+	Targets []string     `json:"targets,omitempty"` // of DoProbe: HOST:PORT, at most MaxTargets
+	Last    bool         `json:"last,omitempty"`    // of DoLeave: the node's roles may become empty
+	Status  *LeaveStatus `json:"status,omitempty"`  // of DoStatus
 }
 
 // What an Order can ask for.
 const (
-	DoBeat  = "beat"  // a heartbeat
-	DoFacts = "facts" // all facts
-	DoProbe = "probe" // to connect to each target; the answer is a ProbeReply
-	DoLeave = "leave" // to leave; the answer is a LeaveStatus
+	DoBeat   = "beat"         // a heartbeat
+	DoFacts  = "facts"        // all facts
+	DoProbe  = "probe"        // to connect to each target; the answer is a ProbeReply
+	DoLeave  = "leave"        // to leave; the answer is a LeaveStatus
+	DoStatus = "leave status" // nothing: it says how far leaving is
 )
 
 // MaxTargets is how many targets an Order can have.
 const MaxTargets = 32
-
-// LeaveStatus says how far leaving is. It answers the heartbeats of a leaving node, and DoLeave.
-type LeaveStatus struct {
-	V        int      `json:"v"`
-	Received bool     `json:"received"`           // the controller knows that the node leaves
-	Released bool     `json:"released"`           // every dependent has applied a membership without the node
-	Waiting  []string `json:"waiting,omitempty"`  // NODE/ACTION of those that have not
-	Rejected string   `json:"rejected,omitempty"` // why the order was rejected
-}
 
 // ProbeReply says which targets accept a connection from the node.
 type ProbeReply struct {
@@ -148,29 +146,11 @@ func Ask(nc *nats.Conn, cluster, node, do string) error {
 	return publish(nc, nodeSubject(cluster, node), Order{V: Version, Do: do})
 }
 
-// AnswerLeave tells a leaving node how far it is; reply is Received.Reply.
-func AnswerLeave(nc *nats.Conn, reply string, status LeaveStatus) error {
-	return publish(nc, reply, status)
-}
-
 func publish(nc *nats.Conn, subject string, message any) error {
 	if err := nc.Publish(subject, encode(message)); err != nil {
 		return fmt.Errorf("send to %s: %w", subject, err)
 	}
 	return nil
-}
-
-// RequestLeave makes a node leave, and returns how far it is. It can be called again to follow the progress.
-func RequestLeave(ctx context.Context, nc *nats.Conn, cluster, node string) (LeaveStatus, error) {
-	var status LeaveStatus
-	err := request(ctx, nc, node, leaveSubject(cluster, node), Order{V: Version, Do: DoLeave}, &status, &status.V)
-	if err == nil && status.Rejected != "" {
-		err = fmt.Errorf("rejected: %s", status.Rejected)
-	}
-	if err != nil {
-		return status, fmt.Errorf("leave %s: %w", node, err)
-	}
-	return status, nil
 }
 
 // Probe asks a node to connect to each target, HOST:PORT, and returns those that accept, within two seconds.

@@ -156,13 +156,14 @@ func (r *Runner) Run(ctx context.Context, nc *nats.Conn, status func(Status)) er
 const lookEvery = time.Second
 
 const (
+	lockName    = "agent.lock"
 	lockTimeout = 2 * time.Second       // for which an agent waits for the lock of the node's directory
 	lockPause   = 20 * time.Millisecond // between two tries to take a lock
 )
 
 // lockDir makes the node's directory this agent's alone: two agents would overwrite each other's state.
 func (r *Runner) lockDir() (*flock.Flock, error) {
-	lock := flock.New(filepath.Join(r.cfg.Dir, "agent.lock"))
+	lock := flock.New(filepath.Join(r.cfg.Dir, lockName))
 	err := os.MkdirAll(r.cfg.Dir, 0o755)
 	// A killed agent may leave a child that holds the lock until it becomes a shim.
 	ctx, cancel := context.WithTimeout(context.Background(), lockTimeout)

@@ -120,6 +120,7 @@ func cliReference(root *cobra.Command) string {
 | 3 | the controller does not answer, rejects the token, or is not synced |
 | 4 | no result, with ` + "`--fail-empty`" + ` |
 | 5 | timeout |
+| 6 | what ` + "`--wait`" + ` waits for only a person can end |
 
 Every command has this flag:
 

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,8 +26,9 @@ func kickCommand() *cobra.Command {
 		Long: `Run the actions of a node, or of all nodes of a role, even if they are converged.
 
 The controller kicks each action as soon as a run in progress there has ended, and repeats a kick that a node rejects.
-With --wait the command waits until each action has had such a run. It exits with 1 if a run failed or a node is gone,
-and with 5 if the runs have not ended in time.`,
+With --wait the command waits until each action has had such a run. It prints which actions it waits for, and what they
+wait for. It exits with 1 if a run failed or a node is gone, with 5 if the runs have not ended in time, and with 6 as
+soon as all actions that are left wait only for a person.`,
 		Example: "  kicker kick node/lb1.example.org --action reload --wait\n  kicker kick role/haproxy --dry-run",
 		Args:    cobra.ExactArgs(1),
 	}
@@ -63,18 +65,32 @@ and with 5 if the runs have not ended in time.`,
 // awaitRuns waits until each action of an order has had a run that was kicked since, and prints how it went.
 func awaitRuns(ctx context.Context, cmd *cobra.Command, c *client.Client, kicked api.Kicked) error {
 	a := newAwaited(kicked)
-	err := c.Follow(ctx, kicked.After, func(e api.Event) (done bool, err error) {
-		if a.take(e) && output(cmd) != "json" {
+	watching, stop := context.WithCancelCause(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		if err := watchGates(watching, cmd, a, kicked.Actions, c.Now); err != nil {
+			stop(err)
+		}
+	}()
+	err := c.Follow(watching, kicked.After, func(e api.Event) (done bool, err error) {
+		ours, left := a.take(e)
+		if ours && output(cmd) != "json" {
 			_, err = io.WriteString(cmd.OutOrStdout(), print.Event(e))
 		}
-		return len(a.runs) == 0, err
+		return left == 0, err
 	})
+	stop(nil) // unless it has stopped because of an error
+	<-watched
 	if err == nil && output(cmd) == "json" {
 		err = showRuns(context.WithoutCancel(ctx), cmd, c, a.ended)
 	}
+	person, isPerson := errors.AsType[exitError](context.Cause(watching))
 	switch {
 	case err != nil:
 		return err
+	case len(a.runs) > 0 && isPerson:
+		return person
 	case a.failed > 0:
 		return exitError{exitFailed, fmt.Errorf("%d of %s failed", a.failed, api.Count(len(kicked.Actions), "action"))}
 	case len(a.runs) > 0 && errors.Is(ctx.Err(), context.DeadlineExceeded):
@@ -85,6 +101,36 @@ func awaitRuns(ctx context.Context, cmd *cobra.Command, c *client.Client, kicked
 	}
 	return nil
 }
+
+// watchGates prints what the actions of an order wait for, until ctx ends. It returns an error as soon as all that are
+// left wait only for a person. verdicts is those of the order, at now by the controller's clock.
+func watchGates(
+	ctx context.Context, cmd *cobra.Command, a *awaited, verdicts []api.Verdict, now time.Time,
+) error {
+	c, err := newClient(cmd)
+	if err != nil {
+		return nil // the order went through another one: there is only less to read
+	}
+	notes := newNotes(cmd.ErrOrStderr())
+	for {
+		waiting, persons := a.blocked(verdicts)
+		if len(waiting) > 0 && persons {
+			return personError("kick", waiting, "")
+		}
+		notes.say("", waiting, 0, now)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(gatesEvery):
+		}
+		var status api.Status
+		if _, err := c.Get(ctx, "/v1/status", nil, &status); err == nil {
+			verdicts, now = status.Stale, status.At
+		}
+	}
+}
+
+const gatesEvery = time.Second // between two looks at what actions wait for
 
 // showRuns prints runs as JSON.
 func showRuns(ctx context.Context, cmd *cobra.Command, c *client.Client, ids []string) error {
@@ -100,6 +146,7 @@ func showRuns(ctx context.Context, cmd *cobra.Command, c *client.Client, ids []s
 
 // awaited is the actions of an order whose runs have not ended.
 type awaited struct {
+	mu     sync.Mutex
 	runs   map[string]string // by NODE/ACTION: the run that was kicked for the order, empty if none was
 	why    map[string]string // by NODE/ACTION: why the last kick failed
 	failed int               // actions without success
@@ -114,8 +161,35 @@ func newAwaited(kicked api.Kicked) *awaited {
 	return a
 }
 
-// take reports whether an event is about an action of the order.
-func (a *awaited) take(e api.Event) bool {
+// take reports whether an event is about an action of the order, and how many actions are left.
+func (a *awaited) take(e api.Event) (ours bool, left int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	ours = a.note(e)
+	return ours, len(a.runs)
+}
+
+// blocked is the actions that are left, by these verdicts, and whether all of them wait only for a person.
+func (a *awaited) blocked(verdicts []api.Verdict) (waiting []blocked, persons bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	all := 0
+	for _, v := range verdicts {
+		b := blocked{node: v.Node, action: v.Action, gates: v.Gates, running: v.Running != nil}
+		run, left := a.runs[b.name()]
+		if !left {
+			continue
+		}
+		b.running = b.running || run != ""
+		waiting = append(waiting, b)
+		if run == "" && api.OnlyPerson(v.Gates) {
+			all++
+		}
+	}
+	return waiting, all == len(a.runs)
+}
+
+func (a *awaited) note(e api.Event) bool {
 	name, before := e.Node+"/"+e.Action, len(a.runs)
 	run, ours := a.runs[name]
 	switch {

@@ -106,6 +106,11 @@ func newLab(world string) *lab {
 		v.Leader = "c2"
 		v.Verdicts[0].State, v.Verdicts[0].Since, v.Verdicts[0].Reason = api.Pending, ago(time.Second), "web: +web1"
 		v.Verdicts[0].Gates = []api.Gate{{Name: api.GateLeader, Why: "controller c2 leads"}}
+	case "blocked":
+		fill(v, "lb1", "web1", "web2", "web3")
+		lb1 := &v.Verdicts[0]
+		lb1.State, lb1.Disabled = api.Pending, "disabled: new disks"
+		lb1.Gates = []api.Gate{api.NewGate(api.GateDisabled, lb1.Disabled, time.Time{})}
 	case "empty":
 	default:
 		panic("unknown world " + world)
@@ -234,6 +239,10 @@ func trouble(v *api.View) {
 }
 
 func (l *lab) handler(cfg web.Config) http.Handler {
+	cfg.Leave = func(_ context.Context, o api.LeaveOrder) (api.Leaving, error) {
+		return l.leaving(strings.TrimPrefix(o.Object, "node/"), false)
+	}
+	cfg.Leaving = func(_ context.Context, node string) (api.Leaving, error) { return l.leaving(node, true) }
 	cfg.View, cfg.Kick, cfg.Lose, cfg.Plan, cfg.Log = l.show, l.kick, l.lose, l.plan, slog.New(slog.DiscardHandler)
 	h := web.Handler(cfg)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -277,6 +286,29 @@ func (l *lab) lose(_ context.Context, o api.LossOrder) error {
 	return fmt.Errorf("loss of %s: %w", o.Object, api.ErrNotFound)
 }
 
+// leaving is how far a node's leaving is: web1 waits for a person, web2 only at first, web3 without end, web9 is gone.
+func (l *lab) leaving(node string, again bool) (api.Leaving, error) {
+	wait := inventory.Wait{Name: api.GateSettle, Why: "more changes may follow", Left: 3000}
+	is := api.Leaving{Node: node, LeaveStatus: inventory.LeaveStatus{V: inventory.Version, Received: true}}
+	switch node {
+	case "web1":
+		wait = inventory.Wait{Name: api.GateMinMembers, Why: "role web has 0 members", Person: true}
+		is.Person = true
+	case "web2":
+		is.Released = again
+	case "web3":
+		wait = inventory.Wait{Name: api.GateBackoff, Why: "it failed", Left: 60_000}
+	case "web9":
+		is.Gone, is.Released = true, true
+	default:
+		return is, fmt.Errorf("no node is called %s: %w", node, api.ErrNotFound)
+	}
+	if !is.Released {
+		is.Waiting = []inventory.Blocker{{Node: "lb1", Action: "reload", Gates: []inventory.Wait{wait}}}
+	}
+	return is, nil
+}
+
 func (l *lab) kick(_ context.Context, o api.KickOrder) (api.Kicked, error) {
 	v := l.show()
 	if !v.Sync.Open {
@@ -296,6 +328,9 @@ func (l *lab) kick(_ context.Context, o api.KickOrder) (api.Kicked, error) {
 		return kicked, nil
 	}
 	for _, verdict := range kicked.Actions {
+		if verdict.Disabled != "" {
+			continue
+		}
 		event := func(kind, run, text string) api.Event {
 			return api.Event{Kind: kind, Node: verdict.Node, Action: verdict.Action, Run: run,
 				Text: verdict.Node + "/reload " + text}

@@ -26,6 +26,7 @@ const (
 	exitUnreachable = 3 // the controller does not answer, rejects the token, or is not synced
 	exitEmpty       = 4 // nothing found, with --fail-empty
 	exitTimeout     = 5
+	exitPerson      = 6 // what it waits for only a person can end
 )
 
 // exitCodes are the exit codes for a client.Error, by its status. Others are failures.

@@ -140,6 +140,24 @@ type LossOrder struct {
 	By     string        `json:"by,omitempty"` // who gives the order, for the events
 }
 
+// LeaveOrder is a person's order that a node leaves, whatever the state of its agent. The node stays away until its
+// agent is restarted.
+type LeaveOrder struct {
+	Object string `json:"object"`         // node/N
+	Last   bool   `json:"last,omitempty"` // its roles may become empty, or have fewer members than their min_members
+	By     string `json:"by,omitempty"`   // who gives the order, for the events
+}
+
+// LeaveStatus says how far leaving is, on the bus and in an answer.
+type LeaveStatus = inventory.LeaveStatus
+
+// Leaving says how far a node's leaving is. It answers a LeaveOrder, and the questions after it.
+type Leaving struct {
+	Node string `json:"node"`
+	Gone bool   `json:"gone,omitempty"` // it no longer reports
+	LeaveStatus
+}
+
 // Kicked answers a KickOrder.
 type Kicked struct {
 	Actions []Verdict `json:"actions"` // on each action of the order

@@ -51,6 +51,7 @@ var (
 	EventBack          = info("back", "A node that was suspect or restarting reported again.")
 	EventGone          = warn("gone", "A node stopped reporting and did not leave on purpose.")
 	EventLeft          = info("left", "A node left on purpose.")
+	EventLeaveOrdered  = info("leave ordered", "A person ordered a node to leave.")
 	EventReplaced      = info("replaced", "A newer boot of the machine, or another machine, took over a node's name.")
 	EventConflictBegan = fail("conflict began", "Two machines claim one name: one is accepted, the other rejected.")
 	EventConflictEnded = info("conflict ended", "Only one machine claims the name.")

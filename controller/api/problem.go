@@ -45,6 +45,7 @@ const (
 	ProblemNodeNotReady      = "node_not_ready"
 	ProblemActionFailing     = "action_failing"
 	ProblemOverdueRun        = "overdue_run"
+	ProblemActionDisabled    = "action_disabled"
 )
 
 // ProblemCodes is all codes, in the order cluster, roles, nodes, actions. docs/reference/api.md says what each means.
@@ -53,4 +54,5 @@ var ProblemCodes = []string{
 	ProblemRoleNotSynced, ProblemRemovalHeld, ProblemUnknownRole, ProblemTooFewMembers,
 	ProblemMemberIncomplete, ProblemMemberQuarantined,
 	ProblemNameConflict, ProblemWrongVersion, ProblemNodeNotReady, ProblemActionFailing, ProblemOverdueRun,
+	ProblemActionDisabled,
 }

@@ -14,7 +14,7 @@ func TestRemedyCanBeTyped(t *testing.T) {
 		{`web where site="a b"`, `kicker accept-loss 'role/web where site="a b"'`},
 		{"a'b", `kicker accept-loss role/a\'b`},
 	} {
-		if got := AcceptLoss(test.role); got != test.want {
+		if got := AcceptLoss(test.role, 3); got != test.want {
 			t.Errorf("AcceptLoss(%s) = %s, want %s", test.role, got, test.want)
 		}
 	}

@@ -5,6 +5,7 @@ package api
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -177,6 +178,8 @@ type Verdict struct {
 	Gates   []Gate        `json:"gates,omitempty"` // what it waits for; none: it is being kicked
 	Last    *kick.LastRun `json:"last,omitempty"`
 	Running *kick.Running `json:"running,omitempty"`
+	// Disabled is why the node runs no action, empty if it does.
+	Disabled string `json:"disabled,omitempty"`
 }
 
 // Need is one role that an action depends on.
@@ -190,17 +193,24 @@ type Need struct {
 	Changed []string       `json:"changed,omitempty"` // members whose member facts changed
 }
 
-// Gate is a reason to wait.
+// Gate is a reason to wait. NewGate makes one.
 type Gate struct {
-	Name  string    `json:"name"` // one of Gates
-	Why   string    `json:"why"`
-	Until time.Time `json:"until,omitzero"` // zero: until something happens
+	Name   string    `json:"name"` // one of Gates
+	Why    string    `json:"why"`
+	Until  time.Time `json:"until,omitzero"`   // zero: until something happens
+	Person bool      `json:"person,omitempty"` // only a person opens it; otherwise it opens by itself
+}
+
+// NewGate is the gate of that name. Its name says whether only a person opens it.
+func NewGate(name, why string, until time.Time) Gate {
+	return Gate{Name: name, Why: why, Until: until, Person: slices.Contains(personsGates, name)}
 }
 
 // The gates that a pending action can wait for.
 const (
 	GateLeader     = "leader"
 	GateObserve    = "observe"
+	GateDisabled   = "disabled"
 	GateSynced     = "synced"
 	GateUnknown    = "unknown role"
 	GateMinMembers = "min_members"
@@ -213,8 +223,16 @@ const (
 
 // Gates is the names of all gates.
 var Gates = []string{
-	GateLeader, GateObserve, GateSynced, GateUnknown, GateMinMembers,
+	GateLeader, GateObserve, GateDisabled, GateSynced, GateUnknown, GateMinMembers,
 	GateSettle, GateRunning, GateBudget, GateRollout, GateBackoff,
+}
+
+// personsGates is the names of the gates that only a person opens. The others are timed.
+var personsGates = []string{GateObserve, GateDisabled, GateUnknown, GateMinMembers}
+
+// OnlyPerson reports whether an action with these gates waits, and only for a person.
+func OnlyPerson(gates []Gate) bool {
+	return len(gates) > 0 && !slices.ContainsFunc(gates, func(g Gate) bool { return !g.Person })
 }
 
 // Run is one run of an action, as far as the controller knows it.

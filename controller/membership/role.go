@@ -56,6 +56,8 @@ type Role struct {
 	departed map[string]departure
 	// reselected is the last change of the configuration after which alive nodes no longer had the role.
 	reselected reselection
+	// few is true from AllowFew until the role has min_members members again.
+	few bool
 }
 
 // departure is why a node is no longer a member of a role, and since when.
@@ -126,7 +128,7 @@ func (r *Role) Refusal() *api.Refusal {
 	case !r.recovery.done:
 		why := cmp.Or(r.recovery.why, "its members are not known yet")
 		return &api.Refusal{Code: api.RefusedNotSynced, Why: fmt.Sprintf("role %s: %s", r.Name, why), Until: r.recovery.until}
-	case len(r.current.Members) < r.MinMembers:
+	case r.TooFew():
 		return &api.Refusal{Code: api.RefusedTooFew, Why: fmt.Sprintf("role %s has %s, fewer than its min_members %d",
 			r.Name, api.Count(len(r.current.Members), "member"), r.MinMembers)}
 	}
@@ -134,7 +136,9 @@ func (r *Role) Refusal() *api.Refusal {
 }
 
 // TooFew reports whether the role has fewer members than its dependents may be kicked with.
-func (r *Role) TooFew() bool { return len(r.current.Members) < r.MinMembers }
+func (r *Role) TooFew() bool { return r.tooFew() && !r.few }
+
+func (r *Role) tooFew() bool { return len(r.current.Members) < r.MinMembers }
 
 // Sync says whether the members of the role are recovered, and what it waits for if not.
 func (r *Role) Sync() api.Sync {

@@ -284,6 +284,7 @@ func (t *Table) publish(r *Role, epoch int64, nodes *inventory.Snapshot, now tim
 	}
 	r.current = kick.Membership{Role: r.Name, Revision: kick.Revision{Epoch: epoch, N: t.n, Hash: hash}, Members: members}
 	r.published = r.from
+	r.few = r.few && r.tooFew()
 	r.remember(hash, members)
 	r.diffs = map[string]Diff{}
 	for _, name := range c.Diff.Added {

@@ -29,6 +29,8 @@ type Action struct {
 	NoFacts bool
 	// Status is what the node reported last, or what follows from a result that came since.
 	Status kick.ActionStatus
+	// Disabled is why the node runs no action, as it reported last; empty if it does.
+	Disabled string
 
 	// Running is the run that the node reports. Flight is the run that is or may be in progress, whoever kicked it. Both
 	// are nil while there is none. They are the node's: its other actions have the same ones.
@@ -119,26 +121,51 @@ func (a *Action) Track(synced bool, origins Origins, cycles Cycles, table *membe
 	a.Retry.Used = now
 }
 
-// MayUse reports whether the action may still be configured with a node that is no longer a member.
-func (a *Action) MayUse(node string) bool {
+// Use is what the reports of an action say about a node that left: whether it may still be configured with the node.
+type Use struct {
+	May bool
+	// Why is what it waits for if no gate says so.
+	Why string
+	// Ask is the needs whose applied members are not known: their nodes can be asked.
+	Ask []membership.Need
+}
+
+// Memory is what is remembered of memberships.
+type Memory interface {
+	// Has reports whether a node is in the membership of that hash, and whether that is known.
+	Has(role *membership.Role, hash, node string) (has, known bool)
+	// Refused reports whether an action that applied the membership of that hash did not say which members it has.
+	Refused(action Key, hash string) bool
+}
+
+// MayUse says whether the action may still be configured with a node that left. Only what it reports as applied clears
+// it, for every role that the node was ever a member of:
+//   - A role that is not recovered clears no node.
+//   - A run that was handed the node, or an unknown membership, may have used it until another run succeeds.
+//   - An unknown membership may have the node. If its members cannot be had, it may if the role is related to the node.
+func (a *Action) MayUse(node string, memory Memory) (use Use) {
 	for _, need := range a.Needs {
 		r := need.Role
-		if !r.Has(node) {
-			continue
+		handed := func() bool {
+			has, known := memory.Has(r, a.Flight.Handed[r.Name], node)
+			return has || !known && r.Related(node)
 		}
-		if a.Status.Dirty || a.Flight != nil {
-			return true
-		}
-		hash := a.Status.Applied[need.As].Hash
-		if hash == r.Current().Revision.Hash {
-			continue
-		}
-		members, known := r.Past(hash)
-		if !known || slices.ContainsFunc(members, func(m kick.Member) bool { return m.Node == node }) {
-			return true
+		applied := a.Status.Applied[need.As].Hash
+		has, known := memory.Has(r, applied, node)
+		switch {
+		case !r.Open():
+			use.May, use.Why = true, "role "+need.As+": "+r.Sync().Why
+		case has, a.Status.Dirty && r.Related(node), a.Flight != nil && handed():
+			use.May = true
+		case applied == "":
+			use.May = use.May || r.Related(node) // it has yet to apply its first members
+		case !known:
+			use.Ask = append(use.Ask, need)
+			use.Why = "it was asked for the members of " + need.As + " that it last applied"
+			use.May = use.May || !memory.Refused(a.Key, applied) || r.Related(node)
 		}
 	}
-	return false
+	return use
 }
 
 // RoleNames is the names of roles, in their order.

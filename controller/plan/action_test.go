@@ -48,32 +48,80 @@ func TestKickCarriesTheCurrentMemberships(t *testing.T) {
 	}
 }
 
+// memory remembers what the roles remember. Of actions that did not answer it knows the hash.
+type memory map[string]bool
+
+func (m memory) Has(r *membership.Role, hash, node string) (has, known bool) {
+	return r.Applied(hash, node)
+}
+func (m memory) Refused(_ plan.Key, hash string) bool { return m[hash] }
+
 func TestActionMayUseANodeUntilItAppliedTheRevisionWithoutIt(t *testing.T) {
 	for _, test := range []struct {
 		claim string
 		given func(c *plan.Cluster, a *plan.Action, with, without kick.Revision)
 		want  bool
+		asks  int
 	}{
 		{"it applied the revision with the node", func(_ *plan.Cluster, a *plan.Action, with, _ kick.Revision) {
 			a.Status.Applied = revisions{"web": with}
-		}, true},
+		}, true, 0},
 		{"it applied the revision without the node", func(_ *plan.Cluster, a *plan.Action, _, without kick.Revision) {
 			a.Status.Applied = revisions{"web": without}
-		}, false},
-		{"it never reported a revision", func(*plan.Cluster, *plan.Action, kick.Revision, kick.Revision) {}, true},
-		{"it applied a revision that is not remembered", func(_ *plan.Cluster, a *plan.Action, _, _ kick.Revision) {
-			a.Status.Applied = revisions{"web": {Hash: "1-x"}}
-		}, true},
-		{"its last run did not succeed", func(_ *plan.Cluster, a *plan.Action, _, without kick.Revision) {
-			a.Status.Applied, a.Status.Dirty = revisions{"web": without}, true
-		}, true},
-		{"it has a run in flight", func(_ *plan.Cluster, a *plan.Action, _, without kick.Revision) {
-			a.Status.Applied, a.Flight = revisions{"web": without}, &plan.Flight{}
-		}, true},
-		{"it does not depend on the role of the node", func(c *plan.Cluster, a *plan.Action, _, _ kick.Revision) {
+		}, false, 0},
+		{"it never reported a revision", func(*plan.Cluster, *plan.Action, kick.Revision, kick.Revision) {}, true, 0},
+		{"the role was never the node's, and it never applied it", func(c *plan.Cluster, a *plan.Action, _, _ kick.Revision) {
 			a.Needs = c.Needs("db")
 			c.Publish()
-		}, false},
+		}, false, 0},
+		{"it applied a revision that is not remembered", func(_ *plan.Cluster, a *plan.Action, _, _ kick.Revision) {
+			a.Status.Applied = revisions{"web": {Hash: "1-x"}}
+		}, true, 1},
+		{"a revision of another role is not remembered", func(c *plan.Cluster, a *plan.Action, _, _ kick.Revision) {
+			a.Needs, a.Status.Applied = c.Needs("db"), revisions{"db": {Hash: "1-x"}}
+			c.Publish()
+		}, true, 1},
+		{"the members cannot be had, the node had the role", func(_ *plan.Cluster, a *plan.Action, _, _ kick.Revision) {
+			a.Status.Applied = revisions{"web": {Hash: "1-refused"}}
+		}, true, 1},
+		{"the members cannot be had, and the node never had the role", func(c *plan.Cluster, a *plan.Action, _, _ kick.Revision) {
+			a.Needs, a.Status.Applied = c.Needs("db"), revisions{"db": {Hash: "1-refused"}}
+			c.Publish()
+		}, false, 1},
+		{"the members were learned", func(c *plan.Cluster, a *plan.Action, _, _ kick.Revision) {
+			others := []kick.Member{{Node: "web8"}, {Node: "web9"}}
+			c.Role("web").Learn(kick.Hash(others), others)
+			a.Status.Applied = revisions{"web": {Hash: kick.Hash(others)}}
+		}, false, 0},
+		{"its last run did not succeed", func(_ *plan.Cluster, a *plan.Action, _, without kick.Revision) {
+			a.Status.Applied, a.Status.Dirty = revisions{"web": without}, true
+		}, true, 0},
+		{"its last run with another role did not succeed", func(c *plan.Cluster, a *plan.Action, _, _ kick.Revision) {
+			a.Needs = c.Needs("db")
+			c.Publish()
+			a.Status.Applied, a.Status.Dirty = revisions{"db": c.Role("db").Current().Revision}, true
+		}, false, 0},
+		{"a former controller's run is in flight", func(_ *plan.Cluster, a *plan.Action, _, without kick.Revision) {
+			a.Status.Applied, a.Flight = revisions{"web": without}, &plan.Flight{}
+		}, true, 0},
+		{"a run in flight was handed the node", func(_ *plan.Cluster, a *plan.Action, with, without kick.Revision) {
+			a.Status.Applied = revisions{"web": without}
+			a.Flight = &plan.Flight{Handed: map[string]string{"web": with.Hash}}
+		}, true, 0},
+		{"a run in flight was not handed the node", func(_ *plan.Cluster, a *plan.Action, _, without kick.Revision) {
+			a.Status.Applied = revisions{"web": without}
+			a.Flight = &plan.Flight{Handed: map[string]string{"web": without.Hash}}
+		}, false, 0},
+		{"the node has another role by now", func(c *plan.Cluster, a *plan.Action, with, _ kick.Revision) {
+			a.Status.Applied = revisions{"web": with}
+			c.Member("web1", inventory.Facts{"role": "spare"}, noon)
+			c.Leave("web1", noon)
+			c.Publish()
+		}, true, 0},
+		{"the role is not recovered", func(c *plan.Cluster, a *plan.Action, _, without kick.Revision) {
+			a.Status.Applied = revisions{"web": without}
+			c.Close("web", in(time.Minute))
+		}, true, 0},
 	} {
 		t.Run(test.claim, func(t *testing.T) {
 			c := plan.NewCluster(t)
@@ -84,8 +132,9 @@ func TestActionMayUseANodeUntilItAppliedTheRevisionWithoutIt(t *testing.T) {
 			c.Publish()
 			a := &plan.Action{Needs: c.Needs("web")}
 			test.given(c, a, with, c.Role("web").Current().Revision)
-			if got := a.MayUse("web1"); got != test.want {
-				t.Errorf("it may use web1: %t, want %t", got, test.want)
+			use := a.MayUse("web1", memory{"1-refused": true})
+			if use.May != test.want || len(use.Ask) != test.asks {
+				t.Errorf("it may use web1: %+v, want %t and %d questions", use, test.want, test.asks)
 			}
 		})
 	}

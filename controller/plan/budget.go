@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"kicker/controller/api"
 	"kicker/controller/membership"
@@ -149,7 +150,7 @@ func (t *tally) add(f *Flight) {
 func (p *places) full(a *Action) []api.Gate {
 	var gates []api.Gate
 	wait := func(name, why string, args ...any) {
-		gates = append(gates, api.Gate{Name: name, Why: fmt.Sprintf(why, args...)})
+		gates = append(gates, api.NewGate(name, fmt.Sprintf(why, args...), time.Time{}))
 	}
 	if f := p.busy[a.Node]; f != nil && f.again(a.Key) {
 		return nil // it is kicked again in the place that it has

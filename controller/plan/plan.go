@@ -63,7 +63,7 @@ func Make(s Situation, now time.Time) []api.Verdict {
 func (s Situation) Judge(a *Action, now time.Time) api.Verdict {
 	v := api.Verdict{
 		Node: a.Node, Action: a.Action, State: api.Converged, Since: a.since, Last: a.Status.Last, Running: a.Running,
-		Needs: make([]api.Need, len(a.Needs)),
+		Needs: make([]api.Need, len(a.Needs)), Disabled: a.Disabled,
 	}
 	var reasons []string
 	if a.Order != nil {
@@ -125,13 +125,16 @@ func compare(n membership.Need, a *Action) (need api.Need, stale string) {
 func (s Situation) gates(a *Action, now time.Time) []api.Gate {
 	var gates []api.Gate
 	wait := func(name, why string, until time.Time) {
-		gates = append(gates, api.Gate{Name: name, Why: why, Until: until})
+		gates = append(gates, api.NewGate(name, why, until))
 	}
 	if s.NotLeading != "" {
 		wait(api.GateLeader, s.NotLeading, time.Time{})
 	}
 	if why := s.observed(a); why != "" {
 		wait(api.GateObserve, why, time.Time{})
+	}
+	if a.Disabled != "" {
+		wait(api.GateDisabled, a.Disabled, time.Time{})
 	}
 	if !s.Sync.Open {
 		wait(api.GateSynced, s.Sync.Why, s.Sync.Until)

@@ -309,7 +309,7 @@ func TestGates(t *testing.T) {
 
 // gate is a gate that opens after a time from noon, or at no certain time.
 func gate(name, why string, after ...time.Duration) api.Gate {
-	g := api.Gate{Name: name, Why: why}
+	g := api.NewGate(name, why, time.Time{})
 	for _, d := range after {
 		g.Until = in(d)
 	}

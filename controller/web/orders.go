@@ -45,6 +45,27 @@ func (s *server) lose(_ *api.View, r *http.Request) (any, error) {
 	return struct{}{}, nil
 }
 
+func (s *server) leave(_ *api.View, r *http.Request) (any, error) {
+	order, err := readOrder(r, "leave order", decodeLeave, `{"object": "node/N", "last": false, "by": "who"}`)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := s.Leave(r.Context(), order)
+	if err != nil {
+		return nil, s.orderFailed(order.Object, err)
+	}
+	s.Log.Info("leave ordered", "object", order.Object, "last", order.Last, "by", order.By)
+	return answer, nil
+}
+
+func (s *server) leaving(_ *api.View, r *http.Request) (any, error) {
+	answer, err := s.Leaving(r.Context(), r.PathValue("node"))
+	if err != nil {
+		return nil, s.orderFailed("node/"+r.PathValue("node"), err)
+	}
+	return answer, nil
+}
+
 // plan says what another configuration would change. It changes nothing, so it asks for no more rights than a question.
 func (s *server) plan(_ *api.View, r *http.Request) (any, error) {
 	text, err := io.ReadAll(r.Body)
@@ -124,6 +145,14 @@ func decodeKick(body []byte) (api.KickOrder, error) {
 		err = fmt.Errorf("object %.100q: want node/N or role/R", o.Object)
 	}
 	return o, cmp.Or(err, checkBy(o.By))
+}
+
+func decodeLeave(body []byte) (api.LeaveOrder, error) {
+	o, err := decode[api.LeaveOrder](body)
+	if name, isNode := strings.CutPrefix(o.Object, "node/"); err == nil && (!isNode || name == "") {
+		err = fmt.Errorf("object %.100q: want node/N", o.Object)
+	}
+	return o, err
 }
 
 func decodeLoss(body []byte) (api.LossOrder, error) {

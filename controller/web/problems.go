@@ -28,6 +28,9 @@ func problems(v *api.View) []api.Problem {
 		if verdict.State == api.Failing {
 			found = append(found, actionFailing(v, verdict))
 		}
+		if verdict.Disabled != "" {
+			found = append(found, actionDisabled(verdict))
+		}
 	}
 	for _, run := range v.Overdue {
 		found = append(found, overdueRun(run, v.At))
@@ -227,6 +230,20 @@ func notMember(n *inventory.Node) (what, why string) {
 		return "its facts have not arrived", ""
 	}
 	return "not ready", n.NotReady
+}
+
+func actionDisabled(verdict api.Verdict) api.Problem {
+	p := api.Problem{
+		Code: api.ProblemActionDisabled, Severity: api.Note, Object: "node/" + verdict.Node + "/" + verdict.Action,
+		Text: "it is disabled on its node", Why: verdict.Disabled,
+		Next: "kicker does not run it while the file disabled is there; it uses the current members",
+		Do:   "when the work on the node is done, remove the file",
+	}
+	if verdict.State != api.Converged {
+		p.Severity, p.Since = api.Warning, verdict.Since
+		p.Next = "kicker does not run it while the file disabled is there; it uses old members"
+	}
+	return p
 }
 
 func actionFailing(v *api.View, verdict api.Verdict) api.Problem {

@@ -93,6 +93,7 @@ func TestEveryCodeOccursWithAllItsTexts(t *testing.T) {
 			v.Sync = api.Sync{Open: true}
 			v.Roles[0].Unknown = true
 			v.Roles[1].Held.Shadow = true
+			v.Verdicts[0].Disabled = "new disks"
 		}),
 	} {
 		for _, p := range problems(view(t)) {

@@ -78,7 +78,8 @@ func TestReferenceNamesEveryKey(t *testing.T) {
 		}
 	}
 	for _, body := range []any{api.Error{}, api.Status{}, api.Explanation{}, api.Role{}, api.Run{}, api.Event{},
-		api.Plan{}, api.KickOrder{}, api.Kicked{}, api.LossOrder{}} {
+		api.Plan{}, api.KickOrder{}, api.Kicked{}, api.LossOrder{},
+		api.LeaveOrder{}, api.Leaving{}} {
 		check(reflect.TypeOf(body))
 	}
 	for _, of := range []any{api.Problem{}, kick.LastRun{}, api.Gate{}, api.Conflict{}} {

@@ -22,7 +22,10 @@ type Config struct {
 	View func() *api.View // never nil
 	Kick func(context.Context, api.KickOrder) (api.Kicked, error)
 	Lose func(context.Context, api.LossOrder) error
-	Plan func(ctx context.Context, text []byte) (api.Plan, error) // of the text of a configuration
+	// Leave makes a node leave, Leaving says how far that is.
+	Leave   func(context.Context, api.LeaveOrder) (api.Leaving, error)
+	Leaving func(ctx context.Context, node string) (api.Leaving, error)
+	Plan    func(ctx context.Context, text []byte) (api.Plan, error) // of the text of a configuration
 
 	Token     string // allows a request everything; if it is empty, no token does
 	OpenReads bool   // allows questions without a token; over loopback they must name a loopback Host
@@ -75,6 +78,8 @@ func (s *server) routes() map[string]http.Handler {
 		"GET /v1/events":               http.HandlerFunc(s.events),
 		"POST /v1/kicks":               http.MaxBytesHandler(s.answer(leads, s.kick), maxOrder),
 		"POST /v1/losses":              http.MaxBytesHandler(s.answer(leads, s.lose), maxOrder),
+		"POST /v1/leaves":              http.MaxBytesHandler(s.answer(leads, s.leave), maxOrder),
+		"GET /v1/leaves/{node}":        s.answer(leads, s.leaving),
 		"POST " + planPath:             http.MaxBytesHandler(s.answer(always, s.plan), maxConfig),
 	}
 }

@@ -217,7 +217,7 @@ func TestKickErrorsHaveTheirStatus(t *testing.T) {
 // A misspelled order must not do more than was meant.
 func TestOrdersTakeNoQuery(t *testing.T) {
 	h := Handler(showing(cluster(t))) // a panic if the controller is asked
-	for _, path := range []string{"/v1/kicks", "/v1/losses"} {
+	for _, path := range []string{"/v1/kicks", "/v1/losses", "/v1/leaves"} {
 		w := ask(h, "POST", path+"?dry_run=true", `{"object":"role/web"}`)
 		if w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), "dry_run") {
 			t.Errorf("%s with a query: %d %s", path, w.Code, w.Body)

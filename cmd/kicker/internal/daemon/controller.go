@@ -69,6 +69,7 @@ func RunController(ctx context.Context, o config.Options, version string, stderr
 		r.control = c
 		trusted := web.Config{
 			Trusted: true, Version: version, Log: log, View: c.View, Kick: c.Kick, Lose: c.Lose, Plan: r.plan,
+			Leave: c.Leave, Leaving: c.Leaving,
 		}
 		open := trusted
 		open.Trusted, open.Token, open.OpenReads = false, token, api.IsLoopback(cfg.API.Listen) || cfg.Insecure
@@ -202,8 +203,11 @@ func controllerSends(nc *nats.Conn, cluster string, log *slog.Logger) controller
 			beacon := inventory.Beacon{V: inventory.Version, ID: id, Epoch: epoch, Pace: pace.Milliseconds()}
 			warn("beacon", inventory.SendBeacon(nc, cluster, beacon))
 		},
-		TellLeaving: func(reply string, status inventory.LeaveStatus) {
-			warn("leave status", inventory.AnswerLeave(nc, reply, status))
+		TellLeaving: func(node, agent string, status inventory.LeaveStatus) {
+			warn("leave status", inventory.TellLeaving(nc, cluster, node, agent, status))
+		},
+		OrderLeave: func(node, agent string, last bool) {
+			warn("order to leave", inventory.OrderLeave(nc, cluster, node, agent, last))
 		},
 	}
 }

@@ -18,7 +18,7 @@ import (
 // messages are the types that docs/reference/messages.md describes.
 var messages = []any{
 	inventory.Beat{}, inventory.Conn{}, inventory.FactsMessage{}, inventory.Beacon{}, inventory.ReportRequest{},
-	inventory.Order{}, inventory.ProbeReply{}, inventory.LeaveStatus{},
+	inventory.Order{}, inventory.ProbeReply{}, inventory.LeaveStatus{}, inventory.Blocker{}, inventory.Wait{},
 	kick.Status{}, kick.ActionStatus{}, kick.LastRun{}, kick.Running{}, kick.Result{}, kick.Reply{},
 	kick.Kick{}, kick.Membership{}, kick.Revision{}, kick.Member{}, kick.Part{}, kick.RosterRequest{},
 	kick.RosterPage{}, kick.MembersFile{},

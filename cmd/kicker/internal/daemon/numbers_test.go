@@ -154,7 +154,7 @@ func TestNumberLeaveTakesEffectIn50ms(t *testing.T) {
 		c.cfg.Settle = 0
 		leaving := c.ofSize(10)
 		before, began := len(c.ran()), time.Now()
-		if _, err := inventory.RequestLeave(c.t.Context(), c.visitor(), c.cfg.Cluster, leaving.self.Node); err != nil {
+		if _, err := inventory.RequestLeave(c.t.Context(), c.visitor(), c.cfg.Cluster, leaving.self.Node, false); err != nil {
 			t.Fatal(err)
 		}
 		c.actedWithin(50*time.Millisecond, before, began)
