@@ -9,10 +9,10 @@ import (
 
 func TestRemedyCanBeTyped(t *testing.T) {
 	for _, test := range []struct{ role, want string }{
-		{"web", "kicker accept-loss role/web"},
-		{"role=web,os.family=Debian", "kicker accept-loss role/role=web,os.family=Debian"},
-		{`web where site="a b"`, `kicker accept-loss 'role/web where site="a b"'`},
-		{"a'b", `kicker accept-loss role/a\'b`},
+		{"web", "kicker accept-loss role/web=3"},
+		{"role=web,os.family=Debian", "kicker accept-loss role/role=web,os.family=Debian=3"},
+		{`web where site="a b"`, `kicker accept-loss 'role/web where site="a b"=3'`},
+		{"a'b", `kicker accept-loss role/a\'b=3`},
 	} {
 		if got := AcceptLoss(test.role, 3); got != test.want {
 			t.Errorf("AcceptLoss(%s) = %s, want %s", test.role, got, test.want)
