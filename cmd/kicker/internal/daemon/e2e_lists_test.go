@@ -22,6 +22,9 @@ import (
 	"kicker/kick"
 )
 
+// atOnce lets all balancers reload at the same time, in tests that are not about budgets.
+const atOnce = "roles: [{name: lb, budget: 100%}]"
+
 // soon is how fast a killed node must be removed everywhere, on a slow machine.
 const soon = 20 * time.Second
 
@@ -79,7 +82,7 @@ func (s *site) front(n int, dependsOn, backend string, settings ...string) *fron
 		b := s.haproxy("lb"+strconv.Itoa(i+1), redispatch, hand)
 		f.each = append(f.each, b)
 		f.written = append(f.written, b.file())
-		f.clients = append(f.clients, askEvery(10*time.Millisecond, b.addr, 0, 100*time.Millisecond))
+		f.clients = append(f.clients, askEvery(25*time.Millisecond, b.addr, 0, 100*time.Millisecond))
 	}
 	for i, b := range f.each {
 		f.clients[i].until(s, "static")
@@ -227,14 +230,12 @@ func (s *site) alive(n int) {
 	})
 }
 
-// problem waits for a problem about an object, and returns it.
+// problem waits for a problem about an object whose name begins so, and returns it. It does meanwhile at each look.
 func (s *site) problem(object string, so func(api.Problem) bool, meanwhile func()) api.Problem {
 	s.t.Helper()
 	var found api.Problem
 	s.until("a problem about "+object, func() string {
-		if meanwhile != nil {
-			meanwhile()
-		}
+		meanwhile()
 		var st api.Status
 		if err := s.ask("/v1/status", &st); err != nil {
 			return err.Error()
@@ -249,17 +250,28 @@ func (s *site) problem(object string, so func(api.Problem) bool, meanwhile func(
 	return found
 }
 
-// explains waits until `kicker explain` of a node has all these words.
-func (s *site) explains(node string, meanwhile func(), words ...string) {
+// notMember waits until a node is no member, and wants `kicker explain` to have all these words. It does meanwhile at
+// each look.
+func (s *site) notMember(node string, meanwhile func(), words ...string) {
 	s.t.Helper()
-	s.until(fmt.Sprintf("explain node/%s has %q", node, words), func() string {
-		if meanwhile != nil {
-			meanwhile()
-		}
-		got := s.kicker("explain", "node/"+node)
-		missing := slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(got.stdout, w) })
-		return objection(missing, got)
+	s.until(node+" is no member", func() string {
+		meanwhile()
+		var e api.Explanation
+		err := s.ask("/v1/nodes/"+node+"/explain", &e)
+		return objection(err != nil || e.Member || e.Why == "", e)
 	})
+	s.explains(node, words...)
+}
+
+// explains wants `kicker explain` of a node to have all these words.
+func (s *site) explains(node string, words ...string) {
+	s.t.Helper()
+	got := s.expect(0, nil, "explain", "node/"+node).stdout
+	for _, w := range words {
+		if !strings.Contains(got, w) {
+			s.t.Errorf("explain node/%s has no %q:\n%s", node, w, got)
+		}
+	}
 }
 
 // notHeld wants that the guard has held nothing.
@@ -279,7 +291,7 @@ func (s *site) notHeld() {
 // noneFailed wants that no run has failed.
 func (s *site) noneFailed() {
 	s.t.Helper()
-	for _, r := range s.runs() {
+	for _, r := range s.runsOf("") {
 		if !r.Ended.IsZero() && r.Outcome != kick.Succeeded {
 			s.t.Fatalf("a run of %s/%s %s: %s\n%s", r.Node, r.Action, r.Outcome, r.Error, r.Output)
 		}
@@ -304,10 +316,14 @@ func (s *site) handedTo(r api.Run) []string {
 	return names
 }
 
-// runsOf is the runs of a node's actions, oldest first.
+// runsOf is the runs of a node's actions, or of all nodes', oldest first.
 func (s *site) runsOf(node string) []api.Run {
 	s.t.Helper()
-	all := slices.DeleteFunc(s.runs(), func(r api.Run) bool { return r.Node != node })
+	var all []api.Run
+	if err := s.ask("/v1/runs?limit=1000", &all); err != nil {
+		s.t.Fatal(err)
+	}
+	all = slices.DeleteFunc(all, func(r api.Run) bool { return node != "" && r.Node != node })
 	slices.SortStableFunc(all, func(a, b api.Run) int { return a.Started.Compare(b.Started) })
 	return all
 }
@@ -428,7 +444,7 @@ func TestEmptyListThatIsAllowedIsAList(t *testing.T) {
 }
 
 func TestMemberWithoutAFactDelaysNobody(t *testing.T) {
-	s := newSite(t, swift...)
+	s := newSite(t, append(swift, atOnce)...)
 	f := s.front(4, "web", howtoBackend(t))
 	var web1 *webNode
 	for i := range 5 {
@@ -441,7 +457,7 @@ func TestMemberWithoutAFactDelaysNobody(t *testing.T) {
 	s.converged(9)
 
 	s.agent("web6", "--role", "web", "--fact", "ipaddress=127.0.0.1")
-	s.explains("web6", s.noneFailed, "not a member of", "no fact port")
+	s.notMember("web6", s.noneFailed, "not a member of", "no fact port")
 	s.converged(10)
 	s.noneFailed()
 
@@ -469,17 +485,17 @@ func TestMemberThatBreaksEveryRunIsQuarantined(t *testing.T) {
 	web7 := s.web("web7")
 	s.event("web7", before, api.EventJoined)
 	s.until("a run fails", func() string {
-		failed := slices.ContainsFunc(s.runs(), func(r api.Run) bool { return r.Outcome == kick.Failed })
+		failed := slices.ContainsFunc(s.runsOf(""), func(r api.Run) bool { return r.Outcome == kick.Failed })
 		return objection(!failed, "no run has failed")
 	})
 	s.web("web8", "--fact", "weight=10")
 	f.removed(webs["web2"], "web1", "web3", "web4", "web8")
 
-	s.explains("web7", nil, "quarantined")
-	p := s.problem("", func(p api.Problem) bool { return p.Code == "member_quarantined" }, nil)
+	p := s.problem("", func(p api.Problem) bool { return p.Code == "member_quarantined" }, func() {})
 	if !strings.Contains(p.Object+p.Text, "web7") {
 		t.Errorf("the problem is %+v, want it to name web7", p)
 	}
+	s.explains("web7", "quarantined")
 	var events []api.Event
 	if err := s.ask("/v1/events", &events); err != nil {
 		t.Fatal(err)
@@ -506,7 +522,7 @@ func TestMemberThatBreaksEveryRunIsQuarantined(t *testing.T) {
 func TestNodeThatDiesAgainIsRemoved(t *testing.T) {
 	t.Parallel()
 	t.Run("one of three", func(t *testing.T) {
-		s := newSite(t, swift...)
+		s := newSite(t, append(swift, atOnce)...)
 		f := s.front(2, "web", howtoBackend(t))
 		s.web("web1")
 		s.web("web2")
@@ -523,7 +539,7 @@ func TestNodeThatDiesAgainIsRemoved(t *testing.T) {
 		f.finish("web1", "web2")
 	})
 	t.Run("after others of five", func(t *testing.T) {
-		s := newSite(t, swift...)
+		s := newSite(t, append(swift, atOnce)...)
 		f := s.front(2, "web", howtoBackend(t))
 		s.web("web1")
 		web2, web3, web4, web5 := s.web("web2"), s.web("web3"), s.web("web4"), s.web("web5")
@@ -619,7 +635,7 @@ setsid sh -c 'echo $$ >"%[1]s.new"; mv "%[1]s.new" "%[1]s"; exec sleep 300' &
 until [ -e '%[1]s' ]; do sleep 0.05; done
 `, s.path("pid")))
 	s.agentWith("lb", "detach", s.path("detach.sh"), []string{"timeout: 3s", "grace: 500ms"}, "--depends-on", "web")
-	r := s.firstRun("lb", nil)
+	r := s.firstRun("lb", func() {})
 	if r.Outcome != kick.TimedOut || !strings.Contains(r.Error+r.Output, "sleep") {
 		t.Errorf("the run %s (%q, %q), want it timed out, with the name of what it left behind: sleep", r.Outcome,
 			r.Error, r.Output)
@@ -665,14 +681,12 @@ func TestOutputIsBoundedWhileItIsProduced(t *testing.T) {
 	}
 }
 
-// firstRun waits until the first run of a node's actions has ended.
+// firstRun waits until the first run of a node's actions has ended. It does meanwhile at each look.
 func (s *site) firstRun(node string, meanwhile func()) api.Run {
 	s.t.Helper()
 	var r api.Run
 	s.until("the first run of "+node+" ends", func() string {
-		if meanwhile != nil {
-			meanwhile()
-		}
+		meanwhile()
 		var events []api.Event
 		if err := s.ask("/v1/events", &events); err != nil {
 			return err.Error()
