@@ -51,14 +51,15 @@ type exitCode int
 func (c exitCode) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
 
 // serveWeb is a web server on addr that answers with name. It is ready while the file dir/ready exists, and answers
-// with an error until it was ready once. /ready/OTHER says whether dir/OTHER exists, so that it can be the service of
-// many nodes.
+// with an error until it was ready once, which it may be at its start. /ready/OTHER says whether dir/OTHER exists, so
+// that it can be the service of many nodes.
 func serveWeb(addr, name, dir string) error {
 	there := func(file string) bool {
 		_, err := os.Stat(filepath.Join(dir, file))
 		return err == nil
 	}
 	var serves atomic.Bool
+	serves.Store(there("ready"))
 	status := func(w http.ResponseWriter, ok bool) {
 		if !ok {
 			w.WriteHeader(http.StatusServiceUnavailable)

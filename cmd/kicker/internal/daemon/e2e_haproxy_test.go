@@ -19,54 +19,78 @@ import (
 	"time"
 )
 
-// A wrong server shows at once: HAProxy tries nothing twice or elsewhere, and does not check.
-const haproxyTemplate = `global
+// haproxyHead is a configuration without its backend web. Its %s are: the socket for statistics, lines of defaults, and
+// the address.
+const haproxyHead = `global
 	stats socket %s mode 600 level admin expose-fd listeners
 	hard-stop-after 15s
 defaults
 	mode http
-	retries 0
+	%s
 	timeout connect 2s
 	timeout client 30s
 	timeout server 30s
 frontend www
 	bind %s
 	default_backend web
-backend web
 `
+
+// With strict HAProxy tries nothing twice or elsewhere, so a wrong server shows at once. With redispatch it tries a
+// request elsewhere if a server accepts no connection.
+const (
+	strict     = "retries 0"
+	redispatch = "retries 3\n\toption redispatch 1"
+)
 
 // balancer is a real HAProxy whose file a node's action renders.
 type balancer struct {
 	*site
+	name                string // of the node
+	program             string // haproxy
+	head                string // of the file
 	addr, master, stats string
-	agentArgs           []string
 }
 
 // balancer starts HAProxy with no server, and node lb, which depends on web.
 func (s *site) balancer() *balancer {
 	s.t.Helper()
-	haproxy, err := exec.LookPath("haproxy")
+	b := s.haproxy("lb", strict, "backend web\n")
+	b.follow("web", "backend web\n{{range .roles.web}}\tserver {{.node}} {{.facts.ipaddress}}:{{.facts.port}}\n{{end}}")
+	return b
+}
+
+// haproxy starts HAProxy with a hand-written backend.
+func (s *site) haproxy(name, defaults, backend string) *balancer {
+	s.t.Helper()
+	program, err := exec.LookPath("haproxy")
 	if err != nil {
-		haproxy, err = exec.LookPath("/usr/sbin/haproxy") // on Debian, where a user's PATH may not look
+		program, err = exec.LookPath("/usr/sbin/haproxy") // on Debian, where a user's PATH may not look
 	}
 	if err != nil {
 		s.t.Fatal("haproxy is not installed: `make test` installs it")
 	}
-	b := &balancer{site: s, addr: freeAddr(s.t), master: s.path("master.sock"), stats: s.path("stats.sock")}
-	empty := fmt.Sprintf(haproxyTemplate, b.stats, b.addr)
-	s.write("haproxy.cfg", empty)
-	s.write("haproxy.cfg.tmpl",
-		empty+"{{range .roles.web}}\tserver {{.node}} {{.facts.ipaddress}}:{{.facts.port}}\n{{end}}")
-	s.start("haproxy", haproxy, "-W", "-S", b.master, "-f", s.path("haproxy.cfg"))
+	b := &balancer{site: s, name: name, program: program, addr: freeAddr(s.t), master: s.path(name + ".master"),
+		stats: s.path(name + ".stats")}
+	b.head = fmt.Sprintf(haproxyHead, b.stats, defaults, b.addr)
+	s.write(name+".cfg", b.head+backend)
+	s.start(name+"-haproxy", program, "-W", "-S", b.master, "-f", s.path(name+".cfg"))
 	s.until("haproxy answers", func() string {
 		_, err := b.servers()
 		return errorText(err)
 	})
-	b.agentArgs = []string{"--role", "lb", "--depends-on", "web", "--action",
-		fmt.Sprintf("reload='%s' render %s -o %s --check '%s -c -f {}' --reload '%s reload %s'",
-			s.program, s.path("haproxy.cfg.tmpl"), s.path("haproxy.cfg"), haproxy, s.actor, b.master)}
-	s.agent("lb", b.agentArgs...)
 	return b
+}
+
+// follow starts the balancer's node, whose action renders the backend. A run hangs while the file NAME.hang exists.
+// settings are more keys of the action.
+func (b *balancer) follow(dependsOn, backend string, settings ...string) {
+	b.t.Helper()
+	b.write(b.name+".cfg.tmpl", b.head+backend)
+	b.write(b.name+".sh", fmt.Sprintf(`while [ -e '%s' ]; do sleep 0.1; done
+exec '%s' render '%s' -o '%s' --check '%s -c -f {}' --reload '%s reload %s'
+`, b.path(b.name+".hang"), b.site.program, b.path(b.name+".cfg.tmpl"), b.path(b.name+".cfg"), b.program, b.actor,
+		b.master))
+	b.agentWith(b.name, "reload", b.path(b.name+".sh"), settings, "--role", "lb", "--depends-on", dependsOn)
 }
 
 func errorText(err error) string {
@@ -76,8 +100,8 @@ func errorText(err error) string {
 	return err.Error()
 }
 
-// servers is the servers in HAProxy's backend.
-func (b *balancer) servers() ([]string, error) {
+// statistics is the rows of `show stat` about the servers in HAProxy's backend, by column.
+func (b *balancer) statistics() ([]map[string]string, error) {
 	text, err := askSocket(b.stats, "show stat")
 	if err != nil {
 		return nil, err
@@ -86,21 +110,40 @@ func (b *balancer) servers() ([]string, error) {
 	if err != nil || len(rows) == 0 {
 		return nil, fmt.Errorf("show stat: %q: %w", text, cmp.Or(err, io.ErrUnexpectedEOF))
 	}
-	column := func(row []string, name string) string { return row[slices.Index(rows[0], name)] }
-	names := []string{}
+	var servers []map[string]string
 	for _, row := range rows[1:] {
-		if column(row, "pxname") == "web" && column(row, "svname") != "BACKEND" {
-			names = append(names, column(row, "svname"))
+		columns := map[string]string{}
+		for i, name := range rows[0] {
+			columns[name] = row[i]
+		}
+		if columns["pxname"] == "web" && columns["svname"] != "BACKEND" {
+			servers = append(servers, columns)
 		}
 	}
+	return servers, nil
+}
+
+// servers is the servers in HAProxy's backend.
+func (b *balancer) servers() ([]string, error) {
+	rows, err := b.statistics()
+	names := []string{}
+	for _, row := range rows {
+		names = append(names, row["svname"])
+	}
 	slices.Sort(names)
-	return names, nil
+	return names, err
 }
 
 // uses waits until HAProxy's servers are exactly these.
 func (b *balancer) uses(names ...string) {
 	b.t.Helper()
-	b.until(fmt.Sprintf("haproxy uses %v", names), func() string {
+	b.usesWithin(patience, names...)
+}
+
+// usesWithin is uses with another patience.
+func (b *balancer) usesWithin(limit time.Duration, names ...string) {
+	b.t.Helper()
+	b.within(limit, fmt.Sprintf("haproxy of %s uses %v", b.name, names), func() string {
 		got, err := b.servers()
 		if err != nil || !slices.Equal(got, names) {
 			return fmt.Sprintf("it uses %v, %v", got, err)
@@ -181,28 +224,35 @@ func askMaster(socket string) (master, error) {
 // webNode is a machine with a web server and an agent that checks it.
 type webNode struct {
 	*site
-	name          string
+	name, addr    string
 	server, agent *daemon
 	agentArgs     []string
 }
 
-// startWeb starts a web node whose server is not ready.
-func (s *site) startWeb(name string) *webNode {
+// startWeb starts a web node whose server is not ready. args are more of its agent's.
+func (s *site) startWeb(name string, args ...string) *webNode {
 	s.t.Helper()
 	addr := freeAddr(s.t)
 	_, port, _ := net.SplitHostPort(addr)
 	s.write(name+"/about", "what is in this directory is this machine's")
-	w := &webNode{site: s, name: name, server: s.start(name+"-server", s.actor, "serve", addr, name, s.path(name))}
-	w.agentArgs = []string{"--role", "web", "--fact", "ipaddress=127.0.0.1", "--fact", "port=" + port, "--ready",
-		"http://" + addr + "/healthz"}
-	w.agent = s.agent(name, w.agentArgs...)
+	w := &webNode{site: s, name: name, addr: addr}
+	w.agentArgs = append([]string{"--role", "web", "--fact", "ipaddress=127.0.0.1", "--fact", "port=" + port, "--ready",
+		"http://" + addr + "/healthz"}, args...)
+	w.start()
 	return w
 }
 
-// web starts a web node that becomes ready.
-func (s *site) web(name string) *webNode {
+// start starts the server and the agent.
+func (w *webNode) start() {
+	w.t.Helper()
+	w.server = w.site.start(w.name+"-server", w.actor, "serve", w.addr, w.name, w.path(w.name))
+	w.agent = w.site.agent(w.name, w.agentArgs...)
+}
+
+// web starts a web node that becomes ready. args are more of its agent's.
+func (s *site) web(name string, args ...string) *webNode {
 	s.t.Helper()
-	w := s.startWeb(name)
+	w := s.startWeb(name, args...)
 	w.setReady(true)
 	return w
 }
@@ -307,22 +357,39 @@ func TestClientsSeeOnly200WhileNodesComeAndGo(t *testing.T) {
 	}
 }
 
-// askers are clients that never stop asking.
+// askers are clients that never stop asking. Each has one request at a time.
 type askers struct {
 	cancel context.CancelFunc
 	asking sync.WaitGroup
+	number int
 
 	mu   sync.Mutex
 	good int
-	bad  []string
+	bad  []failure
 	by   map[string]int // answers with 200, by server
+}
+
+// failure is a request that was not answered with 200.
+type failure struct {
+	began, ended time.Time
+	why          string
+}
+
+func (f failure) String() string {
+	return fmt.Sprintf("%s: %s after %s", f.began.Format(time.StampMilli), f.why, f.ended.Sub(f.began))
 }
 
 // ask starts clients of all kinds: with one connection for all requests or one for each, fast and slow ones.
 func ask(addr string) *askers {
+	return askEvery(2*time.Millisecond, addr, 0, 0, 300*time.Millisecond) // the pause leaves time for the reloads
+}
+
+// askEvery starts two clients for each time that a request takes: with one connection for all requests, and with one
+// for each.
+func askEvery(pause time.Duration, addr string, takes ...time.Duration) *askers {
 	ctx, cancel := context.WithCancel(context.Background())
-	a := &askers{cancel: cancel, by: map[string]int{}}
-	for _, take := range []time.Duration{0, 0, 300 * time.Millisecond} {
+	a := &askers{cancel: cancel, number: 2 * len(takes), by: map[string]int{}}
+	for _, take := range takes {
 		for _, oneEach := range []bool{false, true} {
 			transport := &http.Transport{DisableKeepAlives: oneEach}
 			a.asking.Go(func() {
@@ -331,7 +398,7 @@ func ask(addr string) *askers {
 					a.once(&http.Client{Transport: transport}, fmt.Sprintf("http://%s/?take=%s", addr, take))
 					select {
 					case <-ctx.Done():
-					case <-time.After(2 * time.Millisecond): // leaves time for the reloads
+					case <-time.After(pause):
 					}
 				}
 			})
@@ -352,30 +419,29 @@ func (a *askers) once(client *http.Client, url string) {
 	defer a.mu.Unlock()
 	switch {
 	case err != nil:
-		a.bad = append(a.bad, fmt.Sprintf("%s: %v after %s", began.Format(time.StampMilli), err, time.Since(began)))
+		a.bad = append(a.bad, failure{began, time.Now(), err.Error()})
 	case r.StatusCode != http.StatusOK:
-		a.bad = append(a.bad,
-			fmt.Sprintf("%s: %s after %s", began.Format(time.StampMilli), r.Status, time.Since(began)))
+		a.bad = append(a.bad, failure{began, time.Now(), r.Status})
 	default:
 		a.good++
 		a.by[string(body)]++
 	}
 }
 
+// answers is a copy of what was answered until now.
+func (a *askers) answers() (by map[string]int, bad []failure) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return maps.Clone(a.by), slices.Clone(a.bad)
+}
+
 // until waits for more answers of a server.
 func (a *askers) until(s *site, server string) {
 	s.t.Helper()
-	answers := func() (of int, all string) {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		return a.by[server], fmt.Sprint(maps.Clone(a.by), a.bad)
-	}
-	before, _ := answers()
+	before, _ := a.answers()
 	s.until(server+" answers", func() string {
-		if now, all := answers(); now < before+10 {
-			return all
-		}
-		return ""
+		now, bad := a.answers()
+		return objection(now[server] < before[server]+10, fmt.Sprint(now, bad))
 	})
 }
 

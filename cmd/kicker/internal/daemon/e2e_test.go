@@ -282,6 +282,15 @@ func (s *site) agent(name string, args ...string) *daemon {
 	return s.start(name, s.program, append([]string{"agent", "--name", name, "--state-dir", s.path(name)}, args...)...)
 }
 
+// agentWith starts a node's agent with one action, which runs a shell script. settings are more keys of the action.
+func (s *site) agentWith(name, action, script string, settings []string, args ...string) *daemon {
+	s.t.Helper()
+	keys := append([]string{"name: " + action, fmt.Sprintf("command: [/bin/sh, '%s']", script)}, settings...)
+	s.write(name+".yaml", fmt.Sprintf("cluster: %s\nagent: {server: ['%s'], actions: [{%s}]}\n", s.cluster, s.bus,
+		strings.Join(keys, ", ")))
+	return s.agent(name, append([]string{"--config", s.path(name + ".yaml")}, args...)...)
+}
+
 // output is the output of a command, and its exit code.
 type output struct {
 	stdout, stderr string
@@ -318,14 +327,20 @@ func (s *site) expect(code int, words []string, args ...string) output {
 // until waits until look has no objection.
 func (s *site) until(what string, look func() (objection string)) {
 	s.t.Helper()
-	deadline := time.Now().Add(patience)
+	s.within(patience, what, look)
+}
+
+// within is until with another patience.
+func (s *site) within(limit time.Duration, what string, look func() (objection string)) {
+	s.t.Helper()
+	deadline := time.Now().Add(limit)
 	for {
 		objection := look()
 		if objection == "" {
 			return
 		}
 		if time.Now().After(deadline) {
-			s.t.Fatalf("not within %s: %s: %s", patience, what, objection)
+			s.t.Fatalf("not within %s: %s: %s", limit, what, objection)
 		}
 		time.Sleep(lookEvery)
 	}
