@@ -42,6 +42,8 @@ type quarantine struct {
 	most int
 	// shown is the names of out that Publish reported.
 	shown map[string]struct{}
+	// looked is when try looked last for what is due. What was due then and did not begin waits for a change.
+	looked time.Time
 }
 
 // maxFormer is how many former trials are remembered.
@@ -227,6 +229,7 @@ func (r *Role) try(again func() string, exists func(action string) bool, now tim
 	if !r.recovery.done || len(q.failed)+len(q.out) == 0 && q.trial == nil {
 		return
 	}
+	q.looked = now
 	if t := q.trial; t != nil {
 		old := t.Again && !exists(t.By) || now.Sub(t.began) > trialTime
 		if !old && slices.EqualFunc(t.Membership.Members, r.trialMembers(t.Of, t.Again), sameMember) {
@@ -367,14 +370,21 @@ func (r *Role) trialFailed(t Trial, now time.Time) {
 	q.most = max(1, len(t.Of)/2)
 }
 
-// nextTry is when a quarantined member is to be tried again; zero: never.
+// nextTry is when try has something to do though nothing changes; zero: never. A quarantined member that is due and has
+// no action that could try it is not it: an action that becomes able to is a change.
 func (q *quarantine) nextTry() time.Time {
 	var next time.Time
+	soonest := func(t time.Time) {
+		if t.After(q.looked) {
+			next = api.Soonest(next, t)
+		}
+	}
 	if q.trial != nil {
-		return q.trial.began.Add(trialTime)
+		soonest(q.trial.began.Add(trialTime + 1))
+		return next
 	}
 	for _, m := range q.out {
-		next = api.Soonest(next, m.due)
+		soonest(m.due)
 	}
 	return next
 }
