@@ -194,6 +194,7 @@ func (c *Controller) turn(ctx context.Context, changed bool, now time.Time) {
 			c.askRoster(ctx, q)
 		}
 		c.publish(now)
+		c.askProven(ctx, now)
 		c.table.Try(func(r *membership.Role) string { return c.triesAgain(r, now) }, c.fleet.dependsOn, now)
 		c.startProbes(ctx, now)
 	}
@@ -267,6 +268,31 @@ func (c *Controller) publish(now time.Time) {
 			members = fmt.Sprintf("%d → %s: %s", len(ch.Was.Members), members, ch.Diff)
 		}
 		c.roleEvent(now, api.EventRoleChanged, r.Name, "%s", members)
+	}
+}
+
+// askProven asks failing actions for the members that they applied, if no membership of a role is known with which a
+// run succeeded: without one no member is suspected.
+func (c *Controller) askProven(ctx context.Context, now time.Time) {
+	for _, a := range c.fleet.all() {
+		if a.Retry.Failures == 0 {
+			continue
+		}
+		for _, need := range a.Needs {
+			if !need.Role.Unproven(a.Status.Applied[need.As].Hash, now) {
+				continue
+			}
+			key := a.Key
+			c.ask(ctx, func(ctx context.Context) func(time.Time) bool {
+				members, hash, err := c.bus.Roster(ctx, key.Node, key.Action, need.As)
+				return func(time.Time) bool {
+					if err == nil {
+						need.Role.Learn(hash, members)
+					}
+					return err == nil
+				}
+			})
+		}
 	}
 }
 
