@@ -179,9 +179,10 @@ func (s *server) role(v *api.View, r *http.Request) (any, error) {
 	}
 	role, err := findRole(v, r.PathValue("role"))
 	switch refused := role.Refused; {
-	case err != nil || refused == nil:
-	case refused.Code == api.RefusedNotSynced:
+	case err != nil:
+	case !role.Sync.Open:
 		err = notSynced("the members of role "+role.Name, role.Sync, v.At)
+	case refused == nil:
 	case refused.Code == api.RefusedUnknown:
 		err = unknownRole(v, role.Name)
 	case !few:
