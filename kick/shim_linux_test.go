@@ -248,12 +248,14 @@ func TestDeadlineEndsWhatWasLeftBehind(t *testing.T) {
 			if strings.HasPrefix(c.end, "kill") {
 				how, exit = "the command received SIGKILL", -1
 			}
-			if e.outcome([]int{0}) != TimedOut || e.Exit != exit || !strings.HasSuffix(e.Output, c.output) || e.Duration < 1000 {
+			stopped := e.outcome([]int{0}) == TimedOut && e.Exit == exit && e.Duration >= 1000
+			if !stopped || !strings.HasSuffix(e.Output, c.output) {
 				t.Errorf("got %+v, want it timed out with the exit code %d and the output %q", e, exit, c.output)
 			}
 			want := fmt.Sprintf("(pid %d)", pid)
 			named := len(e.LeftBehind) > 0 && strings.Contains(strings.Join(e.LeftBehind, " "), want)
-			begins, ends := strings.HasPrefix(e.Error, how+", and left "), strings.HasSuffix(e.Error, "stopped at the deadline")
+			begins := strings.HasPrefix(e.Error, how+", and left ")
+			ends := strings.HasSuffix(e.Error, "stopped at the deadline")
 			if !named || !begins || !ends || !strings.Contains(e.Error, want) {
 				t.Errorf("left behind %q, error %q, want %s in both", e.LeftBehind, e.Error, want)
 			}
@@ -363,8 +365,8 @@ func TestEndingIsWrittenToAFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	after, err := os.Stat(l.endingFile())
-	if err != nil || after.Size() != before.Size() || !os.SameFile(before, after) {
-		t.Errorf("the ending took new room on the disk: %v, %v, error %v", before.Size(), after, err)
+	if err != nil || after.Size() > before.Size() || !os.SameFile(before, after) {
+		t.Errorf("the ending took new room on the disk: %+v, then %+v, error %v", before, after, err)
 	}
 	var got Ending
 	if err := readFile(l.endingFile(), &got); err != nil {
