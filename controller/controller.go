@@ -18,12 +18,11 @@ import (
 )
 
 const (
-	sweepEvery    = 5 * time.Second  // a turn, however quiet it is
-	replyTimeout  = 3 * time.Second  // for the answer to a kick, or to a question
-	askAgain      = time.Second      // after a kick that got no answer, or met a run
-	disabledAgain = 90 * time.Second // after a node rejected a kick because it is disabled, and does not report that
-	tidyEvery     = time.Minute
-	batch         = 1024 // messages that are read before the next turn
+	sweepEvery   = 5 * time.Second // a turn, however quiet it is
+	replyTimeout = 3 * time.Second // for the answer to a kick, or to a question
+	askAgain     = time.Second     // after a kick that got no answer, or met a run
+	tidyEvery    = time.Minute
+	batch        = 1024 // messages that are read before the next turn
 )
 
 // Bus is what a controller sends to the nodes. The functions that take a context wait for an answer.

@@ -53,10 +53,9 @@ func (c *Controller) replied(f *plan.Flight, r kick.Reply, err error, now time.T
 	case err == nil && r.Answer == kick.Busy:
 		later("run " + r.Run + " was in progress")
 		return
-	case err == nil && r.Answer == kick.Disabled: // no failure; its next heartbeat says so, too
-		later("kick rejected: " + rejection(r))
+	case err == nil && r.Answer == kick.Disabled:
 		kind, text = api.EventKickRejected, "kick of %s rejected: %s"
-		retry.NotBefore = now.Add(disabledAgain)
+		retry.Disabled(c.cfg.Backoff, now, "kick rejected: "+rejection(r))
 	case errors.Is(err, context.DeadlineExceeded):
 		retry.SendAgain = f.ID // it may have been accepted
 		later("the node gave no answer within 3s")
