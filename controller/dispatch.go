@@ -79,10 +79,9 @@ func (c *Controller) replied(f *plan.Flight, r kick.Reply, err error, now time.T
 	case err == nil && r.Answer == kick.Busy:
 		later("run " + r.Run + " was in progress")
 		return
-	case err == nil && r.Answer == kick.Disabled: // no failure; its next heartbeat says so, too
-		later("kick rejected: " + rejection(r))
+	case err == nil && r.Answer == kick.Disabled:
 		kind, text = api.EventKickRejected, "kick of %s rejected: %s"
-		retry.NotBefore = now.Add(disabledAgain)
+		retry.Disabled(c.cfg.Backoff, now, "kick rejected: "+rejection(r))
 	case errors.Is(err, context.DeadlineExceeded):
 		retry.SendAgain = f.ID // it may have been accepted
 		later("the node gave no answer within 3s")
@@ -233,6 +232,9 @@ func (c *Controller) end(a *plan.Action, res kick.Result, now time.Time) {
 		}
 		delete(c.fleet.flights, a.Node)
 		c.fleet.rollout.Ended(f, succeeded, c.table)
+		if succeeded {
+			c.departed.applied(f, c.table, now)
+		}
 		if res.Outcome != kick.Lost && (succeeded || f.Overdue.IsZero()) { // an overdue run has counted already
 			c.table.Ended(f.Handed, a.Key.String(), succeeded, now)
 		}

@@ -70,6 +70,7 @@ func (c *Controller) ingestChange(change inventory.Change, now time.Time) {
 		delete(c.rejected.versions, after.Name) // it was upgraded
 	}
 	c.recordChange(change, now)
+	c.departed.follow(change, now)
 	from := now
 	if after == nil {
 		if before.Life == inventory.Suspect {

@@ -187,7 +187,8 @@ func (a *Action) Kick(id, reason string, by api.Identity) kick.Kick {
 		m := need.Role.Handed(a.Key.String())
 		m.Role = need.As
 		m.Departed = need.Role.DepartedSince(a.Status.Applied[need.As].Hash)
-		k.Force = k.Force || need.Role.Trial() != nil && m.Revision.Hash == need.Role.Trial().Membership.Revision.Hash
+		trial := need.Role.Trial()
+		k.Ordered = k.Ordered || trial != nil && m.Revision.Hash == trial.Membership.Revision.Hash
 		k.Needs = append(k.Needs, m)
 	}
 	return k

@@ -57,6 +57,12 @@ func (r *Retry) Failed(cfg BackoffConfig, now time.Time, why string) {
 	r.NotBefore, r.Why = now.Add(min(r.backoff.NextBackOff(), cfg.Max)), why
 }
 
+// Disabled spaces the next try without a failure: a person has disabled the action, and its node has yet to report that.
+func (r *Retry) Disabled(cfg BackoffConfig, now time.Time, why string) {
+	r.Failed(cfg, now, why)
+	r.Failures--
+}
+
 // Succeeded ends the series of failures.
 func (r *Retry) Succeeded() {
 	r.backoff, r.Failures, r.NotBefore, r.Why = nil, 0, time.Time{}, ""

@@ -100,6 +100,33 @@ func TestTakeoverReleasesNobodyWhileADependentRestarts(t *testing.T) {
 	})
 }
 
+func TestStandbyThatTakesOverReleasesNobodyWhileADependentRestarts(t *testing.T) {
+	inCluster(t, func(c *cluster) {
+		web1, lb1 := c.begun()
+		first := c.control
+		c.cfg.Standby = true
+		c.startController()
+		standby := c.control
+		time.Sleep(30 * time.Second)
+		c.stopAgent(lb1)
+		c.control = first
+		c.stopController()
+		c.control = standby
+		done := make(chan error, 1)
+		go func() { done <- c.leaveWait(web1, LeaveOptions{}) }()
+		time.Sleep(25 * time.Second) // the standby leads for 15 s
+		select {
+		case err := <-done:
+			t.Fatalf("web1 was released (%v) before lb1 was back", err)
+		default:
+		}
+		c.startAgent(lb1)
+		if err := <-done; err != nil || c.uses("lb1", "web1") {
+			t.Errorf("the wait ended with %v, lb1 uses web1: %t", err, c.uses("lb1", "web1"))
+		}
+	})
+}
+
 // E36 (b): the role fact of the node changes right before it leaves.
 func TestRoleFactThatChangesBeforeALeaveReleasesNobody(t *testing.T) {
 	inCluster(t, func(c *cluster) {
