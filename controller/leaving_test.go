@@ -374,5 +374,9 @@ func TestStandInOfAnotherMachineIsRejected(t *testing.T) {
 		if n.Life != inventory.Left || n.Facts.Digest() != usualFacts("web").Digest() || l.told(t).Rejected != "" {
 			t.Errorf("its own machine made it %+v, want it left with the facts that it had", n)
 		}
+		l.passes(5 * time.Second)
+		if slices.Contains(l.asked, "facts web2") {
+			t.Error("it was asked for facts, which a command does not have")
+		}
 	})
 }
