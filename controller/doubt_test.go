@@ -262,6 +262,31 @@ func TestBusyReplyAfterTheEndKeepsNoPlace(t *testing.T) {
 	})
 }
 
+func TestRunThatIsReportedDuringAKickTakesThePlace(t *testing.T) {
+	cfg := patient()
+	cfg.Roles = []membership.RoleConfig{{Name: "lb", Budget: "1"}}
+	inLoop(t, cfg, func(l *loop) {
+		l.answer = func(ctx context.Context, k kick.Kick) (kick.Reply, error) {
+			if k.Node == "lb2" {
+				return accept(k), nil
+			}
+			status := reload()
+			status.Running = &kick.Running{Run: "other", Action: "reload"}
+			l.says("lb1", "lb", status)
+			time.Sleep(time.Second)
+			return kick.Reply{}, kick.ErrNoAgent
+		}
+		l.says("web1", "web", kick.Status{})
+		l.says("lb1", "lb", reload())
+		l.says("lb2", "lb", reload())
+		l.sync(t)
+		time.Sleep(50 * time.Second)
+		if kicks := l.kicked(); len(kicks) != 1 {
+			t.Errorf("the kicks are %+v, want one: lb1 reports a run", kicks)
+		}
+	})
+}
+
 func TestLostResultKeepsThePlaceUntilTheHeartbeat(t *testing.T) {
 	oneAtATime(t, reload(), func(l *loop) {
 		k := l.kicked()[0]
