@@ -346,3 +346,59 @@ func TestReportedRunOfAFormerControllerEnds(t *testing.T) {
 		}
 	})
 }
+
+func TestKickAfterARunThatOnlyAHeartbeatShowedIsANewOne(t *testing.T) {
+	oneUnanswered(t, func(l *loop, k kick.Kick) {
+		l.says("lb1", "lb", runs(k))
+		synctest.Wait()
+		l.answer = func(context.Context, kick.Kick) (kick.Reply, error) { return kick.Reply{}, kick.ErrNoAgent }
+		l.ends(failed(k))
+		before := len(l.kicked())
+		time.Sleep(5 * time.Minute)
+		again := slices.DeleteFunc(slices.Clone(l.kicked()[before:]), func(k kick.Kick) bool { return k.Node != "lb1" })
+		if len(again) == 0 || again[0].ID == k.ID {
+			t.Errorf("%+v is sent to lb1, want a kick with another id: that run has ended", again)
+		}
+	})
+}
+
+func TestRunOnAnotherMachineKeepsItsPlaceToItsEnd(t *testing.T) {
+	oneUnanswered(t, func(l *loop, _ kick.Kick) {
+		l.goes("lb1")
+		l.boots("lb1", "lb", "m2", "b2", reload())
+		l.answer = accepting(30 * time.Minute)
+		time.Sleep(10 * time.Minute)
+		kicks := l.kicked()
+		if nodes := l.others(); len(nodes) > 0 || len(l.View().Runs) != 1 {
+			t.Fatalf("%s is kicked, want that the run on the new machine keeps its place: %+v", nodes, l.View().Runs)
+		}
+		l.ends(success(kicks[len(kicks)-1]))
+		if nodes := l.others(); len(nodes) != 1 {
+			t.Errorf("lb2 is not kicked: %+v", l.View().Verdicts)
+		}
+	})
+}
+
+func TestReplyAfterTheHeartbeatIsNoSecondRun(t *testing.T) {
+	cfg := patient()
+	cfg.Roles = []membership.RoleConfig{{Name: "lb", Budget: "1"}}
+	inLoop(t, cfg, func(l *loop) {
+		l.answer = func(ctx context.Context, k kick.Kick) (kick.Reply, error) {
+			if k.Node == "lb1" {
+				l.says("lb1", "lb", runs(k))
+				time.Sleep(time.Second)
+			}
+			return accept(k), nil // its deadline is a minute
+		}
+		l.says("web1", "web", kick.Status{})
+		l.says("lb1", "lb", reload())
+		l.sync(t)
+		if v := l.View(); len(v.Runs) != 1 || len(l.events(api.EventKicked)) != 1 {
+			t.Errorf("the runs are %+v, want one", v.Runs)
+		}
+		g := l.verdict("lb1").Gates
+		if len(g) != 1 || !g[0].Until.Equal(l.View().Runs[0].Started.Add(61*time.Second+2*replyTimeout)) {
+			t.Errorf("lb1 waits for %+v, want the deadline of the reply", g)
+		}
+	})
+}
