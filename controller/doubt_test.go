@@ -349,6 +349,7 @@ func TestReportedRunOfAFormerControllerEnds(t *testing.T) {
 
 func TestKickAfterARunThatOnlyAHeartbeatShowedIsANewOne(t *testing.T) {
 	oneUnanswered(t, func(l *loop, k kick.Kick) {
+		time.Sleep(time.Second) // between two kicks
 		l.says("lb1", "lb", runs(k))
 		synctest.Wait()
 		l.answer = func(context.Context, kick.Kick) (kick.Reply, error) { return kick.Reply{}, kick.ErrNoAgent }
@@ -357,7 +358,7 @@ func TestKickAfterARunThatOnlyAHeartbeatShowedIsANewOne(t *testing.T) {
 		time.Sleep(5 * time.Minute)
 		again := slices.DeleteFunc(slices.Clone(l.kicked()[before:]), func(k kick.Kick) bool { return k.Node != "lb1" })
 		if len(again) == 0 || again[0].ID == k.ID {
-			t.Errorf("%+v is sent to lb1, want a kick with another id: that run has ended", again)
+			t.Errorf("%+v is sent to lb1, want a kick with another id: that run has ended: %+v", again, l.verdict("lb1").Gates)
 		}
 	})
 }
@@ -375,6 +376,36 @@ func TestRunOnAnotherMachineKeepsItsPlaceToItsEnd(t *testing.T) {
 		l.ends(success(kicks[len(kicks)-1]))
 		if nodes := l.others(); len(nodes) != 1 {
 			t.Errorf("lb2 is not kicked: %+v", l.View().Verdicts)
+		}
+	})
+}
+
+func TestReplyAtTheEndOfADoubtIsNotLost(t *testing.T) {
+	oneUnanswered(t, func(l *loop, _ kick.Kick) {
+		started := l.View().Identity.Started
+		l.answer = func(ctx context.Context, k kick.Kick) (kick.Reply, error) {
+			if time.Since(started) < kick.DefaultTimeout+kick.DefaultGrace {
+				return noReply(ctx, k)
+			}
+			time.Sleep(2900 * time.Millisecond) // the place in doubt is free meanwhile
+			r := accept(k)
+			r.Deadline = time.Hour.Milliseconds()
+			return r, nil
+		}
+		time.Sleep(20 * time.Minute)
+		if nodes := l.others(); len(nodes) > 0 || len(l.View().Runs) != 1 {
+			t.Errorf("%s is kicked, want that lb1 keeps its place: %+v", nodes, l.View().Runs)
+		}
+	})
+}
+
+func TestRunThatIsReportedAgainCountsFromItsStart(t *testing.T) {
+	oneGone(t, func(l *loop, k kick.Kick) {
+		time.Sleep(plan.GonePlace + 10*time.Second)
+		l.returns("lb1", "lb", runs(k))
+		why := l.verdict("lb1").Gates[0].Why
+		if !strings.HasPrefix(why, "run "+k.ID+" of lb1/reload (since 00:00:03, ") {
+			t.Errorf("lb1 waits for %q, want the run, since its kick", why)
 		}
 	})
 }
