@@ -321,7 +321,6 @@ func (c *Controller) endStray(f *plan.Flight, res kick.Result, now time.Time) {
 
 // keepPlace notes that a node goes in the middle of its run: the run may go on.
 func (c *Controller) keepPlace(node string, now time.Time) {
-	c.follow(node, now)
 	if f := c.fleet.flights[node]; f != nil {
 		f.Gone = now
 	}
