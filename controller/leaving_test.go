@@ -284,7 +284,7 @@ func TestOrderedNodeLeavesWhateverItsLife(t *testing.T) {
 				}) {
 					t.Error("no event says who ordered it")
 				}
-				l.passes(time.Second)
+				l.passes(2 * time.Second)
 				l.ends(success(l.kicked()[len(l.kicked())-1]))
 				if answer, err := l.Leaving(context.Background(), "web2"); err != nil || !answer.Released {
 					t.Errorf("when lb1 does not use it the answer is %+v, %v", answer, err)
