@@ -17,6 +17,7 @@ const (
 	suspectFrom = 3                // failed runs, and none that succeeded, make new members suspected
 	retryFirst  = time.Minute      // after which a quarantined member is tried again; doubled with each failure
 	retryMost   = 10 * time.Minute // between two tries
+	retryPause  = 5 * time.Second  // while no dependent can try it
 	trialTime   = time.Hour        // after which a trial that brought no result is given up
 )
 
@@ -40,6 +41,8 @@ type quarantine struct {
 	former []Trial
 	// most is how many quarantined members are tried again together.
 	most int
+	// paused is until when no action is looked for that may try again: there was none.
+	paused time.Time
 	// shown is the names of out that Publish reported.
 	shown map[string]struct{}
 }
@@ -239,12 +242,15 @@ func (r *Role) try(again func() string, exists func(action string) bool, now tim
 		return
 	}
 	names := r.dueAgain(now)
-	if len(names) == 0 {
+	if len(names) == 0 || now.Before(q.paused) {
 		return
 	}
-	if by := again(); by != "" {
-		r.begin(Trial{Of: names, Again: true, By: by, began: now})
+	by := again()
+	if by == "" {
+		q.paused = now.Add(retryPause)
+		return
 	}
+	r.begin(Trial{Of: names, Again: true, By: by, began: now})
 }
 
 func sameMember(a, b kick.Member) bool { return a.Node == b.Node && digest(a) == digest(b) }
@@ -368,13 +374,16 @@ func (r *Role) trialFailed(t Trial, now time.Time) {
 }
 
 // nextTry is when a quarantined member is to be tried again; zero: never.
-func (q *quarantine) nextTry() time.Time {
-	var next time.Time
+func (r *Role) nextTry() time.Time {
+	q := &r.quarantine
 	if q.trial != nil {
 		return q.trial.began.Add(trialTime)
 	}
-	for _, m := range q.out {
-		next = api.Soonest(next, m.due)
+	var next time.Time
+	for name, m := range q.out {
+		if _, member := r.members[name]; member {
+			next = api.Soonest(next, later(m.due, q.paused))
+		}
 	}
 	return next
 }
