@@ -49,8 +49,8 @@ func TestCommandsExitAsDocumented(t *testing.T) {
 	s.expect(exitTimeout, []string{"timed out", "lb/configure"}, "kick", "node/lb", "--wait", "--timeout", "1s")
 
 	s.expect(exitUnreachable, []string{"leave unknown"}, "leave", "--name", "unknown")
-	s.expect(exitTimeout, []string{"leave web1", "still waiting for lb/configure"}, "leave", "--name", "web1", "--wait",
-		"--timeout", "1s")
+	s.expect(exitTimeout, []string{"leave web1: timed out", "kicker: waiting"}, "leave", "--name", "web1",
+		"--wait", "--timeout", "1s")
 	lb.release()
 	s.expect(0, nil, "leave", "--name", "web1", "--wait")
 	if record := lb.record(); record[len(record)-1].members != "web2" {

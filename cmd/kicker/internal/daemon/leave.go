@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -80,6 +82,10 @@ func standIn(
 	ctx context.Context, cfg config.Config, self inventory.Identity, nc *nats.Conn, o LeaveOptions,
 ) (status inventory.LeaveStatus, err error) {
 	dir := filepath.Join(cfg.StateDir, "node", self.Node)
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) { // perhaps a typo, or the agent runs under another name
+		return status, fmt.Errorf("leave %s: %w, and none ever ran here: %s does not exist: check --name and --state-dir, "+
+			"or run kicker leave node/%s beside the controller", self.Node, inventory.ErrNoAgent, dir, self.Node)
+	}
 	unlock, err := kick.LockStored(dir)
 	if errors.Is(err, kick.ErrLocked) {
 		return status, fmt.Errorf("leave %s: its agent runs, but is not on the bus (%w): see the agent's log, "+

@@ -202,6 +202,22 @@ func TestNodeWithoutAgentLeavesByTheCommand(t *testing.T) {
 	})
 }
 
+func TestCommandDoesNotStandInWhereNoAgentEverRan(t *testing.T) {
+	inCluster(t, func(c *cluster) {
+		web1, _ := c.begun()
+		c.stopAgent(web1)
+		typo := c.node("wbe1")
+		delete(c.agents, "wbe1") // it is never started
+		err := c.leaveWait(typo, LeaveOptions{})
+		if !errors.Is(err, inventory.ErrNoAgent) || !strings.Contains(err.Error(), "check --name and --state-dir") {
+			t.Errorf("a node of which nothing is known left: %v", err)
+		}
+		if got := c.events(api.EventLeft); len(got) != 0 {
+			t.Errorf("the controller received that it left: %q", got)
+		}
+	})
+}
+
 func TestStandInKeepsTheActionsOfItsNode(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		_, lb1 := c.begun()
