@@ -233,29 +233,6 @@ func TestMemberWithOtherFactsIsNotQuarantined(t *testing.T) {
 	}
 }
 
-// Otherwise the loop would never sleep.
-func TestNextTryIsNeverInThePast(t *testing.T) {
-	r := poisoned(t)
-	r.runs("lb4", true)
-	r.now = r.role.Quarantined()[0].Retry
-	r.Try(func(*membership.Role) string { return "" }, func(*membership.Role, string) bool { return true }, r.now)
-	if next := r.Next(true); !next.After(r.now) || r.role.Trial() != nil {
-		t.Errorf("no dependent can try, and the next turn is at %s, now %s", next, r.now)
-	}
-	r.now = r.Next(true)
-	if r.turn(); r.role.Trial() == nil {
-		t.Error("a dependent can try now, and does not")
-	}
-	r = poisoned(t)
-	r.runs("lb4", true)
-	r.apply(web("web6"), nil, r.now)
-	r.turn()
-	r.now = r.now.Add(2 * time.Minute)
-	if next := r.Next(true); !next.IsZero() {
-		t.Errorf("web6 is gone, and the next turn is at %s, now %s", next, r.now)
-	}
-}
-
 func TestTryThatIsGivenUpIsMadeByAnother(t *testing.T) {
 	r := poisoned(t)
 	r.runs("lb4", true)

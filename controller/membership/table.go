@@ -338,7 +338,7 @@ func (t *Table) Next(probes bool) time.Time {
 	for _, r := range t.byName {
 		switch g := &r.recovery; {
 		case g.done:
-			next = api.Soonest(next, r.guard.next(probes), r.nextTry())
+			next = api.Soonest(next, r.guard.next(probes), r.quarantine.nextTry())
 		case g.known == nil:
 			next = api.Soonest(next, g.until, g.asked.Add(askAgain))
 		default:

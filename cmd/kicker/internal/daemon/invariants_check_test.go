@@ -278,6 +278,9 @@ func budgetHolds(s seen) (wrong []string) {
 		if !onTime(r) {
 			continue
 		}
+		if s.deselected(r.node, r.started) {
+			continue // it has no longer the role
+		}
 		role := strings.TrimRight(r.node, "0123456789")
 		most := 1
 		for _, cfg := range s.cfg.Roles {
@@ -309,6 +312,13 @@ func budgetHolds(s seen) (wrong []string) {
 		}
 	}
 	return wrong
+}
+
+// deselected reports whether a node had another role just then.
+func (s seen) deselected(node string, at time.Time) bool {
+	return slices.ContainsFunc(s.hurt[node], func(h hurt) bool {
+		return h.what == "role changed" && h.meets(at.Add(-time.Second), at.Add(time.Millisecond))
+	})
 }
 
 // overdue is since when runs were overdue, as controllers showed it.
@@ -571,6 +581,8 @@ func noFalseRemoval(s seen) (wrong []string) {
 // listsAreComplete: no list that is handed out, by a kick, to a run or by the API, has a member without a required fact,
 // or is empty unless min_members allows that.
 func listsAreComplete(s seen) (wrong []string) {
+	type list struct{ need, hash string }
+	checked := map[list]bool{} // what the API showed, which is the same for long
 	check := func(at time.Time, door, need string, members []kick.Member) {
 		name, with, _ := strings.Cut(need, " with=")
 		least := membership.DefaultMinMembers
@@ -608,7 +620,9 @@ func listsAreComplete(s seen) (wrong []string) {
 	}
 	for _, v := range s.views {
 		for _, r := range v.Roles {
-			if r.Refused == nil && v.Sync.Open && len(r.Dependents) > 0 {
+			shown := list{r.Name, r.Revision.Hash}
+			if r.Refused == nil && v.Sync.Open && len(r.Dependents) > 0 && !checked[shown] {
+				checked[shown] = true
 				check(v.At, "the API", r.Name, r.Members)
 			}
 		}
@@ -645,7 +659,7 @@ func releasedIsNotUsed(s seen) (wrong []string) {
 // away reports whether a node is silent for longer than a restart, or was until just before.
 func (s seen) away(node string, at time.Time) bool {
 	return slices.ContainsFunc(s.hurt[node], func(h hurt) bool {
-		present := h.what == "not ready" || h.what == "fact lost"
+		present := h.what == "not ready" || h.what == "fact lost" || h.what == "role changed"
 		// a controller that begins waits for a restart as long as for a silent node
 		restart := h.what == "stopped" && !h.grave && !s.reigned(h.from, at)
 		return !present && !restart && h.meets(at.Add(-15*time.Second), at)

@@ -487,7 +487,7 @@ func faults() []fault {
 			return w.restartController(w.between(0, 4*time.Second))
 		}},
 		on("role changed just before a leave", func(w *world, m *machine) {
-			w.record.impair(m.self.Node, "leave", true)
+			w.record.impair(m.self.Node, "role changed", true)
 			w.announce(m, "spare")
 			w.in(w.between(0, 400*time.Millisecond), "", func() {
 				switch {
@@ -497,7 +497,7 @@ func faults() []fault {
 				case m.up && !m.left:
 					w.announce(m, m.role)
 				}
-				w.record.recover(m.self.Node, "leave")
+				w.record.recover(m.self.Node, "role changed")
 			})
 		}),
 		{"join", func(w *world) bool {
@@ -562,7 +562,7 @@ func (w *world) leave(m *machine) {
 		w.in(w.between(time.Second, 20*time.Second), m.self.Node+" is in service again", func() {
 			w.stopAgent(m.node)
 			w.start(m)
-			w.record.recover(m.self.Node, "leave")
+			w.record.recover(m.self.Node, "leave", "role changed")
 		})
 	}
 }
