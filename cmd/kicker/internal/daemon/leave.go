@@ -91,6 +91,10 @@ func standIn(
 		return status, fmt.Errorf("leave %s: its agent runs, but is not on the bus (%w): see the agent's log, "+
 			"or run kicker leave node/%s beside the controller", self.Node, inventory.ErrNoAgent, self.Node)
 	}
+	if errors.Is(err, fs.ErrNotExist) { // each agent makes its directory: the name may be a typo
+		return status, fmt.Errorf("leave %s: %w, and no agent of this name ran here (%s is missing): check --name and "+
+			"state_dir, or run kicker leave node/%s beside the controller", self.Node, inventory.ErrNoAgent, dir, self.Node)
+	}
 	if err != nil {
 		return status, fmt.Errorf("leave %s: no agent answers, and this command cannot stand in for it: %w: "+
 			"run it as the agent's user", self.Node, err)

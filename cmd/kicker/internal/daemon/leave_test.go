@@ -234,6 +234,18 @@ func TestStandInKeepsTheActionsOfItsNode(t *testing.T) {
 	})
 }
 
+func TestCommandDoesNotStandInForANameThatNeverRan(t *testing.T) {
+	inCluster(t, func(c *cluster) {
+		web1, _ := c.begun()
+		cfg, self := web1.cfg, web1.self
+		cfg.Agent.Name, self.Node = "wbe1", "wbe1"
+		_, err := standIn(c.t.Context(), cfg, self, c.visitor(), LeaveOptions{Wait: true})
+		if !errors.Is(err, inventory.ErrNoAgent) || !strings.Contains(err.Error(), "no agent of this name ran here") {
+			t.Errorf("the command says: %v", err)
+		}
+	})
+}
+
 func TestCommandDoesNotStandInForAnAgentThatRuns(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		web1, _ := c.begun()
