@@ -334,37 +334,59 @@ func (s seen) overdue() map[string]time.Time {
 	return since
 }
 
-// nothingBlocksForLong: an action that waits only for the runs of others gets its turn. Each of them goes first once at
-// most, and keeps its place until its deadline, or until its node was gone for a minute.
+// nothingBlocksForLong: an action that waits only for the runs of others does not wait long for the same ones. A run
+// keeps its place for a minute if it is known how long its action usually takes. Otherwise, or if too many are overdue,
+// it is until the deadline, or until the node was gone for a minute.
 func nothingBlocksForLong(s seen) (wrong []string) {
-	const run = longTimeout + runGrace + time.Minute
+	const deadline, margin = longTimeout + runGrace + time.Minute, 10 * time.Second
 	type wait struct {
-		since time.Time
-		by    string
-		told  bool
+		since   time.Time
+		by, why string
+		usual   bool // it was known all the time
+		told    bool
 	}
 	waits := map[string]*wait{}
 	for _, v := range s.views {
+		usual := usualIsKnown(v)
 		for _, verdict := range v.Verdicts {
 			key := verdict.Node + "/" + verdict.Action
-			blocked := verdict.State != api.Converged && len(verdict.Gates) > 0 &&
-				!slices.ContainsFunc(verdict.Gates, func(g api.Gate) bool {
-					return g.Name != api.GateBudget && g.Name != api.GateRollout
-				})
+			why := ""
+			blocked := verdict.State != api.Converged && len(verdict.Gates) > 0
+			for _, g := range verdict.Gates {
+				blocked = blocked && (g.Name == api.GateBudget || g.Name == api.GateRollout)
+				why += g.Why + "; "
+			}
 			w := waits[key]
-			switch {
-			case !blocked:
+			if !blocked {
 				delete(waits, key)
-			case w == nil || w.by != v.Identity.ID:
-				waits[key] = &wait{since: v.At, by: v.Identity.ID}
-			case !w.told && v.At.Sub(w.since) > time.Duration(len(v.Verdicts))*run:
+				continue
+			}
+			if w == nil || w.by != v.Identity.ID || w.why != why {
+				waits[key] = &wait{since: v.At, by: v.Identity.ID, why: why, usual: usual}
+				continue
+			}
+			w.usual = w.usual && usual
+			most := deadline
+			if w.usual && !strings.Contains(why, " tolerates: ") {
+				most = time.Minute
+			}
+			if !w.told && v.At.Sub(w.since) > most+margin {
 				w.told = true
-				wrong = append(wrong, fmt.Sprintf("%s: %s has waited for others since %s: %+v", s.when(v.At), key,
-					s.when(w.since), verdict.Gates))
+				wrong = append(wrong, fmt.Sprintf("%s: %s has waited for the same runs since %s, want %s at most: %s",
+					s.when(v.At), key, s.when(w.since), most, why))
 			}
 		}
 	}
 	return wrong
+}
+
+// usualIsKnown reports whether the usual duration of all actions is known.
+func usualIsKnown(v *api.View) bool {
+	known := map[string]bool{}
+	for _, verdict := range v.Verdicts {
+		known[verdict.Action] = known[verdict.Action] || verdict.Last != nil && verdict.Last.Outcome == kick.Succeeded
+	}
+	return !slices.Contains(slices.Collect(maps.Values(known)), false)
 }
 
 // replyTime is how long a controller waits for the reply to a kick.
