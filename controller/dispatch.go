@@ -254,9 +254,12 @@ func (c *Controller) end(a *plan.Action, res kick.Result, now time.Time) {
 		outcome += ": " + res.Error
 	}
 	retry.Failed(c.cfg.Backoff, now, "last run: "+outcome)
-	again := retry.Next(c.cfg.Backoff, a.Fingerprint()).Sub(now)
-	c.runEvent(now, api.EventFailed, a.Key, res.Run, "%s %s; failure %d in a row, next try in %s",
-		a.Key, outcome, retry.Failures, api.Duration(again))
+	next := "now"
+	if again := retry.Next(c.cfg.Backoff, a.Fingerprint()).Sub(now); again > 0 {
+		next = "in " + api.Duration(again)
+	}
+	c.runEvent(now, api.EventFailed, a.Key, res.Run, "%s %s; failure %d in a row, next try %s",
+		a.Key, outcome, retry.Failures, next)
 }
 
 // expire ends the runs of which no report came while they keep a place.

@@ -77,7 +77,9 @@ func (l *leadership) beacon(b inventory.Beacon, now time.Time) []effect {
 	introduced := !now.Before(l.started.Add(introduction))
 	switch {
 	case b.Epoch == 0 || !ahead && introduced && l.leads():
-		l.next = time.Time{} // the beacon tells it who leads
+		if introduced && l.asking.IsZero() {
+			l.next = time.Time{} // the beacon tells it who leads; two that ask would answer each other without end
+		}
 	case l.rival.id == b.ID:
 		l.rival = rival{b.ID, b.Epoch, now}
 	case l.leads() || b.Epoch > l.rival.epoch:

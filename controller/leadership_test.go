@@ -48,7 +48,7 @@ func TestHigherEpochThenGreaterIDLeads(t *testing.T) {
 		{"and the lesser does not", "", inventory.Beacon{ID: "a", Epoch: 100}, in(time.Hour), "", true},
 		{"one that led before this one had asked leads, whatever its epoch", "", inventory.Beacon{ID: "z", Epoch: 99}, in(introduction - 1), "z", false},
 		{"a question is answered", "", inventory.Beacon{ID: "z"}, in(time.Hour), "", true},
-		{"even at the start", "", inventory.Beacon{ID: "z"}, noon, "", true},
+		{"but not by one that asks itself", "", inventory.Beacon{ID: "z"}, noon, "", false},
 		{"its own beacon says nothing", "", inventory.Beacon{ID: "m", Epoch: 100}, in(time.Hour), "", false},
 		{"a third one with a higher epoch takes the lead", "y", inventory.Beacon{ID: "z", Epoch: 201}, in(time.Hour), "z", false},
 		{"with a lower one it does not", "y", inventory.Beacon{ID: "z", Epoch: 199}, in(time.Hour), "y", false},
@@ -173,7 +173,7 @@ func TestReportedEpochIsOutdoneOnlyWithoutAnAnswer(t *testing.T) {
 	}{
 		{"none answers", "", nil, 5001, []int64{0, 0, 0, 0, 5001}},
 		{"the controller with that epoch answers", "", &inventory.Beacon{ID: "z", Epoch: 5000}, 100, []int64{0, 0}},
-		{"another one answers, with a lower epoch", "", &inventory.Beacon{ID: "z", Epoch: 99}, 5001, []int64{0, 0, 0, 0, 0, 5001}},
+		{"another one answers, with a lower epoch", "", &inventory.Beacon{ID: "z", Epoch: 99}, 5001, []int64{0, 0, 0, 0, 5001}},
 		{"it is a standby", "z", nil, 100, nil},
 	} {
 		t.Run(c.claim, func(t *testing.T) {
@@ -408,4 +408,29 @@ func gateNames(v api.Verdict) string {
 		names += g.Name
 	}
 	return names
+}
+
+// Two controllers that start within a second of each other must not flood the bus.
+func TestQuestionIsNotAnsweredWithAQuestion(t *testing.T) {
+	now := time.Now()
+	asks := func(l *leadership) bool {
+		return slices.ContainsFunc(l.tick(now), func(e effect) bool { return e == sendBeacon{0} })
+	}
+	first, second := newLeadership("main", "a", time.Second, now), newLeadership("main", "b", time.Second, now)
+	if !asks(&first) || !asks(&second) {
+		t.Fatal("a controller that starts does not ask who leads")
+	}
+	question := inventory.Beacon{ID: "a"}
+	if second.beacon(question, now); asks(&second) {
+		t.Error("it has just started, and answers a question with a question")
+	}
+	now = now.Add(time.Minute)
+	second.tick(now)
+	second.reported(second.epoch+1, now)
+	if !asks(&second) {
+		t.Fatal("a controller does not ask about a higher epoch")
+	}
+	if second.beacon(question, now); asks(&second) {
+		t.Error("it asks about a higher epoch, and answers a question with a question")
+	}
 }

@@ -20,10 +20,11 @@ const (
 	trialTime   = time.Hour        // after which a trial that brought no result is given up
 )
 
-// quarantine keeps members out of a role with which every run fails. A member is suspected if it is new, or has new
-// facts, since the last membership with which a run succeeded, and runs with it failed suspectFrom times. Then one
-// dependent is handed the members without the suspected ones. If that run succeeds, they are quarantined. If it fails,
-// they are not the cause. A removal is never suspected.
+// quarantine keeps members out of a role with which every run fails. A member is accused if it is new, or has new facts,
+// since the last membership with which a run succeeded, and a run with it failed. It is suspected after suspectFrom such
+// runs. Then one dependent is handed the members without all accused ones: two may be bad, and without one of them
+// runs would still fail. If that run succeeds, they are quarantined. If it fails, they are not the cause. A removal is
+// never suspected.
 //
 // Quarantined members are tried again on one dependent. Several are tried together: as many as succeeded last time,
 // twice; after a failure half as many. So one bad member among many is found in a few tries.
@@ -42,6 +43,8 @@ type quarantine struct {
 	most int
 	// shown is the names of out that Publish reported.
 	shown map[string]struct{}
+	// looked is when try looked last for what is due. What was due then and did not begin waits for a change.
+	looked time.Time
 }
 
 // maxFormer is how many former trials are remembered.
@@ -204,21 +207,29 @@ func (r *Role) suspect(members []kick.Member, by string) {
 	}
 }
 
-// suspected is the current members that may make runs fail.
-func (r *Role) suspected() []string {
+// accused is the current members that are accused, if one of them is suspected. If the role could not do without all of
+// them, it is those that are suspected.
+func (r *Role) accused() []string {
 	q := &r.quarantine
-	var names []string
+	var all, suspected []string
 	for name, f := range q.failed {
 		m, member := r.members[name]
-		switch {
-		case !member || digest(m) != f.facts:
+		if !member || digest(m) != f.facts {
 			delete(q.failed, name)
-		case f.suspected() && r.isPublished(name):
-			names = append(names, name)
+			continue
+		}
+		if !r.isPublished(name) {
+			continue
+		}
+		if all = append(all, name); f.suspected() {
+			suspected = append(suspected, name)
 		}
 	}
-	slices.Sort(names)
-	return names
+	if len(suspected) == 0 || !r.enoughWithout(all) {
+		all = suspected
+	}
+	slices.Sort(all)
+	return all
 }
 
 // try begins the trial that is due, or gives up the one that has become pointless, see Table.Try.
@@ -227,6 +238,7 @@ func (r *Role) try(again func() string, exists func(action string) bool, now tim
 	if !r.recovery.done || len(q.failed)+len(q.out) == 0 && q.trial == nil {
 		return
 	}
+	q.looked = now
 	if t := q.trial; t != nil {
 		old := t.Again && !exists(t.By) || now.Sub(t.began) > trialTime
 		if !old && slices.EqualFunc(t.Membership.Members, r.trialMembers(t.Of, t.Again), sameMember) {
@@ -234,7 +246,7 @@ func (r *Role) try(again func() string, exists func(action string) bool, now tim
 		}
 		q.end()
 	}
-	if names := r.suspected(); len(names) > 0 && r.enoughWithout(names) {
+	if names := r.accused(); len(names) > 0 && r.enoughWithout(names) {
 		r.begin(Trial{Of: names, began: now})
 		return
 	}
@@ -367,14 +379,21 @@ func (r *Role) trialFailed(t Trial, now time.Time) {
 	q.most = max(1, len(t.Of)/2)
 }
 
-// nextTry is when a quarantined member is to be tried again; zero: never.
+// nextTry is when try has something to do though nothing changes; zero: never. A quarantined member that is due and has
+// no action that could try it is not it: an action that becomes able to is a change.
 func (q *quarantine) nextTry() time.Time {
 	var next time.Time
+	soonest := func(t time.Time) {
+		if t.After(q.looked) {
+			next = api.Soonest(next, t)
+		}
+	}
 	if q.trial != nil {
-		return q.trial.began.Add(trialTime)
+		soonest(q.trial.began.Add(trialTime + 1))
+		return next
 	}
 	for _, m := range q.out {
-		next = api.Soonest(next, m.due)
+		soonest(m.due)
 	}
 	return next
 }

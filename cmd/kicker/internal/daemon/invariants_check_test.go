@@ -9,6 +9,7 @@ import (
 
 	"kicker/controller"
 	"kicker/controller/api"
+	"kicker/controller/membership"
 	"kicker/inventory"
 	"kicker/kick"
 )
@@ -39,7 +40,8 @@ type publication struct {
 	revision       kick.Revision
 	was, is        []string  // nodes
 	heldSince      time.Time // of removals that were held just before
-	witnessed      bool      // the controller published the previous one, or a node reported that it has applied it
+	quarantined    []string
+	witnessed      bool // the controller published the previous one, or a node reported that it has applied it
 	removed, added []string
 }
 
@@ -79,6 +81,9 @@ func (w *world) seen() seen {
 				for _, m := range r.Members {
 					p.is = append(p.is, m.Node)
 				}
+				for _, q := range r.Quarantined {
+					p.quarantined = append(p.quarantined, q.Node)
+				}
 				if l.held != nil {
 					p.heldSince = l.held.Since
 				}
@@ -106,9 +111,12 @@ var invariants = map[string]func(seen) []string{
 	"10 the budget holds at every instant":         budgetHolds,
 	"12 one run at a time, and no lower epoch":     oneRunAtATime,
 	"13 a bounded rate":                            rateIsBounded,
+	"11 nothing blocks the others for long":        nothingBlocksForLong,
 	"14 a node that left is never held":            leavesAreNotHeld,
 	"15 what explain says is what happens":         verdictsAreDone,
 	"18 never a false removal":                     noFalseRemoval,
+	"19 no list that cannot be believed":           listsAreComplete,
+	"21 a released node is not used":               releasedIsNotUsed,
 }
 
 // acting is the time from which a controller may act: when it has listened long enough.
@@ -180,22 +188,44 @@ func massLossIsHeld(s seen) (wrong []string) {
 		if !p.heldSince.IsZero() {
 			judged = p.heldSince
 		}
-		base, gone, left := -1, 0, 0
+		// Names are counted, as the guard counts them: those that were members within the window and are gone, without
+		// as many as joined within it.
+		began, known := []string(nil), false
+		gone, joined := map[string]bool{}, map[string]bool{}
 		for _, q := range slices.Backward(s.publications[:i+1]) {
 			if q.role != p.role {
 				continue
 			}
 			if !q.witnessed || q.by != p.by || judged.Sub(q.at) >= window {
-				base = len(q.is)
+				began, known = q.is, true
 				break
 			}
-			gone += len(s.withoutLeave(q))
-			left += len(q.removed) - len(s.withoutLeave(q))
+			for _, name := range q.removed {
+				if _, later := gone[name]; !later {
+					gone[name] = slices.Contains(s.withoutLeave(q), name)
+				}
+			}
+			for _, name := range q.added {
+				joined[name] = true
+			}
 		}
-		if base < 0 {
+		if !known {
 			continue // the role did not exist a minute ago
 		}
-		if base -= left; gone >= 3 && len(p.is)*100 <= 70*base {
+		a, r := 0, 0
+		for name, never := range gone {
+			if never && !slices.Contains(p.is, name) {
+				a++
+			} else if !slices.Contains(p.is, name) {
+				delete(joined, name)
+			}
+		}
+		for name := range joined {
+			if !slices.Contains(began, name) {
+				r++
+			}
+		}
+		if base := len(p.is) + a - min(a, r); a >= 3 && len(p.is)*100 <= 70*base {
 			wrong = append(wrong, fmt.Sprintf("%s: role %s went from %d to %d, and %v never left", s.when(p.at), p.role,
 				base, len(p.is), lost))
 		}
@@ -203,10 +233,10 @@ func massLossIsHeld(s seen) (wrong []string) {
 	return wrong
 }
 
-// withoutLeave is the removed nodes that did not leave.
+// withoutLeave is the removed nodes that did not leave, and are not quarantined.
 func (s seen) withoutLeave(p publication) []string {
 	return slices.DeleteFunc(slices.Clone(p.removed), func(node string) bool {
-		return slices.ContainsFunc(s.leaves[node], func(t time.Time) bool { return !t.After(p.at) })
+		return slices.Contains(p.quarantined, node) || slices.ContainsFunc(s.leaves[node], func(t time.Time) bool { return !t.After(p.at) })
 	})
 }
 
@@ -234,10 +264,11 @@ func cutOffDoesNothing(s seen) (wrong []string) {
 	return wrong
 }
 
-// budgetHolds counts the processes that run at once when one begins, without those on nodes that the controller may not
-// have seen since they began. A kick that reached its node late does not count: its place was given back.
+// budgetHolds counts the processes that run at once when one begins: those that are not overdue, and all. It leaves out
+// those on nodes that the controller may not have seen since they began. A kick that reached its node late does not
+// count: its place was given back.
 func budgetHolds(s seen) (wrong []string) {
-	sent := s.sent()
+	sent, overdue := s.sent(), s.overdue()
 	onTime := func(r ranAction) bool {
 		return slices.ContainsFunc(sent[r.env["KICKER_RUN"]], func(at time.Time) bool {
 			return !at.After(r.started) && r.started.Sub(at) < replyTime
@@ -246,6 +277,9 @@ func budgetHolds(s seen) (wrong []string) {
 	for i, r := range s.runs {
 		if !onTime(r) {
 			continue
+		}
+		if s.deselected(r.node, r.started) {
+			continue // it has no longer the role
 		}
 		role := strings.TrimRight(r.node, "0123456789")
 		most := 1
@@ -256,16 +290,78 @@ func budgetHolds(s seen) (wrong []string) {
 				}
 			}
 		}
-		at := []string{r.node}
+		at, late := []string{r.node}, []string(nil)
 		for _, other := range s.runs[:i] {
 			inProgress := other.ended.IsZero() || other.ended.After(r.started)
-			if strings.HasPrefix(other.node, role) && other.node != r.node && inProgress &&
-				onTime(other) && !s.unseen(other.node, other.started, r.started) {
+			if !strings.HasPrefix(other.node, role) || other.node == r.node || !inProgress || !onTime(other) ||
+				s.unseen(other.node, other.started, r.started) {
+				continue
+			}
+			if since, is := overdue[other.env["KICKER_RUN"]]; is && !since.After(r.started) {
+				late = append(late, other.node)
+			} else {
 				at = append(at, other.node)
 			}
 		}
 		if len(at) > most {
 			wrong = append(wrong, fmt.Sprintf("%s: %v run at once, and the budget is %d", s.when(r.started), at, most))
+		}
+		if len(late) > most {
+			wrong = append(wrong, fmt.Sprintf("%s: %s was kicked while %v are overdue, and the budget is %d",
+				s.when(r.started), r.node, late, most))
+		}
+	}
+	return wrong
+}
+
+// deselected reports whether a node had another role just then.
+func (s seen) deselected(node string, at time.Time) bool {
+	return slices.ContainsFunc(s.hurt[node], func(h hurt) bool {
+		return h.what == "role changed" && h.meets(at.Add(-time.Second), at.Add(time.Millisecond))
+	})
+}
+
+// overdue is since when runs were overdue, as controllers showed it.
+func (s seen) overdue() map[string]time.Time {
+	since := map[string]time.Time{}
+	for _, v := range s.views {
+		for _, o := range v.Overdue {
+			if first, is := since[o.Run]; !is || o.Since.Before(first) {
+				since[o.Run] = o.Since
+			}
+		}
+	}
+	return since
+}
+
+// nothingBlocksForLong: an action that waits only for the runs of others gets its turn. Each of them goes first once at
+// most, and keeps its place until its deadline, or until its node was gone for a minute.
+func nothingBlocksForLong(s seen) (wrong []string) {
+	const run = longTimeout + runGrace + time.Minute
+	type wait struct {
+		since time.Time
+		by    string
+		told  bool
+	}
+	waits := map[string]*wait{}
+	for _, v := range s.views {
+		for _, verdict := range v.Verdicts {
+			key := verdict.Node + "/" + verdict.Action
+			blocked := verdict.State != api.Converged && len(verdict.Gates) > 0 &&
+				!slices.ContainsFunc(verdict.Gates, func(g api.Gate) bool {
+					return g.Name != api.GateBudget && g.Name != api.GateRollout
+				})
+			w := waits[key]
+			switch {
+			case !blocked:
+				delete(waits, key)
+			case w == nil || w.by != v.Identity.ID:
+				waits[key] = &wait{since: v.At, by: v.Identity.ID}
+			case !w.told && v.At.Sub(w.since) > time.Duration(len(v.Verdicts))*run:
+				w.told = true
+				wrong = append(wrong, fmt.Sprintf("%s: %s has waited for others since %s: %+v", s.when(v.At), key,
+					s.when(w.since), verdict.Gates))
+			}
 		}
 	}
 	return wrong
@@ -465,7 +561,7 @@ func noFalseRemoval(s seen) (wrong []string) {
 		if !p.witnessed {
 			continue // no node that is alive had applied it
 		}
-		for _, node := range p.removed {
+		for _, node := range less(p.removed, p.quarantined) {
 			shaken := slices.ContainsFunc(s.quakes,
 				func(q quake) bool { return q.meets(p.at.Add(-20*time.Second), p.at) })
 			justified := slices.ContainsFunc(s.hurt[node], func(h hurt) bool {
@@ -480,6 +576,94 @@ func noFalseRemoval(s seen) (wrong []string) {
 		}
 	}
 	return wrong
+}
+
+// listsAreComplete: no list that is handed out, by a kick, to a run or by the API, has a member without a required fact,
+// or is empty unless min_members allows that.
+func listsAreComplete(s seen) (wrong []string) {
+	type list struct{ need, hash string }
+	checked := map[list]bool{} // what the API showed, which is the same for long
+	check := func(at time.Time, door, need string, members []kick.Member) {
+		name, with, _ := strings.Cut(need, " with=")
+		least := membership.DefaultMinMembers
+		for _, cfg := range s.cfg.Roles {
+			if cfg.Name == name {
+				least = cfg.MinMembers
+			}
+		}
+		if len(members) < least {
+			wrong = append(wrong, fmt.Sprintf("%s: %s has %d members of %s, and min_members is %d", s.when(at), door,
+				len(members), need, least))
+		}
+		required := membership.DefaultMemberFacts
+		if with != "" {
+			required = strings.Split(with, ",")
+		}
+		for _, m := range members {
+			for _, fact := range required {
+				if m.Facts[fact] == nil && !strings.HasSuffix(fact, "?") {
+					wrong = append(wrong, fmt.Sprintf("%s: %s has %s of %s, which has no fact %s", s.when(at), door,
+						m.Node, need, fact))
+				}
+			}
+		}
+	}
+	for _, k := range s.kicks {
+		for _, need := range k.Needs {
+			check(k.at, "a kick of "+k.Node, need.Role, need.Members)
+		}
+	}
+	for _, r := range s.runs {
+		for need, members := range r.file.Roles {
+			check(r.started, "a run of "+r.node, need, members)
+		}
+	}
+	for _, v := range s.views {
+		for _, r := range v.Roles {
+			shown := list{r.Name, r.Revision.Hash}
+			if r.Refused == nil && v.Sync.Open && len(r.Dependents) > 0 && !checked[shown] {
+				checked[shown] = true
+				check(v.At, "the API", r.Name, r.Members)
+			}
+		}
+	}
+	return wrong
+}
+
+// releasedIsNotUsed: when a controller releases a node, no dependent that is there has it in what it applied last, or
+// runs with it.
+func releasedIsNotUsed(s seen) (wrong []string) {
+	for _, release := range s.releases {
+		uses := map[string]ranAction{}
+		for _, r := range s.runs {
+			key := r.node + "/" + r.action
+			ended := !r.ended.IsZero() && !r.ended.After(release.at)
+			switch {
+			case r.started.After(release.at) || r.node == release.node || s.away(r.node, release.at):
+			case s.reborn(r.node, r.started, release.at):
+				delete(uses, key)
+			case slices.Contains(r.members, release.node):
+				uses[key] = r
+			case ended && r.ending.Exit == 0 && !r.ending.Lost:
+				delete(uses, key)
+			}
+		}
+		for key, r := range uses {
+			wrong = append(wrong, fmt.Sprintf("%s: %s was released, and %s was handed %v at %s, and nothing since",
+				s.when(release.at), release.node, key, r.members, s.when(r.started)))
+		}
+	}
+	return wrong
+}
+
+// away reports whether a node is silent for longer than a restart, or was until just before.
+func (s seen) away(node string, at time.Time) bool {
+	return slices.ContainsFunc(s.hurt[node], func(h hurt) bool {
+		present := h.what == "not ready" || h.what == "fact lost" || h.what == "role changed"
+		// a controller that begins waits for a restart as long as for a silent node
+		restart := h.what == "stopped" && !h.grave && !s.reigned(h.from, at)
+		return !present && !restart && h.meets(at.Add(-15*time.Second), at)
+	})
 }
 
 // reigned reports whether a controller started in a time: it has received nothing from before.

@@ -4,10 +4,12 @@ import (
 	"flag"
 	"fmt"
 	"kicker/controller/api"
+	"kicker/controller/membership"
 	"kicker/kick"
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -84,6 +86,7 @@ func playSchedule(t *testing.T, seed uint64, counts map[string]int) {
 			})
 		}
 		w.heal()
+		w.removalsArrive()
 		w.settleDown()
 		w.finale()
 		w.counts["lost"] += w.storm.nLost
@@ -96,6 +99,78 @@ func playSchedule(t *testing.T, seed uint64, counts map[string]int) {
 			}
 		}
 	})
+}
+
+// removalsArrive is invariant 25: there are no faults any more, apart from members that break every run. Another member
+// dies. Its removal, and all others, reach every dependent. Then all members are well again.
+func (w *world) removalsArrive() {
+	w.t.Helper()
+	var poison, healthy []*machine
+	for _, m := range w.machines {
+		switch member := m.role == "web" && m.up && !m.left; {
+		case member && w.poisons.has(m.self.Node):
+			poison = append(poison, m)
+		case member:
+			healthy = append(healthy, m)
+		}
+	}
+	if len(poison) > 0 && len(healthy) > 3 {
+		w.counts["removal beside a member that breaks every run"]++
+		dead := pick(w.dice, healthy...)
+		w.record.note("node dead for good: %s", dead.self.Node)
+		w.record.impair(dead.self.Node, "dead", true)
+		w.crash(dead.node, "boot of a dead node")
+		dead.up = false
+		healthy = slices.DeleteFunc(healthy, func(m *machine) bool { return m == dead })
+	}
+	// A trial never hands out too short a list.
+	if enough := len(healthy) >= 2 && len(poison) < 3; len(poison) > 0 && enough {
+		bound := 20*time.Minute + 4*w.cfg.Backoff.Max
+		deadline := time.Now().Add(bound)
+		for why := w.stillUsed(); why != ""; why = w.stillUsed() {
+			if !time.Now().Before(deadline) {
+				w.t.Errorf("invariant 25: %s after the last fault, %d members break every run: %s", bound, len(poison), why)
+				break
+			}
+			time.Sleep(time.Second)
+		}
+	}
+	for _, m := range w.machines {
+		w.cure(m)
+	}
+}
+
+// stillUsed is which dependent still uses a member that is gone, "" for none. A dependent that fails for reasons of its
+// own does not count.
+func (w *world) stillUsed() string {
+	held := map[string][]string{}
+	for _, r := range w.control.View().Roles {
+		if r.Held != nil {
+			held[r.Name] = r.Held.Nodes
+		}
+	}
+	last := map[string]ranAction{}
+	for _, r := range w.ran() {
+		if !r.ended.IsZero() && r.ending.Exit == 0 && !r.ending.Lost && r.started.After(w.record.rebuiltAt(r.node)) {
+			last[r.node+"/"+r.action] = r
+		}
+	}
+	for _, m := range w.machines {
+		if !m.up || m.left || m.failing() {
+			continue
+		}
+		for _, a := range m.cfg.Agent.Actions {
+			for need, members := range last[m.self.Node+"/"+a.Name].file.Roles {
+				truth := w.truth(need)
+				for _, member := range members {
+					if _, is := truth[member.Node]; !is && !slices.Contains(held[need], member.Node) {
+						return fmt.Sprintf("%s/%s still uses %s of %s", m.self.Node, a.Name, member.Node, need)
+					}
+				}
+			}
+		}
+	}
+	return ""
 }
 
 // settleDown is invariant 1, and a part of 6, 9 and 11: without faults, every live dependent has applied the true
@@ -145,9 +220,17 @@ func (w *world) unsettled(v *api.View) string {
 			}
 		}
 		for node := range truth {
-			if !slices.Contains(names, node) {
+			isOut := slices.ContainsFunc(r.Quarantined, func(q api.Quarantined) bool { return q.Node == node })
+			if !slices.Contains(names, node) && !isOut {
 				return fmt.Sprintf("role %s: %s is not a member yet", r.Name, node)
 			}
+		}
+		if len(r.Quarantined) > 0 && slices.ContainsFunc(w.machines, func(m *machine) bool {
+			return m.up && !m.left && !m.failing() && slices.ContainsFunc(r.Dependents, func(d string) bool {
+				return strings.HasPrefix(d, m.self.Node+"/")
+			})
+		}) {
+			return fmt.Sprintf("role %s: %+v are still quarantined", r.Name, r.Quarantined)
 		}
 		members[r.Name], held[r.Name] = names, r.Held
 		if why := w.unlifted(r); why != "" {
@@ -205,7 +288,7 @@ func (w *world) wronglyGated(v api.Verdict, members map[string][]string) string 
 	for _, g := range v.Gates {
 		switch g.Name {
 		case api.GateMinMembers:
-			if len(members["web"]) >= 1 {
+			if !slices.ContainsFunc(v.Needs, func(n api.Need) bool { return len(members[n.Role]) < w.least(n.Role) }) {
 				return "min_members is satisfied"
 			}
 		case api.GateRollout:
@@ -215,6 +298,17 @@ func (w *world) wronglyGated(v api.Verdict, members map[string][]string) string 
 		}
 	}
 	return ""
+}
+
+// least is the min_members of a role, or of a part of it.
+func (w *world) least(role string) int {
+	role, _, _ = strings.Cut(role, " ")
+	for _, cfg := range w.cfg.Roles {
+		if cfg.Name == role {
+			return cfg.MinMembers
+		}
+	}
+	return membership.DefaultMinMembers
 }
 
 // unlifted is invariant 9: a hold ends by itself when dependents can't reach the lost nodes either, unless the role

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +16,7 @@ import (
 
 	"kicker/controller/api"
 	"kicker/controller/membership"
+	"kicker/controller/plan"
 	"kicker/inventory"
 	"kicker/kick"
 )
@@ -29,6 +32,8 @@ type world struct {
 	storm    weather // for every message
 	calm     bool    // no more faults
 	record   *record
+	poisons  poisons
+	takeover bool // two controllers run
 }
 
 // machine is a node and the truth about it.
@@ -37,13 +42,67 @@ type machine struct {
 	role     string
 	up, left bool
 	ready    bool
+	bare     bool // it has no fact port
+	tainted  bool // it has the fact poison
 	stalled  bool
+	off      bool // it rejects kicks: disabled, or its disk is full
+	flapping bool
 	address  int
 	boots    int
+	limit    time.Duration // of its actions
 
 	mu    sync.Mutex
 	moods []mood // of its next runs; without one they succeed
 	mood  mood   // of all runs, if it is forever
+}
+
+// poisons is the members with which runs end badly, by name, and how. A run only sees what it is handed.
+type poisons struct {
+	mu sync.Mutex
+	by map[string]poison
+}
+
+// poison is how runs end that are handed a member.
+type poison struct {
+	how    mood
+	byFact bool // only runs that are handed its fact poison
+}
+
+// strikes is how a run ends because of the members that it was handed.
+func (p *poisons) strikes(file kick.MembersFile) mood {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, members := range file.Roles {
+		for _, m := range members {
+			if bad, is := p.by[m.Node]; is && (!bad.byFact || m.Facts["poison"] != nil) {
+				return bad.how
+			}
+		}
+	}
+	return succeeds
+}
+
+func (p *poisons) put(node string, bad poison) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.by == nil {
+		p.by = map[string]poison{}
+	}
+	p.by[node] = bad
+}
+
+func (p *poisons) cure(node string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.by, node)
+}
+
+// has reports whether a member is poison to some runs.
+func (p *poisons) has(node string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, is := p.by[node]
+	return is
 }
 
 // mood is how a run ends.
@@ -59,8 +118,9 @@ const (
 
 // Bounds of what actions do here.
 const (
-	runTimeout = 20 * time.Second
-	runGrace   = 5 * time.Second
+	runTimeout  = 20 * time.Second
+	longTimeout = 3 * time.Minute // a run is overdue before that
+	runGrace    = 5 * time.Second
 )
 
 // weather is what happens to messages, in percent.
@@ -112,9 +172,16 @@ func newWorld(c *cluster, dice *rand.Rand, counts map[string]int) *world {
 		}
 		return what
 	}
-	c.sent = w.record.keepKicks
-	c.cfg.Roles = []membership.RoleConfig{{Name: "haproxy", Budget: pick[membership.Budget](dice, "10%", "2", "50%")},
-		{Name: "web", MinMembers: pick(dice, 0, 0, 0, 1)}}
+	c.sent = func(from, subject string, payload []byte) {
+		w.record.keepKicks(from, subject, payload)
+		w.record.keepReleases(from, subject, payload)
+	}
+	c.cfg.Roles = []membership.RoleConfig{
+		{
+			Name: "haproxy", Budget: pick[membership.Budget](dice, "10%", "2", "50%"), MinMembers: pick(dice, 0, 1, 1),
+		},
+		{Name: "web", MinMembers: pick(dice, 0, 1, 1, 2)},
+	}
 	c.cfg.Backoff.Max = pick(dice, 20*time.Second, time.Minute, 10*time.Minute)
 	c.cfg.Settle = pick(dice, 0, time.Second, time.Second, time.Second)
 	if dice.IntN(3) == 0 {
@@ -126,7 +193,7 @@ func newWorld(c *cluster, dice *rand.Rand, counts map[string]int) *world {
 	for range 2 + dice.IntN(7) {
 		w.birth("web")
 	}
-	for range 1 + dice.IntN(3) {
+	for range 1 + dice.IntN(5) {
 		w.birth("haproxy")
 	}
 	if dice.IntN(2) == 0 {
@@ -141,42 +208,75 @@ func pick[E any](dice *rand.Rand, of ...E) E { return of[dice.IntN(len(of))] }
 func (w *world) birth(role string) *machine {
 	w.born++
 	m := &machine{node: w.node(fmt.Sprintf("%s%02d", role, w.born)), role: role, ready: true, address: w.born}
+	m.limit = pick(w.dice, runTimeout, runTimeout, longTimeout)
 	w.machines = append(w.machines, m)
 	m.cfg.Agent.Roles = []string{role}
 	m.setAddress()
 	action := func(name string, dependsOn ...string) kick.Action {
-		return kick.Action{Name: name, Command: []string{name}, DependsOn: dependsOn, Timeout: runTimeout,
+		return kick.Action{Name: name, Command: []string{name}, DependsOn: dependsOn, Timeout: m.limit,
 			Grace: runGrace}
 	}
+	web := pick(w.dice, "web", withPoison)
 	switch role {
 	case "haproxy":
-		m.cfg.Agent.Actions = []kick.Action{action("reload", "web")}
+		m.cfg.Agent.Actions = []kick.Action{action("reload", web)}
 		if w.dice.IntN(3) == 0 {
 			m.cfg.Agent.Actions = append(m.cfg.Agent.Actions, action("peers", "haproxy", "web"))
 		}
 	case "monitoring":
-		m.cfg.Agent.Actions = []kick.Action{action("targets", "web", "haproxy", "monitoring")}
+		m.cfg.Agent.Actions = []kick.Action{action("targets", web, "haproxy", "monitoring")}
 	}
 	took := time.Duration(100+w.dice.IntN(4000)) * time.Millisecond
-	m.do = func(ranAction) kick.Ending { return m.run(took) }
+	m.do = func(r ranAction) kick.Ending { return m.run(took, w.poisons.strikes(r.file)) }
 	w.start(m)
 	return m
 }
 
+// withPoison is a need that hands over the fact poison of those that have it.
+const withPoison = "web with=ipaddress,poison?,port"
+
 func (m *machine) setAddress() {
-	m.cfg.Agent.Facts = []string{"ipaddress=10.0.0." + fmt.Sprint(m.address), "port=8080"}
+	m.cfg.Agent.Facts = []string{"ipaddress=10.0.0." + fmt.Sprint(m.address)}
+	if !m.bare {
+		m.cfg.Agent.Facts = append(m.cfg.Agent.Facts, "port=8080")
+	}
+	if m.tainted {
+		m.cfg.Agent.Facts = append(m.cfg.Agent.Facts, "poison=yes")
+	}
 }
 
-// run is what an action of this machine does.
-func (m *machine) run(took time.Duration) kick.Ending {
+// announce makes a machine that runs announce its facts anew, with these roles.
+func (w *world) announce(m *machine, roles ...string) {
+	m.setAddress()
+	facts := inventory.HostFacts("")
+	facts.SetRoles(roles)
+	for _, text := range m.cfg.Agent.Facts {
+		path, value, err := inventory.ParseFact(text)
+		if err == nil {
+			err = facts.Set(path, value)
+		}
+		if err != nil {
+			w.t.Error(err)
+		}
+	}
+	if err := m.announcer.SetFacts(facts); err != nil {
+		w.t.Error(err)
+	}
+}
+
+// run is what an action of this machine does. members is how it ends because of the members that it was handed.
+func (m *machine) run(took time.Duration, members mood) kick.Ending {
 	m.mu.Lock()
 	how := m.mood
 	if len(m.moods) > 0 {
 		how, m.moods = m.moods[0], m.moods[1:]
 	}
 	m.mu.Unlock()
+	if how == succeeds {
+		how = members
+	}
 	if how == hangs {
-		time.Sleep(runTimeout + runGrace)
+		time.Sleep(m.limit + runGrace)
 		return kick.Ending{Exit: -1, TimedOut: true, Signal: "killed"}
 	}
 	time.Sleep(took)
@@ -202,6 +302,24 @@ func (w *world) start(m *machine) {
 	m.up, m.left, m.stalled = true, false, false
 	if m.ready {
 		m.notReady = ""
+	}
+}
+
+// setMode reloads the controller with another mode of a role.
+func (w *world) setMode(role, mode string) {
+	w.cfg.Roles = slices.Clone(w.cfg.Roles)
+	for i := range w.cfg.Roles {
+		if w.cfg.Roles[i].Name == role {
+			w.cfg.Roles[i].Mode = mode
+		}
+	}
+	if w.control == nil {
+		return // the next one has it
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := w.control.Reload(ctx, w.cfg); err != nil {
+		w.t.Errorf("reload: %v", err)
 	}
 }
 
@@ -352,18 +470,35 @@ func faults() []fault {
 			w.crash(m.node, fmt.Sprintf("boot %d", m.boots+1))
 			m.up = false
 		}),
-		on("leave", func(w *world, m *machine) {
-			w.record.impair(m.self.Node, "leave", true)
-			w.record.left(m.self.Node)
-			m.announcer.Leave()
-			m.left = true
-			if w.dice.IntN(2) == 0 {
-				w.in(w.between(time.Second, 20*time.Second), m.self.Node+" is in service again", func() {
-					w.stopAgent(m.node)
-					w.start(m)
-					w.record.recover(m.self.Node, "leave")
-				})
+		on("leave", (*world).leave),
+		{"leave during a takeover or a restart", func(w *world) bool {
+			m := w.any(sound)
+			if m == nil || w.control == nil || w.takeover {
+				return false
 			}
+			w.in(w.between(0, 8*time.Second), "", func() {
+				if sound(m) {
+					w.leave(m)
+				}
+			})
+			if w.external && w.dice.IntN(2) == 0 {
+				return w.takeOver()
+			}
+			return w.restartController(w.between(0, 4*time.Second))
+		}},
+		on("role changed just before a leave", func(w *world, m *machine) {
+			w.record.impair(m.self.Node, "role changed", true)
+			w.announce(m, "spare")
+			w.in(w.between(0, 400*time.Millisecond), "", func() {
+				switch {
+				case sound(m):
+					w.leave(m)
+					return
+				case m.up && !m.left:
+					w.announce(m, m.role)
+				}
+				w.record.recover(m.self.Node, "role changed")
+			})
 		}),
 		{"join", func(w *world) bool {
 			w.birth(pick(w.dice, "web", "web", "web", "haproxy"))
@@ -381,28 +516,185 @@ func faults() []fault {
 		}),
 		on("fact changed", func(w *world, m *machine) {
 			m.address = w.dice.IntN(200)
-			m.setAddress()
-			facts := inventory.HostFacts("")
-			facts.SetRoles(m.cfg.Agent.Roles)
-			for _, text := range m.cfg.Agent.Facts {
-				path, value, err := inventory.ParseFact(text)
-				if err == nil {
-					err = facts.Set(path, value)
-				}
-				if err != nil {
-					w.t.Error(err)
-				}
-			}
-			if err := m.announcer.SetFacts(facts); err != nil {
-				w.t.Error(err)
+			w.announce(m, m.role)
+		}),
+		on("required fact lost", func(w *world, m *machine) {
+			w.record.impair(m.self.Node, "fact lost", true)
+			m.bare = true
+			w.announce(m, m.role)
+			w.in(w.between(0, 30*time.Second), m.self.Node+" has its port again", func() { w.clothe(m) })
+		}),
+		poisonous("member breaks every run", fails, 5*time.Second, 3*time.Minute),
+		poisonous("every run hangs on a list", hangs, 5*time.Second, 2*time.Minute),
+		on("node comes and goes", func(w *world, m *machine) {
+			if !m.flapping {
+				m.flapping = true
+				w.record.impair(m.self.Node, "flapping", true)
+				w.flap(m, time.Now().Add(w.between(30*time.Second, time.Minute)))
 			}
 		}),
+		{"dependents observed", func(w *world) bool {
+			if w.control == nil || w.takeover {
+				return false
+			}
+			w.setMode("haproxy", plan.ModeObserve)
+			w.in(w.between(time.Second, 40*time.Second), "role haproxy acts again", func() { w.setMode("haproxy", "") })
+			return true
+		}},
+		{"dependent disabled", func(w *world) bool { return w.reject("disabled") }},
+		{"dependent rejects kicks", func(w *world) bool { return w.reject("runs") }},
 		{"kick of an old controller", (*world).forge},
 		{"clock stepped back", func(w *world) bool {
 			return !w.external && w.restartController(w.between(0, 3*time.Second)) && w.stepBack()
 		}},
 		moody(fails), moody(hangs), moody(dies), moody(vanishes),
 	}
+}
+
+// leave makes a machine leave, and perhaps return.
+func (w *world) leave(m *machine) {
+	w.record.impair(m.self.Node, "leave", true)
+	w.record.left(m.self.Node)
+	w.record.note("%s leaves", m.self.Node)
+	m.announcer.Leave()
+	m.left = true
+	if w.dice.IntN(2) == 0 {
+		w.in(w.between(time.Second, 20*time.Second), m.self.Node+" is in service again", func() {
+			w.stopAgent(m.node)
+			w.start(m)
+			w.record.recover(m.self.Node, "leave", "role changed")
+		})
+	}
+}
+
+// takeOver starts a standby, which takes over when the controller that leads ends.
+func (w *world) takeOver() bool {
+	if w.control == nil || w.takeover || w.record.isCutOff() {
+		return false
+	}
+	leader := w.control
+	w.takeover, w.cfg.Standby = true, true
+	w.startControl()
+	w.cfg.Standby = false
+	w.in(w.between(time.Second, 15*time.Second), "the leader ends, and its standby takes over", func() {
+		standby, began := w.control, time.Now()
+		w.control = leader
+		w.stopController()
+		w.control, w.takeover = standby, false
+		w.record.quake(began, 15*time.Second, true)
+	})
+	return true
+}
+
+// clothe gives a machine its port again.
+func (w *world) clothe(m *machine) {
+	m.bare = false
+	m.setAddress()
+	if m.up && !m.left {
+		w.announce(m, m.role)
+	}
+	w.record.recover(m.self.Node, "fact lost")
+}
+
+// flap lets a machine come and go.
+func (w *world) flap(m *machine, until time.Time) {
+	if !time.Now().Before(until) || !sound(m) {
+		m.flapping = false
+		w.record.recover(m.self.Node, "flapping")
+		return
+	}
+	m.up = false
+	if w.dice.IntN(2) == 0 {
+		w.kill(m.node)
+	} else {
+		w.stopAgent(m.node)
+	}
+	w.in(w.between(100*time.Millisecond, 4*time.Second), m.self.Node+" comes", func() {
+		if !m.left {
+			w.start(m)
+		}
+		w.in(w.between(time.Second, 5*time.Second), m.self.Node+" goes", func() { w.flap(m, until) })
+	})
+}
+
+// poisonous makes a member of role web one with which runs end badly. Its facts change with that, or it is new.
+func poisonous(kind string, how mood, least, most time.Duration) fault {
+	return fault{kind, func(w *world) bool {
+		m := w.any(func(m *machine) bool {
+			return m.role == "web" && sound(m) && !m.flapping && !w.poisons.has(m.self.Node)
+		})
+		if m == nil || w.alive("web") < 2 {
+			return false
+		}
+		if w.dice.IntN(2) == 0 {
+			m = w.birth("web")
+		}
+		bad := poison{how: how, byFact: w.dice.IntN(2) == 0}
+		w.record.note("%s: %s, by its fact: %t", kind, m.self.Node, bad.byFact)
+		w.poisons.put(m.self.Node, bad)
+		if m.tainted = bad.byFact; !m.tainted {
+			m.address = 200 + w.dice.IntN(50)
+		}
+		w.announce(m, m.role)
+		if w.dice.IntN(2) == 0 {
+			w.in(w.between(least, most), "", func() { w.cure(m) })
+		}
+		return true
+	}}
+}
+
+// cure makes runs with a member end well again.
+func (w *world) cure(m *machine) {
+	if !w.poisons.has(m.self.Node) {
+		return
+	}
+	w.record.note("%s is no poison any more", m.self.Node)
+	w.poisons.cure(m.self.Node)
+	m.tainted = false
+	if m.setAddress(); m.up && !m.left {
+		w.announce(m, m.role)
+	}
+}
+
+// reject makes a dependent reject kicks for a while: by a file disabled, or because its runs cannot be written.
+func (w *world) reject(name string) bool {
+	m := w.any(func(m *machine) bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		running := m.process != nil && w.runs[m.process.at].ended.IsZero()
+		return sound(m) && len(m.cfg.Agent.Actions) > 0 && !m.off && !running
+	})
+	if m == nil {
+		return false
+	}
+	w.record.note("%s rejects kicks, by the file %s", m.self.Node, name)
+	m.off = true
+	path := filepath.Join(m.cfg.StateDir, "node", m.self.Node, name)
+	away := path + ".away"
+	_, err := os.Stat(path)
+	existed := err == nil
+	if existed {
+		err = os.Rename(path, away)
+	} else {
+		err = nil
+	}
+	if err == nil {
+		err = os.WriteFile(path, []byte("on purpose"), 0o600)
+	}
+	if err != nil {
+		w.t.Error(err)
+	}
+	w.in(w.between(time.Second, 40*time.Second), m.self.Node+" accepts kicks again", func() {
+		m.off = false
+		err := os.Remove(path)
+		if err == nil && existed {
+			err = os.Rename(away, path)
+		}
+		if err != nil {
+			w.t.Error(err)
+		}
+	})
+	return true
 }
 
 func (w *world) alive(role string) int {
@@ -443,7 +735,7 @@ func (w *world) freeze(m *machine, d time.Duration) {
 
 // suspend stops everything between the controller and the bus.
 func (w *world) suspend() bool {
-	if w.control == nil || w.record.isCutOff() {
+	if w.control == nil || w.takeover || w.record.isCutOff() {
 		return false
 	}
 	d := w.between(time.Second, 30*time.Second)
@@ -463,7 +755,7 @@ func (w *world) suspend() bool {
 }
 
 func (w *world) restartController(away time.Duration) bool {
-	if w.control == nil {
+	if w.control == nil || w.takeover {
 		return false
 	}
 	began := time.Now()
@@ -480,7 +772,7 @@ func (w *world) restartController(away time.Duration) bool {
 
 // restartBroker stops the broker, and also the controller if the broker is embedded.
 func (w *world) restartBroker(away time.Duration) bool {
-	if w.control == nil || w.external && w.broker == nil {
+	if w.control == nil || w.takeover || w.external && w.broker == nil {
 		return false
 	}
 	began := time.Now()
@@ -581,11 +873,12 @@ func (w *world) heal() {
 	w.record.note("no more faults")
 }
 
-// truth is the true members of a role: their addresses by name.
+// truth is the true members of a role, or of a part of it: their addresses by name.
 func (w *world) truth(role string) map[string]string {
 	members := map[string]string{}
+	role, _, _ = strings.Cut(role, " ")
 	for _, m := range w.machines {
-		if m.role == role && m.up && !m.left && m.ready {
+		if m.role == role && m.up && !m.left && m.ready && !m.bare {
 			members[m.self.Node] = fmt.Sprint("10.0.0.", m.address)
 		}
 	}
@@ -606,6 +899,14 @@ type record struct {
 	cuts    []span // of the controller
 	leaves  map[string][]time.Time
 	rebirth map[string][]time.Time // of machines
+
+	releases []release
+}
+
+// release is a controller's word that no dependent uses a node that left.
+type release struct {
+	at   time.Time
+	node string
 }
 
 // span is from one moment to another.
@@ -655,6 +956,7 @@ func (r *record) copy() *record {
 	return &record{
 		began: r.began, views: slices.Clone(r.views), kicks: slices.Clone(r.kicks), reigns: r.reigns,
 		hurt: r.hurt, quakes: r.quakes, brokers: r.brokers, cuts: r.cuts, leaves: r.leaves, rebirth: r.rebirth,
+		releases: slices.Clone(r.releases),
 	}
 }
 
@@ -748,7 +1050,9 @@ func (r *record) follow(c *controlled, watching *sync.WaitGroup) {
 	watching.Go(func() {
 		for {
 			v := c.View()
-			r.locked(func() { r.views = append(r.views, v) })
+			if v.Leader == "" { // a standby only listens
+				r.locked(func() { r.views = append(r.views, v) })
+			}
 			select {
 			case <-v.Next:
 			case <-c.over:
@@ -767,6 +1071,19 @@ func (r *record) keepKicks(from, subject string, payload []byte) {
 	if json.Unmarshal(payload, &k) == nil && k.ID != "" {
 		r.note("kick %s of %s/%s is sent", k.ID, k.Node, k.Action)
 		r.locked(func() { r.kicks = append(r.kicks, sentKick{time.Now(), k}) })
+	}
+}
+
+// keepReleases records that a controller tells a node that it is released, also if that is lost.
+func (r *record) keepReleases(from, subject string, payload []byte) {
+	if from != "controller" || !strings.Contains(string(payload), inventory.DoStatus) {
+		return
+	}
+	var o inventory.Order
+	if json.Unmarshal(payload, &o) == nil && o.Status != nil && o.Status.Released {
+		node := subject[strings.LastIndexByte(subject, '.')+1:]
+		r.note("%s is released", node)
+		r.locked(func() { r.releases = append(r.releases, release{time.Now(), node}) })
 	}
 }
 
