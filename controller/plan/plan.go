@@ -5,6 +5,7 @@ package plan
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -124,7 +125,7 @@ func compare(n membership.Need, a *Action) (need api.Need, stale string) {
 	default:
 		stale = cmp.Or(diff.String(), "another membership was applied")
 	}
-	if trial != nil && !trial.Again {
+	if trial != nil && !trial.Again && slices.Contains(trial.By, a.Key.String()) {
 		them := "it"
 		if len(trial.Of) > 1 {
 			them = "them"
