@@ -46,11 +46,11 @@ func TestLimitsOfMessagesHoldInTheConfiguration(t *testing.T) {
 			"agent.actions[0].depends_on[0]", "must be 1 to 256 bytes"},
 		{"depends_on of a role", func(n int) string { return "roles: [{name: lb, depends_on: [a=" + x(n-2) + "]}]" }, 256,
 			"roles[0].depends_on[0]", "must be 1 to 256 bytes"},
-		{"depends_on with quotes when it is canonical", // each quote gets a backslash
+		{"depends_on with quotes when it is canonical", // in a message each quote takes four bytes
 			func(n int) string {
-				return `roles: [{name: lb, depends_on: ["a='` + strings.Repeat(`\"`, (n-3)/2) + `'"]}]`
+				return `roles: [{name: lb, depends_on: ["aaa='` + strings.Repeat(`\"`, (n-5)/4) + `'"]}]`
 			}, 256,
-			"roles[0].depends_on[0]", "too long by"},
+			"roles[0].depends_on[0]", "too long by 4 bytes"},
 		{"depends_on with same=", func(n int) string { return "roles: [{name: lb, depends_on: [web same=" + x(n-9) + "]}]" },
 			256, "roles[0].depends_on[0]", "must be 1 to 256 bytes"},
 		{"many depends_on", func(n int) string { return "agent: {actions: [a=b], depends_on: " + items(n, "r") + "}" }, 64,

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -21,8 +22,6 @@ const (
 	sweepEvery   = 5 * time.Second // a turn, however quiet it is
 	replyTimeout = 3 * time.Second // for the answer to a kick, or to a question
 	askAgain     = time.Second     // after a kick that got no answer, or met a run
-
-	disabledAgain = 90 * time.Second // after a node rejected a kick because it is disabled, and does not report that
 
 	tidyEvery    = time.Minute
 	measureEvery = 10 * time.Second // how long actions usually run
@@ -56,6 +55,7 @@ type Controller struct {
 	table      *membership.Table
 	fleet      *fleet
 	leaving    map[string]*leaving // by node
+	departed   departed
 	rejected   rejected
 
 	// What it says.
@@ -85,7 +85,7 @@ func New(cfg Config, id string, inv *inventory.Inventory, bus Bus, log *slog.Log
 	c := &Controller{
 		cfg: cfg, bus: bus, log: log, inv: inv, table: table, fleet: newFleet(),
 		leadership: newLeadership(cfg.Cluster, id, cfg.GoneAfter, now), listening: newListening(now),
-		leaving: map[string]*leaving{}, rejected: rejected{map[string]conflict{}, map[string]version{}},
+		leaving: map[string]*leaving{}, rejected: rejected{map[string]conflict{}, map[string]version{}}, departed: newDeparted(),
 		journal:  newJournal(),
 		requests: make(chan request), answers: make(chan func(time.Time) bool),
 	}
@@ -243,6 +243,7 @@ func (c *Controller) publish(now time.Time) {
 	for _, ch := range c.table.Publish(c.leadership.epoch, c.inv.Snapshot(), now) {
 		r := ch.Role
 		if ch.Renewed() {
+			c.departed.published(ch, now)
 			c.fleet.origins.Note(ch, now, func(node string) bool { return c.fleet.ranLately(node, now) })
 		}
 		if r.Unknown() {
@@ -265,7 +266,7 @@ func (c *Controller) publish(now time.Time) {
 		}
 		members := api.Count(len(r.Current().Members), "member")
 		if ch.Was.Revision.Hash != "" {
-			members = fmt.Sprintf("%d → %s: %s", len(ch.Was.Members), members, ch.Diff)
+			members = fmt.Sprintf("%d → %s: %s%s", len(ch.Was.Members), members, ch.Diff, reasons(r.Departed(ch.Diff.Removed)))
 		}
 		c.roleEvent(now, api.EventRoleChanged, r.Name, "%s", members)
 	}
@@ -294,6 +295,26 @@ func (c *Controller) askProven(ctx context.Context, now time.Time) {
 			})
 		}
 	}
+}
+
+// reasons is why nodes departed, after a difference: " (gone: web2; left: web3)". It is empty if that is not known.
+func reasons(departed map[string]kick.Departure) string {
+	var parts []string
+	for _, why := range kick.Departures {
+		var nodes []string
+		for _, node := range sortedKeys(departed) {
+			if departed[node] == why {
+				nodes = append(nodes, node)
+			}
+		}
+		if len(nodes) > 0 {
+			parts = append(parts, string(why)+": "+api.List(nodes, 3))
+		}
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return " (" + strings.Join(parts, "; ") + ")"
 }
 
 // triesAgain is an action that may try quarantined members of a role again: it is converged and its node is alive. Of
@@ -346,6 +367,7 @@ func (c *Controller) tidy(now time.Time) {
 		return
 	}
 	c.fleet.tidied = now
+	c.departed.tidy(now)
 	c.fleet.tidy(c.table, 2*c.cfg.Backoff.Max, now)
 	if c.listening.sync.Open {
 		for _, e := range c.fleet.findCycles(c.table, now) {

@@ -79,10 +79,9 @@ func (c *Controller) replied(f *plan.Flight, r kick.Reply, err error, now time.T
 	case err == nil && r.Answer == kick.Busy:
 		later("run " + r.Run + " was in progress")
 		return
-	case err == nil && r.Answer == kick.Disabled: // no failure; its next heartbeat says so, too
-		later("kick rejected: " + rejection(r))
+	case err == nil && r.Answer == kick.Disabled:
 		kind, text = api.EventKickRejected, "kick of %s rejected: %s"
-		retry.NotBefore = now.Add(disabledAgain)
+		retry.Disabled(c.cfg.Backoff, now, "kick rejected: "+rejection(r))
 	case errors.Is(err, context.DeadlineExceeded):
 		retry.SendAgain = f.ID // it may have been accepted
 		later("the node gave no answer within 3s")
@@ -233,6 +232,9 @@ func (c *Controller) end(a *plan.Action, res kick.Result, now time.Time) {
 		}
 		delete(c.fleet.flights, a.Node)
 		c.fleet.rollout.Ended(f, succeeded, c.table)
+		if succeeded {
+			c.departed.applied(f, c.table, now)
+		}
 		if res.Outcome != kick.Lost && (succeeded || f.Overdue.IsZero()) { // an overdue run has counted already
 			c.table.Ended(f.Handed, a.Key.String(), succeeded, now)
 		}
@@ -252,9 +254,12 @@ func (c *Controller) end(a *plan.Action, res kick.Result, now time.Time) {
 		outcome += ": " + res.Error
 	}
 	retry.Failed(c.cfg.Backoff, now, "last run: "+outcome)
-	again := retry.Next(c.cfg.Backoff, a.Fingerprint()).Sub(now)
-	c.runEvent(now, api.EventFailed, a.Key, res.Run, "%s %s; failure %d in a row, next try in %s",
-		a.Key, outcome, retry.Failures, api.Duration(again))
+	next := "now"
+	if again := retry.Next(c.cfg.Backoff, a.Fingerprint()).Sub(now); again > 0 {
+		next = "in " + api.Duration(again)
+	}
+	c.runEvent(now, api.EventFailed, a.Key, res.Run, "%s %s; failure %d in a row, next try %s",
+		a.Key, outcome, retry.Failures, next)
 }
 
 // expire ends the runs of which no report came while they keep a place.
@@ -319,7 +324,6 @@ func (c *Controller) endStray(f *plan.Flight, res kick.Result, now time.Time) {
 
 // keepPlace notes that a node goes in the middle of its run: the run may go on.
 func (c *Controller) keepPlace(node string, now time.Time) {
-	c.follow(node, now)
 	if f := c.fleet.flights[node]; f != nil {
 		f.Gone = now
 	}

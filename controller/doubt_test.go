@@ -261,6 +261,31 @@ func TestBusyReplyAfterTheEndKeepsNoPlace(t *testing.T) {
 	})
 }
 
+func TestRunThatIsReportedDuringAKickTakesThePlace(t *testing.T) {
+	cfg := patient()
+	cfg.Roles = []membership.RoleConfig{{Name: "lb", Budget: "1"}}
+	inLoop(t, cfg, func(l *loop) {
+		l.answer = func(ctx context.Context, k kick.Kick) (kick.Reply, error) {
+			if k.Node == "lb2" {
+				return accept(k), nil
+			}
+			status := reload()
+			status.Running = &kick.Running{Run: "other", Action: "reload"}
+			l.says("lb1", "lb", status)
+			time.Sleep(time.Second)
+			return kick.Reply{}, kick.ErrNoAgent
+		}
+		l.says("web1", "web", kick.Status{})
+		l.says("lb1", "lb", reload())
+		l.says("lb2", "lb", reload())
+		l.sync(t)
+		time.Sleep(50 * time.Second)
+		if kicks := l.kicked(); len(kicks) != 1 {
+			t.Errorf("the kicks are %+v, want one: lb1 reports a run", kicks)
+		}
+	})
+}
+
 func TestLostResultKeepsThePlaceUntilTheHeartbeat(t *testing.T) {
 	oneAtATime(t, reload(), func(l *loop) {
 		k := l.kicked()[0]
@@ -317,6 +342,93 @@ func TestReportedRunOfAFormerControllerEnds(t *testing.T) {
 		}))
 		if n := len(l.kicked()); n != 1 {
 			t.Errorf("%d kicks when it is over, want 1", n)
+		}
+	})
+}
+
+func TestKickAfterARunThatOnlyAHeartbeatShowedIsANewOne(t *testing.T) {
+	oneUnanswered(t, func(l *loop, k kick.Kick) {
+		time.Sleep(time.Second) // between two kicks
+		l.says("lb1", "lb", runs(k))
+		synctest.Wait()
+		l.answer = func(context.Context, kick.Kick) (kick.Reply, error) { return kick.Reply{}, kick.ErrNoAgent }
+		l.ends(failed(k))
+		before := len(l.kicked())
+		time.Sleep(5 * time.Minute)
+		again := slices.DeleteFunc(slices.Clone(l.kicked()[before:]), func(k kick.Kick) bool { return k.Node != "lb1" })
+		if len(again) == 0 || again[0].ID == k.ID {
+			t.Errorf("%+v is sent to lb1, want a kick with another id: that run has ended: %+v", again, l.verdict("lb1").Gates)
+		}
+	})
+}
+
+func TestRunOnAnotherMachineKeepsItsPlaceToItsEnd(t *testing.T) {
+	oneUnanswered(t, func(l *loop, _ kick.Kick) {
+		l.goes("lb1")
+		l.boots("lb1", "lb", "m2", "b2", reload())
+		l.answer = accepting(30 * time.Minute)
+		time.Sleep(10 * time.Minute)
+		kicks := l.kicked()
+		if nodes := l.others(); len(nodes) > 0 || len(l.View().Runs) != 1 {
+			t.Fatalf("%s is kicked, want that the run on the new machine keeps its place: %+v", nodes, l.View().Runs)
+		}
+		l.ends(success(kicks[len(kicks)-1]))
+		if nodes := l.others(); len(nodes) != 1 {
+			t.Errorf("lb2 is not kicked: %+v", l.View().Verdicts)
+		}
+	})
+}
+
+func TestReplyAtTheEndOfADoubtIsNotLost(t *testing.T) {
+	oneUnanswered(t, func(l *loop, _ kick.Kick) {
+		started := l.View().Identity.Started
+		l.answer = func(ctx context.Context, k kick.Kick) (kick.Reply, error) {
+			if time.Since(started) < kick.DefaultTimeout+kick.DefaultGrace {
+				return noReply(ctx, k)
+			}
+			time.Sleep(2900 * time.Millisecond) // the place in doubt is free meanwhile
+			r := accept(k)
+			r.Deadline = time.Hour.Milliseconds()
+			return r, nil
+		}
+		time.Sleep(20 * time.Minute)
+		if nodes := l.others(); len(nodes) > 0 || len(l.View().Runs) != 1 {
+			t.Errorf("%s is kicked, want that lb1 keeps its place: %+v", nodes, l.View().Runs)
+		}
+	})
+}
+
+func TestRunThatIsReportedAgainCountsFromItsStart(t *testing.T) {
+	oneGone(t, func(l *loop, k kick.Kick) {
+		time.Sleep(plan.GonePlace + 10*time.Second)
+		l.returns("lb1", "lb", runs(k))
+		why := l.verdict("lb1").Gates[0].Why
+		if !strings.HasPrefix(why, "run "+k.ID+" of lb1/reload (since 00:00:03, ") {
+			t.Errorf("lb1 waits for %q, want the run, since its kick", why)
+		}
+	})
+}
+
+func TestReplyAfterTheHeartbeatIsNoSecondRun(t *testing.T) {
+	cfg := patient()
+	cfg.Roles = []membership.RoleConfig{{Name: "lb", Budget: "1"}}
+	inLoop(t, cfg, func(l *loop) {
+		l.answer = func(ctx context.Context, k kick.Kick) (kick.Reply, error) {
+			if k.Node == "lb1" {
+				l.says("lb1", "lb", runs(k))
+				time.Sleep(time.Second)
+			}
+			return accept(k), nil // its deadline is a minute
+		}
+		l.says("web1", "web", kick.Status{})
+		l.says("lb1", "lb", reload())
+		l.sync(t)
+		if v := l.View(); len(v.Runs) != 1 || len(l.events(api.EventKicked)) != 1 {
+			t.Errorf("the runs are %+v, want one", v.Runs)
+		}
+		g := l.verdict("lb1").Gates
+		if len(g) != 1 || !g[0].Until.Equal(l.View().Runs[0].Started.Add(61*time.Second+2*replyTimeout)) {
+			t.Errorf("lb1 waits for %+v, want the deadline of the reply", g)
 		}
 	})
 }

@@ -22,9 +22,8 @@ type fleet struct {
 	running map[string]*kick.Running
 	// flights is the runs that are or may be in progress, by node: the kicks that were sent, and what nodes report.
 	flights map[string]*plan.Flight
-	// usual is how long the actions in asked usually run, as of measured. It is replaced as a whole.
+	// usual is how long the actions that run usually take, as of measured. It is replaced as a whole.
 	usual    map[string]time.Duration
-	asked    map[string]struct{}
 	measured time.Time
 	// retries outlive their actions for a while.
 	retries map[plan.Key]*plan.Retry
@@ -177,22 +176,17 @@ func (f *fleet) runs() []*plan.Flight {
 	return runs
 }
 
-// measure keeps the usual durations of the actions that run. It looks at all actions, so it does that now and then.
+// measure keeps the usual durations of the actions that run. It looks at all actions, so it does that now and then: no
+// run is overdue within its first minute.
 func (f *fleet) measure(now time.Time) {
-	asked := map[string]struct{}{}
-	fresh := now.Before(f.measured.Add(measureEvery))
-	for _, flight := range f.flights {
-		asked[flight.Action] = struct{}{}
-		_, known := f.asked[flight.Action]
-		fresh = fresh && known
-	}
-	if len(asked) == 0 || fresh {
+	if len(f.flights) == 0 || now.Before(f.measured.Add(measureEvery)) {
 		return
 	}
-	if now.Before(f.measured.Add(measureEvery)) {
-		maps.Copy(asked, f.asked) // several actions that take turns are not measured each time
+	names := map[string]struct{}{}
+	for _, flight := range f.flights {
+		names[flight.Action] = struct{}{}
 	}
-	f.usual, f.asked, f.measured = plan.Usual(f.all(), asked), asked, now
+	f.usual, f.measured = plan.Usual(f.all(), names), now
 }
 
 // ended reports whether a node said how a run ended, as its last run of an action.
@@ -212,7 +206,7 @@ func (f *fleet) ranLately(node string, now time.Time) bool {
 func (f *fleet) clone(backoff plan.BackoffConfig, now time.Time) *fleet {
 	c := newFleet()
 	c.status, c.running, c.flights = maps.Clone(f.status), maps.Clone(f.running), maps.Clone(f.flights)
-	c.usual, c.asked, c.measured = f.usual, f.asked, f.measured
+	c.usual, c.measured = f.usual, f.measured
 	c.rollout, c.origins, c.cycles, c.tidied = f.rollout.Clone(), maps.Clone(f.origins), f.cycles, f.tidied
 	for k, r := range f.retries {
 		c.retries[k] = r.With(backoff, now)

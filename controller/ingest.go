@@ -70,6 +70,7 @@ func (c *Controller) ingestChange(change inventory.Change, now time.Time) {
 		delete(c.rejected.versions, after.Name) // it was upgraded
 	}
 	c.recordChange(change, now)
+	c.departed.follow(change, now)
 	from := now
 	if after == nil {
 		if before.Life == inventory.Suspect {
@@ -99,6 +100,9 @@ func (c *Controller) ingestChange(change inventory.Change, now time.Time) {
 		status = c.fleet.status[after.Name]
 	}
 	c.endedBy(after.Name, status, now)
+	if status.Running != nil && c.journal.over(status.Running.Run) {
+		status.Running = nil // its result was received before, or the heartbeat is an old one
+	}
 	c.fleet.setStatus(after.Name, status)
 	c.setActions(after, status, now)
 	if err == nil && (before == nil || before.Boot != after.Boot) {

@@ -120,6 +120,13 @@ func (j *journal) started(id string, now time.Time) time.Time {
 	return now
 }
 
+// over reports whether the end of a run was reported. A run that is only lost may go on.
+func (j *journal) over(id string) bool {
+	return slices.ContainsFunc(j.runs, func(r api.Run) bool {
+		return r.ID == id && !r.Ended.IsZero() && r.Outcome != kick.Lost
+	})
+}
+
 // end notes how a run ended. It reports false if that was known; then it only adds what was not.
 func (j *journal) end(id string, now time.Time, res kick.Result) bool {
 	i := slices.IndexFunc(j.runs, func(r api.Run) bool { return r.ID == id })

@@ -253,17 +253,26 @@ func TestListOnWhichEveryRunHangsHangsFourAtMost(t *testing.T) {
 				most, tried, ended := 0, map[string]bool{}, map[string]bool{}
 				for range 3600 {
 					time.Sleep(time.Second)
-					for _, k := range l.kicked() {
+					kicks := l.kicked()
+					var over []kick.Kick
+					l.mu.Lock()
+					for _, k := range kicks {
 						tried[k.Node] = true
 						if !ended[k.ID] && time.Since(hanging[k.ID]) >= deadline {
 							ended[k.ID] = true
 							delete(hanging, k.ID)
-							res := failed(k)
-							res.Outcome, res.Duration = kick.TimedOut, deadline.Milliseconds()
-							l.ends(res)
+							over = append(over, k)
 						}
 					}
+					l.mu.Unlock()
+					for _, k := range over {
+						res := failed(k)
+						res.Outcome, res.Duration = kick.TimedOut, deadline.Milliseconds()
+						l.ends(res)
+					}
+					l.mu.Lock()
 					most = max(most, len(hanging))
+					l.mu.Unlock()
 				}
 				if most > 4 || most < 2 || len(tried) < 6 {
 					t.Errorf("%d hung at once, on %d nodes in all; want 2 to 4 at once, and that it goes on", most, len(tried))

@@ -63,7 +63,7 @@ func (c *Controller) with(cfg Config, now time.Time) (*Controller, error) {
 	}
 	next := &Controller{
 		cfg: cfg, inv: c.inv, log: slog.New(slog.DiscardHandler), journal: newJournal(),
-		leadership: c.leadership, listening: c.listening, fleet: c.fleet.clone(cfg.Backoff, now),
+		leadership: c.leadership, listening: c.listening, departed: newDeparted(), fleet: c.fleet.clone(cfg.Backoff, now),
 	}
 	nodes := c.inv.Snapshot()
 	table, err := c.table.With(cfg.membership(), nodes, now, func(table *membership.Table) {

@@ -19,7 +19,7 @@ func (c *Controller) publishView(verdicts []api.Verdict, now time.Time) {
 	c.views.next = make(chan struct{})
 	c.views.current.Store(&api.View{
 		At: now, Identity: c.identity(), Leader: c.leadership.rival.id, Sync: c.listening.sync,
-		DisconnectsLost: c.listening.disconnects, Nodes: c.inv.Snapshot(), Roles: c.viewRoles(), Verdicts: verdicts,
+		DisconnectsLost: c.listening.disconnects, Nodes: c.inv.Snapshot(), Departed: c.departed.view(), Roles: c.viewRoles(), Verdicts: verdicts,
 		Conflicts: c.viewConflicts(), WrongVersion: c.viewVersions(), Cycles: c.fleet.cycles.Found,
 		Overdue: c.situation(now).Overdue(),
 		Runs:    last(c.journal.runs, keepRuns), Events: last(c.journal.events, keepEvents),

@@ -333,6 +333,9 @@ func (s *session) receiveOrder(m *nats.Msg) error {
 	case o.Do == DoProbe:
 		s.probes.Go(func() { s.reply(m, ProbeReply{V: Version, Reached: s.probe(o.Targets)}) })
 	case o.Do == DoLeave:
+		if o.Last && !s.current.LeavingLast && !s.leaveStatus.Released {
+			s.leaveStatus = LeaveStatus{} // it was about another wish
+		}
 		s.leave(o.Last)
 		status := s.leaveStatus
 		status.V = Version

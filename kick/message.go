@@ -60,8 +60,8 @@ const (
 	DepartedGone        Departure = "gone"         // it did not report for too long
 	DepartedNotReady    Departure = "not ready"    // its service is not
 	DepartedDeselected  Departure = "deselected"   // its facts or the configuration changed
-	DepartedFactMissing Departure = "fact missing" // it lacks a member fact that the need requires
-	DepartedReplaced    Departure = "replaced"     // another machine has its name
+	DepartedFactMissing Departure = "fact missing" // a member fact that the need requires is missing or invalid
+	DepartedReplaced    Departure = "replaced"     // another machine, or another boot, has its name
 	DepartedQuarantined Departure = "quarantined"  // with it every run failed
 )
 

@@ -187,8 +187,10 @@ func TestInvalidKickIsRejected(t *testing.T) {
 		},
 		"too large":                           func(k *Kick) { k.Needs[0].Role = strings.Repeat("x", maxMessage) },
 		"control character in the controller": func(k *Kick) { k.Controller = "ctl\n1" },
-		"node of an odd name that departed":   func(k *Kick) { k.Needs[0].Departed = map[string]Departure{"a b": DepartedLeft} },
-		"long reason":                         func(k *Kick) { k.Reason = strings.Repeat("x", 4097) },
+		"node of an odd name that departed": func(k *Kick) {
+			k.Needs[0].Departed = map[string]Departure{"a b": DepartedLeft}
+		},
+		"long reason": func(k *Kick) { k.Reason = strings.Repeat("x", 4097) },
 	} {
 		k := kickOf("r1", web)
 		if _, err := decodeKick(lb1, mustMarshal(t, k)); err != nil {

@@ -538,7 +538,8 @@ func TestMembersOfAnEmptyRoleAreAnEmptyList(t *testing.T) {
 		}
 		n.kick(t, kickOf("r3", membership("web", 1000, 2)))
 		n.end(Ending{})
-		if page := mustMarshal(t, n.pageFor(RosterRequest{V: Version, Roster: "reload", Role: "web"})); strings.Contains(string(page), "null") {
+		page := mustMarshal(t, n.pageFor(RosterRequest{V: Version, Roster: "reload", Role: "web"}))
+		if strings.Contains(string(page), "null") {
 			t.Errorf("the roster page is %s", page)
 		}
 	})

@@ -143,15 +143,20 @@ func writeEnding(l Launch, e Ending) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(l.reserveFile(), os.O_WRONLY, 0) // blanks follow, which JSON allows
+	data = append(data, '\n')
+	f, err := os.OpenFile(l.reserveFile(), os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(append(data, '\n'))
-	if err := cmp.Or(err, f.Sync(), f.Close(), os.Rename(l.reserveFile(), l.endingFile())); err != nil {
-		return err
+	_, err = f.Write(data) // over the blanks, whose place on the disk it takes
+	err = cmp.Or(err, f.Truncate(int64(len(data))), f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(l.reserveFile(), l.endingFile())
 	}
-	return syncDir(l.runDir())
+	if err == nil {
+		err = syncDir(l.runDir())
+	}
+	return err
 }
 
 // lockFD is where the shim inherits the lock.

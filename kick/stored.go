@@ -15,11 +15,11 @@ import (
 // ErrLocked is the error for a node's directory that an agent uses.
 var ErrLocked = errors.New("an agent uses it")
 
-// LockStored locks a node's directory while no agent uses it, so that none starts. It is an error if one does. There is
-// nothing to lock if no agent ever ran there.
+// LockStored locks a node's directory while no agent uses it, so that none starts. It is an error if one does, and
+// if there is no directory: then no agent ever ran there.
 func LockStored(dir string) (unlock func(), err error) {
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		return func() {}, nil
+	if _, err := os.Stat(dir); err != nil {
+		return nil, fmt.Errorf("node's directory: %w", err)
 	}
 	lock := flock.New(filepath.Join(dir, lockName))
 	locked, err := lock.TryLock()

@@ -188,12 +188,13 @@ func hold(v *api.View, shadow bool) {
 	why := "1 of 2 last known members have not reported yet: web8"
 	v.Roles = append(v.Roles,
 		api.Role{Name: `web where site="b 2"`, Selector: `role=web,site="b 2"`, Dependents: []string{"lb2/reload"},
-			Sync: api.Sync{Why: why, Until: noon.Add(4 * time.Second)}})
+			Sync:    api.Sync{Why: why, Until: noon.Add(4 * time.Second)},
+			Refused: &api.Refusal{Code: api.RefusedNotSynced, Why: why, Until: noon.Add(4 * time.Second)}})
 	lb2 := &v.Verdicts[1]
 	lb2.State, lb2.Since, lb2.Reason = api.Pending, ago(2*time.Second), "web: not known yet"
 	lb2.Needs = []api.Need{{Role: "web", Shared: `site="b 2"`, Applied: lb2.Needs[0].Applied}}
 	lb2.Gates = []api.Gate{{Name: api.GateSynced, Why: "role web: " + why, Until: noon.Add(4 * time.Second)},
-		{Name: api.GateMinMembers, Why: "role web has 0 members, fewer than its min_members 2"}}
+		{Name: api.GateMinMembers, Why: "role web has 0 members, fewer than its min_members 2", Person: true}}
 }
 
 // trouble makes lb2 fail, lb3 wait for its run and lb4 settle.
@@ -278,8 +279,11 @@ func (l *lab) lose(_ context.Context, o api.LossOrder) error {
 	name := strings.TrimPrefix(o.Object, "role/")
 	for _, r := range l.show().Roles {
 		if r.Name == name && (r.Held != nil || o.Expect > 0) {
-			l.tell(nil, api.Event{Kind: api.EventLossExpected, Role: name,
-				Text: fmt.Sprintf("%+v", api.LossOrder{Object: o.Object, Expect: o.Expect, For: o.For})})
+			if r.Held != nil && o.Accept > 0 && o.Accept != len(r.Held.Nodes) {
+				return fmt.Errorf("loss of %s: %w: %s", o.Object, api.ErrOtherLoss, strings.Join(r.Held.Nodes, ", "))
+			}
+			o.By = ""
+			l.tell(nil, api.Event{Kind: api.EventLossExpected, Role: name, Text: fmt.Sprintf("%+v", o)})
 			return nil
 		}
 	}

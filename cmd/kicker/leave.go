@@ -23,7 +23,7 @@ func leaveCommand() *cobra.Command {
 		Short: "Make this node leave: it stops being a member of its roles",
 		Long: `Make this node leave: it stops being a member of its roles at once, and their dependents are kicked. Its agent
 keeps running, and the node stays away until the agent is restarted. If no agent runs here, the command leaves as the
-node.
+node, if an agent of that name and state_dir ever ran here.
 
 With node/N the command asks the controller's API that this node leaves, whatever state its agent is in: dead, hung or
 restarting. The node stays away until its agent is restarted.

@@ -12,8 +12,13 @@ import (
 
 func rolesCommand() *cobra.Command {
 	return asks(&cobra.Command{
-		Use:     "roles [role/R]",
-		Short:   "List the roles, or the members and dependents of one",
+		Use:   "roles [role/R]",
+		Short: "List the roles, or the members and dependents of one",
+		Long: `List the roles, or the members and dependents of one.
+
+With -o json the members of one role are an error, and the exit code is 1, if the role has fewer members than its
+min_members: a script must not take a short list for the whole one. Without -o json they are shown, with that reason. If
+the controller does not know all members yet, it is 3.`,
 		Example: "  kicker roles\n  kicker roles role/web",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

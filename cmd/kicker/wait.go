@@ -12,6 +12,9 @@ import (
 const (
 	noteEvery = time.Second // at most, a wait says what changed
 	noteMost  = 5           // actions that it names
+
+	// For so long a wait must be a person's before it ends: the agent's answer may be older than what was ordered.
+	personFor = 600 * time.Millisecond
 )
 
 // blocked is an action that a wait waits for.
@@ -83,6 +86,8 @@ type leaveNotes struct {
 	node  string
 	last  bool
 	began time.Time
+	// person is since when only a person can end the wait; zero: something else can.
+	person time.Time
 }
 
 // follow prints how far it is. It is an error if only a person can end the wait.
@@ -100,8 +105,13 @@ func (l *leaveNotes) follow(s api.LeaveStatus) error {
 		}
 		actions = append(actions, b)
 	}
+	if !s.Person {
+		l.person = time.Time{}
+	} else if l.person.IsZero() {
+		l.person = now
+	}
 	switch {
-	case s.Person && len(actions) > 0:
+	case s.Person && len(actions) > 0 && now.Sub(l.person) >= personFor:
 		last := ""
 		if !l.last {
 			last = "run this again with --last to allow that the role becomes empty, or start another member first"

@@ -2,10 +2,12 @@ package api
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
 	"kicker/inventory"
+	"kicker/kick"
 )
 
 // Error is the body of every answer whose status is not 200.
@@ -64,6 +66,11 @@ type Explanation struct {
 	Why     string     `json:"why,omitempty"`  // why it is not a member of any role
 	Held    []HeldRole `json:"held,omitempty"` // roles that it has, or its actions depend on
 	Actions []Action   `json:"actions"`
+
+	// Departed is what is remembered of a node that is gone or left, or departed from roles; null: nothing.
+	Departed *Departed `json:"departed,omitempty"`
+	// UsedBy is the actions that depend on a role from which the node departed, and have not applied members without it.
+	UsedBy []string `json:"used_by,omitempty"`
 }
 
 // HeldRole is a role whose guard holds removals.
@@ -170,3 +177,31 @@ var (
 	ErrNotSynced = errors.New("not synced")
 	ErrOtherLoss = errors.New("another loss is held by now")
 )
+
+// Departed is a node that is gone, left, or no longer a member of roles. A controller remembers it for a day.
+type Departed struct {
+	Node string    `json:"node"`
+	Life string    `json:"life,omitempty"` // gone or left; empty: it is there
+	At   time.Time `json:"at"`             // when it departed
+	Why  string    `json:"why,omitempty"`  // it is gone
+	// Roles is the roles that it was a member of.
+	Roles map[string]RoleDeparture `json:"roles,omitempty"`
+}
+
+// Gone is the Life of a node that stopped reporting and did not leave.
+const Gone = "gone"
+
+// RoleDeparture is why and when a node stopped to be a member of a role, and which dependents follow.
+type RoleDeparture struct {
+	Why     kick.Departure       `json:"why"`
+	At      time.Time            `json:"at"`
+	Dropped map[string]time.Time `json:"dropped,omitempty"` // by NODE/ACTION: when it applied members without the node
+}
+
+// DroppedBy is the departure after one more action applied members without the node.
+func (d RoleDeparture) DroppedBy(action string, at time.Time) RoleDeparture {
+	dropped := map[string]time.Time{action: at}
+	maps.Copy(dropped, d.Dropped)
+	d.Dropped = dropped
+	return d
+}

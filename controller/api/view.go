@@ -29,6 +29,7 @@ type View struct {
 	Runs            []Run               `json:"runs"`                       // oldest first, the last 1000
 	Events          []Event             `json:"events"`                     // oldest first, the last 4096
 	Nodes           *inventory.Snapshot `json:"-"`
+	Departed        map[string]Departed `json:"-"` // by node: those that are gone, left, or departed from roles
 	Counts          Counts              `json:"counts"`
 	Loaded          Loaded              `json:"loaded"`
 	Next            <-chan struct{}     `json:"-"` // closed when a newer view is published

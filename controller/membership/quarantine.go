@@ -80,10 +80,11 @@ type quarantined struct {
 // make runs fail.
 type Trial struct {
 	// Of is the members that it is about: left out because they are suspected, or added although they are quarantined.
-	Of []string
-	// Again is true if they are quarantined. Then By is the only action that is handed the trial.
-	Again      bool
-	By         string // NODE/ACTION
+	Of    []string
+	Again bool // they are quarantined, and are tried again
+	// By is the actions that are handed the trial, as NODE/ACTION: those whose runs failed, for a success of another one
+	// would prove nothing. Quarantined members are tried again by one.
+	By         []string
 	Membership kick.Membership
 
 	began time.Time
@@ -175,7 +176,7 @@ func (r *Role) Unproven(hash string, now time.Time) bool {
 
 // trialOf is the trial that an action was handed with a membership, also if another one has followed; nil: none.
 func (q *quarantine) trialOf(hash, by string) *Trial {
-	is := func(t Trial) bool { return t.Membership.Revision.Hash == hash && (!t.Again || t.By == by) }
+	is := func(t Trial) bool { return t.Membership.Revision.Hash == hash && slices.Contains(t.By, by) }
 	if q.trial != nil && is(*q.trial) {
 		return q.trial
 	}
@@ -228,8 +229,8 @@ func (r *Role) suspect(members []kick.Member, by string) {
 }
 
 // accused is the current members that are accused, if one of them is suspected. If the role could not do without all of
-// them, it is those that are suspected.
-func (r *Role) accused() []string {
+// them, it is those that are suspected. by is the actions whose runs with them failed, as far as they exist.
+func (r *Role) accused(exists func(action string) bool) (names, by []string) {
 	q := &r.quarantine
 	var all, suspected []string
 	for name, f := range q.failed {
@@ -238,6 +239,8 @@ func (r *Role) accused() []string {
 			delete(q.failed, name)
 			continue
 		}
+		f.by = slices.DeleteFunc(slices.Clone(f.by), func(action string) bool { return !exists(action) })
+		q.failed[name] = f
 		if !r.isPublished(name) {
 			continue
 		}
@@ -248,8 +251,12 @@ func (r *Role) accused() []string {
 	if len(suspected) == 0 || !r.enoughWithout(all) {
 		all = suspected
 	}
+	for _, name := range all {
+		by = append(by, q.failed[name].by...)
+	}
 	slices.Sort(all)
-	return all
+	slices.Sort(by)
+	return all, slices.Compact(by)
 }
 
 // try begins the trial that is due, or gives up the one that has become pointless, see Table.Try.
@@ -259,15 +266,21 @@ func (r *Role) try(again func() string, exists func(action string) bool, now tim
 		return
 	}
 	q.looked = now
+	accused, by := r.accused(exists)
 	if t := q.trial; t != nil {
-		old := t.Again && !exists(t.By) || now.Sub(t.began) > trialTime
+		old := now.Sub(t.began) > trialTime
+		if t.Again {
+			old = old || len(accused) > 0 || !exists(t.By[0])
+		} else {
+			old = old || !slices.Equal(t.Of, accused) || !slices.Equal(t.By, by)
+		}
 		if !old && slices.EqualFunc(t.Membership.Members, r.trialMembers(t.Of, t.Again), sameMember) {
 			return
 		}
 		q.end()
 	}
-	if names := r.accused(); len(names) > 0 && r.enoughWithout(names) {
-		r.begin(Trial{Of: names, began: now})
+	if len(accused) > 0 && len(by) > 0 && r.enoughWithout(accused) {
+		r.begin(Trial{Of: accused, By: by, began: now})
 		return
 	}
 	names := r.dueAgain(now)
@@ -275,7 +288,7 @@ func (r *Role) try(again func() string, exists func(action string) bool, now tim
 		return
 	}
 	if by := again(); by != "" {
-		r.begin(Trial{Of: names, Again: true, By: by, began: now})
+		r.begin(Trial{Of: names, Again: true, By: []string{by}, began: now})
 	}
 }
 
@@ -423,7 +436,7 @@ func (r *Role) Trial() *Trial { return r.quarantine.trial }
 
 // Handed is the membership that an action is handed now: of a trial, or the current one.
 func (r *Role) Handed(action string) kick.Membership {
-	if t := r.quarantine.trial; t != nil && (!t.Again || t.By == action) {
+	if t := r.quarantine.trial; t != nil && slices.Contains(t.By, action) {
 		return t.Membership
 	}
 	return r.current
@@ -432,7 +445,7 @@ func (r *Role) Handed(action string) kick.Membership {
 // Tries reports whether an action has to run because it tries quarantined members again.
 func (r *Role) Tries(action string) bool {
 	t := r.quarantine.trial
-	return t != nil && t.Again && t.By == action
+	return t != nil && t.Again && slices.Contains(t.By, action)
 }
 
 // Quarantined is the members that are kept out, by name, with the reason for people.

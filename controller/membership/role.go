@@ -384,7 +384,7 @@ func (r *Role) lossWords(all string) string {
 	n := len(r.guard.missing)
 	if r.undo() != "" {
 		return fmt.Sprintf("%d alive members are no longer selected since the reload at %s, which changed the selector to %s",
-			n, r.reselected.at.UTC().Format("15:04:05 UTC"), r.reselected.selector)
+			n, r.reselected.at.Format("15:04:05 MST"), r.reselected.selector)
 	}
 	if count[kick.DepartedGone] == n {
 		return all

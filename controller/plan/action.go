@@ -187,17 +187,18 @@ func (a *Action) Kick(id, reason string, by api.Identity) kick.Kick {
 		m := need.Role.Handed(a.Key.String())
 		m.Role = need.As
 		m.Departed = need.Role.DepartedSince(a.Status.Applied[need.As].Hash)
-		k.Force = k.Force || need.Role.Trial() != nil && m.Revision.Hash == need.Role.Trial().Membership.Revision.Hash
+		trial := need.Role.Trial()
+		k.Ordered = k.Ordered || trial != nil && m.Revision.Hash == trial.Membership.Revision.Hash
 		k.Needs = append(k.Needs, m)
 	}
 	return k
 }
 
-// waits is since when the action waits for its turn. A try that failed, or got no answer, puts it behind those that
-// were not tried since.
+// waits is since when the action waits for its turn. A try puts it behind those that were not tried since: one that got
+// no answer when it was sent, and one whose run ended when it ended.
+//
+// Example: the kick of lb2 is sent at 12:00:00. lb1 waits for its place since 12:00:02. The run of lb2 times out at
+// 12:05:00. Then lb1 is kicked, and lb2 after it.
 func (a *Action) waits() time.Time {
-	if a.Retry.Sent.After(a.since) {
-		return a.Retry.Sent
-	}
-	return a.since
+	return slices.MaxFunc([]time.Time{a.since, a.Retry.Sent, a.Retry.Ended}, time.Time.Compare)
 }

@@ -21,6 +21,7 @@ type places struct {
 	roles   map[*membership.Role]*tally
 	actions map[string]*tally            // of those that have a limit
 	trying  map[*membership.Role]*Flight // for a broken revision, the run that tries it now
+	testers map[*membership.Role]string  // of a trial, an action that makes it sooner or later
 }
 
 // tally is the runs that count for one budget. A run that is overdue takes no place, but there may be only as many of
@@ -45,9 +46,28 @@ func (s Situation) admit(verdicts []api.Verdict) {
 		return cmp.Or(a.waits().Compare(b.waits()), a.Retry.Sent.Compare(b.Retry.Sent))
 	})
 	p := s.inProgress()
+	p.findTesters(verdicts)
 	for _, i := range candidates {
 		if verdicts[i].Gates = p.full(s.Actions[i]); len(verdicts[i].Gates) == 0 {
 			p.take(s.Actions[i])
+		}
+	}
+}
+
+// findTesters finds the actions that make the trials in which suspected members are left out. One that waits for a person
+// makes none.
+func (p *places) findTesters(verdicts []api.Verdict) {
+	isTrial := func(r *membership.Role) bool { t := r.Trial(); return t != nil && !t.Again }
+	if !slices.ContainsFunc(p.Table.Roles(), isTrial) {
+		return
+	}
+	byPerson := func(g api.Gate) bool { return g.Person }
+	for i, a := range p.Actions {
+		for _, need := range a.Needs {
+			if isTrial(need.Role) && slices.Contains(need.Role.Trial().By, a.Key.String()) &&
+				verdicts[i].State != api.Converged && !slices.ContainsFunc(verdicts[i].Gates, byPerson) {
+				p.testers[need.Role] = a.Key.String()
+			}
 		}
 	}
 }
@@ -56,7 +76,7 @@ func (s Situation) admit(verdicts []api.Verdict) {
 func (s Situation) inProgress() *places {
 	p := &places{
 		Situation: s, busy: map[string]*Flight{}, roles: map[*membership.Role]*tally{}, actions: map[string]*tally{},
-		trying: map[*membership.Role]*Flight{},
+		trying: map[*membership.Role]*Flight{}, testers: map[*membership.Role]string{},
 	}
 	for _, limit := range s.Limits {
 		p.actions[limit.Action] = &tally{}
@@ -191,6 +211,10 @@ func (p *places) full(a *Action) []api.Gate {
 		}
 	}
 	for _, need := range a.Needs {
+		if tester := p.testers[need.Role]; tester != "" && !slices.Contains(need.Role.Trial().By, a.Key.String()) {
+			wait(api.GateRollout, "role %s: runs with %s failed: first %s tries without",
+				need.As, api.List(need.Role.Trial().Of, 3), tester)
+		}
 		if other := p.trying[need.Role]; other != nil {
 			wait(api.GateRollout, "role %s: runs with revision %s failed and none succeeded: one node at a time tries it, now %s",
 				need.As, need.Role.Current().Revision.Hash, other)

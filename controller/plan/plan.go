@@ -5,6 +5,7 @@ package plan
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -79,7 +80,7 @@ func (s Situation) Judge(a *Action, now time.Time) api.Verdict {
 		reasons = append(reasons, "not all that it depends on is known")
 	}
 	if a.Status.Dirty && len(a.Needs) > 0 {
-		reasons = append(reasons, "its last run did not succeed")
+		reasons = append(reasons, a.dirtyWhy())
 	}
 	if len(reasons) == 0 {
 		return v
@@ -90,6 +91,15 @@ func (s Situation) Judge(a *Action, now time.Time) api.Verdict {
 	}
 	v.Gates = s.gates(a, now)
 	return v
+}
+
+// dirtyWhy is why a run of an action that is dirty has to follow. An action is dirty from the begin of a run to its
+// success.
+func (a *Action) dirtyWhy() string {
+	if a.Running != nil && a.Running.Action == a.Action || a.Flight != nil && a.Flight.Action == a.Action {
+		return "a run began and has not succeeded yet"
+	}
+	return "its last run did not succeed"
 }
 
 // compare is a need with what an action applied of it, and why that is stale; empty if it is not.
@@ -115,8 +125,12 @@ func compare(n membership.Need, a *Action) (need api.Need, stale string) {
 	default:
 		stale = cmp.Or(diff.String(), "another membership was applied")
 	}
-	if trial != nil && !trial.Again {
-		stale += ", tries without " + api.List(trial.Of, 3) + ", because runs with it failed"
+	if trial != nil && !trial.Again && slices.Contains(trial.By, a.Key.String()) {
+		them := "it"
+		if len(trial.Of) > 1 {
+			them = "them"
+		}
+		stale += ", tries without " + api.List(trial.Of, 3) + ", because runs with " + them + " failed"
 	}
 	return need, stale
 }

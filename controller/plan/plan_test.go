@@ -768,6 +768,20 @@ func TestActionThatWaitsLongestIsFirst(t *testing.T) {
 	}
 }
 
+func TestActionWhoseRunEndedIsBehindThoseThatWaited(t *testing.T) {
+	_, s, a := HourOld(t)
+	s.InFlight = 1
+	hung, later := *a, *a
+	a.since = ago(5 * time.Minute) // while lb0 ran
+	hung.Node, hung.since = "lb0", ago(11*time.Minute)
+	hung.Retry = &Retry{Sent: ago(10 * time.Minute), Ended: ago(time.Minute)}
+	later.Node, later.since = "lb2", ago(30*time.Second)
+	s.Actions = []*Action{&hung, a, &later}
+	if got, want := kickOrder(s), []string{"lb1", "lb0", "lb2"}; !slices.Equal(got, want) {
+		t.Errorf("the nodes are kicked in the order %q, want %q", got, want)
+	}
+}
+
 func TestBrokenRevisionIsTriedWhereItWasTriedLeastRecently(t *testing.T) {
 	c, s, a := HourOld(t)
 	s.InFlight = 1

@@ -57,6 +57,12 @@ func (r *Retry) Failed(cfg BackoffConfig, now time.Time, why string) {
 	r.NotBefore, r.Why = now.Add(min(r.backoff.NextBackOff(), cfg.Max)), why
 }
 
+// Disabled spaces the next try without a failure: a person has disabled the action, and its node has yet to report that.
+func (r *Retry) Disabled(cfg BackoffConfig, now time.Time, why string) {
+	r.Failed(cfg, now, why)
+	r.Failures--
+}
+
 // Succeeded ends the series of failures.
 func (r *Retry) Succeeded() {
 	r.backoff, r.Failures, r.NotBefore, r.Why = nil, 0, time.Time{}, ""
@@ -73,8 +79,8 @@ func (r *Retry) Accepted(f *Flight) {
 	}
 }
 
-// lastKick is when the kick was sent from which the settle time of a kick with these memberships counts; zero: none was.
-// One without a reply may have run. Sent again with the same memberships it is the same kick, so that it does not count.
+// lastKick is when the last kick was sent; the settle time of one with these memberships counts from there. Zero: none
+// was. One without a reply may have run. Sent again with the same memberships it is the same kick, and does not count.
 func (r *Retry) lastKick(fingerprint string) time.Time {
 	if r.SendAgain != "" && r.Tried != fingerprint {
 		return r.Sent

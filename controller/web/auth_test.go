@@ -114,7 +114,11 @@ func TestRequestsAreAllowedAsDocumented(t *testing.T) {
 		cfg.View = func() *api.View { return &fresh }
 
 		method, path, _ := strings.Cut(test.request, " ")
-		r := httptest.NewRequest(method, path, strings.NewReader(`{"object":"role/lb"}`))
+		body := `{"object":"role/lb"}`
+		if test.request == lose {
+			body = `{"object":"role/lb","accept":1}`
+		}
+		r := httptest.NewRequest(method, path, strings.NewReader(body))
 		r.Host = test.host
 		for key, value := range test.header {
 			r.Header.Set(key, value)

@@ -79,6 +79,13 @@ func (s *server) plan(_ *api.View, r *http.Request) (any, error) {
 		const remedy = "the controller would reject this file: `kicker config validate` checks it"
 		err = fail(http.StatusBadRequest, remedy, "%v", err)
 	}
+	for _, r := range p.Roles {
+		for _, role := range []*api.Role{r.Now, r.Then} {
+			if role != nil {
+				*role = withLists(*role)
+			}
+		}
+	}
 	return p, err
 }
 

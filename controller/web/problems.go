@@ -135,7 +135,7 @@ func memberProblems(role api.Role) (found []api.Problem) {
 	if role.Refused != nil && role.Refused.Code == api.RefusedTooFew && len(role.Dependents) > 0 {
 		found = append(found, api.Problem{
 			Code: api.ProblemTooFewMembers, Severity: api.Critical, Object: object,
-			Text: fmt.Sprintf("it has %s, and dependents", api.Count(len(role.Members), "member")),
+			Text: "it has too few members for its dependents",
 			Why:  role.Refused.Why,
 			Next: "kicker does not kick " + dependents + " until the role has enough members",
 			Do:   "dependents keep the members that they have: check the nodes of the role, or lower its min_members",
@@ -146,7 +146,7 @@ func memberProblems(role api.Role) (found []api.Problem) {
 			Code: api.ProblemMemberIncomplete, Severity: api.Warning, Object: "node/" + i.Node,
 			Text: "it is not a member of role " + role.Name, Why: i.Why,
 			Next: "it is a member as soon as its facts are right",
-			Do:   "give its agent the fact, or mark the fact as optional where " + dependents + " depends on it (NAME?)",
+			Do:   "give its agent the fact, or mark it as optional (FACT?) if " + dependents + " can do without it",
 		})
 	}
 	for _, q := range role.Quarantined {

@@ -94,6 +94,9 @@ func TestEveryCodeOccursWithAllItsTexts(t *testing.T) {
 			v.Roles[0].Unknown = true
 			v.Roles[1].Held.Shadow = true
 			v.Verdicts[0].Disabled = "new disks"
+			v.Roles[1].Refused = &api.Refusal{Code: api.RefusedTooFew, Why: "1 member"}
+			v.Roles[1].Incomplete = []api.Incomplete{{Node: "web3", Why: "has no fact port"}}
+			v.Roles[1].Quarantined = []api.Quarantined{{Node: "web4", Why: "runs failed"}}
 		}),
 	} {
 		for _, p := range problems(view(t)) {
@@ -152,8 +155,27 @@ func TestAcceptLossCommandIsQuotedForAShell(t *testing.T) {
 	v := holding(t)
 	v.Roles[1].Name = `web where site="b 2"`
 	p := only(t, v, api.ProblemRemovalHeld)
-	if !strings.HasSuffix(p.Do, `: kicker accept-loss 'role/web where site="b 2"'`) {
+	if !strings.HasSuffix(p.Do, `: kicker accept-loss 'role/web where site="b 2"=2'`) {
 		t.Errorf("the remedy is %s", p.Do)
+	}
+}
+
+func TestHoldAfterAReloadSaysToUndoIt(t *testing.T) {
+	v := holding(t)
+	v.Roles[1].Held.Undo = "undo the change of the selector, which is now role=wbe"
+	if p := only(t, v, api.ProblemRemovalHeld); !strings.HasSuffix(p.Do, v.Roles[1].Held.Undo) || strings.Contains(p.Do, "accept-loss") {
+		t.Errorf("the remedy is %s", p.Do)
+	}
+}
+
+func TestRoleWithoutDependentsMayBeEmpty(t *testing.T) {
+	v := calm(t)
+	v.Roles = slices.Clone(v.Roles)
+	v.Roles[1].Refused, v.Roles[1].Dependents = &api.Refusal{Code: api.RefusedTooFew}, nil
+	for _, p := range problems(v) {
+		if p.Code == api.ProblemTooFewMembers {
+			t.Errorf("no action depends on it: %+v", p)
+		}
 	}
 }
 

@@ -1,7 +1,9 @@
 package web
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -126,6 +128,9 @@ func findNode(v *api.View, name string) (api.Node, error) {
 
 func (s *server) explain(v *api.View, r *http.Request) (any, error) {
 	n, err := findNode(v, r.PathValue("node"))
+	if was, gone := v.Departed[r.PathValue("node")]; err != nil && gone {
+		return explainGone(v, was), nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -135,12 +140,61 @@ func (s *server) explain(v *api.View, r *http.Request) (any, error) {
 		isOurs := func(dependent string) bool { return strings.HasPrefix(dependent, n.Name+"/") }
 		return slices.Contains(r.Held.Nodes, n.Name) || slices.ContainsFunc(r.Dependents, isOurs)
 	})
+	if was, departed := v.Departed[n.Name]; departed {
+		e.Departed, e.UsedBy = &was, usedBy(v, was)
+	}
 	for _, verdict := range v.Verdicts {
 		if verdict.Node == n.Name {
 			e.Actions = append(e.Actions, api.Action{Verdict: verdict, LastRun: lastRun(v, verdict)})
 		}
 	}
 	return e, nil
+}
+
+// explainGone says what is remembered of a node that is gone.
+func explainGone(v *api.View, was api.Departed) api.Explanation {
+	e := api.Explanation{Actions: []api.Action{}, Departed: &was, UsedBy: usedBy(v, was)}
+	e.Node.Node = &inventory.Node{Name: was.Node, Life: api.Gone, Since: was.At}
+	e.Roles = slices.Sorted(maps.Keys(was.Roles))
+	e.Why = strings.TrimSuffix("it is "+cmp.Or(was.Life, api.Gone)+": "+was.Why, ": ")
+	e.Held = heldRoles(v, func(r api.Role) bool { return slices.Contains(r.Held.Nodes, was.Node) })
+	for _, h := range e.Held {
+		if !slices.Contains(e.Roles, h.Role) {
+			e.Roles = append(e.Roles, h.Role)
+		}
+	}
+	return e
+}
+
+// usedBy is the actions that depend on a role from which a node departed, and have not applied members without it.
+func usedBy(v *api.View, was api.Departed) []string {
+	var using []string
+	for _, r := range v.Roles {
+		d, departed := was.Roles[r.Name]
+		if !departed {
+			continue
+		}
+		for _, action := range r.Dependents {
+			if _, dropped := d.Dropped[action]; !dropped && uses(v, action, was.Node) {
+				using = append(using, action)
+			}
+		}
+	}
+	slices.Sort(using)
+	return slices.Compact(using)
+}
+
+// uses reports whether an action applied members with a node that is none now.
+func uses(v *api.View, action, node string) bool {
+	for _, verdict := range v.Verdicts {
+		if verdict.Node+"/"+verdict.Action != action {
+			continue
+		}
+		return slices.ContainsFunc(verdict.Needs, func(n api.Need) bool {
+			return slices.Contains(n.Removed, node)
+		})
+	}
+	return false
 }
 
 // heldRoles is the roles with held removals for which wanted is true.
@@ -179,9 +233,10 @@ func (s *server) role(v *api.View, r *http.Request) (any, error) {
 	}
 	role, err := findRole(v, r.PathValue("role"))
 	switch refused := role.Refused; {
-	case err != nil || refused == nil:
-	case refused.Code == api.RefusedNotSynced:
+	case err != nil:
+	case !role.Sync.Open:
 		err = notSynced("the members of role "+role.Name, role.Sync, v.At)
+	case refused == nil:
 	case refused.Code == api.RefusedUnknown:
 		err = unknownRole(v, role.Name)
 	case !few:

@@ -121,3 +121,17 @@ func TestReferenceHasTheTableOfProblems(t *testing.T) {
 		t.Errorf("api.md has the codes %v\npackage api has %v", got, api.ProblemCodes)
 	}
 }
+
+func TestTroubleshootHasASectionForEveryProblem(t *testing.T) {
+	b, err := os.ReadFile("../../docs/howto/troubleshoot.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, heading := range regexp.MustCompile(`(?m)^## (.+)$`).FindAllStringSubmatch(string(b), -1) {
+		got = append(got, heading[1])
+	}
+	if !slices.Equal(got, api.ProblemCodes) {
+		t.Errorf("troubleshoot.md has the sections %v\npackage api has %v", got, api.ProblemCodes)
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -62,6 +63,18 @@ func TestAnswersAreTheGoldenOnes(t *testing.T) {
 	odd := *cluster(t)
 	odd.Nodes = nodes(t, node{name: "odd1.example.org", ready: true, facts: inventory.Facts{"ipaddress": "10.0.0.99"}})
 	odd.Roles = []api.Role{{Name: "db", Selector: "role=db", Sync: api.Sync{Open: true}}}
+	few := *calm(t)
+	few.Roles = slices.Clone(few.Roles)
+	few.Roles[1].Members, few.Roles[1].MinMembers = nil, 1
+	few.Roles[1].Refused = &api.Refusal{Code: api.RefusedTooFew, Why: "role web has 0 members, fewer than its min_members 1"}
+	few.Roles[1].Incomplete = []api.Incomplete{{Node: "web1.example.org", Why: "has no fact port"}}
+	few.Roles[1].Quarantined = []api.Quarantined{{
+		Node: "web2.example.org", Since: few.At.Add(-time.Minute), Retry: few.At.Add(time.Minute),
+		Why: "with web2.example.org runs failed on lb1/reload; without it one succeeded on lb2/reload",
+	}}
+	few.Roles = append(few.Roles, api.Role{
+		Name: "wbe", Unknown: true, Dependents: []string{"lb1/reload"}, Refused: &api.Refusal{Code: api.RefusedUnknown},
+	})
 	for _, test := range []struct {
 		name   string
 		view   *api.View
@@ -105,6 +118,12 @@ func TestAnswersAreTheGoldenOnes(t *testing.T) {
 		{"status-shadow", &shadow, "/v1/status"},
 		{"node-of-no-role", &odd, "/v1/nodes/odd1.example.org"},
 		{"role-empty", &odd, "/v1/roles/db"},
+		{"role-too-few", &few, "/v1/roles/web"},
+		{"role-too-few-allowed", &few, "/v1/roles/web?min=0"},
+		{"role-min-1", &few, "/v1/roles/web?min=1"},
+		{"role-needed-and-unknown", &few, "/v1/roles/wbe"},
+		{"status-members", &few, "/v1/status"},
+		{"explain-incomplete", &few, "/v1/nodes/web1.example.org/explain"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			w := ask(Handler(showing(test.view)), "GET", test.target, "")
@@ -236,7 +255,7 @@ func TestLossOrderReachesTheController(t *testing.T) {
 		body string
 		want api.LossOrder
 	}{
-		{`{"object":"role/web","by":"me"}`, api.LossOrder{Object: "role/web", By: "me"}},
+		{`{"object":"role/web","accept":3,"by":"me"}`, api.LossOrder{Object: "role/web", Accept: 3, By: "me"}},
 		{`{"object":"role/web","expect_percent":50,"for_ns":900000000000}`,
 			api.LossOrder{Object: "role/web", Expect: 50, For: 15 * time.Minute}},
 	} {
@@ -248,9 +267,16 @@ func TestLossOrderReachesTheController(t *testing.T) {
 	cfg.Lose = func(context.Context, api.LossOrder) error {
 		return fmt.Errorf("loss of role/wbe: %w", api.ErrNotFound)
 	}
-	w := ask(Handler(cfg), "POST", "/v1/losses", `{"object":"role/wbe"}`)
+	w := ask(Handler(cfg), "POST", "/v1/losses", `{"object":"role/wbe","accept":1}`)
 	if w.Code != http.StatusNotFound || !strings.Contains(w.Body.String(), `"web"`) {
 		t.Errorf("loss of an unknown role: %d %s, want %d and a similar name", w.Code, w.Body, http.StatusNotFound)
+	}
+	cfg.Lose = func(context.Context, api.LossOrder) error {
+		return fmt.Errorf("loss of role/web: %w: 2 removals held now: web1, web2", api.ErrOtherLoss)
+	}
+	w = ask(Handler(cfg), "POST", "/v1/losses", `{"object":"role/web","accept":3}`)
+	if w.Code != http.StatusConflict || !strings.Contains(w.Body.String(), "held now: web1, web2") {
+		t.Errorf("another loss by now: %d %s, want %d and the list", w.Code, w.Body, http.StatusConflict)
 	}
 }
 
@@ -267,6 +293,10 @@ func TestLossOrderIsReadStrictly(t *testing.T) {
 	}{
 		{``, 400, "the body is empty"},
 		{`{"object":"role/web","expect":50}`, 400, `unknown key \"expect\"`},
+		{`{"object":"role/web"}`, 400, "want accept"},
+		{`{"object":"role/web","accept":-1}`, 400, "want accept"},
+		{`{"object":"role/web","accept":1,"expect_percent":50,"for_ns":1}`, 400, "want accept"},
+		{`{"object":"role/web","accept":1,"by":"ci\n"}`, 400, "printable"},
 		{`{"object":"role/web"}{}`, 400, "more than one JSON value"},
 		{`{"object":"node/web1"}`, 400, "want role/R"},
 		{`{"object":"role/"}`, 400, "want role/R"},

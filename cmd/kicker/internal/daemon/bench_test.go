@@ -54,7 +54,7 @@ func benchSite(b *testing.B) *site {
 func BenchmarkNodeStartsAndLeaves(b *testing.B) {
 	s := benchSite(b)
 	s.controller("--settle", "0")
-	s.agent("web", "--role", "web")
+	s.member("web", "web")
 	acted := s.dependent("lb", "web")
 	s.converged(2)
 	var started, beaten, left, said []time.Duration
@@ -63,7 +63,7 @@ func BenchmarkNodeStartsAndLeaves(b *testing.B) {
 		beat, leave := s.firstBeat(web, false), s.firstBeat(web, true)
 
 		began := time.Now()
-		agent := s.agent(web, "--role", "web")
+		agent := s.member(web, "web")
 		action := acted(" +" + web)
 		started, beaten = append(started, action.Sub(began)), append(beaten, action.Sub(<-beat))
 		s.converged(3)
@@ -100,8 +100,8 @@ func nodeDies(b *testing.B, by syscall.Signal, args ...string) {
 			for n := range together {
 				web := fmt.Sprintf("web%d", i+n)
 				acted := s.dependent("lb-"+web, web)
-				s.agent("other-"+web, "--role", web) // else the guard would hold the last member
-				agent := s.agent(web, "--role", web)
+				s.member("other-"+web, web) // else the guard would hold the last member
+				agent := s.member(web, web)
 				pairs = append(pairs, func() time.Duration {
 					died := time.Now()
 					if err := agent.cmd.Process.Signal(by); err != nil {

@@ -244,7 +244,6 @@ func (c *cluster) converged(most time.Duration) time.Duration {
 func (c *cluster) web(name string) *node {
 	n := c.node(name)
 	n.cfg.Agent.Roles = []string{"web"}
-	n.cfg.Agent.Facts = []string{"ipaddress=10.0.0.1", "port=8080"}
 	c.startAgent(n)
 	return n
 }
@@ -267,6 +266,7 @@ func (c *cluster) node(name string) *node {
 		c.t.Fatal(err)
 	}
 	n.cfg.StateDir = dir
+	n.cfg.Agent.Facts = []string{"ipaddress=10.0.0.1", "port=8080"} // what a member must have
 	n.cfg.Agent.LeaveOnStop = config.LeaveNever
 	c.agents[name] = n
 	return n

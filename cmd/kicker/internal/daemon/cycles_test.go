@@ -128,7 +128,7 @@ func TestRunsAfterAChangeOutsideTheirCycleAreNotDamped(t *testing.T) {
 		c.converged(time.Minute)
 		for i := range 12 {
 			before := len(c.ran())
-			if err := db.announcer.SetFacts(inventory.Facts{"role": "db", "port": i}); err != nil {
+			if err := db.announcer.SetFacts(inventory.Facts{"role": "db", "ipaddress": "10.0.0.1", "port": 1 + i}); err != nil {
 				t.Fatal(err)
 			}
 			c.until("both have run", 20*time.Second, func(*api.View) bool { return len(c.ran()) == before+2 })

@@ -42,7 +42,7 @@ func (s *site) configurer(name, role string) *configurer {
 // member starts a node that has only an agent.
 func (s *site) member(name, role string) *daemon {
 	s.t.Helper()
-	return s.agent(name, "--role", role, "--fact", "ipaddress=127.0.0.1")
+	return s.agent(name, "--role", role, "--fact", "ipaddress=127.0.0.1", "--fact", "port=80")
 }
 
 func (c *configurer) restart() { c.agent = c.site.agent(c.name, c.args...) }
@@ -207,7 +207,7 @@ func TestAgentsKilledAmidChangesRunOneThingAtATime(t *testing.T) {
 	nodes := []string{"web1", "web2", "web3", "web4", "web5", "web6", "web7", "web8"}
 	for _, name := range nodes {
 		s.write("switches/"+name, "")
-		s.agent(name, "--role", "web", "--ready", "http://"+addr+"/ready/"+name)
+		s.agent(name, "--role", "web", "--fact", "port=80", "--ready", "http://"+addr+"/ready/"+name)
 	}
 	lb.started(1)
 	s.converged(9)

@@ -41,6 +41,7 @@ const (
 	exitUnreachable = 3
 	exitEmpty       = 4
 	exitTimeout     = 5
+	exitPerson      = 6
 )
 
 // builtKicker is the program as users have it, built once, with the race detector if the tests have it. It lies beside

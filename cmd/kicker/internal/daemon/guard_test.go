@@ -2,10 +2,12 @@ package daemon
 
 import (
 	"fmt"
-	"kicker/controller/api"
 	"strings"
 	"testing"
 	"time"
+
+	"kicker/controller/api"
+	"kicker/controller/membership"
 )
 
 // fleet starts nodes web00, web01 and so on, in two racks, and lb1. All is calm when it returns.
@@ -104,7 +106,7 @@ func TestHoldEndsWhenTheLostAreBack(t *testing.T) {
 func TestOperatorAcceptsALoss(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.loseSix()
-		if err := c.control.Lose(c.t.Context(), api.LossOrder{Object: "role/web", By: "alice"}); err != nil {
+		if err := c.control.Lose(c.t.Context(), api.LossOrder{Object: "role/web", Accept: 6, By: "alice"}); err != nil {
 			t.Fatal(err)
 		}
 		c.until("4 members", time.Second, members("web", 4))
@@ -112,7 +114,7 @@ func TestOperatorAcceptsALoss(t *testing.T) {
 		if n := len(strings.Fields(c.members())); n != 4 {
 			t.Errorf("after the loss was accepted the run got %d members, want 4", n)
 		}
-		if err := c.control.Lose(c.t.Context(), api.LossOrder{Object: "role/web"}); err == nil {
+		if err := c.control.Lose(c.t.Context(), api.LossOrder{Object: "role/web", Accept: 6}); err == nil {
 			t.Error("a loss was accepted, and nothing is held")
 		}
 		c.wantEvent(api.EventHoldEnded, "role web: alice accepts the loss of 6")
@@ -156,6 +158,7 @@ func TestLastMemberIsHeldWhateverTheSize(t *testing.T) {
 
 func TestScaleToZeroWithLeaveIsNotHeld(t *testing.T) {
 	inCluster(t, func(c *cluster) {
+		c.cfg.Roles = []membership.RoleConfig{{Name: "web", MinMembers: 0}}
 		for _, n := range c.fleet(10) {
 			n.announcer.Leave()
 		}

@@ -265,14 +265,17 @@ func cutOffDoesNothing(s seen) (wrong []string) {
 }
 
 // budgetHolds counts the processes that run at once when one begins: those that are not overdue, and all. It leaves out
-// those on nodes that the controller may not have seen since they began. A kick that reached its node late says nothing:
-// its place was given back.
+// those on nodes that the controller may not have seen since they began. A kick that reached its node late does not
+// count: its place was given back.
 func budgetHolds(s seen) (wrong []string) {
 	sent, overdue := s.sent(), s.overdue()
-	for i, r := range s.runs {
-		if !slices.ContainsFunc(sent[r.env["KICKER_RUN"]], func(at time.Time) bool {
+	onTime := func(r ranAction) bool {
+		return slices.ContainsFunc(sent[r.env["KICKER_RUN"]], func(at time.Time) bool {
 			return !at.After(r.started) && r.started.Sub(at) < replyTime
-		}) {
+		})
+	}
+	for i, r := range s.runs {
+		if !onTime(r) {
 			continue
 		}
 		if s.deselected(r.node, r.started) {
@@ -290,7 +293,7 @@ func budgetHolds(s seen) (wrong []string) {
 		at, late := []string{r.node}, []string(nil)
 		for _, other := range s.runs[:i] {
 			inProgress := other.ended.IsZero() || other.ended.After(r.started)
-			if !strings.HasPrefix(other.node, role) || other.node == r.node || !inProgress ||
+			if !strings.HasPrefix(other.node, role) || other.node == r.node || !inProgress || !onTime(other) ||
 				s.unseen(other.node, other.started, r.started) {
 				continue
 			}
@@ -414,7 +417,6 @@ func (s seen) most(role string, at time.Time) int {
 // unseen reports whether the controller may not have seen a node in a time. The restart of a controller hides none: it
 // waits until all have reported.
 func (s seen) unseen(node string, from, to time.Time) bool {
-	from = from.Add(-10 * time.Second)
 	meets := func(q span) bool { return q.meets(from, to) }
 	if slices.ContainsFunc(s.hurt[node], func(h hurt) bool { return h.meets(from, to) }) {
 		return true
@@ -481,7 +483,7 @@ func rateIsBounded(s seen) (wrong []string) {
 		if gap := this.at.Sub(that.at); gap < least {
 			wrong = append(wrong, fmt.Sprintf("%s: %s was kicked %s after its last kick", s.when(r.started), key, gap))
 		}
-		if s.unseen(r.node, before.started, r.started) || before.ended.IsZero() {
+		if s.unseen(r.node, before.started.Add(-10*time.Second), r.started) || before.ended.IsZero() {
 			continue
 		}
 		if gap := this.at.Sub(before.ended); before.ending.Exit != 0 &&

@@ -80,7 +80,7 @@ func TestStandbyKeepsTheDecisionsOfTheLeader(t *testing.T) {
 		}
 		c.control = first
 		c.until("held", 15*time.Second, func(v *api.View) bool { return held(v) != nil })
-		if err := first.Lose(c.t.Context(), api.LossOrder{Object: "role/web"}); err != nil {
+		if err := first.Lose(c.t.Context(), api.LossOrder{Object: "role/web", Accept: 6}); err != nil {
 			t.Error(err)
 		}
 		c.control = standby

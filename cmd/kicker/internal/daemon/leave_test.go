@@ -100,6 +100,33 @@ func TestTakeoverReleasesNobodyWhileADependentRestarts(t *testing.T) {
 	})
 }
 
+func TestStandbyThatTakesOverReleasesNobodyWhileADependentRestarts(t *testing.T) {
+	inCluster(t, func(c *cluster) {
+		web1, lb1 := c.begun()
+		first := c.control
+		c.cfg.Standby = true
+		c.startController()
+		standby := c.control
+		time.Sleep(30 * time.Second)
+		c.stopAgent(lb1)
+		c.control = first
+		c.stopController()
+		c.control = standby
+		done := make(chan error, 1)
+		go func() { done <- c.leaveWait(web1, LeaveOptions{}) }()
+		time.Sleep(25 * time.Second) // the standby leads for 15 s
+		select {
+		case err := <-done:
+			t.Fatalf("web1 was released (%v) before lb1 was back", err)
+		default:
+		}
+		c.startAgent(lb1)
+		if err := <-done; err != nil || c.uses("lb1", "web1") {
+			t.Errorf("the wait ended with %v, lb1 uses web1: %t", err, c.uses("lb1", "web1"))
+		}
+	})
+}
+
 // E36 (b): the role fact of the node changes right before it leaves.
 func TestRoleFactThatChangesBeforeALeaveReleasesNobody(t *testing.T) {
 	inCluster(t, func(c *cluster) {
@@ -175,6 +202,22 @@ func TestNodeWithoutAgentLeavesByTheCommand(t *testing.T) {
 	})
 }
 
+func TestCommandDoesNotStandInWhereNoAgentEverRan(t *testing.T) {
+	inCluster(t, func(c *cluster) {
+		web1, _ := c.begun()
+		c.stopAgent(web1)
+		typo := c.node("wbe1")
+		delete(c.agents, "wbe1") // it is never started
+		err := c.leaveWait(typo, LeaveOptions{})
+		if !errors.Is(err, inventory.ErrNoAgent) || !strings.Contains(err.Error(), "check --name and --state-dir") {
+			t.Errorf("a node of which nothing is known left: %v", err)
+		}
+		if got := c.events(api.EventLeft); len(got) != 0 {
+			t.Errorf("the controller received that it left: %q", got)
+		}
+	})
+}
+
 func TestStandInKeepsTheActionsOfItsNode(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		_, lb1 := c.begun()
@@ -187,6 +230,18 @@ func TestStandInKeepsTheActionsOfItsNode(t *testing.T) {
 		}})
 		if err != nil || len(during) != 1 || during[0].State != api.Converged {
 			t.Errorf("while lb1 left, its verdicts were %+v, %v, want that it is converged", during, err)
+		}
+	})
+}
+
+func TestCommandDoesNotStandInForANameThatNeverRan(t *testing.T) {
+	inCluster(t, func(c *cluster) {
+		web1, _ := c.begun()
+		cfg, self := web1.cfg, web1.self
+		cfg.Agent.Name, self.Node = "wbe1", "wbe1"
+		_, err := standIn(c.t.Context(), cfg, self, c.visitor(), LeaveOptions{Wait: true})
+		if !errors.Is(err, inventory.ErrNoAgent) || !strings.Contains(err.Error(), "no agent of this name ran here") {
+			t.Errorf("the command says: %v", err)
 		}
 	})
 }

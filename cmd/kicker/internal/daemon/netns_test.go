@@ -148,6 +148,19 @@ other side: the guard does not hold one of two.
 Made on %s with ` + "`go test ./cmd/kicker/internal/daemon -run Netns -update-faults`" + `, which needs root and takes four minutes,
 on a machine with 2 cores. ` + "`make test`" + ` plays all rows but that of more than three minutes again, and compares everything but
 the durations.
+
+## Lists and runs
+
+These faults are in nodes and in the configuration, not in the network. Each is played by the test in its row.
+
+| What happens | What kicker does | Test |
+|---|---|---|
+| No web server is ready when the balancers report for the first time | No balancer is kicked, so none has an empty list. ` + "`kicker status`" + ` has the critical problem too_few_members. When the web servers are ready, each balancer is kicked once. | TestFirstContactNeverEmptiesABackend |
+| A web server without the fact port joins | It is not a member, and ` + "`kicker status`" + ` names the fact. All runs succeed, and a server that dies then is removed as usual. | TestMemberWithoutAFactDelaysNobody |
+| A web server has a fact with which every run fails, and another server dies meanwhile | The first one is quarantined after three failed runs. The dead one is removed from every list, and a third one that joins is added. | TestMemberThatBreaksEveryRunIsQuarantined |
+| One web server of three dies, is back, and dies again, three times | It is removed each time, and nothing is held: it counts once. | TestNodeThatDiesAgainIsRemoved |
+| The reload of one of two balancers hangs, and a web server dies | The other balancer waits until the run has ended, or is overdue: after five times the usual time, and at least a minute. The gate names the run and its deadline. | TestHungRunDelaysOthersUntilItsDeadline |
+| The selector of a role gets a typo, and the controller reloads it | All removals are held, and no balancer is kicked. The hold names the reload and says what to undo. | TestMistypedSelectorIsHeldAndKicksNothing |
 `
 
 func writeFaults(t *testing.T, all []sighting) {

@@ -7,6 +7,7 @@ import (
 
 	"kicker/controller"
 	"kicker/controller/api"
+	"kicker/controller/membership"
 )
 
 func TestShadowGuardReportsAndDoesNotHold(t *testing.T) {
@@ -38,10 +39,11 @@ func TestShadowGuardReportsAndDoesNotHold(t *testing.T) {
 func TestShadowGuardDoesNotHoldTheLastMember(t *testing.T) {
 	inCluster(t, func(c *cluster) {
 		c.cfg.Guard = controller.GuardShadow
+		c.cfg.Roles = []membership.RoleConfig{{Name: "web", MinMembers: 0}}
 		c.kill(c.fleet(1)[0])
 		c.until("no members", 15*time.Second, members("web", 0))
 		c.converged(time.Minute)
-		if err := c.control.Lose(c.t.Context(), api.LossOrder{Object: "role/web"}); err != nil {
+		if err := c.control.Lose(c.t.Context(), api.LossOrder{Object: "role/web", Accept: 1}); err != nil {
 			t.Errorf("accept a loss that would be held: %v", err)
 		}
 		if h := held(c.control.View()); h != nil {

@@ -97,7 +97,7 @@ func TestTwoMachinesWithOneNameAreOneConflict(t *testing.T) {
 		second := *first
 		second.self.Instance, second.self.Boot = "another machine", "another boot"
 		second.cfg.StateDir += "-second"
-		second.cfg.Agent.Facts = []string{"ipaddress=10.9.9.9"}
+		second.cfg.Agent.Facts = []string{"ipaddress=10.9.9.9", "port=8080"}
 		c.agents["the other web1"] = &second
 		c.startAgent(&second)
 		time.Sleep(10 * time.Minute)

@@ -442,6 +442,7 @@ func TestUnknownRoleKicksNothing(t *testing.T) {
 
 func TestEmptiedRoleIsAnEmptyMembership(t *testing.T) {
 	inCluster(t, func(c *cluster) {
+		c.cfg.Roles = []membership.RoleConfig{{Name: "web", MinMembers: 0}}
 		web := c.begin(1)[0]
 		web.announcer.Leave()
 		c.until("no members", time.Minute, members("web", 0))
@@ -487,7 +488,8 @@ func TestSelectorsAndConfiguredRolesAreDependenciesToo(t *testing.T) {
 		c.startController()
 		for i := range 3 {
 			shop := c.node(fmt.Sprintf("shop%d", i))
-			shop.cfg.Agent.Facts = []string{"app=shop", "tier=front", "env=" + []string{"prod", "test", "prod"}[i]}
+			env := []string{"prod", "test", "prod"}[i]
+			shop.cfg.Agent.Facts = append(shop.cfg.Agent.Facts, "app=shop", "tier=front", "env="+env)
 			c.startAgent(shop)
 		}
 		by := c.node("bysel")

@@ -3,6 +3,7 @@ package print
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -16,6 +17,15 @@ import (
 func Explanation(e api.Explanation, now time.Time) string {
 	var b strings.Builder
 	line := func(format string, args ...any) { b.WriteString(Line(fmt.Sprintf(format, args...)) + "\n") }
+	if e.Life == api.Gone {
+		line("node/%s is gone, it departed %s ago%s.", e.Name, age(e.Since, now), because(e.Departed.Why))
+		departed(line, e, now)
+		for _, h := range e.Held {
+			b.WriteString("\n")
+			held(line, h.Role, h.Held, now)
+		}
+		return b.String()
+	}
 	line("node/%s %s, first seen %s ago.", e.Name, life(e, now), age(e.Joined, now))
 	line("It is instance %s, boot %s.", e.Instance, e.Boot)
 	switch {
@@ -28,6 +38,7 @@ func Explanation(e api.Explanation, now time.Time) string {
 	default:
 		line("It has %s and is %s: %s.", roles(e.Roles), notMember(e), e.Why)
 	}
+	departed(line, e, now)
 	if len(e.Actions) == 0 {
 		line("None of its actions depends on a role.")
 	}
@@ -40,6 +51,31 @@ func Explanation(e api.Explanation, now time.Time) string {
 		action(line, a, now)
 	}
 	return b.String()
+}
+
+// departed says from which roles a node departed, why, and which dependents follow.
+func departed(line func(string, ...any), e api.Explanation, now time.Time) {
+	if e.Departed == nil {
+		return
+	}
+	for _, role := range slices.Sorted(maps.Keys(e.Departed.Roles)) {
+		d := e.Departed.Roles[role]
+		line("It stopped being a member of role/%s %s ago: %s.", role, age(d.At, now), cmp.Or(string(d.Why), "reason unknown"))
+		for _, action := range slices.Sorted(maps.Keys(d.Dropped)) {
+			line("  %s applied members without it %s ago.", action, age(d.Dropped[action], now))
+		}
+	}
+	if len(e.UsedBy) > 0 {
+		line("Still used by %s.", api.List(e.UsedBy, 10))
+	}
+}
+
+// because is a reason after a statement; empty if there is none.
+func because(why string) string {
+	if why == "" {
+		return ""
+	}
+	return ": " + why
 }
 
 // incomplete says of which of its roles a ready node is a member, and why not of the others.

@@ -155,7 +155,7 @@ func lastRun(last *kick.LastRun) string {
 
 // Event is an event in one line.
 func Event(e api.Event) string {
-	return fmt.Sprintf("%s  %-15s  %s\n", e.Time.Local().Format("2006-01-02 15:04:05.000"), e.Kind, Line(e.Text))
+	return fmt.Sprintf("%s  %-16s  %s\n", e.Time.Local().Format("2006-01-02 15:04:05.000"), e.Kind, Line(e.Text))
 }
 
 // Kicked says when the actions of an order are kicked, or would be.

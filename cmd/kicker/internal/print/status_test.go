@@ -17,7 +17,7 @@ func TestStatusPrintsConsequencesBelowTheirCause(t *testing.T) {
 		Problems: []api.Problem{
 			{Code: "held", Severity: api.Critical, Object: "role/web", Since: noon.Add(-30 * time.Second),
 				Text: "removal of 3 members is held", Why: "3 of 5 are gone", Next: "dependents keep using them",
-				Do: "if they are lost for good: kicker accept-loss role/web"},
+				Do: "if they are lost for good: kicker accept-loss role/web=3"},
 			{Code: "not-ready", Severity: api.Note, Object: "node/web3", Text: "not ready", CausedBy: "held"},
 			{Code: "failing", Severity: api.Note, Object: "node/lb2/reload", Text: "waits", CausedBy: "not-ready"},
 			{Code: "cycle", Severity: api.Warning, Text: "the configuration was not reloaded"},
@@ -27,7 +27,7 @@ func TestStatusPrintsConsequencesBelowTheirCause(t *testing.T) {
   critical: role/web: removal of 3 members is held (began 30s ago)
       why:  3 of 5 are gone
       next: dependents keep using them
-      do:   if they are lost for good: kicker accept-loss role/web
+      do:   if they are lost for good: kicker accept-loss role/web=3
     note: node/web3: not ready
       note: node/lb2/reload: waits
   warning: the configuration was not reloaded
