@@ -229,7 +229,7 @@ func (r *Role) suspect(members []kick.Member, by string) {
 }
 
 // accused is the current members that are accused, if one of them is suspected. If the role could not do without all of
-// them, it is those that are suspected. by is the actions whose runs with them failed, as far as they exist.
+// them, it is as many of those that are suspected as it could do without. by is the actions whose runs with them failed, as far as they exist.
 func (r *Role) accused(exists func(action string) bool) (names, by []string) {
 	q := &r.quarantine
 	var all, suspected []string
@@ -250,6 +250,12 @@ func (r *Role) accused(exists func(action string) bool) (names, by []string) {
 	}
 	if len(suspected) == 0 || !r.enoughWithout(all) {
 		all = suspected
+	}
+	slices.SortFunc(all, func(a, b string) int { // those that were left out least often first
+		return cmp.Or(cmp.Compare(q.failed[a].trials, q.failed[b].trials), strings.Compare(a, b))
+	})
+	for len(all) > 1 && !r.enoughWithout(all) {
+		all = all[:len(all)-1]
 	}
 	for _, name := range all {
 		by = append(by, q.failed[name].by...)

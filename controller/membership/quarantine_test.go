@@ -390,3 +390,29 @@ func TestQuarantineTakesOnlyWhatIsNew(t *testing.T) {
 		t.Error("nothing was ever quarantined: the test shows nothing")
 	}
 }
+
+func TestTrialLeavesOutAsManyAsTheRoleCanDoWithout(t *testing.T) {
+	tab := newTable(t, membership.RoleConfig{Name: "web", MinMembers: 2})
+	web := tab.resolve("web")
+	tab.complete("web1")
+	tab.ended(web, "lb1/reload", true)
+	for _, name := range []string{"web2", "web3", "web4"} { // with only one of four no trial would be handed out
+		tab.complete(name)
+	}
+	left := map[string]int{}
+	for range 40 {
+		tab.try("", noon)
+		if trial := web.Trial(); trial != nil {
+			if len(trial.Membership.Members) < 2 {
+				t.Fatalf("the trial hands out %v, fewer than min_members", trial.Membership.Members)
+			}
+			for _, name := range trial.Of {
+				left[name]++
+			}
+		}
+		tab.ended(web, "lb1/reload", false)
+	}
+	if left["web2"] == 0 || left["web3"] == 0 || left["web4"] == 0 {
+		t.Errorf("each may be the bad one, and trials left out %v", left)
+	}
+}
