@@ -123,9 +123,12 @@ func (w *world) removalsArrive() {
 		dead.up = false
 		healthy = slices.DeleteFunc(healthy, func(m *machine) bool { return m == dead })
 	}
-	// A trial never hands out too short a list.
-	if enough := len(healthy) >= 2 && len(poison) < 3; len(poison) > 0 && enough {
-		bound := 20*time.Minute + 4*w.cfg.Backoff.Max
+	// A trial never hands out too short a list. Other members may be accused, too.
+	one := len(poison) == 1 && len(healthy) > w.least("web")
+	two := len(poison) == 2 && w.least("web") <= 1
+	enough := len(healthy) >= 2 && (one || two)
+	if len(poison) > 0 && enough {
+		bound := 20*time.Minute + 8*w.cfg.Backoff.Max
 		deadline := time.Now().Add(bound)
 		for why := w.stillUsed(); why != ""; why = w.stillUsed() {
 			if !time.Now().Before(deadline) {
