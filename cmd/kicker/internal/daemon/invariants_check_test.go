@@ -569,7 +569,8 @@ func (s seen) shownRunning(at time.Time, node string) bool {
 	return slices.ContainsFunc(s.views, func(v *api.View) bool {
 		return v.At.Equal(at) &&
 			(v.Nodes.Node(node) == nil || slices.ContainsFunc(v.Verdicts, func(verdict api.Verdict) bool {
-				converged := verdict.State == api.Converged && verdict.Running != nil
+				began := slices.ContainsFunc(v.Runs, func(r api.Run) bool { return r.Node == node && r.Started.Equal(at) })
+				converged := verdict.State == api.Converged && (verdict.Running != nil || began)
 				return verdict.Node == node && (converged || slices.ContainsFunc(verdict.Gates, func(g api.Gate) bool {
 					return g.Name == api.GateRunning || g.Name == api.GateBackoff // the kick was rejected
 				}))
