@@ -194,6 +194,7 @@ func (c *Controller) turn(ctx context.Context, changed bool, now time.Time) {
 			c.askRoster(ctx, q)
 		}
 		c.publish(now)
+		c.askProven(ctx, now)
 		c.table.Try(func(r *membership.Role) string { return c.triesAgain(r, now) }, c.fleet.dependsOn, now)
 		c.startProbes(ctx, now)
 	}
@@ -282,6 +283,31 @@ func (c *Controller) followed(r *membership.Role, now time.Time) {
 			if hash := a.Status.Applied[need.As].Hash; need.Role == r && hash == r.Current().Revision.Hash {
 				c.departed.applied(a.Key, map[string]string{r.Name: hash}, c.table, now)
 			}
+		}
+	}
+}
+
+// askProven asks failing actions for the members that they applied, if no membership of a role is known with which a
+// run succeeded: without one no member is suspected.
+func (c *Controller) askProven(ctx context.Context, now time.Time) {
+	for _, a := range c.fleet.all() {
+		if a.Retry.Failures == 0 {
+			continue
+		}
+		for _, need := range a.Needs {
+			if !need.Role.Unproven(a.Status.Applied[need.As].Hash, now) {
+				continue
+			}
+			key := a.Key
+			c.ask(ctx, func(ctx context.Context) func(time.Time) bool {
+				members, hash, err := c.bus.Roster(ctx, key.Node, key.Action, need.As)
+				return func(time.Time) bool {
+					if err == nil {
+						need.Role.Learn(hash, members)
+					}
+					return err == nil
+				}
+			})
 		}
 	}
 }

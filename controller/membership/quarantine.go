@@ -45,6 +45,8 @@ type quarantine struct {
 	shown map[string]struct{}
 	// looked is when try looked last for what is due. What was due then and did not begin waits for a change.
 	looked time.Time
+	// asked is when an action was asked last for the members that it applied, because good is not known.
+	asked time.Time
 }
 
 // maxFormer is how many former trials are remembered.
@@ -152,6 +154,24 @@ func (r *Role) ended(hash, by string, succeeded bool, now time.Time) {
 	default:
 		r.trialFailed(*trial, now)
 	}
+}
+
+// Unproven reports whether a failing action is to be asked for the members that it applied, of that hash: no membership
+// is known with which a run succeeded, because no holder was there when the role was recovered.
+func (r *Role) Unproven(hash string, now time.Time) bool {
+	q := &r.quarantine
+	if q.good != nil || hash == "" || !r.recovery.done {
+		return false
+	}
+	if members, known := r.past[hash]; known {
+		q.good = members
+		return false
+	}
+	if now.Sub(q.asked) < askAgain {
+		return false
+	}
+	q.asked = now
+	return true
 }
 
 // trialOf is the trial that an action was handed with a membership, also if another one has followed; nil: none.

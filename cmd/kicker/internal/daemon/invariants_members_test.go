@@ -118,3 +118,27 @@ func TestInvariant25RemovalArrivesThoughANodeComesAndGoes(t *testing.T) {
 		}
 	})
 }
+
+// The only dependent is away when a controller starts, so nothing is known of what it applied.
+func TestInvariant25RemovalArrivesAtADependentThatWasAway(t *testing.T) {
+	inCluster(t, func(c *cluster) {
+		c.balanced(1, time.Minute, func() kick.Ending {
+			time.Sleep(time.Second)
+			return kick.Ending{Exit: 1}
+		})
+		lb := c.agents["lb00"]
+		lb.wire.stall(true)
+		time.Sleep(20 * time.Second) // it is gone
+		c.stopController()
+		c.startController()
+		c.synced()
+		c.web("web6")
+		time.Sleep(time.Minute)
+		lb.wire.stall(false)
+		time.Sleep(10 * time.Second)
+		c.kill(c.agents["web1"])
+		if took := c.unusedWithin("web1", time.Hour); took > 5*time.Minute {
+			t.Errorf("the removal of web1 took %s, want 5 min at most", took)
+		}
+	})
+}
