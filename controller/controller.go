@@ -244,6 +244,7 @@ func (c *Controller) publish(now time.Time) {
 		r := ch.Role
 		if ch.Renewed() {
 			c.departed.published(ch, now)
+			c.followed(r, now)
 			c.fleet.origins.Note(ch, now, func(node string) bool { return c.fleet.ranLately(node, now) })
 		}
 		if r.Unknown() {
@@ -269,6 +270,20 @@ func (c *Controller) publish(now time.Time) {
 			members = fmt.Sprintf("%d → %s: %s%s", len(ch.Was.Members), members, ch.Diff, reasons(r.Departed(ch.Diff.Removed)))
 		}
 		c.roleEvent(now, api.EventRoleChanged, r.Name, "%s", members)
+	}
+}
+
+// followed notes the actions that have applied what a role is now: as a trial, or before.
+func (c *Controller) followed(r *membership.Role, now time.Time) {
+	if len(c.departed.byRole[r.Name]) == 0 {
+		return
+	}
+	for _, a := range c.fleet.all() {
+		for _, need := range a.Needs {
+			if hash := a.Status.Applied[need.As].Hash; need.Role == r && hash == r.Current().Revision.Hash {
+				c.departed.applied(a.Key, map[string]string{r.Name: hash}, c.table, now)
+			}
+		}
 	}
 }
 

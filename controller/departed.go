@@ -120,20 +120,20 @@ func (d *departed) published(c membership.Change, now time.Time) {
 }
 
 // applied notes that an action applied memberships with success: it no longer uses the nodes that are not in them.
-func (d *departed) applied(f *plan.Flight, table *membership.Table, now time.Time) {
-	for role, hash := range f.Handed {
+func (d *departed) applied(action plan.Key, handed map[string]string, table *membership.Table, now time.Time) {
+	for role, hash := range handed {
 		r := table.Role(role)
 		if r == nil || len(d.byRole[role]) == 0 {
 			continue
 		}
 		for node := range d.byRole[role] {
 			was := d.nodes[node].Roles[role]
-			_, dropped := was.Dropped[f.Key.String()]
+			_, dropped := was.Dropped[action.String()]
 			if has, known := r.Applied(hash, node); has || !known || dropped {
 				continue
 			}
 			d.change(node, now, func(is *api.Departed) {
-				is.Roles[role] = was.DroppedBy(f.Key.String(), now)
+				is.Roles[role] = was.DroppedBy(action.String(), now)
 			})
 		}
 	}

@@ -233,7 +233,7 @@ func (c *Controller) end(a *plan.Action, res kick.Result, now time.Time) {
 		delete(c.fleet.flights, a.Node)
 		c.fleet.rollout.Ended(f, succeeded, c.table)
 		if succeeded {
-			c.departed.applied(f, c.table, now)
+			c.departed.applied(f.Key, f.Handed, c.table, now)
 		}
 		if res.Outcome != kick.Lost && (succeeded || f.Overdue.IsZero()) { // an overdue run has counted already
 			c.table.Ended(f.Handed, a.Key.String(), succeeded, now)
@@ -305,7 +305,7 @@ func (c *Controller) markOverdue(now time.Time) (changed bool) {
 		}
 		usual := "its deadline is over, and its node still reports it"
 		if d, known := c.fleet.usual[f.Action]; known {
-			usual = "it usually takes " + api.Duration(d)
+			usual = "it usually takes " + api.Duration(max(d, f.Took))
 		}
 		c.runEvent(now, api.EventOverdue, f.Key, f.ID, "%s is overdue after %s: %s",
 			f.Key, api.Duration(now.Sub(f.Sent)), usual)

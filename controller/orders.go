@@ -198,8 +198,8 @@ func (c *Controller) lose(o api.LossOrder, now time.Time) error {
 		return nil
 	}
 	n, err := c.table.AcceptLoss(r, o.Accept, now)
-	if other, ok := errors.AsType[*membership.OtherLossError](err); ok {
-		return fmt.Errorf("loss of %s: %w: %w", o.Object, api.ErrOtherLoss, other)
+	if errors.Is(err, api.ErrOtherLoss) {
+		return fmt.Errorf("loss of %s: %w", o.Object, err)
 	}
 	if err != nil {
 		return fmt.Errorf("loss of %s: %w: %w", o.Object, api.ErrNotFound, err)

@@ -7,7 +7,7 @@ import (
 )
 
 func TestEveryGateIsTimedOrAPersons(t *testing.T) {
-	persons := []string{"observe", "disabled", "unknown role", "min_members"}
+	persons := []string{"observe", "disabled", "unknown role", "min_members", "held"}
 	timed := []string{"leader", "synced", "settle", "running", "budget", "rollout", "backoff"}
 	for _, name := range Gates {
 		if slices.Contains(persons, name) == slices.Contains(timed, name) {

@@ -104,6 +104,7 @@ const (
 	RefusedUnknown   = "unknown"
 	RefusedNotSynced = "not synced"
 	RefusedTooFew    = "too few"
+	RefusedHeld      = "held" // removals are held of members that lack a fact
 )
 
 // Held is removals that the guard of a role keeps back. The nodes are still members, unless the guard is a shadow.
@@ -215,6 +216,7 @@ const (
 	GateSynced     = "synced"
 	GateUnknown    = "unknown role"
 	GateMinMembers = "min_members"
+	GateHeld       = "held"
 	GateSettle     = "settle"
 	GateRunning    = "running"
 	GateBudget     = "budget"
@@ -224,12 +226,12 @@ const (
 
 // Gates is the names of all gates.
 var Gates = []string{
-	GateLeader, GateObserve, GateDisabled, GateSynced, GateUnknown, GateMinMembers,
+	GateLeader, GateObserve, GateDisabled, GateSynced, GateUnknown, GateMinMembers, GateHeld,
 	GateSettle, GateRunning, GateBudget, GateRollout, GateBackoff,
 }
 
 // personsGates is the names of the gates that only a person opens. The others are timed.
-var personsGates = []string{GateObserve, GateDisabled, GateUnknown, GateMinMembers}
+var personsGates = []string{GateObserve, GateDisabled, GateUnknown, GateMinMembers, GateHeld}
 
 // OnlyPerson reports whether an action with these gates waits, and only for a person.
 func OnlyPerson(gates []Gate) bool {

@@ -19,7 +19,7 @@ func (r *Role) Members() []string { return slices.Sorted(maps.Keys(r.members)) }
 
 // GuardSets is how many names the guard's sets A and R have within a window.
 func (r *Role) GuardSets(now time.Time, w time.Duration) (a, joined int) {
-	return r.guard.sets(now, w, r.present().is)
+	return r.guard.sets(now, w, r.present())
 }
 
 // Difference is everything in which two tables differ, for people; empty if they know the same.

@@ -100,6 +100,7 @@ type present struct {
 	sound    int // not suspect
 	suspects int
 	is       func(name string) bool // a member, suspect or not
+	fresh    []string               // members that are not published yet
 }
 
 // clone is a guard that shares nothing with this one that changes.
@@ -196,7 +197,7 @@ func (g *guard) trim(now time.Time) {
 }
 
 // sets is the sizes of A and R within a window.
-func (g *guard) sets(now time.Time, w time.Duration, is func(name string) bool) (a, r int) {
+func (g *guard) sets(now time.Time, w time.Duration, p present) (a, r int) {
 	began := now.Add(-w)
 	if began.Before(g.since) {
 		began = g.since
@@ -205,12 +206,18 @@ func (g *guard) sets(now time.Time, w time.Duration, is func(name string) bool) 
 	for name, steps := range g.history {
 		last := steps[len(steps)-1]
 		_, missing := g.missing[name]
-		gone := !missing && !is(name) && !last.in && !last.left && last.at.After(began)
+		gone := !missing && !p.is(name) && !last.in && !last.left && last.at.After(began)
 		if gone {
 			a++
 		}
 		i := slices.IndexFunc(steps, func(s step) bool { return s.at.After(began) })
-		if i >= 0 && steps[i].in && (gone || missing || is(name)) {
+		if i >= 0 && steps[i].in && (gone || missing || p.is(name)) {
+			r++
+		}
+	}
+	for _, name := range p.fresh {
+		steps := g.history[name]
+		if !slices.ContainsFunc(steps, func(s step) bool { return s.at.After(began) }) { // otherwise it is counted above
 			r++
 		}
 	}
@@ -297,14 +304,14 @@ func (g *guard) accept(now time.Time) {
 // tooMany is the hold that the losses call for, nil if they may be removed.
 func (g *guard) tooMany(now time.Time, p present) *hold {
 	if p.sound == 0 {
-		a, r := g.sets(now, window, p.is)
+		a, r := g.sets(now, window, p)
 		base := p.suspects + a - min(a+p.suspects, r)
 		return &hold{
 			since: now, base: max(base, len(g.missing)), why: "the role would be empty, and no member left on purpose",
 		}
 	}
 	for _, w := range []time.Duration{window, longWindow} {
-		a, r := g.sets(now, w, p.is)
+		a, r := g.sets(now, w, p)
 		gone, base := a+p.suspects, p.sound+p.suspects+a-min(a+p.suspects, r)
 		if gone >= holdFrom && g.tooFew(now, p.sound, base) {
 			why := fmt.Sprintf("%d of %d are gone or suspect within %s", gone, base, api.Duration(w))

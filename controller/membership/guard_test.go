@@ -161,7 +161,7 @@ func TestLossesAreComparedWithWhatWasNotReplaced(t *testing.T) {
 	p.is = func(name string) bool {
 		return strings.HasPrefix(name, "new") && !slices.Contains([]string{"new0", "new1", "new2"}, name)
 	}
-	if a, r := g.sets(noon, window, p.is); a != 5 || r != 6 || g.tooMany(noon, p) != nil {
+	if a, r := g.sets(noon, window, p); a != 5 || r != 6 || g.tooMany(noon, p) != nil {
 		t.Errorf("A has %d names, R %d, hold %+v; want 5, 6 and no hold", a, r, g.tooMany(noon, p))
 	}
 }
@@ -238,7 +238,7 @@ func TestStepsThatAreForgottenChangeNoSet(t *testing.T) {
 	}
 	g.joins(noon, "new")
 	isOld := func(name string) bool { return true }
-	if a, r := g.sets(noon, longWindow, isOld); a != 0 || r != 1 {
+	if a, r := g.sets(noon, longWindow, present{is: isOld}); a != 0 || r != 1 {
 		t.Errorf("A has %d names and R %d, want none and the one that was not there an hour ago", a, r)
 	}
 }
@@ -266,7 +266,7 @@ func TestNamesCountAndNotDepartures(t *testing.T) {
 	g.lost("web5", loss{at: noon})
 	p := left(3, 0)
 	p.is = func(name string) bool { return name != "web5" && name != "web2" }
-	if a, r := g.sets(noon, window, p.is); a != 1 || r != 0 || g.tooMany(noon, p) != nil {
+	if a, r := g.sets(noon, window, p); a != 1 || r != 0 || g.tooMany(noon, p) != nil {
 		t.Errorf("A has %d names, R %d, hold %+v; want web5 alone, and no hold", a, r, g.tooMany(noon, p))
 	}
 }

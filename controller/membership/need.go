@@ -143,12 +143,10 @@ func (t *Table) Resolve(text string, facts inventory.Facts, nodes *inventory.Sna
 		return Need{}, err
 	}
 	need := Need{As: d.String()}
-	need.Role, err = t.role(d.Name)
-	if err == nil && len(d.With) > 0 {
-		need.Role, err = t.part(need.Role, need.Role.Name+" with="+strings.Join(d.With, ","), query.Selector{}, d.With)
-	}
-	if err == nil && len(d.Same) > 0 {
-		need.Role, need.Shared, err = t.narrow(need.Role, text, d.Same, facts)
+	if len(d.With)+len(d.Same) == 0 {
+		need.Role, err = t.role(d.Name)
+	} else {
+		need.Role, need.Shared, err = t.part(d, text, facts)
 	}
 	for _, r := range t.unfilled {
 		for n := range nodes.All() {
@@ -173,6 +171,7 @@ func (r *Role) isNeeded(nodes *inventory.Snapshot, now time.Time) {
 		}
 		if _, lacks := memberFacts(n.Facts, r.MemberFacts); lacks != "" {
 			r.lacks[name] = lacks
+			r.depart(name, kick.DepartedFactMissing, now)
 			delete(r.members, name)
 			delete(r.suspects, name)
 			r.touch(now)
@@ -184,31 +183,39 @@ func (r *Role) isNeeded(nodes *inventory.Snapshot, now time.Time) {
 	}
 }
 
-// narrow is the part of a role whose nodes have the dependent's own values of the facts named. shared is those facts
-// and values.
-func (t *Table) narrow(base *Role, text string, same []string, facts inventory.Facts) (
-	r *Role, shared string, err error) {
-	var selector query.Selector
-	for _, path := range same {
-		value, ok := query.Lookup(facts, path)
-		if !ok {
-			return nil, "", fmt.Errorf("depends_on %q: the node itself has no fact %s", text, path)
+// part is the part of a role that a dependency means for a node with these facts: with other member facts, or only the
+// nodes that have the dependent's own values of some facts. shared is those facts and values.
+func (t *Table) part(d Dependency, text string, facts inventory.Facts) (r *Role, shared string, err error) {
+	base := t.byName[d.Name]
+	if base == nil { // no node has it: there may be no role of that name beside its part
+		if base, err = newBase(d.Name); err != nil {
+			return nil, "", err
 		}
-		selector = selector.And(query.Equal(path, fmt.Sprint(value)))
 	}
-	shared = selector.String()
-	r, err = t.part(base, base.Name+" where "+shared, selector, base.MemberFacts)
-	return r, shared, err
-}
-
-// part is the part of a role that a selector matches, with member facts of its own, under a name.
-func (t *Table) part(base *Role, name string, selector query.Selector, facts []string) (*Role, error) {
-	if r := t.byName[name]; r != nil {
-		return r, nil
+	name, selector, cfg := base.Name, base.selector, base.RoleConfig
+	if len(d.Same) > 0 {
+		var same query.Selector
+		for _, path := range d.Same {
+			value, ok := query.Lookup(facts, path)
+			if !ok {
+				return nil, "", fmt.Errorf("depends_on %q: the node itself has no fact %s", text, path)
+			}
+			same = same.And(query.Equal(path, fmt.Sprint(value)))
+		}
+		shared, selector = same.String(), selector.And(same)
+		name += " where " + shared
 	}
-	cfg := base.RoleConfig
-	cfg.MemberFacts = facts
-	return t.add(name, base.selector.And(selector), cfg, true)
+	if len(d.With) > 0 {
+		cfg.MemberFacts = d.With
+		name += " with=" + strings.Join(d.With, ",")
+	}
+	if r = t.byName[name]; r == nil {
+		if r, err = t.add(name, selector, cfg, true); err != nil {
+			return nil, "", err
+		}
+	}
+	r.declared = base.configured || base.known
+	return r, shared, nil
 }
 
 // role is the role that a dependency names: by its name, or by a selector in its canonical form, which is a role by
@@ -217,9 +224,17 @@ func (t *Table) role(name string) (*Role, error) {
 	if r := t.byName[name]; r != nil {
 		return r, nil
 	}
-	isSelector := strings.ContainsAny(name, "=!")
+	r, err := newBase(name)
+	if err != nil {
+		return nil, err
+	}
+	return t.add(name, r.selector, r.RoleConfig, strings.ContainsAny(name, "=!"))
+}
+
+// newBase is a role that no configuration names, by its name, or by a selector. It is in no table yet.
+func newBase(name string) (*Role, error) {
 	text := name
-	if !isSelector {
+	if !strings.ContainsAny(name, "=!") {
 		if err := CheckRole(name); err != nil {
 			return nil, err
 		}
@@ -229,7 +244,10 @@ func (t *Table) role(name string) (*Role, error) {
 	if err != nil {
 		return nil, fmt.Errorf("role %.40q: %w", name, err)
 	}
-	return t.add(name, selector, RoleConfig{
-		MemberFacts: DefaultMemberFacts, Budget: DefaultBudget, MinMembers: DefaultMinMembers,
-	}, isSelector)
+	r := newRole()
+	r.selector = selector
+	r.RoleConfig = RoleConfig{
+		Name: name, MemberFacts: DefaultMemberFacts, Budget: DefaultBudget, MinMembers: DefaultMinMembers,
+	}
+	return r, nil
 }

@@ -288,7 +288,7 @@ func TestKnownMembersThatAreNoneAndDidNotLeaveAreLosses(t *testing.T) {
 	}
 	table.Publish(7, inv.Snapshot(), in(guardPause))
 	r.guard.lost("web5", loss{at: in(guardPause)})
-	if a, _ := r.guard.sets(in(guardPause), window, func(string) bool { return false }); a != 3 {
+	if a, _ := r.guard.sets(in(guardPause), window, left(0, 0)); a != 3 {
 		t.Errorf("lost are %d, want the two of the start and another one", a)
 	}
 }

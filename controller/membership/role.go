@@ -22,6 +22,7 @@ type Role struct {
 	selector   query.Selector
 	implicit   bool // a selector, or a part of a role, that an action depends on: it has no name of its own
 	configured bool // the configuration names it
+	declared   bool // it is a part of a role that is known or that the configuration names
 	known      bool // a node has or had it, or an action has applied it
 	needed     bool // an action depends on it, or did: its members have all required facts
 
@@ -66,10 +67,11 @@ type departure struct {
 	at  time.Time
 }
 
-// reselection is a reload that changed which nodes have a role.
+// reselection is a reload that changed which nodes have a role, or which facts its members need.
 type reselection struct {
 	at       time.Time
-	selector string // the new one
+	selector string   // the new one; empty: it is as it was
+	facts    []string // likewise
 }
 
 // maxDeparted is how many departures a role remembers.
@@ -116,7 +118,7 @@ func (r *Role) Nodes() []string {
 
 // Unknown reports whether the role may be a typo: no node has or had it, no action has applied it, and the
 // configuration does not name it.
-func (r *Role) Unknown() bool { return !r.configured && !r.known }
+func (r *Role) Unknown() bool { return !r.configured && !r.known && !r.declared }
 
 // Refusal is why a role's members are not handed out, to anyone who asks; nil: they are. A list must not be short, or
 // empty, by mistake.
@@ -128,11 +130,28 @@ func (r *Role) Refusal() *api.Refusal {
 	case !r.recovery.done:
 		why := cmp.Or(r.recovery.why, "its members are not known yet")
 		return &api.Refusal{Code: api.RefusedNotSynced, Why: fmt.Sprintf("role %s: %s", r.Name, why), Until: r.recovery.until}
+	case r.heldWithout() != "":
+		return &api.Refusal{Code: api.RefusedHeld, Why: fmt.Sprintf("role %s: the removal of members is held that cannot be "+
+			"handed out: %s", r.Name, r.heldWithout())}
 	case r.TooFew():
 		return &api.Refusal{Code: api.RefusedTooFew, Why: fmt.Sprintf("role %s has %s, fewer than its min_members %d",
 			r.Name, api.Count(len(r.current.Members), "member"), r.MinMembers)}
 	}
 	return nil
+}
+
+// heldWithout is a missing member that lacks a required fact, and which; empty if there is none. Its dependents keep what
+// they have.
+func (r *Role) heldWithout() string {
+	if r.guard.hold == nil {
+		return ""
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.guard.missing)) {
+		if _, lacks := memberFacts(r.guard.missing[name].member.Facts, r.MemberFacts); lacks != "" {
+			return name + " " + lacks
+		}
+	}
+	return ""
 }
 
 // TooFew reports whether the role has fewer members than its dependents may be kicked with.
@@ -342,6 +361,13 @@ func (r *Role) present() present {
 		return member && !r.quarantine.has(name)
 	}
 	p := present{is: is}
+	if len(r.guard.missing) > 0 && r.changed {
+		for name := range r.members {
+			if is(name) && !r.isPublished(name) {
+				p.fresh = append(p.fresh, name)
+			}
+		}
+	}
 	for name := range r.suspects {
 		if is(name) {
 			p.suspects++
@@ -367,12 +393,16 @@ func (r *Role) undo() string {
 	if r.reselected.at.IsZero() || len(r.guard.missing) == 0 {
 		return ""
 	}
+	why, undo := kick.DepartedDeselected, "undo the change of the selector, which is now "+r.reselected.selector
+	if r.reselected.selector == "" {
+		why, undo = kick.DepartedFactMissing, "undo the change of member_facts, or give the members these facts"
+	}
 	for _, l := range r.guard.missing {
-		if l.why != kick.DepartedDeselected {
+		if l.why != why {
 			return ""
 		}
 	}
-	return "undo the change of the selector, which is now " + r.reselected.selector
+	return undo
 }
 
 // lossWords is why members are missing, for people. all is what to say if they are all gone or suspect.
@@ -382,7 +412,12 @@ func (r *Role) lossWords(all string) string {
 		count[l.why]++
 	}
 	n := len(r.guard.missing)
-	if r.undo() != "" {
+	switch undo := r.undo(); {
+	case undo == "":
+	case r.reselected.selector == "":
+		return fmt.Sprintf("%d alive members lack a fact since the reload at %s, after which members need %s",
+			n, r.reselected.at.Format("15:04:05 MST"), strings.Join(r.reselected.facts, ", "))
+	default:
 		return fmt.Sprintf("%d alive members are no longer selected since the reload at %s, which changed the selector to %s",
 			n, r.reselected.at.Format("15:04:05 MST"), r.reselected.selector)
 	}

@@ -376,8 +376,11 @@ func (t *Table) AcceptLoss(r *Role, n int, now time.Time) (int, error) {
 type OtherLossError struct{ Held []string }
 
 func (e *OtherLossError) Error() string {
-	return fmt.Sprintf("%s held now: %s", api.Count(len(e.Held), "removal"), api.List(e.Held, 20))
+	return fmt.Sprintf("%s held by now, of %s", api.Count(len(e.Held), "removal"), api.List(e.Held, 20))
 }
+
+// Is reports whether target is api.ErrOtherLoss.
+func (e *OtherLossError) Is(target error) bool { return target == api.ErrOtherLoss }
 
 // ExpectLoss makes the guard let up to percent of a role's members depart until a time.
 func (t *Table) ExpectLoss(r *Role, percent int, until time.Time) {

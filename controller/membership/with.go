@@ -39,8 +39,12 @@ func (t *Table) With(cfg Config, nodes *inventory.Snapshot, now time.Time, resol
 		next.keepOrphans(t)
 	}
 	for name, r := range next.byName {
-		if was := t.byName[name]; was != nil && was.Selector() != r.Selector() {
-			r.reselected = reselection{now, r.Selector()}
+		switch was := t.byName[name]; {
+		case was == nil:
+		case was.Selector() != r.Selector():
+			r.reselected = reselection{at: now, selector: r.Selector()}
+		case !slices.Equal(was.MemberFacts, r.MemberFacts):
+			r.reselected = reselection{at: now, facts: r.MemberFacts}
 		}
 		r.reselect(nodes, now)
 		if g := &r.recovery; !g.done && g.known == nil {

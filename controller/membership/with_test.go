@@ -535,3 +535,91 @@ func TestConfigurationThatIsWrongLeavesTheTableAsItIs(t *testing.T) {
 		t.Errorf("role %q, held is %+v", r.Selector(), r.Held(false))
 	}
 }
+
+// A blue/green switch by a reload of the selector.
+func TestSwitchToOtherNodesIsNotHeld(t *testing.T) {
+	cfg := membership.Config{GoneAfter: inventory.DefaultGoneAfter}
+	cfg.Roles = []membership.RoleConfig{{Name: "web", Selector: "role=web,color=blue"}}
+	tab := newTable(t, cfg.Roles...)
+	inv := inventory.New()
+	for i := range 8 {
+		color := []string{"blue", "green"}[i%2]
+		n := receiveNode(t, inv, fmt.Sprint("web", i), inventory.Facts{
+			"role": "web", "color": color, "ipaddress": "10.0.0.1", "port": "80",
+		})
+		tab.apply(nil, n, noon)
+	}
+	tab.nodes = inv.Snapshot()
+	tab.resolve("web")
+	tab.publish()
+	now := in(time.Minute)
+	cfg.Roles = []membership.RoleConfig{{Name: "web", Selector: "role=web,color=green"}}
+	next, err := tab.With(cfg, tab.nodes, now, func(next *membership.Table) {
+		_, _ = next.Resolve("web", nil, tab.nodes, now)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	changes := next.Publish(7, tab.nodes, now)
+	if r := next.Role("web"); r.Held(false) != nil || members(r) != "web1 web3 web5 web7" || len(changes) != 1 {
+		t.Errorf("held is %+v, members %q, %d changes; want the green ones at once", r.Held(false), members(r), len(changes))
+	}
+}
+
+// Cases B6: the words of a hold follow its cause.
+func TestHoldAfterAReloadNamesTheReload(t *testing.T) {
+	for _, c := range []struct {
+		role       membership.RoleConfig
+		why, undo  string
+		handedOver bool
+	}{
+		{membership.RoleConfig{Name: "web", Selector: "role=wbe"},
+			"4 alive members are no longer selected since the reload at 12:01:00 UTC, which changed the selector to role=wbe",
+			"undo the change of the selector, which is now role=wbe", true},
+		{membership.RoleConfig{Name: "web", MemberFacts: []string{"ipaddress", "port", "rack"}},
+			"4 alive members lack a fact since the reload at 12:01:00 UTC, after which members need ipaddress, port, rack",
+			"undo the change of member_facts, or give the members these facts", false},
+	} {
+		tab := newTable(t)
+		inv := inventory.New()
+		for i := range 4 {
+			n := receiveNode(t, inv, fmt.Sprint("web", i), inventory.Facts{"role": "web", "ipaddress": "10.0.0.1", "port": "80"})
+			tab.apply(nil, n, noon)
+		}
+		tab.nodes = inv.Snapshot()
+		tab.resolve("web")
+		tab.publish()
+		now := in(time.Minute)
+		c.role.MinMembers = 1
+		cfg := membership.Config{GoneAfter: inventory.DefaultGoneAfter, Roles: []membership.RoleConfig{c.role}}
+		next, err := tab.With(cfg, tab.nodes, now, func(next *membership.Table) {
+			_, _ = next.Resolve("web", nil, tab.nodes, now)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		next.Publish(7, tab.nodes, now)
+		r := next.Role("web")
+		h := r.Held(false)
+		if h == nil || !strings.HasPrefix(h.Why, c.why) || h.Undo != c.undo || len(h.Nodes) != 4 {
+			t.Fatalf("held is %+v, want %q, %q", h, c.why, c.undo)
+		}
+		if refused := r.Refusal(); (refused == nil) != c.handedOver {
+			t.Errorf("%s: refused is %+v, handed over: want %t", c.undo, refused, c.handedOver)
+		}
+	}
+}
+
+func receiveNode(t *testing.T, inv *inventory.Inventory, name string, facts inventory.Facts) *inventory.Node {
+	t.Helper()
+	for _, m := range []inventory.Received{
+		{At: noon, Facts: &inventory.FactsMessage{Node: name, Instance: "m", Boot: "b", Facts: facts}},
+		{At: noon, Beat: &inventory.Beat{Node: name, Instance: "m", Boot: "b", Facts: facts.Digest(), Ready: true, NextIn: 1000,
+			Conn: inventory.Conn{Server: name, Client: 1}}},
+	} {
+		if _, err := inv.Apply(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return inv.Snapshot().Node(name)
+}

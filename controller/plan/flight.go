@@ -47,6 +47,8 @@ type Flight struct {
 	Doubt bool
 	// Deadline is when the run has ended at the latest, as the node says and the controller believes.
 	Deadline time.Time
+	// Took is how long the action's last run took on this node, if it succeeded.
+	Took time.Duration
 	// Gone is when the node went; zero: it is there.
 	Gone time.Time
 	// Overdue is when the run became overdue; zero: it is not. It stays overdue until it ends.
@@ -58,6 +60,9 @@ func (a *Action) NewFlight(id, reason string, roles []*membership.Role, now, dea
 	f := &Flight{
 		ID: id, Key: a.Key, Reason: reason, cause: a.cause, Tried: a.Fingerprint(), Handed: map[string]string{},
 		Roles: RoleNames(roles), Sent: now, Asked: true, Deadline: deadline,
+	}
+	if last := a.Status.Last; last != nil && last.Outcome == kick.Succeeded {
+		f.Took = time.Duration(last.Duration) * time.Millisecond
 	}
 	for _, need := range a.Needs {
 		f.Handed[need.Role.Name] = need.Role.Handed(a.Key.String()).Revision.Hash
@@ -73,8 +78,9 @@ func (f *Flight) Ends() time.Time {
 	return api.Soonest(f.Deadline, f.Gone.Add(GonePlace))
 }
 
-// OverdueAt is when the run becomes overdue: after five times the median duration of its action, which usual has, but
-// not within a minute. If the median is not known, it is at the run's deadline.
+// OverdueAt is when the run becomes overdue: after five times the median duration of its action, which usual has, or of
+// its node's own last run if that took longer, but not within a minute. If the median is not known, it is at the run's
+// deadline.
 //
 // Example: the median of reload is 20 s. A reload that was kicked at 12:00:00 is overdue at 12:01:40.
 func (f *Flight) OverdueAt(usual map[string]time.Duration) time.Time {
@@ -82,7 +88,7 @@ func (f *Flight) OverdueAt(usual map[string]time.Duration) time.Time {
 	if !known {
 		return f.Ends()
 	}
-	return api.Soonest(f.Ends(), f.Sent.Add(max(overdueFactor*median, overdueLeast)))
+	return api.Soonest(f.Ends(), f.Sent.Add(max(overdueFactor*median, overdueFactor*f.Took, overdueLeast)))
 }
 
 // again reports whether an action may be kicked in the place of this run.

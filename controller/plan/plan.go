@@ -192,6 +192,7 @@ func (s Situation) gates(a *Action, now time.Time) []api.Gate {
 // refusalGates is the gate of each reason not to hand out members.
 var refusalGates = map[string]string{
 	api.RefusedUnknown: api.GateUnknown, api.RefusedNotSynced: api.GateSynced, api.RefusedTooFew: api.GateMinMembers,
+	api.RefusedHeld: api.GateHeld,
 }
 
 // Idle reports whether an action is converged, has no run, and would be kicked if it were not converged.

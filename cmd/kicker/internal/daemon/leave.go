@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -82,18 +81,14 @@ func standIn(
 	ctx context.Context, cfg config.Config, self inventory.Identity, nc *nats.Conn, o LeaveOptions,
 ) (status inventory.LeaveStatus, err error) {
 	dir := filepath.Join(cfg.StateDir, "node", self.Node)
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) { // perhaps a typo, or the agent runs under another name
-		return status, fmt.Errorf("leave %s: %w, and none ever ran here: %s does not exist: check --name and --state-dir, "+
-			"or run kicker leave node/%s beside the controller", self.Node, inventory.ErrNoAgent, dir, self.Node)
-	}
 	unlock, err := kick.LockStored(dir)
 	if errors.Is(err, kick.ErrLocked) {
 		return status, fmt.Errorf("leave %s: its agent runs, but is not on the bus (%w): see the agent's log, "+
 			"or run kicker leave node/%s beside the controller", self.Node, inventory.ErrNoAgent, self.Node)
 	}
 	if errors.Is(err, fs.ErrNotExist) { // each agent makes its directory: the name may be a typo
-		return status, fmt.Errorf("leave %s: %w, and no agent of this name ran here (%s is missing): check --name and "+
-			"state_dir, or run kicker leave node/%s beside the controller", self.Node, inventory.ErrNoAgent, dir, self.Node)
+		return status, fmt.Errorf("leave %s: %w, and none ever ran here: %s does not exist: check --name and --state-dir, "+
+			"or run kicker leave node/%s beside the controller", self.Node, inventory.ErrNoAgent, dir, self.Node)
 	}
 	if err != nil {
 		return status, fmt.Errorf("leave %s: no agent answers, and this command cannot stand in for it: %w: "+

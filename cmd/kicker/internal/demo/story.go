@@ -236,7 +236,7 @@ func checkBackoffs(_ context.Context, took times) error {
 }
 
 func (d *demo) checkGone(ctx context.Context, _ times) error {
-	if _, err := ask[api.Explanation](ctx, d, "/v1/nodes/web2/explain"); err == nil {
+	if _, err := ask[api.Node](ctx, d, "/v1/nodes/web2"); err == nil {
 		return errors.New("web2 is still in the inventory")
 	}
 	return nil

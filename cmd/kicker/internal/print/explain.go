@@ -29,6 +29,8 @@ func Explanation(e api.Explanation, now time.Time) string {
 	line("node/%s %s, first seen %s ago.", e.Name, life(e, now), age(e.Joined, now))
 	line("It is instance %s, boot %s.", e.Instance, e.Boot)
 	switch {
+	case len(e.Roles) == 0 && len(heldIn(e)) > 0:
+		line("It has no role that is selected now. It is %s.", notMember(e))
 	case len(e.Roles) == 0:
 		line("It has no role.")
 	case e.Member:
@@ -91,6 +93,16 @@ func incomplete(line func(string, ...any), n api.Node) {
 	}
 }
 
+// heldIn is the roles from which the removal of a node is held.
+func heldIn(e api.Explanation) (names []string) {
+	for _, h := range e.Held {
+		if !h.Shadow && slices.Contains(h.Nodes, e.Name) {
+			names = append(names, h.Role)
+		}
+	}
+	return names
+}
+
 // life is the life of a node, and since when.
 func life(e api.Explanation, now time.Time) string {
 	began, ok := map[inventory.Life]string{
@@ -104,12 +116,7 @@ func life(e api.Explanation, now time.Time) string {
 
 // notMember is what a node that is not counted is to its roles: where its removal is held it is a member still.
 func notMember(e api.Explanation) string {
-	var names []string
-	for _, h := range e.Held {
-		if !h.Shadow && slices.Contains(h.Nodes, e.Name) {
-			names = append(names, h.Role)
-		}
-	}
+	names := heldIn(e)
 	if len(names) == 0 {
 		return "not a member"
 	}
@@ -179,7 +186,7 @@ func action(line func(string, ...any), a api.Action, now time.Time) {
 func difference(n api.Need) string {
 	switch {
 	case n.Applied == nil:
-		return fmt.Sprintf("applied is unknown, current is %s", revision(n.Current))
+		return fmt.Sprintf("nothing is applied yet, current is %s", revision(n.Current))
 	case n.Applied.Hash == n.Current.Hash:
 		return fmt.Sprintf("applied is current, %s", revision(n.Current))
 	}
