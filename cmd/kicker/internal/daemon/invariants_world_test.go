@@ -34,6 +34,7 @@ type world struct {
 	record   *record
 	poisons  poisons
 	takeover bool // two controllers run
+	standby  bool // the newer one was started as a standby
 }
 
 // machine is a node and the truth about it.
@@ -318,7 +319,9 @@ func (w *world) setMode(role, mode string) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	if err := w.control.Reload(ctx, w.cfg); err != nil {
+	cfg := w.cfg
+	cfg.Standby = w.standby
+	if err := w.control.Reload(ctx, cfg); err != nil {
 		w.t.Errorf("reload: %v", err)
 	}
 }
@@ -326,6 +329,7 @@ func (w *world) setMode(role, mode string) {
 // startControl starts a controller and records its views.
 func (w *world) startControl() {
 	w.startController()
+	w.standby = w.cfg.Standby
 	w.record.follow(w.control, &w.processes)
 }
 
