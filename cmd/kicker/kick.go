@@ -66,10 +66,10 @@ soon as all actions that are left wait only for a person.`,
 func awaitRuns(ctx context.Context, cmd *cobra.Command, c *client.Client, kicked api.Kicked) error {
 	a := newAwaited(kicked)
 	watching, stop := context.WithCancelCause(ctx)
-	watched := make(chan struct{})
+	watched, now := make(chan struct{}), c.Now
 	go func() {
 		defer close(watched)
-		if err := watchGates(watching, cmd, a, kicked.Actions, c.Now); err != nil {
+		if err := watchGates(watching, cmd, a, kicked.Actions, now); err != nil {
 			stop(err)
 		}
 	}()
