@@ -26,8 +26,12 @@ func (r *Role) Applied(hash, node string) (has, known bool) {
 	return hasMember(members, node), known
 }
 
-// Related reports whether a node has the role, or is a member of any membership of it that is remembered.
+// Related reports whether a node has or had the role, as far as that is remembered, or is a member of any membership of it
+// that is remembered. A former controller may have handed it out.
 func (r *Role) Related(node string) bool {
+	if _, had := r.departed[node]; had {
+		return true
+	}
 	if r.Has(node) || r.Missing(node) || r.isPublished(node) || hasMember(r.recovery.known, node) {
 		return true
 	}

@@ -286,6 +286,9 @@ func TestKnownMembersThatAreNoneAndDidNotLeaveAreLosses(t *testing.T) {
 	if _, known := r.Past(formerRevision.Hash); !known || r.recovery.basis != formerRevision {
 		t.Errorf("recovered is %+v, remembered: %t; want what dependents hold", r.recovery.basis, known)
 	}
+	if p := r.present(); len(p.fresh) != 0 {
+		t.Errorf("%q count as new, though they were there", p.fresh)
+	}
 	table.Publish(7, inv.Snapshot(), in(guardPause))
 	r.guard.lost("web5", loss{at: in(guardPause)})
 	if a, _ := r.guard.sets(in(guardPause), window, left(0, 0)); a != 3 {

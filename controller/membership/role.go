@@ -53,7 +53,7 @@ type Role struct {
 	past  map[string][]kick.Member
 	diffs map[string]Diff
 
-	// departed is why nodes that were published are no longer members, at most maxDeparted.
+	// departed is why nodes that had the role are no longer members, at most maxDeparted.
 	departed map[string]departure
 	// reselected is the last change of the configuration after which alive nodes no longer had the role.
 	reselected reselection
@@ -222,13 +222,17 @@ func (r *Role) remember(hash string, members []kick.Member) {
 func (r *Role) update(before, after *inventory.Node, from time.Time) {
 	name := cmp.Or(after, before).Name
 	has := after != nil && after.Facts != nil && r.selector.Matches(after.Facts)
-	if has != r.Has(name) {
+	had := r.Has(name)
+	if has != had {
 		r.names = nil
 	}
 	if has {
 		r.nodes[name], r.known = struct{}{}, true
 	} else {
 		delete(r.nodes, name)
+	}
+	if _, known := r.departed[name]; had && !has && !known { // also if it was no member here
+		r.depart(name, r.whyNot(before, after), from)
 	}
 	counts := has && after.Eligible()
 	var facts map[string]any
@@ -361,7 +365,7 @@ func (r *Role) present() present {
 		return member && !r.quarantine.has(name)
 	}
 	p := present{is: is}
-	if len(r.guard.missing) > 0 && r.changed {
+	if len(r.guard.missing) > 0 && r.changed && !r.guard.since.IsZero() { // at first all were there
 		for name := range r.members {
 			if is(name) && !r.isPublished(name) {
 				p.fresh = append(p.fresh, name)

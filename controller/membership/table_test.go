@@ -527,3 +527,21 @@ func TestRolesAgreeWithTheNodes(t *testing.T) {
 		}
 	})
 }
+
+// Cases E36: a former controller may have handed it out.
+func TestNodeThatHadTheRoleStaysRelated(t *testing.T) {
+	tab := newTable(t)
+	r := tab.resolve("web")
+	web1 := tab.join("web1", noon)
+	tab.apply(web1, eligible("web1", inventory.Facts{"role": "spare"}), noon) // before anything was published
+	notReady := web("web2")
+	notReady.Ready = false
+	tab.apply(nil, notReady, noon)
+	tab.apply(notReady, eligible("web2", inventory.Facts{"role": "spare"}), noon)
+	tab.publish()
+	for node, want := range map[string]bool{"web1": true, "web2": true, "web3": false} {
+		if got := r.Related(node); got != want {
+			t.Errorf("%s is related to web: %t, want %t", node, got, want)
+		}
+	}
+}

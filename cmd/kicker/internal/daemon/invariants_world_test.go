@@ -573,8 +573,8 @@ func (w *world) leave(m *machine) {
 
 // takeOver starts a standby, which takes over when the controller that leads ends.
 func (w *world) takeOver() bool {
-	if w.control == nil || w.takeover || w.record.isCutOff() {
-		return false
+	if w.control == nil || w.takeover || w.record.isCutOff() || w.broker == nil {
+		return false // a standby that cannot reach the leader leads
 	}
 	leader := w.control
 	w.takeover, w.cfg.Standby = true, true
