@@ -226,3 +226,26 @@ func TestResultGivesTheLastRunOfTheNextHeartbeat(t *testing.T) {
 		}
 	}
 }
+
+// The facts of a node, or its silence, say nothing about its runs.
+func TestResultIsNotForgottenBeforeTheNextHeartbeat(t *testing.T) {
+	cfg := patient()
+	cfg.Settle = 0
+	inLoop(t, cfg, func(l *loop) {
+		l.says("web1", "web", kick.Status{})
+		l.says("lb1", "lb", reload())
+		l.sync(t)
+		l.ends(success(l.kicked()[0]))
+		for _, happens := range []func(){
+			func() { l.tells("lb1", usualFacts("lb")) },
+			func() { l.beats("lb1", usualFacts("lb"), reload()) }, // sent before the run ended
+			func() { l.closes("lb1") },
+		} {
+			happens()
+			synctest.Wait()
+			if n := len(l.kicked()); n != 1 || l.View().Verdicts[0].State != api.Converged {
+				t.Fatalf("%d kicks, lb1/reload is %s; want the one that succeeded", n, l.View().Verdicts[0].State)
+			}
+		}
+	})
+}

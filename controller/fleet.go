@@ -96,6 +96,18 @@ func (f *fleet) setStatus(node string, status kick.Status) {
 	}
 }
 
+// reported is what a node reported last, with the results that came since.
+func (f *fleet) reported(node string) kick.Status {
+	status := f.status[node]
+	status.Actions = slices.Clone(status.Actions)
+	for i, s := range status.Actions {
+		if a := f.action(plan.Key{Node: node, Action: s.Name}); a != nil {
+			status.Actions[i] = a.Status
+		}
+	}
+	return status
+}
+
 // setActions follows what a node reports of its actions. resolve finds what one of them depends on.
 func (f *fleet) setActions(
 	node string, status kick.Status, now time.Time, resolve func(kick.ActionStatus) ([]membership.Need, string),

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"time"
@@ -95,6 +96,10 @@ func (c *Controller) ingestChange(change inventory.Change, now time.Time) {
 		c.conflictEnded(after.Name, "instance "+after.Instance+" replaced the other one", now)
 	}
 	status, err := kick.ParseStatus(after.Kick)
+	if before != nil && before.Boot == after.Boot && before.Instance == after.Instance &&
+		bytes.Equal(before.Kick, after.Kick) {
+		status, err = c.fleet.reported(after.Name), nil // results that came since say more
+	}
 	if err != nil {
 		c.invalid(fmt.Errorf("heartbeat of %s: %w", after.Name, err), now)
 		status = c.fleet.status[after.Name]
