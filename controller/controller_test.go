@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -56,12 +57,16 @@ func inLoop(t *testing.T, cfg Config, story func(*loop)) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &loop{received: make(chan inventory.Received, 1024), results: make(chan kick.Result), pace: time.Second}
 		c, err := New(cfg, "me", inventory.New(), Bus{
-			Send: l.send, Roster: l.roster, Probe: l.reach, Ask: func(node, do string) { l.asked = append(l.asked, do+" "+node) },
+			Send: l.send, Roster: l.roster, Probe: l.reach, Ask: func(node, do string) { l.note(do + " " + node) },
 			Beacon:         func(_ string, epoch int64, _ time.Duration) { l.beacons = append(l.beacons, epoch) },
 			RequestReports: func(time.Duration) { l.rolls++ },
-			TellLeaving:    func(_, _ string, f inventory.LeaveStatus) { l.leavers = append(l.leavers, f) },
+			TellLeaving: func(_, _ string, f inventory.LeaveStatus) {
+				l.mu.Lock()
+				defer l.mu.Unlock()
+				l.leavers = append(l.leavers, f)
+			},
 			OrderLeave: func(node, agent string, last bool) {
-				l.asked = append(l.asked, fmt.Sprintf("leave %s %s %t", node, agent, last))
+				l.note(fmt.Sprintf("leave %s %s %t", node, agent, last))
 			},
 		}, silent)
 		if err != nil {
@@ -109,13 +114,52 @@ func patient() Config {
 func (l *loop) send(ctx context.Context, k kick.Kick) (kick.Reply, error) {
 	l.mu.Lock()
 	l.kicks = append(l.kicks, k)
+	answer := l.answer
 	l.mu.Unlock()
 	l.sending.Add(1)
 	defer l.sending.Add(-1)
-	if l.answer != nil {
-		return l.answer(ctx, k)
+	if answer != nil {
+		return answer(ctx, k)
 	}
 	return accept(k), nil
+}
+
+func (l *loop) note(what string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.asked = append(l.asked, what)
+}
+
+// orders is what nodes were asked for so far.
+func (l *loop) orders() []string {
+	synctest.Wait()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.asked)
+}
+
+// answered is what leaving nodes were told so far.
+func (l *loop) answered() []inventory.LeaveStatus {
+	synctest.Wait()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.leavers)
+}
+
+// leavingNodes is how many nodes leave.
+func (l *loop) leavingNodes() (n int) {
+	_ = l.inLoop(context.Background(), func(context.Context, time.Time) bool {
+		n = len(l.leaving)
+		return false
+	}) // fails only when the context ends
+	return n
+}
+
+// answers sets how nodes answer from now on, while kicks are sent.
+func (l *loop) answers(how func(context.Context, kick.Kick) (kick.Reply, error)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.answer = how
 }
 
 func accept(k kick.Kick) kick.Reply {
@@ -238,7 +282,7 @@ func TestRejectedKickIsRetriedAtABoundedRate(t *testing.T) {
 		} {
 			t.Run(fmt.Sprintf("%s, ordered %t", claim, ordered), func(t *testing.T) {
 				inLoop(t, patient(), func(l *loop) {
-					l.answer = c.answer
+					l.answers(c.answer)
 					l.says("web1", "web", kick.Status{})
 					l.says("lb1", "lb", reload())
 					l.sync(t)
@@ -266,11 +310,11 @@ func replying(a kick.Answer) func(context.Context, kick.Kick) (kick.Reply, error
 
 func TestRunWaitsForTheKicksThatItSent(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
-		l.answer = func(ctx context.Context, k kick.Kick) (kick.Reply, error) {
+		l.answers(func(ctx context.Context, k kick.Kick) (kick.Reply, error) {
 			<-ctx.Done()
 			time.Sleep(time.Second)
 			return kick.Reply{}, ctx.Err()
-		}
+		})
 		l.says("web1", "web", kick.Status{})
 		l.says("lb1", "lb", reload())
 		l.sync(t)
@@ -326,7 +370,7 @@ func TestRetryKeepsItsBackoffWhenOthersIntervene(t *testing.T) {
 
 func TestDryRunOfAnOrderChangesNothing(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
-		l.answer = replying(kick.Disabled)
+		l.answers(replying(kick.Disabled))
 		l.says("web1", "web", kick.Status{})
 		l.says("lb1", "lb", reload())
 		l.sync(t)
@@ -442,11 +486,11 @@ func TestFirstReportOfAnEndEndsTheRun(t *testing.T) {
 
 func TestReplyAfterTheEndIsNoSecondRun(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
-		l.answer = func(_ context.Context, k kick.Kick) (kick.Reply, error) {
+		l.answers(func(_ context.Context, k kick.Kick) (kick.Reply, error) {
 			l.results <- success(k)
 			time.Sleep(time.Second)
 			return accept(k), nil
-		}
+		})
 		l.says("web1", "web", kick.Status{})
 		l.says("lb1", "lb", reload())
 		l.sync(t)
@@ -482,12 +526,12 @@ func TestRunWithoutAReportByItsDeadlineIsLost(t *testing.T) {
 func TestUnansweredKickIsSentAgainWithItsID(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
 		lost := 2
-		l.answer = func(_ context.Context, k kick.Kick) (kick.Reply, error) {
+		l.answers(func(_ context.Context, k kick.Kick) (kick.Reply, error) {
 			if lost--; lost >= 0 {
 				return kick.Reply{}, context.DeadlineExceeded
 			}
 			return accept(k), nil
-		}
+		})
 		l.says("web1", "web", kick.Status{})
 		l.says("lb1", "lb", reload())
 		l.sync(t)
@@ -581,8 +625,8 @@ func TestLateLeaveIsNeitherAnsweredNorKept(t *testing.T) {
 			Node: "web1", Instance: "m", Boot: "b", Conn: inventory.Conn{Server: "web1", Client: 1}, NextIn: 1000, Leaving: true,
 		}}
 		synctest.Wait()
-		if len(l.leaving) != 0 || len(l.leavers) != 0 {
-			t.Errorf("%d nodes are leaving, %d were answered", len(l.leaving), len(l.leavers))
+		if l.leavingNodes() != 0 || len(l.answered()) != 0 {
+			t.Errorf("%d nodes are leaving, %d were answered", l.leavingNodes(), len(l.answered()))
 		}
 	})
 }
@@ -618,10 +662,10 @@ func TestBudgetIsUsedFully(t *testing.T) {
 
 func TestControllerStopsInAnySituation(t *testing.T) {
 	inLoop(t, unbudgeted(), func(l *loop) {
-		l.answer = func(ctx context.Context, _ kick.Kick) (kick.Reply, error) {
+		l.answers(func(ctx context.Context, _ kick.Kick) (kick.Reply, error) {
 			<-ctx.Done()
 			return kick.Reply{}, ctx.Err()
-		}
+		})
 		l.says("web1", "web", kick.Status{})
 		for i := range 3 * atOnce {
 			l.says(fmt.Sprint("lb", i), "lb", reload())
@@ -857,7 +901,7 @@ func TestRunOnANodeWithoutActionsTakesAPlace(t *testing.T) {
 
 func TestFlappingNodeKeepsItsBackoff(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
-		l.answer = replying(kick.Disabled)
+		l.answers(replying(kick.Disabled))
 		l.says("web1", "web", kick.Status{})
 		l.sync(t)
 		for range 500 {

@@ -17,7 +17,7 @@ func failed(k kick.Kick) kick.Result {
 
 func TestAnotherMembershipMakesAnotherKick(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
-		l.answer = func(context.Context, kick.Kick) (kick.Reply, error) { return kick.Reply{}, context.DeadlineExceeded }
+		l.answers(func(context.Context, kick.Kick) (kick.Reply, error) { return kick.Reply{}, context.DeadlineExceeded })
 		l.says("web1", "web", kick.Status{})
 		l.says("lb1", "lb", reload())
 		l.sync(t)
@@ -53,10 +53,10 @@ func TestRunMayEndShortlyAfterItsDeadline(t *testing.T) {
 
 func TestHeartbeatReportsAFailedRunWithoutReply(t *testing.T) {
 	inLoop(t, patient(), func(l *loop) {
-		l.answer = func(context.Context, kick.Kick) (kick.Reply, error) {
-			l.answer = nil
+		l.answers(func(context.Context, kick.Kick) (kick.Reply, error) {
+			l.answers(nil)
 			return kick.Reply{}, context.DeadlineExceeded
-		}
+		})
 		l.says("web1", "web", kick.Status{})
 		l.says("lb1", "lb", reload())
 		time.Sleep(4 * time.Second)
@@ -81,10 +81,10 @@ func TestKickAfterALostReplySettles(t *testing.T) {
 		l.sync(t)
 		l.ends(success(l.kicked()[0]))
 		time.Sleep(time.Minute)
-		l.answer = func(context.Context, kick.Kick) (kick.Reply, error) {
+		l.answers(func(context.Context, kick.Kick) (kick.Reply, error) {
 			time.Sleep(replyTimeout)
 			return kick.Reply{}, context.DeadlineExceeded
-		}
+		})
 		sent := time.Now()
 		l.says("web2", "web", kick.Status{})
 		time.Sleep(time.Second)
@@ -167,11 +167,11 @@ func TestOrderIsCarriedOutOnce(t *testing.T) {
 				l.sync(t)
 				k := l.kicked()[0]
 				l.ends(success(k))
-				l.answer = func(_ context.Context, k kick.Kick) (kick.Reply, error) {
+				l.answers(func(_ context.Context, k kick.Kick) (kick.Reply, error) {
 					reply := accept(k)
 					reply.Answer = answer
 					return reply, nil
-				}
+				})
 				if _, err := l.Kick(context.Background(), api.KickOrder{Object: "node/lb1"}); err != nil {
 					t.Fatal(err)
 				}

@@ -20,7 +20,7 @@ func oneUnanswered(t *testing.T, story func(l *loop, k kick.Kick)) {
 	cfg := patient()
 	cfg.Roles = []membership.RoleConfig{{Name: "lb", Budget: "1"}}
 	inLoop(t, cfg, func(l *loop) {
-		l.answer = noReply
+		l.answers(noReply)
 		l.says("web1", "web", kick.Status{})
 		l.says("lb1", "lb", reload())
 		l.says("lb2", "lb", reload())
@@ -65,7 +65,7 @@ func (l *loop) boots(name, role, instance, boot string, status kick.Status) {
 
 func TestRunInDoubtKeepsItsPlace(t *testing.T) {
 	answers := func(a kick.Answer) func(*loop, kick.Kick) {
-		return func(l *loop, _ kick.Kick) { l.answer = replying(a) }
+		return func(l *loop, _ kick.Kick) { l.answers(replying(a)) }
 	}
 	for claim, then := range map[string]func(*loop, kick.Kick){
 		"while the kick is sent again":        func(*loop, kick.Kick) {},
@@ -79,7 +79,7 @@ func TestRunInDoubtKeepsItsPlace(t *testing.T) {
 		"when its node has another role": func(l *loop, _ kick.Kick) { l.says("lb1", "edge", reload()) },
 		"when other members are needed":  func(l *loop, _ kick.Kick) { l.says("web2", "web", kick.Status{}) },
 		"when its agent no longer listens": func(l *loop, _ kick.Kick) {
-			l.answer = func(context.Context, kick.Kick) (kick.Reply, error) { return kick.Reply{}, kick.ErrNoAgent }
+			l.answers(func(context.Context, kick.Kick) (kick.Reply, error) { return kick.Reply{}, kick.ErrNoAgent })
 		},
 		"when its action is no longer known": answers(kick.NoSuchAction),
 		"when its node obeys another one":    answers(kick.Stale),
@@ -91,14 +91,14 @@ func TestRunInDoubtKeepsItsPlace(t *testing.T) {
 			l.goes("lb1")
 		},
 		"when its reply is late and its node goes": func(l *loop, k kick.Kick) {
-			l.answer = func(_ context.Context, k kick.Kick) (kick.Reply, error) { return accept(k), nil }
+			l.answers(func(_ context.Context, k kick.Kick) (kick.Reply, error) { return accept(k), nil })
 			time.Sleep(5 * time.Second)
 			l.goes("lb1")
 		},
 		"when another machine has the name and runs nothing": func(l *loop, k kick.Kick) {
 			l.goes("lb1")
 			l.boots("lb1", "lb", "m2", "b2", reload())
-			l.answer = replying(kick.Disabled)
+			l.answers(replying(kick.Disabled))
 		},
 		"when another machine has the name": func(l *loop, k kick.Kick) {
 			l.goes("lb1")
@@ -143,7 +143,7 @@ func TestRunInDoubtIsOverdueAMinuteAfterItsFirstKick(t *testing.T) {
 	cfg := patient()
 	cfg.Roles = []membership.RoleConfig{{Name: "lb", Budget: "1"}}
 	inLoop(t, cfg, func(l *loop) {
-		l.answer = noReply
+		l.answers(noReply)
 		l.says("web1", "web", kick.Status{})
 		l.says("lb1", "lb", succeededIn(time.Second))
 		l.says("lb2", "lb", succeededIn(time.Second))
@@ -172,7 +172,7 @@ func TestDoubtEnds(t *testing.T) {
 		within time.Duration
 	}{
 		"by an answer that it runs, and its end": {func(l *loop, k kick.Kick) {
-			l.answer = nil
+			l.answers(nil)
 			time.Sleep(5 * time.Second)
 			l.ends(success(k))
 		}, time.Second},
@@ -183,8 +183,8 @@ func TestDoubtEnds(t *testing.T) {
 				a.Last = &kick.LastRun{Run: k.ID, Outcome: kick.Succeeded, Duration: 1000}
 			}))
 		}, time.Second},
-		"by an answer that all is applied":   {func(l *loop, k kick.Kick) { l.answer = replying(kick.AlreadyApplied) }, 6 * time.Second},
-		"by an answer that no run may start": {func(l *loop, k kick.Kick) { l.answer = replying(kick.Disabled) }, 6 * time.Second},
+		"by an answer that all is applied":   {func(l *loop, k kick.Kick) { l.answers(replying(kick.AlreadyApplied)) }, 6 * time.Second},
+		"by an answer that no run may start": {func(l *loop, k kick.Kick) { l.answers(replying(kick.Disabled)) }, 6 * time.Second},
 		"a minute after its node went": {func(l *loop, k kick.Kick) {
 			l.goes("lb1")
 			time.Sleep(plan.GonePlace - 2*time.Second)
@@ -215,12 +215,12 @@ func TestDoubtEnds(t *testing.T) {
 
 func TestBusyNodeKeepsThePlaceOfItsOtherRun(t *testing.T) {
 	oneUnanswered(t, func(l *loop, k kick.Kick) {
-		l.answer = func(_ context.Context, k kick.Kick) (kick.Reply, error) {
+		l.answers(func(_ context.Context, k kick.Kick) (kick.Reply, error) {
 			if k.Node == "lb1" {
 				return kick.Reply{V: kick.Version, Answer: kick.Busy, Run: "other", Deadline: time.Hour.Milliseconds()}, nil
 			}
 			return accept(k), nil
-		}
+		})
 		time.Sleep(time.Minute)
 		if nodes := l.others(); len(nodes) > 0 {
 			t.Fatal("lb2 is kicked while lb1 is busy")
@@ -244,7 +244,7 @@ func TestBusyNodeKeepsThePlaceOfItsOtherRun(t *testing.T) {
 
 func TestBusyReplyAfterTheEndKeepsNoPlace(t *testing.T) {
 	oneUnanswered(t, func(l *loop, k kick.Kick) {
-		l.answer = func(_ context.Context, k kick.Kick) (kick.Reply, error) {
+		l.answers(func(_ context.Context, k kick.Kick) (kick.Reply, error) {
 			if k.Node == "lb2" {
 				return accept(k), nil
 			}
@@ -253,7 +253,7 @@ func TestBusyReplyAfterTheEndKeepsNoPlace(t *testing.T) {
 			}))
 			time.Sleep(time.Second)
 			return kick.Reply{V: kick.Version, Answer: kick.Busy, Run: "other", Deadline: time.Hour.Milliseconds()}, nil
-		}
+		})
 		time.Sleep(3500 * time.Millisecond) // lb1 is not suspect yet: that would show its status again
 		if nodes := l.others(); len(nodes) != 1 {
 			t.Errorf("lb2 is not kicked: %+v", l.View().Verdicts)
@@ -265,7 +265,7 @@ func TestRunThatIsReportedDuringAKickTakesThePlace(t *testing.T) {
 	cfg := patient()
 	cfg.Roles = []membership.RoleConfig{{Name: "lb", Budget: "1"}}
 	inLoop(t, cfg, func(l *loop) {
-		l.answer = func(ctx context.Context, k kick.Kick) (kick.Reply, error) {
+		l.answers(func(ctx context.Context, k kick.Kick) (kick.Reply, error) {
 			if k.Node == "lb2" {
 				return accept(k), nil
 			}
@@ -274,7 +274,7 @@ func TestRunThatIsReportedDuringAKickTakesThePlace(t *testing.T) {
 			l.says("lb1", "lb", status)
 			time.Sleep(time.Second)
 			return kick.Reply{}, kick.ErrNoAgent
-		}
+		})
 		l.says("web1", "web", kick.Status{})
 		l.says("lb1", "lb", reload())
 		l.says("lb2", "lb", reload())
@@ -351,7 +351,7 @@ func TestKickAfterARunThatOnlyAHeartbeatShowedIsANewOne(t *testing.T) {
 		time.Sleep(time.Second) // between two kicks
 		l.says("lb1", "lb", runs(k))
 		synctest.Wait()
-		l.answer = func(context.Context, kick.Kick) (kick.Reply, error) { return kick.Reply{}, kick.ErrNoAgent }
+		l.answers(func(context.Context, kick.Kick) (kick.Reply, error) { return kick.Reply{}, kick.ErrNoAgent })
 		l.ends(failed(k))
 		before := len(l.kicked())
 		time.Sleep(5 * time.Minute)
@@ -366,7 +366,7 @@ func TestRunOnAnotherMachineKeepsItsPlaceToItsEnd(t *testing.T) {
 	oneUnanswered(t, func(l *loop, _ kick.Kick) {
 		l.goes("lb1")
 		l.boots("lb1", "lb", "m2", "b2", reload())
-		l.answer = accepting(30 * time.Minute)
+		l.answers(accepting(30 * time.Minute))
 		time.Sleep(10 * time.Minute)
 		kicks := l.kicked()
 		if nodes := l.others(); len(nodes) > 0 || len(l.View().Runs) != 1 {
@@ -382,7 +382,7 @@ func TestRunOnAnotherMachineKeepsItsPlaceToItsEnd(t *testing.T) {
 func TestReplyAtTheEndOfADoubtIsNotLost(t *testing.T) {
 	oneUnanswered(t, func(l *loop, _ kick.Kick) {
 		started := l.View().Identity.Started
-		l.answer = func(ctx context.Context, k kick.Kick) (kick.Reply, error) {
+		l.answers(func(ctx context.Context, k kick.Kick) (kick.Reply, error) {
 			if time.Since(started) < kick.DefaultTimeout+kick.DefaultGrace {
 				return noReply(ctx, k)
 			}
@@ -390,7 +390,7 @@ func TestReplyAtTheEndOfADoubtIsNotLost(t *testing.T) {
 			r := accept(k)
 			r.Deadline = time.Hour.Milliseconds()
 			return r, nil
-		}
+		})
 		time.Sleep(20 * time.Minute)
 		if nodes := l.others(); len(nodes) > 0 || len(l.View().Runs) != 1 {
 			t.Errorf("%s is kicked, want that lb1 keeps its place: %+v", nodes, l.View().Runs)
@@ -413,13 +413,13 @@ func TestReplyAfterTheHeartbeatIsNoSecondRun(t *testing.T) {
 	cfg := patient()
 	cfg.Roles = []membership.RoleConfig{{Name: "lb", Budget: "1"}}
 	inLoop(t, cfg, func(l *loop) {
-		l.answer = func(ctx context.Context, k kick.Kick) (kick.Reply, error) {
+		l.answers(func(ctx context.Context, k kick.Kick) (kick.Reply, error) {
 			if k.Node == "lb1" {
 				l.says("lb1", "lb", runs(k))
 				time.Sleep(time.Second)
 			}
 			return accept(k), nil // its deadline is a minute
-		}
+		})
 		l.says("web1", "web", kick.Status{})
 		l.says("lb1", "lb", reload())
 		l.sync(t)

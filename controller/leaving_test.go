@@ -32,11 +32,11 @@ func (l *loop) leaveBeat(name, agent string, change func(*inventory.Beat)) {
 // told is what a leaving node was told last.
 func (l *loop) told(t *testing.T) inventory.LeaveStatus {
 	t.Helper()
-	synctest.Wait()
-	if len(l.leavers) == 0 {
+	all := l.answered()
+	if len(all) == 0 {
 		t.Fatal("no leaving node was told anything")
 	}
-	return l.leavers[len(l.leavers)-1]
+	return all[len(all)-1]
 }
 
 // waits is the actions and gates that a status names: "lb1/reload: settle".
@@ -90,8 +90,8 @@ func TestLeavingNodeIsAnsweredWhenItsStateChanges(t *testing.T) {
 			l.passes(time.Second)
 		}
 		last := l.told(t)
-		if !last.Released || len(last.Waiting) != 0 || len(l.leavers) > 8 {
-			t.Errorf("web2 is told %+v, want few answers, and at the end that it is released", l.leavers)
+		if !last.Released || len(last.Waiting) != 0 || len(l.answered()) > 8 {
+			t.Errorf("web2 is told %+v, want few answers, and at the end that it is released", l.answered())
 		}
 	})
 }
@@ -101,10 +101,10 @@ func TestNodeThatIsBackIsAnsweredNoMore(t *testing.T) {
 		l.leaveBeat("web2", "a1", nil)
 		l.says("web2", "web", kick.Status{})
 		synctest.Wait()
-		before := len(l.leavers)
+		before := len(l.answered())
 		l.passes(time.Minute)
-		if len(l.leaving) != 0 || len(l.leavers) != before {
-			t.Errorf("web2 is back, and was told %+v", l.leavers[before:])
+		if l.leavingNodes() != 0 || len(l.answered()) != before {
+			t.Errorf("web2 is back, and was told %+v", l.answered()[before:])
 		}
 	})
 }
@@ -120,8 +120,8 @@ func TestStandbyAnswersNoLeavingNode(t *testing.T) {
 		}}
 		l.leaveBeat("web2", "a1", nil)
 		l.passes(5 * time.Second)
-		if len(l.leavers) != 0 {
-			t.Errorf("a standby told web2 %+v, want nothing", l.leavers)
+		if len(l.answered()) != 0 {
+			t.Errorf("a standby told web2 %+v, want nothing", l.answered())
 		}
 	})
 }
@@ -158,9 +158,9 @@ func TestDependentIsAskedForMembersThatAreNotKnown(t *testing.T) {
 	} {
 		t.Run(claim, func(t *testing.T) {
 			twoWebs(t, patient(), func(l *loop) {
-				l.answer = func(context.Context, kick.Kick) (kick.Reply, error) { // it stays as it is
+				l.answers(func(context.Context, kick.Kick) (kick.Reply, error) { // it stays as it is
 					return kick.Reply{V: kick.Version, Answer: kick.CannotRun}, nil
-				}
+				})
 				if test.answers {
 					l.rosters = map[string][]kick.Member{"lb2/reload": test.applied}
 				}
@@ -189,9 +189,9 @@ func TestDependentIsAskedForMembersThatAreNotKnown(t *testing.T) {
 
 func TestRoleThatTheNodeHadBeforeStillCounts(t *testing.T) {
 	twoWebs(t, patient(), func(l *loop) {
-		l.answer = func(context.Context, kick.Kick) (kick.Reply, error) {
+		l.answers(func(context.Context, kick.Kick) (kick.Reply, error) {
 			return kick.Reply{V: kick.Version, Answer: kick.Busy, Run: "other"}, nil
-		}
+		})
 		l.says("web2", "spare", kick.Status{})
 		l.leaveBeat("web2", "a1", func(b *inventory.Beat) { b.Facts = usualFacts("spare").Digest() })
 		l.passes(5 * time.Second)
@@ -305,7 +305,7 @@ func TestHungAgentThatWakesUpStaysAway(t *testing.T) {
 		}
 		orders := func() (n int) {
 			synctest.Wait()
-			for _, text := range l.asked {
+			for _, text := range l.orders() {
 				if text == "leave web2 a1 false" {
 					n++
 				}
@@ -329,7 +329,7 @@ func TestHungAgentThatWakesUpStaysAway(t *testing.T) {
 			t.Errorf("it was told %d times more after it knew", n-before)
 		}
 		wakes("a2", false) // it was started again
-		if n := l.View().Nodes.Node("web2"); n.Life != inventory.Alive || len(l.leaving) != 0 {
+		if n := l.View().Nodes.Node("web2"); n.Life != inventory.Alive || l.leavingNodes() != 0 {
 			t.Errorf("after a restart of its agent it is %s, want alive", n.Life)
 		}
 	})
@@ -375,7 +375,7 @@ func TestStandInOfAnotherMachineIsRejected(t *testing.T) {
 			t.Errorf("its own machine made it %+v, want it left with the facts that it had", n)
 		}
 		l.passes(5 * time.Second)
-		if slices.Contains(l.asked, "facts web2") {
+		if slices.Contains(l.orders(), "facts web2") {
 			t.Error("it was asked for facts, which a command does not have")
 		}
 	})

@@ -36,7 +36,7 @@ func hangs(t *testing.T, balancers int, story func(l *loop)) {
 	cfg := patient()
 	cfg.Roles = []membership.RoleConfig{{Name: "lb", Budget: "1"}}
 	inLoop(t, cfg, func(l *loop) {
-		l.answer = accepting(30 * time.Minute)
+		l.answers(accepting(30 * time.Minute))
 		l.says("web1", "web", kick.Status{})
 		for i := range balancers {
 			l.says(fmt.Sprint("lb", i+1), "lb", succeededIn(20*time.Second))
@@ -124,7 +124,7 @@ func TestUsualDurationIsTheMedianOfLiveNodes(t *testing.T) {
 	cfg := patient()
 	cfg.Roles = []membership.RoleConfig{{Name: "lb", Budget: "1"}}
 	inLoop(t, cfg, func(l *loop) {
-		l.answer = accepting(30 * time.Minute)
+		l.answers(accepting(30 * time.Minute))
 		l.says("web1", "web", kick.Status{})
 		for i, d := range []time.Duration{time.Second, 30 * time.Second, time.Hour} {
 			l.says(fmt.Sprint("lb", i+1), "lb", succeededIn(d))
@@ -145,7 +145,7 @@ func TestUsualDurationIsTheMedianOfLiveNodes(t *testing.T) {
 func TestOverdueRunCountsAsAFailureUntilASuccess(t *testing.T) {
 	cfg := unbudgeted()
 	inLoop(t, cfg, func(l *loop) {
-		l.answer = accepting(30 * time.Minute)
+		l.answers(accepting(30 * time.Minute))
 		l.says("web1", "web", kick.Status{})
 		for i := range 3 {
 			l.says(fmt.Sprint("lb", i+1), "lb", succeededIn(time.Second))
@@ -172,7 +172,7 @@ func TestReportedDeadlineIsBelievedUpToRunAtMost(t *testing.T) {
 	cfg := patient()
 	cfg.Roles, cfg.RunAtMost = []membership.RoleConfig{{Name: "lb", Budget: "1"}}, 10*time.Minute
 	inLoop(t, cfg, func(l *loop) {
-		l.answer = accepting(25 * time.Hour)
+		l.answers(accepting(25 * time.Hour))
 		l.says("web1", "web", kick.Status{})
 		l.says("lb1", "lb", reload())
 		l.says("lb2", "lb", reload())
@@ -189,7 +189,7 @@ func TestReportedDeadlineIsBelievedUpToRunAtMost(t *testing.T) {
 func TestGoneNodesReportedDeadlineDoesNotCount(t *testing.T) {
 	oneAtATime(t, reload(), func(l *loop) {
 		l.ends(failed(l.kicked()[0]))
-		l.answer = accepting(25 * time.Hour)
+		l.answers(accepting(25 * time.Hour))
 		second := l.kicked()[1]
 		time.Sleep(time.Second)
 		l.ends(failed(second))
@@ -237,14 +237,14 @@ func TestListOnWhichEveryRunHangsHangsFourAtMost(t *testing.T) {
 			const deadline = 10 * time.Minute
 			inLoop(t, patient(), func(l *loop) {
 				hanging := map[string]time.Time{}
-				l.answer = func(_ context.Context, k kick.Kick) (kick.Reply, error) {
+				l.answers(func(_ context.Context, k kick.Kick) (kick.Reply, error) {
 					l.mu.Lock()
 					defer l.mu.Unlock()
 					hanging[k.ID] = time.Now()
 					r := accept(k)
 					r.Deadline = (deadline + 15*time.Second).Milliseconds()
 					return r, nil
-				}
+				})
 				l.says("web1", "web", kick.Status{})
 				for i := range 20 {
 					l.says(fmt.Sprint("lb", i), "lb", status)

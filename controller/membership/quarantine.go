@@ -382,9 +382,11 @@ func (r *Role) trialSucceeded(t Trial, by string, now time.Time) {
 			continue // it is gone, or has other facts by now
 		}
 		delete(q.failed, name)
-		q.out[name] = quarantined{
-			facts: f.facts, since: now, failed: f.by, without: by, due: now.Add(retryFirst), wait: retryFirst,
+		first := quarantined{facts: f.facts, since: now, failed: f.by, without: by, due: now.Add(retryFirst), wait: retryFirst}
+		if !f.suspected() { // it joined between the failures of others: most likely it is innocent
+			first.due = now
 		}
+		q.out[name] = first
 		r.depart(name, kick.DepartedQuarantined, now)
 	}
 	q.most = max(1, (len(q.out)+1)/2)

@@ -234,6 +234,24 @@ func TestQuarantinedMemberIsTriedAgain(t *testing.T) {
 	}
 }
 
+func TestMemberThatJoinedBetweenFailuresIsTriedAgainAtOnce(t *testing.T) {
+	r := newRollout(t)
+	r.join("web6", r.now)
+	r.turn()
+	r.runs("lb1", false)
+	r.runs("lb2", false)
+	r.join("web7", r.now)
+	r.turn()
+	r.runs("lb3", false)
+	r.runs("lb3", true)
+	if r.handed("lb9") != five+" web7" || r.quarantined() != "web6 web7" {
+		t.Fatalf("lb9 is handed %q, quarantined are %q; want that lb9 tries web7", r.handed("lb9"), r.quarantined())
+	}
+	if r.runs("lb9", true); members(r.role) != five+" web7" || r.quarantined() != "web6" {
+		t.Errorf("members %q, quarantined %q: want web6 alone out", members(r.role), r.quarantined())
+	}
+}
+
 func TestMemberWithOtherFactsIsNotQuarantined(t *testing.T) {
 	r := poisoned(t)
 	r.runs("lb1", true)

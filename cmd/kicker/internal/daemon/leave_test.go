@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -147,6 +148,12 @@ func TestRoleFactThatChangesBeforeALeaveReleasesNobody(t *testing.T) {
 // E36 (c): a controller that is not synced releases nobody, and a node that is back is told nothing.
 func TestControllerThatIsNotSyncedReleasesNobody(t *testing.T) {
 	inCluster(t, func(c *cluster) {
+		var told atomic.Int64 // how often a node was told how far its leaving is
+		c.sent = func(from, _ string, payload []byte) {
+			if from == "controller" && strings.Contains(string(payload), inventory.DoStatus) {
+				told.Add(1)
+			}
+		}
 		web1, _ := c.begun()
 		c.stopController()
 		if _, err := askLeave(c.t.Context(), c.visitor(), "main", "web1", LeaveOptions{Wait: true, Progress: func(s inventory.LeaveStatus) error {
@@ -166,15 +173,10 @@ func TestControllerThatIsNotSyncedReleasesNobody(t *testing.T) {
 		c.stopAgent(web1)
 		c.startAgent(web1)
 		c.converged(time.Minute)
-		told := 0
-		c.sent = func(from, subject string, payload []byte) {
-			if from == "controller" && strings.Contains(string(payload), inventory.DoStatus) {
-				told++
-			}
-		}
+		told.Store(0)
 		time.Sleep(40 * time.Second)
-		if told != 0 || !c.uses("lb1", "web1") {
-			t.Errorf("web1 is back, was told %d times how far it is, and lb1 uses it: %t", told, c.uses("lb1", "web1"))
+		if n := told.Load(); n != 0 || !c.uses("lb1", "web1") {
+			t.Errorf("web1 is back, was told %d times how far it is, and lb1 uses it: %t", n, c.uses("lb1", "web1"))
 		}
 	})
 }
@@ -224,24 +226,14 @@ func TestStandInKeepsTheActionsOfItsNode(t *testing.T) {
 		c.stopAgent(lb1)
 		lb1.cfg.Agent.Actions = nil // the command was not told of them
 		var during []api.Verdict
-		err := c.leaveWait(lb1, LeaveOptions{Progress: func(inventory.LeaveStatus) error {
-			during = c.control.View().Verdicts
+		err := c.leaveWait(lb1, LeaveOptions{Progress: func(s inventory.LeaveStatus) error {
+			if !s.Released { // afterwards the node may be gone
+				during = c.control.View().Verdicts
+			}
 			return nil
 		}})
 		if err != nil || len(during) != 1 || during[0].State != api.Converged {
 			t.Errorf("while lb1 left, its verdicts were %+v, %v, want that it is converged", during, err)
-		}
-	})
-}
-
-func TestCommandDoesNotStandInForANameThatNeverRan(t *testing.T) {
-	inCluster(t, func(c *cluster) {
-		web1, _ := c.begun()
-		cfg, self := web1.cfg, web1.self
-		cfg.Agent.Name, self.Node = "wbe1", "wbe1"
-		_, err := standIn(c.t.Context(), cfg, self, c.visitor(), LeaveOptions{Wait: true})
-		if !errors.Is(err, inventory.ErrNoAgent) || !strings.Contains(err.Error(), "no agent of this name ran here") {
-			t.Errorf("the command says: %v", err)
 		}
 	})
 }
