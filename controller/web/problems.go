@@ -146,7 +146,8 @@ func memberProblems(role api.Role) (found []api.Problem) {
 			Code: api.ProblemMemberIncomplete, Severity: api.Warning, Object: "node/" + i.Node,
 			Text: "it is not a member of role " + role.Name, Why: i.Why,
 			Next: "it is a member as soon as its facts are right",
-			Do:   "give its agent the fact, or mark it as optional (FACT?) if " + dependents + " can do without it",
+			Do: "give its agent a valid fact; if it is missing and " + dependents +
+				" can do without it, mark it as optional (FACT?)",
 		})
 	}
 	for _, q := range role.Quarantined {
@@ -241,7 +242,7 @@ func actionDisabled(verdict api.Verdict) api.Problem {
 	}
 	if verdict.State != api.Converged {
 		p.Severity, p.Since = api.Warning, verdict.Since
-		p.Next = "kicker does not run it while the file disabled is there; it uses old members"
+		p.Next = "kicker does not run it while the file disabled is there; it keeps the members that it applied last"
 	}
 	return p
 }
