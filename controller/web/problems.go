@@ -154,7 +154,7 @@ func memberProblems(role api.Role) (found []api.Problem) {
 		found = append(found, api.Problem{
 			Code: api.ProblemMemberQuarantined, Severity: api.Warning, Object: "node/" + q.Node, Since: q.Since,
 			Text: "it is quarantined: not a member of role " + role.Name, Why: q.Why,
-			Next: "one dependent tries it again at " + q.Retry.Format("15:04:05 MST") + "; at once if its facts change",
+			Next: "one dependent tries it again at " + q.Retry.Format("15:04:05 MST") + "; at once if its facts change, but not twice within 10 min",
 			Do:   "compare its facts with those of the other members, and look at the output of the runs that failed",
 		})
 	}
