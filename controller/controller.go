@@ -273,14 +273,15 @@ func (c *Controller) publish(now time.Time) {
 	}
 }
 
-// followed notes the actions that have applied what a role is now: as a trial, or before.
+// followed notes the actions that have applied what a role is now: as a trial, or before. An action whose last run did
+// not succeed has not: that run may have written other members.
 func (c *Controller) followed(r *membership.Role, now time.Time) {
 	if len(c.departed.byRole[r.Name]) == 0 {
 		return
 	}
 	for _, a := range c.fleet.all() {
 		for _, need := range a.Needs {
-			if hash := a.Status.Applied[need.As].Hash; need.Role == r && hash == r.Current().Revision.Hash {
+			if hash := a.Status.Applied[need.As].Hash; !a.Status.Dirty && need.Role == r && hash == r.Current().Revision.Hash {
 				c.departed.applied(a.Key, map[string]string{r.Name: hash}, c.table, now)
 			}
 		}

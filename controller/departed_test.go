@@ -63,6 +63,24 @@ func TestDepartedAreRememberedWithTheirReasons(t *testing.T) {
 	}
 }
 
+func TestAFailedRunDropsNoDepartedNode(t *testing.T) {
+	twoWebs(t, patient(), func(l *loop) {
+		l.says("lb1", "lb", reload(applied(l.hashOf("web"))))
+		l.says("web3", "web", kick.Status{})
+		l.passes(5 * time.Second)
+		l.ends(failed(l.kicked()[1])) // after it wrote web3
+		dirty := func(a *kick.ActionStatus) { a.Dirty = true }
+		before := applied(l.kicked()[0].Needs[0].Revision)
+		l.says("lb1", "lb", reload(before, dirty))
+		l.leaveBeat("web3", "a1", nil)
+		l.passes(2 * time.Second)
+		role := l.View().Departed["web3"].Roles["web"]
+		if role.Why != kick.DepartedLeft || len(role.Dropped) != 0 {
+			t.Errorf("web3 departed as %+v, want that no action applied members without it", role)
+		}
+	})
+}
+
 func TestDepartedAreForgottenAfterADay(t *testing.T) {
 	twoWebs(t, patient(), func(l *loop) {
 		l.closes("web2")

@@ -134,6 +134,15 @@ func (c *Controller) believed(r kick.Reply, now time.Time) time.Time {
 	return now.Add(c.atMost(milliseconds(r.Deadline)) + 2*replyTimeout)
 }
 
+// limited is when a run that a heartbeat reports ends at the latest: it may have begun just now.
+func (c *Controller) limited(r *kick.Running, now time.Time) time.Time {
+	limit := c.cfg.RunAtMost
+	if r.Limit > 0 {
+		limit = c.atMost(milliseconds(r.Limit))
+	}
+	return now.Add(limit + 2*replyTimeout)
+}
+
 // atMost is a duration that a node says, as far as it is believed.
 func (c *Controller) atMost(d time.Duration) time.Duration { return max(0, min(d, c.cfg.RunAtMost)) }
 
@@ -342,13 +351,13 @@ func (c *Controller) follow(node string, now time.Time) {
 	case f != nil && f.ID == run.Run:
 		f.Action = run.Action
 		if !f.Accepted {
-			c.accepted(f, now.Add(c.cfg.RunAtMost), now) // the reply is late, or lost
+			c.accepted(f, c.limited(run, now), now) // the reply is late, or lost
 		}
 	case f == nil:
 		c.fleet.flights[node] = &plan.Flight{
 			ID: run.Run, Key: plan.Key{Node: node, Action: run.Action}, Instance: c.instance(node),
 			Roles: plan.RoleNames(c.table.Of(node)), Sent: c.journal.started(run.Run, now), Accepted: true, Reported: true,
-			Deadline: now.Add(c.cfg.RunAtMost), // the node told only the former controller
+			Deadline: c.limited(run, now),
 		}
 	}
 }

@@ -186,6 +186,27 @@ func TestReportedDeadlineIsBelievedUpToRunAtMost(t *testing.T) {
 	})
 }
 
+func TestRunThatAHeartbeatReportsIsBelievedUpToItsLimit(t *testing.T) {
+	for limit, want := range map[time.Duration]time.Duration{
+		time.Minute: time.Minute, 25 * time.Hour: time.Hour, 0: time.Hour,
+	} {
+		inLoop(t, patient(), func(l *loop) {
+			l.says("web1", "web", kick.Status{})
+			status := reload()
+			status.Running = &kick.Running{Run: "r1", Action: "reload", Limit: limit.Milliseconds()}
+			began := time.Now()
+			l.says("lb1", "lb", status)
+			l.sync(t)
+			text := "until " + began.Add(want+2*replyTimeout).Format("15:04:05") + " at the latest"
+			if gates := l.verdict("lb1").Gates; !slices.ContainsFunc(gates, func(g api.Gate) bool {
+				return strings.Contains(g.Why, text)
+			}) {
+				t.Errorf("limit %s: gates %+v, want %q", limit, gates, text)
+			}
+		})
+	}
+}
+
 func TestGoneNodesReportedDeadlineDoesNotCount(t *testing.T) {
 	oneAtATime(t, reload(), func(l *loop) {
 		l.ends(failed(l.kicked()[0]))

@@ -69,7 +69,8 @@ type Explanation struct {
 
 	// Departed is what is remembered of a node that is gone or left, or departed from roles; null: nothing.
 	Departed *Departed `json:"departed,omitempty"`
-	// UsedBy is the actions that depend on a role from which the node departed, and have not applied members without it.
+	// UsedBy is the actions that depend on a role from which the node departed, and have not applied members without it,
+	// or whose last run did not succeed: it may have written the node.
 	UsedBy []string `json:"used_by,omitempty"`
 }
 

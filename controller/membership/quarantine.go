@@ -18,6 +18,10 @@ const (
 	retryFirst  = time.Minute      // after which a quarantined member is tried again; doubled with each failure
 	retryMost   = 10 * time.Minute // between two tries
 	trialTime   = time.Hour        // after which a trial that brought no result is given up
+
+	// clearAgain is how long other facts do not clear a member again, and how long a member that is gone is remembered. A fact that changes all the time would otherwise
+	// clear it before it is suspected, or quarantined for long enough, and no removal would reach the dependents.
+	clearAgain = retryMost
 )
 
 // quarantine keeps members out of a role with which every run fails. A member is accused if it is new, or has new facts,
@@ -52,13 +56,30 @@ type quarantine struct {
 // maxFormer is how many former trials are remembered.
 const maxFormer = 8
 
-// failure is the failed runs that a member was part of, with these facts.
+// failure is the failed runs that a member was part of, since other facts cleared it.
 type failure struct {
-	facts  string // a digest
-	runs   int
-	by     []string // the actions, at most maxBy
-	trials int      // runs without it that failed too
+	facts   string // a digest
+	runs    int
+	by      []string  // the actions, at most maxBy
+	trials  int       // runs without it that failed too
+	cleared time.Time // when other facts cleared it
+	last    time.Time // when a run failed last, or other facts cleared it
 }
+
+// changed is the failure of the member with other facts. They clear it, unless they did so within clearAgain.
+//
+// Example: web6 makes runs fail at 12:00, and its weight changes every 2 s. The change at 12:00:02 clears it, the next
+// ones do not. It is suspected at 12:00:04, when three runs have failed since, whatever its weight was in each.
+func (f failure) changed(facts string, now time.Time) failure {
+	if !clears(f.cleared, now) {
+		f.facts = facts
+		return f
+	}
+	return failure{facts: facts, cleared: now, last: now}
+}
+
+// clears reports whether other facts clear a member that they cleared at that time; zero: never.
+func clears(cleared, now time.Time) bool { return cleared.IsZero() || now.Sub(cleared) >= clearAgain }
 
 // suspected reports whether there were enough failed runs. After each trial that failed it takes twice as many.
 func (f failure) suspected() bool { return f.runs >= suspectFrom<<min(f.trials, 6) }
@@ -66,9 +87,10 @@ func (f failure) suspected() bool { return f.runs >= suspectFrom<<min(f.trials, 
 // maxBy is how many actions of failed runs are remembered by name.
 const maxBy = 5
 
-// quarantined is a member that is kept out while it has these facts.
+// quarantined is a member that is kept out while it has these facts, or other ones that do not clear it.
 type quarantined struct {
-	facts   string // a digest
+	facts   string    // a digest
+	cleared time.Time // when other facts cleared it
 	since   time.Time
 	failed  []string      // actions that failed with it
 	without string        // the action that succeeded without it
@@ -110,13 +132,24 @@ func digest(m kick.Member) string {
 	return string(data)
 }
 
-// unquarantined is the members that are not kept out. A member whose facts have changed is not kept out.
+// unquarantined is the members that are not kept out. A member that other facts clear is not kept out.
 func (r *Role) unquarantined(now time.Time) []kick.Member {
 	q := &r.quarantine
 	for name, was := range q.out {
 		m, member := r.members[name]
-		if member && digest(m) != was.facts || !member && now.Sub(was.due) > retryMost {
+		switch {
+		case !member && now.Sub(was.due) > retryMost:
 			delete(q.out, name)
+		case !member || digest(m) == was.facts:
+		case clears(was.cleared, now):
+			delete(q.out, name)
+			if q.failed == nil {
+				q.failed = map[string]failure{}
+			}
+			q.failed[name] = failure{}.changed(digest(m), now)
+		default:
+			was.facts = digest(m)
+			q.out[name] = was
 		}
 	}
 	members := make([]kick.Member, 0, len(r.members)+len(r.guard.missing))
@@ -147,7 +180,7 @@ func (r *Role) ended(hash, by string, succeeded bool, now time.Time) {
 	}
 	switch {
 	case trial == nil && !succeeded:
-		r.suspect(members, by)
+		r.suspect(members, by, now)
 	case trial == nil:
 	case succeeded:
 		r.trialSucceeded(*trial, by, now)
@@ -199,7 +232,7 @@ func (q *quarantine) end() {
 }
 
 // suspect counts a failed run for the members that are new, or have new facts, since the last success.
-func (r *Role) suspect(members []kick.Member, by string) {
+func (r *Role) suspect(members []kick.Member, by string, now time.Time) {
 	q := &r.quarantine
 	if q.good == nil {
 		return
@@ -216,11 +249,17 @@ func (r *Role) suspect(members []kick.Member, by string) {
 		if !isNew[m.Node] {
 			continue
 		}
-		f := q.failed[m.Node]
-		if facts := digest(m); f.facts != facts {
-			f = failure{facts: facts}
+		f, facts := q.failed[m.Node], digest(m)
+		switch is, member := r.members[m.Node]; {
+		case f.facts == "":
+			f.facts = facts
+		case f.facts == facts:
+		case member && digest(is) == facts:
+			f = f.changed(facts, now)
+		case f.runs == 0:
+			continue // it was handed the facts before those that cleared the member
 		}
-		f.runs++
+		f.runs, f.last = f.runs+1, now
 		if !slices.Contains(f.by, by) && len(f.by) < maxBy {
 			f.by = append(slices.Clone(f.by), by)
 		}
@@ -229,19 +268,25 @@ func (r *Role) suspect(members []kick.Member, by string) {
 }
 
 // accused is the current members that are accused, if one of them is suspected. If the role could not do without all of
-// them, it is as many of those that are suspected as it could do without. by is the actions whose runs with them failed, as far as they exist.
-func (r *Role) accused(exists func(action string) bool) (names, by []string) {
+// them, it is as many of those that are suspected as it could do without. by is the actions whose runs with them failed,
+// as far as they exist.
+func (r *Role) accused(exists func(action string) bool, now time.Time) (names, by []string) {
 	q := &r.quarantine
 	var all, suspected []string
 	for name, f := range q.failed {
 		m, member := r.members[name]
-		if !member || digest(m) != f.facts {
-			delete(q.failed, name)
+		if !member { // it may come and go all the time
+			if now.Sub(f.last) > clearAgain {
+				delete(q.failed, name)
+			}
 			continue
+		}
+		if facts := digest(m); facts != f.facts {
+			f = f.changed(facts, now)
 		}
 		f.by = slices.DeleteFunc(slices.Clone(f.by), func(action string) bool { return !exists(action) })
 		q.failed[name] = f
-		if !r.isPublished(name) {
+		if !r.isPublished(name) || f.runs+f.trials == 0 {
 			continue
 		}
 		if all = append(all, name); f.suspected() {
@@ -272,7 +317,7 @@ func (r *Role) try(again func() string, exists func(action string) bool, now tim
 		return
 	}
 	q.looked = now
-	accused, by := r.accused(exists)
+	accused, by := r.accused(exists, now)
 	if t := q.trial; t != nil {
 		old := now.Sub(t.began) > trialTime
 		if t.Again {
@@ -382,7 +427,9 @@ func (r *Role) trialSucceeded(t Trial, by string, now time.Time) {
 			continue // it is gone, or has other facts by now
 		}
 		delete(q.failed, name)
-		first := quarantined{facts: f.facts, since: now, failed: f.by, without: by, due: now.Add(retryFirst), wait: retryFirst}
+		first := quarantined{
+			facts: f.facts, cleared: f.cleared, since: now, failed: f.by, without: by, due: now.Add(retryFirst), wait: retryFirst,
+		}
 		if !f.suspected() { // it joined between the failures of others: most likely it is innocent
 			first.due = now
 		}

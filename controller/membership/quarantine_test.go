@@ -261,6 +261,77 @@ func TestMemberWithOtherFactsIsNotQuarantined(t *testing.T) {
 	}
 }
 
+// moves gives web6 another port.
+func (r *rollout) moves(port int) {
+	r.apply(web("web6"), eligible("web6", inventory.Facts{"role": "web", "port": fmt.Sprint(port)}), r.now)
+	r.turn()
+}
+
+func TestBadMemberWhoseFactsAlwaysChangeIsQuarantined(t *testing.T) {
+	r := newRollout(t)
+	r.join("web6", r.now)
+	r.turn()
+	for i := range 5 {
+		if trial := r.role.Trial(); trial != nil {
+			break
+		}
+		r.runs(fmt.Sprint("lb", i), false)
+		r.moves(1000 + i)
+	}
+	if r.role.Trial() == nil {
+		t.Fatal("no trial after five runs with web6 failed, while its port changed with each")
+	}
+	r.moves(2000)
+	r.runs("lb1", true)
+	for i := range 20 { // within clearAgain
+		r.moves(3000 + i)
+		r.now = r.now.Add(2 * time.Second)
+		if members(r.role) != five || r.quarantined() != "web6" {
+			t.Fatalf("members %q, quarantined %q after its facts changed again, want web6 out", members(r.role), r.quarantined())
+		}
+	}
+	r.now = r.now.Add(10 * time.Minute)
+	if r.moves(4000); members(r.role) != six {
+		t.Errorf("members %q after a change long after the first, want web6 back", members(r.role))
+	}
+}
+
+func TestBadMemberThatComesAndGoesIsQuarantined(t *testing.T) {
+	for away, want := range map[time.Duration]bool{4 * time.Second: true, time.Hour: false} {
+		r := newRollout(t)
+		for i := range 3 { // each time one run fails with it
+			r.join("web6", r.now)
+			r.turn()
+			r.runs(fmt.Sprint("lb", i), false)
+			if i < 2 {
+				r.apply(web("web6"), nil, r.now)
+				r.turn()
+				r.now = r.now.Add(away)
+				r.turn()
+			}
+		}
+		if got := r.role.Trial() != nil; got != want {
+			t.Errorf("away for %s: a trial began: %t, want %t", away, got, want)
+		}
+	}
+}
+
+func TestRunsWithFactsOfBeforeDoNotAccuseAMember(t *testing.T) {
+	r := newRollout(t)
+	r.join("web6", r.now)
+	r.turn()
+	handed := map[string]string{"web": r.role.Current().Revision.Hash}
+	r.runs("lb1", false)
+	r.moves(81) // it is mended
+	for range 9 {
+		r.Ended(handed, "lb2/reload", false, r.now)
+		r.turn()
+	}
+	if r.role.Trial() != nil {
+		t.Error("a trial began for runs that were handed web6 with its former facts")
+	}
+}
+
 func TestTryThatIsGivenUpIsMadeByAnother(t *testing.T) {
 	r := poisoned(t)
 	r.runs("lb1", true)

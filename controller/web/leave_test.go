@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
 	"kicker/controller/api"
 	"kicker/inventory"
+	"kicker/kick"
 )
 
 func TestLeaveOrderReachesTheController(t *testing.T) {
@@ -64,5 +66,26 @@ func TestDisabledActionIsANoteWhileItIsCurrent(t *testing.T) {
 		if p.Severity != want || !strings.Contains(p.Why, "new disks") || p.Do == "" || p.Next == "" {
 			t.Errorf("%s: %+v, want %s", state, p, want)
 		}
+	}
+}
+
+func TestActionWhoseLastRunFailedMayUseADepartedNode(t *testing.T) {
+	v := cluster(t)
+	v.Verdicts[1].Needs[0].Removed = nil // it never applied members with web9, but its failed run may have written it
+	was := api.Departed{Node: "web9", Roles: map[string]api.RoleDeparture{"web": {Why: kick.DepartedLeft}}}
+	if got := usedBy(v, was); !slices.Equal(got, []string{"lb2.example.org/reload"}) {
+		t.Errorf("used by %v, want the action whose last run failed", got)
+	}
+	was.Roles["web"] = was.Roles["web"].DroppedBy("lb2.example.org/reload", noon)
+	if got := usedBy(v, was); got != nil {
+		t.Errorf("used by %v, want none: it applied members without web9 since", got)
+	}
+}
+
+func TestADisabledActionKeepsWhatItApplied(t *testing.T) {
+	v := cluster(t)
+	v.Verdicts[0].State, v.Verdicts[0].Disabled = api.Pending, "new disks" // an order waits; its members are current
+	if p := only(t, v, api.ProblemActionDisabled); strings.Contains(p.Next, "old members") {
+		t.Errorf("%q, but its members are current", p.Next)
 	}
 }

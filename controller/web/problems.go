@@ -146,14 +146,15 @@ func memberProblems(role api.Role) (found []api.Problem) {
 			Code: api.ProblemMemberIncomplete, Severity: api.Warning, Object: "node/" + i.Node,
 			Text: "it is not a member of role " + role.Name, Why: i.Why,
 			Next: "it is a member as soon as its facts are right",
-			Do:   "give its agent the fact, or mark it as optional (FACT?) if " + dependents + " can do without it",
+			Do: "give its agent a valid fact; if it is missing and " + dependents +
+				" can do without it, mark it as optional (FACT?)",
 		})
 	}
 	for _, q := range role.Quarantined {
 		found = append(found, api.Problem{
 			Code: api.ProblemMemberQuarantined, Severity: api.Warning, Object: "node/" + q.Node, Since: q.Since,
 			Text: "it is quarantined: not a member of role " + role.Name, Why: q.Why,
-			Next: "one dependent tries it again at " + q.Retry.Format("15:04:05 MST") + "; at once if its facts change",
+			Next: "one dependent tries it again at " + q.Retry.Format("15:04:05 MST") + "; at once if its facts change, but not twice within 10 min",
 			Do:   "compare its facts with those of the other members, and look at the output of the runs that failed",
 		})
 	}
@@ -241,7 +242,7 @@ func actionDisabled(verdict api.Verdict) api.Problem {
 	}
 	if verdict.State != api.Converged {
 		p.Severity, p.Since = api.Warning, verdict.Since
-		p.Next = "kicker does not run it while the file disabled is there; it uses old members"
+		p.Next = "kicker does not run it while the file disabled is there; it keeps the members that it applied last"
 	}
 	return p
 }

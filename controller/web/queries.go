@@ -13,6 +13,7 @@ import (
 	"kicker/controller/api"
 	"kicker/inventory"
 	"kicker/inventory/query"
+	"kicker/kick"
 )
 
 func (s *server) status(v *api.View, _ *http.Request) (any, error) {
@@ -184,11 +185,15 @@ func usedBy(v *api.View, was api.Departed) []string {
 	return slices.Compact(using)
 }
 
-// uses reports whether an action applied members with a node that is none now.
+// uses reports whether an action applied members with a node that is none now, or may have: a run that did not succeed
+// may have written them.
 func uses(v *api.View, action, node string) bool {
 	for _, verdict := range v.Verdicts {
 		if verdict.Node+"/"+verdict.Action != action {
 			continue
+		}
+		if verdict.Last != nil && verdict.Last.Outcome != kick.Succeeded {
+			return true
 		}
 		return slices.ContainsFunc(verdict.Needs, func(n api.Need) bool {
 			return slices.Contains(n.Removed, node)

@@ -68,7 +68,7 @@ func departed(line func(string, ...any), e api.Explanation, now time.Time) {
 		}
 	}
 	if len(e.UsedBy) > 0 {
-		line("Still used by %s.", api.List(e.UsedBy, 10))
+		line("It may still be used by %s.", api.List(e.UsedBy, 10))
 	}
 }
 
