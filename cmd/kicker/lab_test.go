@@ -106,6 +106,17 @@ func newLab(world string) *lab {
 		v.Leader = "c2"
 		v.Verdicts[0].State, v.Verdicts[0].Since, v.Verdicts[0].Reason = api.Pending, ago(time.Second), "web: +web1"
 		v.Verdicts[0].Gates = []api.Gate{{Name: api.GateLeader, Why: "controller c2 leads"}}
+	case "departed":
+		fill(v, "lb1", "lb2", "web1", "web2")
+		v.Departed = map[string]api.Departed{"web9": {
+			Node: "web9", Life: api.Gone, At: ago(4 * time.Second), Why: "its connection closed",
+			Roles: map[string]api.RoleDeparture{"web": {
+				Why: kick.DepartedGone, At: ago(3 * time.Second), Dropped: map[string]time.Time{"lb1/reload": ago(time.Second)},
+			}},
+		}}
+		lb2 := &v.Verdicts[1]
+		lb2.State, lb2.Since, lb2.Reason = api.Pending, ago(3*time.Second), "web: -web9"
+		lb2.Needs = []api.Need{{Role: "web", Current: lb2.Needs[0].Current, Applied: &kick.Revision{Hash: "1-1"}, Removed: []string{"web9"}}}
 	case "blocked":
 		fill(v, "lb1", "web1", "web2", "web3")
 		lb1 := &v.Verdicts[0]
