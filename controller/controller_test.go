@@ -401,6 +401,11 @@ func TestImpossibleOrderIsRejected(t *testing.T) {
 				t.Errorf("%+v: %v, want not found", o, err)
 			}
 		}
+		l.goes("lb1")
+		_, err := l.Kick(context.Background(), api.KickOrder{Object: "node/lb1"})
+		if !errors.Is(err, api.ErrNotFound) || !strings.Contains(err.Error(), "it is gone") {
+			t.Errorf("kick of a node that is gone: %v", err)
+		}
 	})
 }
 

@@ -172,6 +172,9 @@ func (c *Controller) nodesOf(object string) ([]string, error) {
 	switch kind {
 	case "node":
 		if c.inv.Snapshot().Node(name) == nil {
+			if c.departed.nodes[name].Life == api.Gone {
+				return nil, fmt.Errorf("%s: %w: it is gone, so no action can run there", object, api.ErrNotFound)
+			}
 			return nil, fmt.Errorf("%s: %w", object, api.ErrNotFound)
 		}
 		return []string{name}, nil

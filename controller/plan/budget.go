@@ -172,9 +172,13 @@ func (p *places) full(a *Action) []api.Gate {
 	wait := func(name, why string, args ...any) {
 		gates = append(gates, api.NewGate(name, fmt.Sprintf(why, args...), time.Time{}))
 	}
-	if f := p.busy[a.Node]; f != nil && f.again(a.Key) {
+	switch f := p.busy[a.Node]; {
+	case f == nil:
+	case f.again(a.Key):
 		return nil // it is kicked again in the place that it has
-	} else if f != nil {
+	case f.Key == a.Key:
+		wait(api.GateRunning, "its last kick is not over: %s", f)
+	default:
 		wait(api.GateRunning, "another action of this node goes first: %s", f)
 	}
 	switch t := &p.all; {

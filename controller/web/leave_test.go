@@ -89,3 +89,18 @@ func TestADisabledActionKeepsWhatItApplied(t *testing.T) {
 		t.Errorf("%q, but its members are current", p.Next)
 	}
 }
+
+func TestNameOfANodeThatIsGoneIsNoTypo(t *testing.T) {
+	v := cluster(t)
+	suggested := func() []string {
+		is, _ := notFound(v, "node/web4.example.org", "it is gone").(failure)
+		return is.body.Suggestions
+	}
+	if len(suggested()) == 0 {
+		t.Error("no name is suggested for one that nobody had")
+	}
+	v.Departed = map[string]api.Departed{"web4.example.org": {Node: "web4.example.org", Life: api.Gone}}
+	if got := suggested(); len(got) != 0 {
+		t.Errorf("%v is suggested for a node that is gone", got)
+	}
+}

@@ -117,8 +117,9 @@ func notFound(v *api.View, object, text string) error {
 			names = append(names, r.Name)
 		}
 	}
-	if slices.Contains(names, name) {
-		names = nil // its action is not found
+	_, departed := v.Departed[name]
+	if slices.Contains(names, name) || kind == "node" && departed {
+		names = nil // its action is not found, or it is gone
 	}
 	return failure{http.StatusNotFound, api.Error{Error: text, Suggestions: api.Suggest(name, names)}}
 }
