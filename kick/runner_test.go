@@ -69,6 +69,7 @@ type node struct {
 	runs     *fakeRuns
 	statuses []Status
 	stop     func()
+	mu       sync.Mutex // for statuses
 }
 
 func configFor(dir string) RunnerConfig {
@@ -95,7 +96,13 @@ func startNode(t *testing.T, nc *nats.Conn, cfg RunnerConfig) *node {
 	n.Runner = r
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
-	go func() { done <- r.Run(ctx, nc, func(s Status) { n.statuses = append(n.statuses, s) }) }()
+	go func() {
+		done <- r.Run(ctx, nc, func(s Status) {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			n.statuses = append(n.statuses, s)
+		})
+	}()
 	n.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -135,8 +142,18 @@ func (n *node) end(e Ending) {
 	synctest.Wait()
 }
 
+// seen is how many statuses came so far.
+func (n *node) seen() int {
+	synctest.Wait()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.statuses)
+}
+
 func (n *node) status() Status {
 	synctest.Wait()
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	return n.statuses[len(n.statuses)-1]
 }
 
@@ -462,10 +479,10 @@ func TestStatusSaysThatTheNodeIsDisabled(t *testing.T) {
 		if got := n.status().Disabled; got != "" {
 			t.Errorf("after the file was removed the status has the reason %q", got)
 		}
-		seen := len(n.statuses)
+		seen := n.seen()
 		time.Sleep(10 * lookEvery)
-		if len(n.statuses) != seen {
-			t.Errorf("%d statuses without a change", len(n.statuses)-seen)
+		if n.seen() != seen {
+			t.Errorf("%d statuses without a change", n.seen()-seen)
 		}
 		if err := os.WriteFile(file, nil, 0o644); err != nil {
 			t.Fatal(err)

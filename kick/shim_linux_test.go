@@ -513,6 +513,10 @@ func TestRunOfADeadShimIsLostAndItsRestIsKilled(t *testing.T) {
 			if err := <-agent; err == nil {
 				t.Fatal("Execute returned an ending of a run in progress")
 			}
+			for output := ""; output == ""; time.Sleep(time.Millisecond) { // the shim has read it
+				data, _ := os.ReadFile(l.outputFile())
+				output = string(data)
+			}
 			unix.Kill(shim, unix.SIGKILL)
 
 			adopted := Launch{Dir: dir, Run: "r1", Action: "reload", Boot: c.boot, Adopt: true}

@@ -226,9 +226,9 @@ func TestStandInKeepsTheActionsOfItsNode(t *testing.T) {
 		c.stopAgent(lb1)
 		lb1.cfg.Agent.Actions = nil // the command was not told of them
 		var during []api.Verdict
-		err := c.leaveWait(lb1, LeaveOptions{Progress: func(s inventory.LeaveStatus) error {
-			if !s.Released { // afterwards the node may be gone
-				during = c.control.View().Verdicts
+		err := c.leaveWait(lb1, LeaveOptions{Progress: func(inventory.LeaveStatus) error {
+			if v := c.control.View(); v.Nodes.Node("lb1") != nil { // otherwise the stand-in has ended
+				during = v.Verdicts
 			}
 			return nil
 		}})
