@@ -370,6 +370,9 @@ func (w *world) finale() {
 		if r.Held != nil {
 			held[r.Name] = r.Held.Nodes
 		}
+		if len(r.Quarantined) > 0 { // no dependent is alive that could try them again, and a restart forgets them
+			return
+		}
 	}
 	w.record.note("the controller is restarted for the last time")
 	w.stopController()
