@@ -346,7 +346,8 @@ func (w *world) finale() {
 			if heldOnly(p) {
 				lifted = append(lifted, p.role)
 			}
-			return !p.witnessed || heldOnly(p) // no node had applied them
+			// The first: no node had applied them. The last: a node that leaves ends its run, and may make a trial.
+			return !p.witnessed || heldOnly(p) || len(p.added) == 0 && len(less(p.removed, p.quarantined)) == 0 && len(p.removed) > 0
 		})
 		// a node that left may have stopped during a run
 		kicks := slices.DeleteFunc(after.kicks[len(before.kicks):], func(k sentKick) bool {
