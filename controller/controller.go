@@ -195,7 +195,7 @@ func (c *Controller) turn(ctx context.Context, changed bool, now time.Time) {
 		}
 		c.publish(now)
 		c.askProven(ctx, now)
-		c.table.Try(func(r *membership.Role) string { return c.triesAgain(r, now) }, c.fleet.dependentsOf, c.fleet.hangs, now)
+		c.table.Try(func(r *membership.Role) string { return c.triesAgain(r, now) }, c.fleet.dependsOn, now)
 		c.startProbes(ctx, now)
 	}
 	c.orderLeaving(now)

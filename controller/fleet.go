@@ -68,11 +68,9 @@ func (f *fleet) action(k plan.Key) *plan.Action {
 	return nil
 }
 
-// hangs reports whether a run of an action, NODE/ACTION, is overdue.
-func (f *fleet) hangs(action string) bool {
-	node, _, _ := strings.Cut(action, "/")
-	flight := f.flights[node]
-	return flight != nil && !flight.Overdue.IsZero() && flight.Key.String() == action
+// dependsOn reports whether an action, NODE/ACTION, depends on a role.
+func (f *fleet) dependsOn(r *membership.Role, action string) bool {
+	return slices.Contains(f.dependentsOf(r), action)
 }
 
 // dependentsOf is the actions that depend on a role, as NODE/ACTION.

@@ -105,7 +105,7 @@ type Trial struct {
 	Of    []string
 	Again bool // they are quarantined, and are tried again
 	// By is the actions that are handed the trial, as NODE/ACTION: those whose runs failed, for a success of another one
-	// proves little. If all of those hang it is all that depend on the role. Quarantined members are tried again by one.
+	// would prove nothing. Quarantined members are tried again by one.
 	By         []string
 	Membership kick.Membership
 
@@ -311,17 +311,13 @@ func (r *Role) accused(exists func(action string) bool, now time.Time) (names, b
 }
 
 // try begins the trial that is due, or gives up the one that has become pointless, see Table.Try.
-func (r *Role) try(again func() string, dependents func() []string, hung func(action string) bool, now time.Time) {
+func (r *Role) try(again func() string, exists func(action string) bool, now time.Time) {
 	q := &r.quarantine
 	if !r.recovery.done || len(q.failed)+len(q.out) == 0 && q.trial == nil {
 		return
 	}
 	q.looked = now
-	exists := func(action string) bool { return slices.Contains(dependents(), action) }
 	accused, by := r.accused(exists, now)
-	if len(by) > 0 && !slices.ContainsFunc(by, func(action string) bool { return !hung(action) }) {
-		by = slices.Clone(dependents()) // those that failed hang: others try, for removals must not wait for them
-	}
 	if t := q.trial; t != nil {
 		old := now.Sub(t.began) > trialTime
 		if t.Again {

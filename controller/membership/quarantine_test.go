@@ -33,21 +33,10 @@ func newRollout(t failer, roles ...membership.RoleConfig) *rollout {
 	return r
 }
 
-// allLBs is the dependents of the role.
-func allLBs(*membership.Role) []string {
-	var all []string
-	for i := range 10 {
-		all = append(all, fmt.Sprintf("lb%d/reload", i))
-	}
-	return all
-}
-
-func never(string) bool { return false }
-
 // turn publishes what changed, and begins the trials that are due.
 func (r *rollout) turn() []membership.Change {
 	changes := r.publishAt(r.now)
-	r.Try(func(*membership.Role) string { return "lb9/reload" }, allLBs, never, r.now)
+	r.Try(func(*membership.Role) string { return "lb9/reload" }, func(*membership.Role, string) bool { return true }, r.now)
 	return changes
 }
 
@@ -245,25 +234,6 @@ func TestQuarantinedMemberIsTriedAgain(t *testing.T) {
 	}
 }
 
-// Otherwise the removals of others would wait for the deadlines of the runs that hang.
-func TestOthersTryWhileAllThatFailedHang(t *testing.T) {
-	r := poisoned(t)
-	hangs := map[string]bool{"lb1/reload": true, "lb2/reload": true}
-	try := func() {
-		r.Try(func(*membership.Role) string { return "" }, allLBs, func(action string) bool { return hangs[action] }, r.now)
-	}
-	if try(); r.handed("lb3") != five || r.handed("lb4") != six {
-		t.Fatalf("lb3 is handed %q and lb4 %q; want that lb3 makes the trial", r.handed("lb3"), r.handed("lb4"))
-	}
-	hangs["lb3/reload"] = true
-	if try(); r.handed("lb4") != five {
-		t.Fatalf("all that failed hang, and lb4 is handed %q", r.handed("lb4"))
-	}
-	if r.runs("lb4", true); r.quarantined() != "web6" {
-		t.Errorf("quarantined %q, want web6", r.quarantined())
-	}
-}
-
 func TestMemberThatJoinedBetweenFailuresIsTriedAgainAtOnce(t *testing.T) {
 	r := newRollout(t)
 	r.join("web6", r.now)
@@ -368,7 +338,7 @@ func TestTryThatIsGivenUpIsMadeByAnother(t *testing.T) {
 	r.now = r.role.Quarantined()[0].Retry
 	r.turn()
 	r.Try(func(*membership.Role) string { return "lb8/reload" },
-		func(*membership.Role) []string { return []string{"lb8/reload"} }, never, r.now)
+		func(_ *membership.Role, action string) bool { return action != "lb9/reload" }, r.now)
 	if r.role.Tries("lb9/reload") || !r.role.Tries("lb8/reload") {
 		t.Errorf("the trial is %+v, want it to be lb8's", r.role.Trial())
 	}

@@ -315,13 +315,10 @@ func (t *Table) Ended(handed map[string]string, by string, succeeded bool, now t
 }
 
 // Try begins the trials that are due. again finds an action that may try quarantined members of a role again, as
-// NODE/ACTION; empty if there is none. dependents is the actions that depend on a role. hung reports whether a run of an
-// action is overdue.
-func (t *Table) Try(
-	again func(*Role) string, dependents func(*Role) []string, hung func(action string) bool, now time.Time,
-) {
+// NODE/ACTION; empty if there is none. exists reports whether an action still depends on the role.
+func (t *Table) Try(again func(*Role) string, exists func(r *Role, action string) bool, now time.Time) {
 	for _, r := range t.byName {
-		r.try(func() string { return again(r) }, func() []string { return dependents(r) }, hung, now)
+		r.try(func() string { return again(r) }, func(action string) bool { return exists(r, action) }, now)
 	}
 }
 

@@ -37,7 +37,7 @@ func (tab table) ended(r *membership.Role, by string, succeeded bool) {
 
 // try begins the trial that is due. again is the action that may try quarantined members again.
 func (tab table) try(again string, now time.Time) {
-	tab.Try(func(*membership.Role) string { return again }, allLBs, never, now)
+	tab.Try(func(*membership.Role) string { return again }, func(*membership.Role, string) bool { return true }, now)
 }
 
 // quarantined is a table whose role web has the quarantined member web3, and is as trying otherwise.
