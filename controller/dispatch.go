@@ -16,16 +16,16 @@ import (
 // dispatch sends the kick that carries out a verdict. Its reply comes back to the loop.
 func (c *Controller) dispatch(ctx context.Context, a *plan.Action, v api.Verdict, now time.Time) {
 	id := a.Retry.SendAgain
-	if id == "" || a.Retry.Tried != a.Fingerprint() {
+	if !a.Retry.Resends(a.Fingerprint()) {
 		id = c.newRunID()
 	}
 	f := a.NewFlight(id, v.Reason, c.table.Of(a.Node), now, now.Add(2*replyTimeout))
 	f.Instance = c.instance(a.Node)
 	if was := c.fleet.flights[a.Node]; was != nil { // its run may be in progress
-		f.Doubt, f.Deadline, f.Gone, f.Overdue = true, was.Deadline, was.Gone, was.Overdue
+		f.Doubt, f.Deadline, f.Gone = true, was.Deadline, was.Gone
 		f.Roles = slices.Compact(slices.Sorted(slices.Values(append(f.Roles, was.Roles...))))
 		if was.ID == id {
-			f.Sent = was.Sent
+			f.Sent, f.Overdue = was.Sent, was.Overdue
 		}
 	}
 	a.Retry.SendAgain, a.Retry.Tried, a.Retry.Sent = "", f.Tried, now

@@ -104,6 +104,9 @@ func (p *places) rolesOf(f *Flight) []*membership.Role {
 // take gives an action that is to be kicked its place.
 func (p *places) take(a *Action) {
 	f := &Flight{Key: a.Key}
+	if was := p.busy[a.Node]; was != nil && was.needsPlace(a) {
+		delete(p.busy, a.Node)
+	}
 	p.occupy(f, p.Table.Of(a.Node))
 	for _, need := range a.Needs {
 		p.tryRole(need.Role, f)
@@ -174,8 +177,9 @@ func (p *places) full(a *Action) []api.Gate {
 	}
 	switch f := p.busy[a.Node]; {
 	case f == nil:
-	case f.again(a.Key):
+	case f.again(a.Key) && !f.needsPlace(a):
 		return nil // it is kicked again in the place that it has
+	case f.again(a.Key):
 	case f.Key == a.Key:
 		wait(api.GateRunning, "its last kick is not over: %s", f)
 	default:

@@ -94,6 +94,12 @@ func (f *Flight) OverdueAt(usual map[string]time.Duration) time.Time {
 // again reports whether an action may be kicked in the place of this run.
 func (f *Flight) again(k Key) bool { return f.Doubt && !f.Asked && f.Key == k }
 
+// needsPlace reports whether a kick of its action in the place of this run needs a place of its own: an overdue run has
+// given its place back, and the kick is not the same one again, so another run may start.
+func (f *Flight) needsPlace(a *Action) bool {
+	return !f.Overdue.IsZero() && !a.Retry.Resends(a.Fingerprint())
+}
+
 // String names the run for people, with the times that others who wait for its place want to know.
 func (f *Flight) String() string {
 	clock := func(t time.Time) string { return t.Format("15:04:05") }

@@ -98,6 +98,19 @@ func TestGates(t *testing.T) {
 			c.Fail(s.Rollout, "web", 3)
 			flies(s, a, Flight{Doubt: true, Handed: map[string]string{"web": twoWebs}})
 		}, nil},
+		{"also if it is overdue", []role{{Name: "lb", Budget: "1"}}, func(c *Cluster, s *Situation, a *Action) {
+			c.Has("lb", "lb1", "lb2")
+			runs(c, s, "lb2")
+			flies(s, a, Flight{Doubt: true, Overdue: ago(time.Second)})
+			*a.Retry = Retry{SendAgain: "r", Tried: a.Fingerprint()}
+		}, nil},
+		{"but another kick needs a place, for the overdue run has none", nil, func(c *Cluster, s *Situation, a *Action) {
+			s.InFlight = 1
+			runs(c, s, "other1")
+			flies(s, a, Flight{Doubt: true, Overdue: ago(time.Second)})
+			*a.Retry = Retry{SendAgain: "r", Tried: "1-other"}
+		}, gates{gate(api.GateBudget, "1 run in progress in the cluster, as many as in_flight allows: lb1/reload (no reply "+
+			"since 11:59:50, overdue since 11:59:59, until 12:01:00 at the latest), other1/run "+usually)}},
 		{"but not while the reply may come", nil, func(_ *Cluster, s *Situation, a *Action) {
 			flies(s, a, Flight{Doubt: true, Asked: true})
 		}, gates{gate(api.GateRunning,

@@ -79,6 +79,9 @@ func (r *Retry) Accepted(f *Flight) {
 	}
 }
 
+// Resends reports whether a kick with these memberships is the last one, sent again because it got no reply.
+func (r *Retry) Resends(fingerprint string) bool { return r.SendAgain != "" && r.Tried == fingerprint }
+
 // lastKick is when the last kick was sent; the settle time of one with these memberships counts from there. Zero: none
 // was. One without a reply may have run. Sent again with the same memberships it is the same kick, and does not count.
 func (r *Retry) lastKick(fingerprint string) time.Time {
