@@ -30,7 +30,7 @@ type RosterPage struct {
 const maxRoster = 1 << 20
 
 // Roster asks a node for the members of a role that an action applied last. It returns them with their hash, which it
-// has verified. The hash is empty if the node does not have them.
+// has verified, sorted by name: a node may send them in any order. The hash is empty if the node does not have them.
 func Roster(ctx context.Context, nc *nats.Conn, cluster, node, action, role string) ([]Member, string, error) {
 	fail := func(err error) ([]Member, string, error) {
 		return nil, "", fmt.Errorf("roster of %s/%s: %w", node, action, err)
@@ -60,7 +60,7 @@ func Roster(ctx context.Context, nc *nats.Conn, cluster, node, action, role stri
 	if Hash(roster.Members) != roster.Hash {
 		return fail(fmt.Errorf("the %d members received do not match the hash %s", len(roster.Members), roster.Hash))
 	}
-	return roster.Members, roster.Hash, nil
+	return sorted(roster.Members), roster.Hash, nil
 }
 
 // rosterPage answers a roster request. The page is empty if the request is invalid or the node lacks the members.

@@ -168,6 +168,17 @@ func TestInvalidRosterIsRejected(t *testing.T) {
 	}
 }
 
+// The hash is of the members in any order, and who compares two lists relies on their order.
+func TestRosterIsSorted(t *testing.T) {
+	list := members("web1", "web2", "web3")
+	got, _, _, err := rosterOf(t, func(RosterRequest) any {
+		return RosterPage{V: Version, Hash: Hash(list), Members: []Member{list[2], list[0], list[1]}}
+	})
+	if err != nil || !reflect.DeepEqual(got, list) {
+		t.Errorf("got %v, error %v, want %v", got, err, list)
+	}
+}
+
 func TestNullIsNotARoster(t *testing.T) {
 	_, _, _, err := rosterOf(t, func(RosterRequest) any { return nil })
 	if err == nil {
