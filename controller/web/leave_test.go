@@ -46,6 +46,7 @@ func TestLeaveOrderIsReadStrictly(t *testing.T) {
 	for body, want := range map[string]string{
 		`{"object":"role/web"}`:              "want node/N",
 		`{"object":"node/"}`:                 "want node/N",
+		`{"object":"node/web1","by":"a\n"}`:  "printable",
 		`{"object":"node/web1","lsat":true}`: `unknown key \"lsat\"`,
 	} {
 		w := ask(Handler(cfg), "POST", "/v1/leaves", body)

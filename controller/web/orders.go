@@ -160,7 +160,7 @@ func decodeLeave(body []byte) (api.LeaveOrder, error) {
 	if name, isNode := strings.CutPrefix(o.Object, "node/"); err == nil && (!isNode || name == "") {
 		err = fmt.Errorf("object %.100q: want node/N", o.Object)
 	}
-	return o, err
+	return o, cmp.Or(err, checkBy(o.By))
 }
 
 func decodeLoss(body []byte) (api.LossOrder, error) {
