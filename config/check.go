@@ -25,14 +25,10 @@ import (
 // minGoneAfter is 3.5 heartbeats at the fastest pace.
 const minGoneAfter = 3500 * time.Millisecond
 
-// Limits of settings that go into messages. Whoever receives a message with more rejects it.
+// Limits of settings that go into messages, in bytes.
 const (
-	maxNeeds       = 64  // of one action, and of all roles together, because all of them can add to one action
-	maxNodeNeeds   = 512 // of all actions of a node
-	maxActions     = 24  // of a node
-	maxMemberFacts = 32  // of a role
-	maxPath        = 128 // bytes of a fact's path
-	maxSelector    = 1024
+	maxPath     = 128 // of a fact
+	maxSelector = 1024
 )
 
 // checkAll finds everything wrong with settings that could be read.
@@ -161,7 +157,7 @@ func (r *reader) roleEntries(roles []membership.RoleConfig) {
 		r.oneOf(at+".mode", cmp.Or(role.Mode, plan.ModeAct), plan.ModeAct, plan.ModeObserve)
 		_, err := cmp.Or(role.Budget, membership.DefaultBudget).Of(1)
 		r.check(at+".budget", err)
-		r.check(at+".member_facts", atMost(maxMemberFacts, len(role.MemberFacts), "facts", "remove some"))
+		r.check(at+".member_facts", atMost(membership.MaxMemberFacts, len(role.MemberFacts), "facts", "remove some"))
 		for j, fact := range role.MemberFacts {
 			path := fmt.Sprintf("%s.member_facts[%d]", at, j)
 			r.check(path, atMost(maxPath, len(fact), "bytes", "use a fact with a shorter path"))
@@ -177,9 +173,9 @@ func (r *reader) roleEntries(roles []membership.RoleConfig) {
 		}
 		r.goneAfter(at+".gone_after", cmp.Or(role.GoneAfter, minGoneAfter))
 	}
-	if len(needs) > maxNeeds {
+	if len(needs) > kick.MaxDepends { // all of them can add to one action
 		r.wrong("roles", "the depends_on of all roles have %d items together, at most %d are allowed, "+
-			"because all of them can add to one action: remove some", len(needs), maxNeeds)
+			"because all of them can add to one action: remove some", len(needs), kick.MaxDepends)
 	}
 }
 
@@ -213,7 +209,7 @@ func (r *reader) actionName(path, name string) {
 // dependsOn checks roles and selectors that something depends on. A role need not be declared; only a name that looks
 // like a typo of a declared role is rejected.
 func (r *reader) dependsOn(path string, needs []string) {
-	r.check(path, atMost(maxNeeds, len(needs), "items", "remove some"))
+	r.check(path, atMost(kick.MaxDepends, len(needs), "items", "remove some"))
 	seen := map[string]bool{}
 	for i, text := range needs {
 		at := fmt.Sprintf("%s[%d]", path, i)
@@ -298,7 +294,7 @@ func (r *reader) agent(a AgentConfig) {
 		r.check(fmt.Sprintf("agent.facts[%d]", i), addFact(facts, fact))
 	}
 	r.check("agent.facts", facts.Check())
-	r.check("agent.actions", atMost(maxActions, len(a.Actions), "actions", "remove some"))
+	r.check("agent.actions", atMost(kick.MaxActions, len(a.Actions), "actions", "remove some"))
 	var needs []string // of all actions
 	if a.Ready.Check != "" {
 		_, err := a.Ready.Parse()
@@ -321,9 +317,9 @@ func (r *reader) agent(a AgentConfig) {
 			r.wrong("agent."+path, "%s", text)
 		}
 	}
-	if len(needs) > maxNodeNeeds {
+	if len(needs) > kick.MaxDependsAll {
 		r.wrong("agent.actions", "they depend on %d roles and selectors together, at most %d are allowed: remove some",
-			len(needs), maxNodeNeeds)
+			len(needs), kick.MaxDependsAll)
 	}
 	r.oneOf("agent.leave_on_stop", a.LeaveOnStop, LeaveAuto, LeaveAlways, LeaveNever)
 }

@@ -214,7 +214,6 @@ func (c *Controller) turn(ctx context.Context, changed bool, now time.Time) {
 }
 
 func (c *Controller) situation(now time.Time) plan.Situation {
-	c.fleet.measure(now)
 	return plan.Situation{
 		Config: c.cfg.Config, Sync: c.listening.sync, NotLeading: c.leadership.silent(), Table: c.table,
 		Actions: c.fleet.all(), Runs: c.fleet.runs(), Rollout: c.fleet.rollout, Usual: c.fleet.usual,

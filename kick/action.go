@@ -30,7 +30,7 @@ const (
 
 // Limits of a node's actions.
 const (
-	maxActions = 24
+	MaxActions = 24 // of a node
 	maxTimeout = 24 * time.Hour
 	maxGrace   = time.Hour
 	slack      = 5 * time.Second // beyond timeout and grace, to start, to be killed and to be written down
@@ -50,16 +50,16 @@ func (a Action) withDefaults() Action {
 // ValidateActions returns everything that is wrong with a node's actions, each by its key in the configuration.
 func ValidateActions(actions []Action) []error {
 	var errs []error
-	if len(actions) > maxActions {
-		errs = append(errs, fmt.Errorf("actions: %d of them, the limit is %d", len(actions), maxActions))
+	if len(actions) > MaxActions {
+		errs = append(errs, fmt.Errorf("actions: %d of them, the limit is %d", len(actions), MaxActions))
 	}
 	all := 0
 	for _, a := range actions {
 		all += len(a.DependsOn)
 	}
-	if all > maxDependsAll {
+	if all > MaxDependsAll {
 		errs = append(errs, fmt.Errorf("actions: %d entries of depends_on in all, the limit is %d: "+
-			"let a selector name several roles", all, maxDependsAll))
+			"let a selector name several roles", all, MaxDependsAll))
 	}
 	for i, a := range actions {
 		check := func(key string, err error) {
@@ -85,8 +85,8 @@ func ValidateActions(actions []Action) []error {
 		for _, code := range a.Success {
 			check("success", ensure(code >= 0 && code <= 255, "%d is not an exit code, want 0 to 255", code))
 		}
-		check("depends_on", ensure(len(a.DependsOn) <= maxDepends,
-			"%d needs, the limit is %d", len(a.DependsOn), maxDepends))
+		check("depends_on", ensure(len(a.DependsOn) <= MaxDepends,
+			"%d needs, the limit is %d", len(a.DependsOn), MaxDepends))
 		for j, role := range a.DependsOn {
 			twice := slices.Contains(a.DependsOn[:j], role)
 			check(fmt.Sprintf("depends_on[%d]", j), cmp.Or(

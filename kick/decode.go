@@ -19,9 +19,9 @@ const (
 	maxStatus  = 928 << 10 // bytes of a status; a heartbeat has one
 	maxReason  = 4 << 10   // bytes of a kick's reason
 
-	maxDepends    = 64              // needs of an action, in the node's configuration
-	maxDependsAll = 512             // needs of all actions of a node, in its configuration
-	maxNeeds      = maxDepends + 64 // needs of an action, with those that the controller's configuration adds
+	MaxDepends    = 64              // needs of an action, in the node's configuration
+	MaxDependsAll = 512             // needs of all actions of a node, in its configuration
+	maxNeeds      = MaxDepends + 64 // needs of an action, with those that the controller's configuration adds
 	maxDeparted   = 1000            // nodes in a kick that are no longer members
 )
 
@@ -136,7 +136,7 @@ func (s Status) check() error {
 		ensure(s.Epoch >= 0 && s.Epoch <= MaxEpoch, "epoch %d: out of range", s.Epoch),
 		checkText("controller", s.Controller, 0, 253),
 		checkText("disabled", s.Disabled, 0, maxText),
-		ensure(len(s.Actions) <= maxActions, "%d actions, the limit is %d", len(s.Actions), maxActions),
+		ensure(len(s.Actions) <= MaxActions, "%d actions, the limit is %d", len(s.Actions), MaxActions),
 	)
 	seen := map[string]bool{}
 	for _, a := range s.Actions {
@@ -154,7 +154,7 @@ func (s Status) check() error {
 func (a ActionStatus) check() error {
 	err := cmp.Or(
 		checkWord("name", a.Name),
-		ensure(len(a.DependsOn) <= maxDepends, "it has %d needs, the limit is %d", len(a.DependsOn), maxDepends),
+		ensure(len(a.DependsOn) <= MaxDepends, "it has %d needs, the limit is %d", len(a.DependsOn), MaxDepends),
 		checkApplied(a.Applied),
 	)
 	for _, role := range a.DependsOn {

@@ -18,11 +18,11 @@ func longNeed(n int) string {
 
 // largestActions is a configuration at every limit.
 func largestActions() []Action {
-	actions := make([]Action, maxActions)
+	actions := make([]Action, MaxActions)
 	for i := range actions {
 		actions[i] = Action{Name: fmt.Sprintf("%064d", i), Command: []string{"r"}, Timeout: maxTimeout, Grace: maxGrace}
-		for j := range min(maxDepends, maxDependsAll-i*maxDepends) {
-			actions[i].DependsOn = append(actions[i].DependsOn, longNeed(i*maxDepends+j))
+		for j := range min(MaxDepends, MaxDependsAll-i*MaxDepends) {
+			actions[i].DependsOn = append(actions[i].DependsOn, longNeed(i*MaxDepends+j))
 		}
 	}
 	return actions
@@ -33,7 +33,7 @@ var largestRevision = Revision{Epoch: MaxEpoch, N: 1<<63 - 1, Hash: strings.Repe
 // largestApplied is what an action applied at every limit, with n needs of its own.
 func largestApplied(n int) map[string]Revision {
 	applied := map[string]Revision{}
-	for i := range n + maxNeeds - maxDepends {
+	for i := range n + maxNeeds - MaxDepends {
 		applied[longNeed(i)] = largestRevision
 	}
 	return applied
@@ -84,7 +84,7 @@ func TestLargestConfigurationIsReported(t *testing.T) {
 	data := mustMarshal(t, status)
 	t.Logf("the largest status has %d bytes of %d", len(data), maxStatus)
 	got, err := ParseStatus(data)
-	if err != nil || len(got.Actions) != maxActions || len(got.Actions[0].Applied) != maxNeeds {
+	if err != nil || len(got.Actions) != MaxActions || len(got.Actions[0].Applied) != maxNeeds {
 		t.Errorf("the largest status: got %d actions, error %v", len(got.Actions), err)
 	}
 	const envelope = 32 << 10 // of a heartbeat
@@ -94,11 +94,11 @@ func TestLargestConfigurationIsReported(t *testing.T) {
 
 	for name, spoil := range map[string]func() []Action{
 		"actions: 25 of them, the limit is 24": func() []Action {
-			return append(largestActions()[:maxActions:maxActions], Action{Name: "more", Command: []string{"r"}})
+			return append(largestActions()[:MaxActions:MaxActions], Action{Name: "more", Command: []string{"r"}})
 		},
 		"actions: 513 entries of depends_on in all, the limit is 512": func() []Action {
 			a := largestActions()
-			a[maxActions-1].DependsOn = []string{"more"}
+			a[MaxActions-1].DependsOn = []string{"more"}
 			return a
 		},
 		"actions[0].depends_on: 65 needs, the limit is 64": func() []Action {

@@ -292,12 +292,12 @@ func TestStatusIsParsedOrRejected(t *testing.T) {
 			t.Errorf("ParseStatus(%q) = %+v, %v, want no actions", empty, s, err)
 		}
 	}
-	roles := `"` + strings.Join(strings.Fields(strings.Repeat("r ", maxDepends)), `","`) + `"`
+	roles := `"` + strings.Join(strings.Fields(strings.Repeat("r ", MaxDepends)), `","`) + `"`
 	many := `{"actions":[{"name":"a0","depends_on":[` + roles + `]}`
-	for i := range maxActions - 1 {
+	for i := range MaxActions - 1 {
 		many += fmt.Sprintf(`,{"name":"a%d"}`, i+1)
 	}
-	if s, err := ParseStatus(json.RawMessage(many + `]}`)); err != nil || len(s.Actions) != maxActions {
+	if s, err := ParseStatus(json.RawMessage(many + `]}`)); err != nil || len(s.Actions) != MaxActions {
 		t.Errorf("a status at the limits: got %d actions, error %v", len(s.Actions), err)
 	}
 	many += `,{"name":"one-more"}`
@@ -309,7 +309,7 @@ func TestStatusIsParsedOrRejected(t *testing.T) {
 		`{"actions":[{"name":"A b"}]}`,
 		`{"actions":[{"name":"a"},{"name":"a"}]}`,
 		`{"actions":[{"name":"a","depends_on":[""]}]}`,
-		`{"actions":[{"name":"a","depends_on":[` + strings.Repeat(`"r",`, maxDepends) + `"r"]}]}`,
+		`{"actions":[{"name":"a","depends_on":[` + strings.Repeat(`"r",`, MaxDepends) + `"r"]}]}`,
 		`{"actions":[{"name":"a","applied":{"web":{"epoch":-1,"n":1,"hash":"1-a"}}}]}`,
 		`{"actions":[{"name":"a","applied":{"web":{"epoch":1,"n":-1,"hash":"1-a"}}}]}`,
 		`{"actions":[{"name":"a","applied":{"web":{"epoch":1,"n":1,"hash":"../"}}}]}`,

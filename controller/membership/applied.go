@@ -10,7 +10,7 @@ import (
 // it has as many again.
 func (r *Role) AllowFew() { r.few = r.few || r.tooFew() }
 
-// Learn remembers the members that an action of the role's dependents has applied.
+// Learn remembers the members that an action of the role's dependents has applied, sorted by name.
 func (r *Role) Learn(hash string, members []kick.Member) {
 	if hash != "" && kick.Hash(members) == hash {
 		r.remember(hash, members)
@@ -26,8 +26,8 @@ func (r *Role) Applied(hash, node string) (has, known bool) {
 	return hasMember(members, node), known
 }
 
-// Related reports whether a node has or had the role, as far as that is remembered, or is a member of any membership of it
-// that is remembered. A former controller may have handed it out.
+// Related reports whether a node has or had the role, as far as that is remembered, or is a member of any membership of
+// it that is remembered. A former controller may have handed it out.
 func (r *Role) Related(node string) bool {
 	if _, had := r.departed[node]; had {
 		return true
@@ -43,6 +43,8 @@ func (r *Role) Related(node string) bool {
 	return false
 }
 
+// hasMember reports whether a node is in a list of members that is sorted by name.
 func hasMember(members []kick.Member, node string) bool {
-	return slices.ContainsFunc(members, func(m kick.Member) bool { return m.Node == node })
+	_, found := slices.BinarySearchFunc(members, node, nodeIs)
+	return found
 }

@@ -28,8 +28,8 @@ type Dependency struct {
 	With []string // facts that its members have, sorted; one that ends in ? is optional. None: those of the role
 }
 
-// maxWith is how many facts of a member its dependents get at most.
-const maxWith = 32
+// MaxMemberFacts is how many facts of a member its dependents get at most.
+const MaxMemberFacts = 32
 
 // ParseDependency reads a dependency. Its canonical text is what String returns.
 func ParseDependency(text string) (Dependency, error) {
@@ -58,8 +58,8 @@ func ParseDependency(text string) (Dependency, error) {
 		slices.Sort(*facts)
 		*facts = slices.Compact(*facts)
 	}
-	if len(d.With) > maxWith {
-		return d, fmt.Errorf("depends_on %q: %d facts after with=, the limit is %d", text, len(d.With), maxWith)
+	if len(d.With) > MaxMemberFacts {
+		return d, fmt.Errorf("depends_on %q: %d facts after with=, the limit is %d", text, len(d.With), MaxMemberFacts)
 	}
 	for _, fact := range d.With {
 		if slices.Contains(d.With, fact+"?") {
@@ -177,8 +177,7 @@ func (r *Role) isNeeded(nodes *inventory.Snapshot, now time.Time) {
 			r.touch(now)
 		}
 	}
-	isChecking := func(name string) bool { n := nodes.Node(name); return n != nil && n.Checking }
-	if r.recovery.done && slices.ContainsFunc(r.Nodes(), isChecking) {
+	if r.recovery.done && slices.ContainsFunc(r.Nodes(), func(name string) bool { return isChecking(nodes, name) }) {
 		r.recovery = recovery{basis: r.recovery.basis}
 	}
 }

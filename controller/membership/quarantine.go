@@ -19,8 +19,9 @@ const (
 	retryMost   = 10 * time.Minute // between two tries
 	trialTime   = time.Hour        // after which a trial that brought no result is given up
 
-	// clearAgain is how long other facts do not clear a member again, and how long a member that is gone is remembered. A fact that changes all the time would otherwise
-	// clear it before it is suspected, or quarantined for long enough, and no removal would reach the dependents.
+	// clearAgain is how long other facts do not clear a member again, and how long a member that is gone is remembered.
+	// A fact that changes all the time would otherwise clear it before it is suspected, or quarantined for long enough,
+	// and no removal would reach the dependents.
 	clearAgain = retryMost
 )
 
@@ -381,7 +382,7 @@ func (r *Role) enoughWithout(names []string) bool {
 	left := len(r.current.Members) - len(names)
 	old := 0 // of the names: members of the last good list, with other facts
 	for _, name := range names {
-		if _, was := slices.BinarySearchFunc(r.quarantine.good, name, nodeIs); was {
+		if hasMember(r.quarantine.good, name) {
 			old++
 		}
 	}
@@ -408,7 +409,8 @@ func (r *Role) dueAgain(now time.Time) []string {
 func (r *Role) trialSucceeded(t Trial, by string, now time.Time) {
 	q := &r.quarantine
 	q.end()
-	q.former = slices.DeleteFunc(q.former, func(o Trial) bool { return o.Membership.Revision.Hash == t.Membership.Revision.Hash })
+	hash := t.Membership.Revision.Hash
+	q.former = slices.DeleteFunc(q.former, func(o Trial) bool { return o.Membership.Revision.Hash == hash })
 	if t.Again {
 		for _, name := range t.Of {
 			delete(q.out, name)

@@ -156,6 +156,12 @@ func (g *recovery) judge(now, last time.Time, gone time.Duration, present func(n
 	}
 }
 
+// isChecking reports whether a node does not know yet whether it is ready.
+func isChecking(nodes *inventory.Snapshot, node string) bool {
+	n := nodes.Node(node)
+	return n != nil && n.Checking
+}
+
 // Recover ends the recoveries that are complete. It returns the questions that are to be asked now; Answer takes what
 // comes back.
 func (t *Table) Recover(nodes *inventory.Snapshot, reports Reports, now time.Time) []Question {
@@ -168,12 +174,11 @@ func (t *Table) Recover(nodes *inventory.Snapshot, reports Reports, now time.Tim
 		if h, ask := g.question(now); ask {
 			questions = append(questions, Question{r.Name, h})
 		}
-		isChecking := func(node string) bool { n := nodes.Node(node); return n != nil && n.Checking }
 		if g.began.IsZero() {
 			g.began = now
-			g.unchecked = slices.DeleteFunc(slices.Clone(r.Nodes()), func(node string) bool { return !isChecking(node) })
+			g.unchecked = slices.Clone(r.Nodes())
 		}
-		g.unchecked = slices.DeleteFunc(g.unchecked, func(node string) bool { return !isChecking(node) })
+		g.unchecked = slices.DeleteFunc(g.unchecked, func(node string) bool { return !isChecking(nodes, node) })
 		gone := t.goneAfter(r)
 		g.judge(now, g.lastReport(nodes, reports, gone), gone, func(node string) bool {
 			n := nodes.Node(node)

@@ -338,8 +338,7 @@ func (r *Role) Incomplete() []api.Incomplete {
 
 // isPublished reports whether a node is in the current membership.
 func (r *Role) isPublished(node string) bool {
-	_, found := slices.BinarySearchFunc(r.current.Members, node, nodeIs)
-	return found
+	return hasMember(r.current.Members, node)
 }
 
 // touch says that something changed at from, which the next Publish has to show.

@@ -32,8 +32,8 @@ type Action struct {
 	// Disabled is why the node runs no action, as it reported last; empty if it does.
 	Disabled string
 
-	// Running is the run that the node reports. Flight is the run that is or may be in progress, whoever kicked it. Both
-	// are nil while there is none. They are the node's: its other actions have the same ones.
+	// Running is the run that the node reports. Flight is the run that is or may be in progress, also one of another
+	// controller. Both are nil while there is none. They are the node's: its other actions have the same ones.
 	Running *kick.Running
 	Flight  *Flight
 	// Order is an operator's order that the node has not accepted yet, or nil.

@@ -177,9 +177,10 @@ func (p *places) full(a *Action) []api.Gate {
 	}
 	switch f := p.busy[a.Node]; {
 	case f == nil:
-	case f.again(a.Key) && !f.needsPlace(a):
-		return nil // it is kicked again in the place that it has
 	case f.again(a.Key):
+		if !f.needsPlace(a) {
+			return nil // it is kicked again in the place that it has
+		}
 	case f.Key == a.Key:
 		wait(api.GateRunning, "its last kick is not over: %s", f)
 	default:

@@ -226,7 +226,7 @@ func TestStandInKeepsTheActionsOfItsNode(t *testing.T) {
 		inCluster(t, func(c *cluster) {
 			_, lb1 := c.begun()
 			c.stopAgent(lb1)
-			lb1.cfg.Agent.Actions = nil // the command was not told of them
+			lb1.cfg.Agent.Actions = nil // the command does not know them
 			err := c.leaveWait(lb1, LeaveOptions{Progress: func(inventory.LeaveStatus) error {
 				if v := c.control.View(); v.Nodes.Node("lb1") != nil {
 					during = v.Verdicts
